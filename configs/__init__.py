@@ -1,0 +1,1 @@
+"""The configuration files (Hydra reads them as the package `configs`, also from an installed copy)."""

@@ -1,0 +1,6 @@
+"""`python -m mbrl` is the command `mbrl`."""
+
+from mbrl.cli import main
+
+if __name__ == "__main__":
+    main()

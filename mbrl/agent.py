@@ -1,0 +1,162 @@
+"""An agent: a policy, what it imagines with, and when each of them learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mbrl.imagination import Imagination
+from mbrl.replay import Replay
+from policies.base import Policy
+from worldmodel.base import WorldModel
+
+Metrics = dict[str, Tensor]
+
+
+class Agent:
+    """Alternates world-model updates, imagination and policy updates, at rates counted per agent step.
+
+    Args:
+        policy: acts and learns. world_model: predicts; None is model-free.
+        imagination: rolls the policy out in the world model; needed where real_ratio < 1.
+        batch_size: transitions of a policy update. updates_per_step: policy updates per agent step.
+        learning_starts: agent steps with random actions before anything learns.
+        real_ratio: share of a batch that is real; 1 is exactly the model-free agent (nothing else is trained or drawn).
+        model_batch_size, segment_length: segments [B, T] of a world-model update.
+        model_updates_first: world-model updates before the first imagination.
+        model_updates_per_step: world-model updates per agent step from then on.
+        imagine_every: agent steps between two calls of imagination.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        world_model: WorldModel | None = None,
+        imagination: Imagination | None = None,
+        *,
+        batch_size: int,
+        updates_per_step: float,
+        learning_starts: int,
+        real_ratio: float = 1.0,
+        model_batch_size: int = 16,
+        segment_length: int = 12,
+        model_updates_first: int = 0,
+        model_updates_per_step: float = 0.0,
+        imagine_every: int = 100,
+    ) -> None:
+        real = round(batch_size * real_ratio)
+        if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
+            raise ValueError(
+                f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
+                "give a ratio in [0, 1] that leaves each part at least one"
+            )
+        if real_ratio < 1 and imagination is None:
+            raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
+        self.policy, self.world_model, self.imagination = policy, world_model, imagination
+        self.batch_size, self.real = batch_size, real
+        self.updates_per_step, self.learning_starts = updates_per_step, learning_starts
+        self.model_batch_size, self.segment_length = model_batch_size, segment_length
+        self.model_updates_first, self.model_updates_per_step = model_updates_first, model_updates_per_step
+        self.imagine_every = imagine_every
+        self.counts = {"policy": 0, "world_model": 0, "imagination": 0}
+
+    @property
+    def actor(self) -> Any:
+        return self.policy.actor
+
+    @property
+    def gradient_steps(self) -> int:
+        """Policy updates so far."""
+        return self.counts["policy"]
+
+    @property
+    def learns_model(self) -> bool:
+        return self.real < self.batch_size
+
+    def update(self, replay: Replay, agent_steps: int, env_steps: int, on_update: Any = lambda: None) -> Metrics:
+        """Do all updates that are due after `agent_steps` steps in all; returns means over this call.
+
+        `on_update` is called after each gradient step, for a progress bar.
+        """
+        self.policy.set_env_steps(env_steps)
+        learned = agent_steps - self.learning_starts
+        if learned < 0 or len(replay) == 0:
+            return {}
+        sums = MetricMeans()
+        if self.learns_model:
+            due = self.model_updates_first + int(learned * self.model_updates_per_step)
+            while self.counts["world_model"] < due:
+                sums.add("world_model", self._update_world_model(replay))
+                on_update()
+            while self.counts["imagination"] <= learned // self.imagine_every:
+                sums.add("imagination", self._imagine())
+        while self.counts["policy"] < int(learned * self.updates_per_step):
+            sums.add("policy", self._update_policy(replay))
+            on_update()
+        return sums.means()
+
+    def _update_world_model(self, replay: Replay) -> Metrics:
+        assert self.world_model is not None
+        self.counts["world_model"] += 1
+        batch = replay.sequences(self.model_batch_size, self.segment_length)
+        return self.world_model.update(batch.to(self._device))
+
+    def _imagine(self) -> Metrics:
+        assert self.imagination is not None
+        self.counts["imagination"] += 1
+        return self.imagination.run()
+
+    def _update_policy(self, replay: Replay) -> Metrics:
+        self.counts["policy"] += 1
+        return self.policy.update(self._batch(replay).to(self._device))
+
+    def _batch(self, replay: Replay) -> TensorDictBase:
+        if not self.learns_model:
+            return replay.transitions(self.batch_size)
+        assert self.imagination is not None
+        imagined = self.imagination.transitions(self.batch_size - self.real)
+        if self.real == 0:
+            return imagined
+        real = replay.transitions(self.real).select(*imagined.keys(True, True))
+        return torch.cat([real, imagined])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.policy.parameters(), torch.empty(0)).device
+
+    def state_dict(self) -> dict[str, Any]:
+        """What learning goes on from, beside the weights of `policy` and `world_model`."""
+        state: dict[str, Any] = {"counts": dict(self.counts), "optimizers": {}}
+        for name, optimizer in self._optimizers().items():
+            state["optimizers"][name] = optimizer.state_dict()
+        if self.imagination is not None:
+            state["imagination"] = self.imagination.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts = state["counts"]
+        for name, optimizer in self._optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.imagination is not None:
+            self.imagination.load_state_dict(state["imagination"])
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        learners = {"policy": self.policy, "world_model": self.world_model}
+        return {f"{n}/{k}": o for n, learner in learners.items() if learner for k, o in learner.optimizers.items()}
+
+
+class MetricMeans:
+    """Running means of metrics without moving anything off the device."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Tensor]] = {}
+
+    def add(self, group: str, metrics: Metrics) -> None:
+        for key, value in metrics.items():
+            self._values.setdefault(f"{group}/{key}", []).append(value)
+
+    def means(self) -> Metrics:
+        return {key: torch.stack([v.float() for v in values]).mean() for key, values in self._values.items()}

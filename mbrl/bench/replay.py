@@ -1,0 +1,70 @@
+"""Drawing from the replay against plain numpy indexing of the same bytes, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from mbrl.replay import EpisodeBuffer
+
+EPISODES, STEPS, RESOLUTION, STACK, BATCH = 100, 100, 64, 3, 128
+SEGMENTS, LENGTH = 16, 12
+REPEATS = 15
+
+
+def run() -> list[dict[str, object]]:
+    """Time of numpy's fancy indexing over the replay's, for transitions with stacks and for segments (1 is equal)."""
+    with tempfile.TemporaryDirectory() as folder:
+        buffer = _filled(Path(folder))
+        pixels = buffer._data["pixels"].numpy()
+
+        def numpy_stacks() -> None:
+            rows = np.random.randint(STACK, len(pixels) - STACK - 4, BATCH)
+            back = rows[:, None] + np.arange(1 - STACK, 1)
+            pixels[back].reshape(BATCH, -1, RESOLUTION, RESOLUTION)
+            pixels[back + 3].reshape(BATCH, -1, RESOLUTION, RESOLUTION)
+
+        def numpy_segments() -> None:
+            pixels[np.random.randint(0, len(pixels) - LENGTH, SEGMENTS)[:, None] + np.arange(LENGTH)]
+
+        transitions = _ratio(numpy_stacks, lambda: buffer.transitions(BATCH))
+        segments = _ratio(numpy_segments, lambda: buffer.sequences(SEGMENTS, LENGTH))
+    target = "≥ 0.33 (within 3×)"
+    return [
+        {"name": f"replay: {BATCH} transitions, stacks of {STACK}", "value": transitions, "unit": "× numpy", "target": target},
+        {"name": f"replay: {SEGMENTS} segments of {LENGTH}", "value": segments, "unit": "× numpy", "target": target},
+    ]
+
+
+def _filled(folder: Path) -> EpisodeBuffer:
+    buffer = EpisodeBuffer(EPISODES * (STEPS + 1), frame_stack=STACK, directory=folder)
+    flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
+    records = TensorDict(
+        pixels=torch.randint(0, 256, (EPISODES, STEPS + 1, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8),
+        action=torch.rand(EPISODES, STEPS + 1, 4),
+        reward=torch.rand(EPISODES, STEPS + 1, 1),
+        success=flag,
+        terminated=flag.clone(),
+        truncated=flag.clone(),
+        batch_size=[EPISODES, STEPS + 1],
+    )
+    buffer.extend(records)
+    return buffer
+
+
+def _ratio(plain: Callable[[], object], ours: Callable[[], object]) -> float:
+    """Median time of `plain` over that of `ours`, taken in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(REPEATS):
+        for job, kept in zip((plain, ours), times, strict=True):
+            began = time.perf_counter()
+            job()
+            kept.append(time.perf_counter() - began)
+    return median(times[0]) / median(times[1])

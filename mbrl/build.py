@@ -1,0 +1,101 @@
+"""From a configuration to the named objects of a run: the only place that reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torchrl.envs import EnvBase
+
+from mbrl.agent import Agent
+from mbrl.imagination import Imagination
+from mbrl.replay import Replay
+from policies.base import Policy
+from worldmodel.base import WorldModel
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[..., EnvBase]:
+    """What makes environments when called with `seed` (and `worker`); for evaluation without a success bonus."""
+    settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
+    if evaluation and "success_bonus" in settings:
+        settings["success_bonus"] = 0.0
+    return partial(_make_env, settings)
+
+
+def _make_env(settings: dict[str, Any], **options: Any) -> EnvBase:
+    return instantiate(settings, **options)
+
+
+def env_steps_per_step(config: DictConfig) -> int:
+    """Env steps (physics control steps) of one agent step."""
+    return int(config.env.get("action_repeat", 1))
+
+
+def agent_steps_per_episode(config: DictConfig) -> int:
+    return int(config.env.episode_length) // env_steps_per_step(config)
+
+
+def build_policy(config: DictConfig, env: EnvBase) -> Policy:
+    """The policy for an environment's specs, with weights drawn from the run's seed."""
+    torch.manual_seed(config.seed)
+    policy: Policy = instantiate(config.agent.policy, **_specs(env))
+    return policy.to(pick_device(config.device))
+
+
+def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
+    """The world model, or None where nothing imagined is learned from: with real_ratio 1 an agent is model-free."""
+    if config.agent.get("world_model") is None or config.agent.real_ratio == 1:
+        return None
+    torch.manual_seed(config.seed)
+    world_model: WorldModel = instantiate(config.agent.world_model, **_specs(env))
+    return world_model.to(pick_device(config.device))
+
+
+def _specs(env: EnvBase) -> dict[str, Any]:
+    return {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
+
+
+def build_replay(config: DictConfig, directory: Path) -> Replay:
+    """The replay, no larger than the run can fill, with its demonstrations."""
+    settings = OmegaConf.to_container(config.replay, resolve=True)
+    assert isinstance(settings, dict)
+    demos = settings.pop("demos")
+    per_episode = agent_steps_per_episode(config) + 1
+    episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
+    settings["capacity"] = min(settings["capacity"], episodes * per_episode)
+    # two checkpoints are kept: what both refer to stays on disk until a third is written
+    reserve = 2 * (config.checkpoint_every // env_steps_per_step(config) + 2 * per_episode)
+    replay = Replay(**settings, reserve=reserve, directory=directory)
+    if demos is not None:
+        from mbrl.episodes import read_episodes
+
+        replay.add_demos(read_episodes(Path(demos)))
+    return replay
+
+
+def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
+    """The agent named by `agent._target_`, its parts built first."""
+    policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
+    if world_model is not None:
+        imagination = Imagination(
+            world_model,
+            policy,
+            replay,
+            action_spec=env.action_spec,
+            resolution=env.observation_spec["pixels"].shape[-1],
+            **config.agent.imagination,
+        )
+    schedule = {k: v for k, v in config.agent.items() if k not in ("name", "policy", "world_model", "imagination")}
+    return instantiate(schedule, policy=policy, world_model=world_model, imagination=imagination)

@@ -1,0 +1,124 @@
+"""The whole run on disk: weights, optimisers, replay, random states and counters, in files without pickled objects."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation, GlobalRNGState
+
+from mbrl.agent import Agent
+from mbrl.replay import Replay
+from policies.base import Policy
+
+# what may differ between a run and its continuation
+CONTINUES = ("total_env_steps", "run_dir", "device", "threads", "eval", "checkpoint_every", "video")
+
+
+class RunCheckpoint:
+    """Atomic checkpoints of one run folder, the last two kept (TorchRL's Checkpoint and CheckpointRotation).
+
+    The replay's pixels are memory maps in the run folder already; a checkpoint holds where the episodes lie in them.
+    """
+
+    def __init__(self, run_dir: Path, *, agent: Agent, replay: Replay, progress: dict[str, Any]) -> None:
+        parts: dict[str, Any] = {"policy": agent.policy, "agent": agent, "replay": replay, "progress": progress}
+        if agent.world_model is not None:
+            parts["world_model"] = agent.world_model
+        self._checkpoint = Checkpoint(rng=GlobalRNGState(), **parts)
+        self._rotation = _rotation(run_dir)
+        for leftover in self._rotation.directory.glob(".*.stage-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover)
+
+    def save(self, step: int) -> None:
+        self._rotation.save(self._checkpoint, step=step)
+
+    def load_latest(self) -> bool:
+        """Restore the newest checkpoint; False where there is none.
+
+        Raises:
+            ValueError: it is torn or belongs to other networks.
+        """
+        latest = self._rotation.latest()
+        if latest is None:
+            return False
+        _load(self._checkpoint, latest)
+        return True
+
+
+def load_policy(run: Path, policy: Policy) -> None:
+    """Put the weights of a run's newest checkpoint into `policy`.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    latest = _rotation(run).latest()
+    if latest is None:
+        raise FileNotFoundError(f"{run} holds no checkpoint: train it first (mbrl train run_dir={run})")
+    _load(Checkpoint(policy=policy), latest, map_location=next(policy.parameters()).device)
+
+
+def _rotation(run_dir: Path) -> CheckpointRotation:
+    return CheckpointRotation(run_dir / "checkpoints", keep_last=2)
+
+
+def _load(checkpoint: Checkpoint, path: Path, **options: Any) -> None:
+    try:
+        checkpoint.load(path, **options)
+    except (CheckpointError, OSError, KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"the checkpoint {path} cannot be read ({reason}); remove that folder to go on from the one before it"
+        ) from error
+
+
+def load_config(run: Path) -> DictConfig:
+    """The resolved configuration of a run folder.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no config.yaml")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def claim_run_folder(run_dir: Path, config: DictConfig) -> None:
+    """Write the resolved configuration into the folder, or check that the folder is this configuration's.
+
+    Raises:
+        ValueError: the folder belongs to another configuration; names the first differences.
+    """
+    path = run_dir / "config.yaml"
+    if path.exists():
+        differences = _differences(OmegaConf.load(path), config)
+        if differences:
+            raise ValueError(
+                f"{run_dir} belongs to another config ({'; '.join(differences[:3])}): "
+                "choose another folder with run_dir=... or remove that one"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    OmegaConf.save(config, temporary, resolve=True)
+    temporary.replace(path)
+
+
+def _differences(old: Any, new: Any) -> list[str]:
+    flat_old, flat_new = _flat(OmegaConf.to_container(old)), _flat(OmegaConf.to_container(new, resolve=True))
+    keys = sorted(flat_old.keys() | flat_new.keys())
+    return [
+        f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
+        for key in keys
+        if key.split(".")[0] not in CONTINUES and flat_old.get(key, ...) != flat_new.get(key, ...)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}

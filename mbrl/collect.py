@@ -1,0 +1,47 @@
+"""The collector: TorchRL's, in this process or with one environment in each of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+
+from policies.base import Policy
+
+
+def make_collector(
+    make_env: Callable[..., EnvBase],
+    policy: Policy,
+    *,
+    seed: int,
+    workers: int = 1,
+    frames_per_batch: int,
+    random_steps: int,
+    first_episode: int = 0,
+    backend: str = "process",
+) -> Collector:
+    """A collector that yields [frames_per_batch] steps at a time, for ever.
+
+    Args:
+        make_env: called with `seed`, `worker` and `first_episode`; in the worker where there are several.
+        frames_per_batch: agent steps of a batch, over all workers together.
+        random_steps: agent steps that are taken at random before the policy acts.
+        first_episode: the episode to begin with, as a resumed run does.
+        backend: TorchRL's name of what runs the workers, where there is more than one.
+    """
+    if workers < 1 or frames_per_batch % workers:
+        raise ValueError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
+    options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}
+    if random_steps > 0:
+        options["init_random_frames"] = random_steps
+    if workers == 1:
+        env = make_env(seed=seed, worker=0)
+        collector = Collector(env, policy.actor, **options)
+        env.seek(first_episode)  # building a collector resets the environment some times
+        collector.reset()
+        return collector
+    envs = [partial(make_env, seed=seed, worker=w, first_episode=first_episode) for w in range(workers)]
+    return Collector(envs, policy.actor, num_collectors=workers, backend=backend, sync=True, **options)

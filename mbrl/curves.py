@@ -1,0 +1,141 @@
+"""Learning curves as data: read from run folders and CSV files, and summed up over seeds."""
+
+import csv
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+Floats = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Success rates [N] in [0, 1] of one seed at env steps [N], which rise."""
+
+    task: str
+    agent: str
+    seed: str
+    steps: Floats
+    success: Floats
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean success [N] over the seeds at env steps [N], between the ends of its 95 % interval [N]."""
+
+    steps: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+
+
+def read_curves(paths: Iterable[Path]) -> list[Curve]:
+    """The curves in run folders, in folders of them at any depth, and in CSV files of step,success,seed.
+
+    What cannot be read is skipped and named in a warning.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: none of them holds a curve.
+    """
+    curves: list[Curve] = []
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no run folder or CSV file {path}")
+        for file in _files(path):
+            curves += _read_file(file)
+    if not curves:
+        named = ", ".join(str(path) for path in paths)
+        raise ValueError(
+            f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/SEED) or CSV files"
+        )
+    return curves
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, the eval.csv of each run in a folder, or a folder's CSV files where it has no runs."""
+    if path.is_file():
+        return [path]
+    return sorted(path.rglob("eval.csv")) or sorted(path.rglob("*.csv"))
+
+
+def _read_file(file: Path) -> list[Curve]:
+    try:
+        agent, task = _names(file)
+        points = _points(file)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        log.warning("skipped %s: %s", file, " ".join(str(error).split()))
+        return []
+    curves = []
+    for seed, rows in points.items():
+        steps, success = (np.array(column) for column in zip(*sorted(rows.items()), strict=True))
+        curves.append(Curve(task, agent, seed, steps, success))
+    return curves
+
+
+def _points(file: Path) -> dict[str, dict[float, float]]:
+    """Seed -> step -> success. A last line that was broken off in writing is left out."""
+    points: dict[str, dict[float, float]] = {}
+    with file.open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        if not {"step", "success", "seed"} <= set(reader.fieldnames or ()):
+            raise ValueError("its first line is not step,success,seed")
+        for row in reader:
+            try:
+                step, success = float(row["step"]), float(row["success"])
+            except (TypeError, ValueError):
+                log.warning("skipped line %d of %s, which is broken off", reader.line_num, file)
+                continue
+            if not np.isfinite([step, success]).all():
+                log.warning("skipped line %d of %s, which has no finite numbers", reader.line_num, file)
+                continue
+            points.setdefault(row["seed"] or "", {})[step] = success
+    if not points:
+        raise ValueError("it has no evaluations yet")
+    values = [value for rows in points.values() for value in rows.values()]
+    if min(values) < 0 or max(values) > 1:
+        raise ValueError(f"success of {min(values):g} to {max(values):g} is no rate in [0, 1]")
+    return points
+
+
+def _names(file: Path) -> tuple[str, str]:
+    """Agent and task: from the run's configuration, or from the path of a published curve, AGENT/TASK.csv."""
+    configuration = file.parent / "config.yaml"
+    if file.name != "eval.csv":
+        return file.resolve().parent.name, file.stem.removeprefix("mw-")
+    if not configuration.is_file():
+        raise ValueError("its folder has no config.yaml")
+    config = OmegaConf.load(configuration)
+    if not isinstance(config, DictConfig):
+        raise ValueError(f"{configuration} is not the configuration of a run")
+    agent, task = OmegaConf.select(config, "agent.name"), OmegaConf.select(config, "env.task", default="toy")
+    if agent is None:
+        raise ValueError(f"{configuration} names no agent")
+    return str(agent), str(task)
+
+
+def summarise(curves: Sequence[Curve], resamples: int = 2000) -> Band | None:
+    """Mean over the runs with a bootstrap 95 % interval; None where the runs have no env steps in common.
+
+    Runs of unequal length count where all of them have data, as a mean over the longest alone would mislead;
+    between its evaluations a run counts with the straight line that joins them.
+    """
+    first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    steps = steps[(steps >= first) & (steps <= last)]
+    if len(steps) == 0:
+        return None
+    values = np.stack([np.interp(steps, curve.steps, curve.success) for curve in curves])  # [runs, N]
+    draws = np.random.default_rng(0).integers(len(curves), size=(resamples, len(curves)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
+    return Band(steps, values.mean(axis=0), low, high)

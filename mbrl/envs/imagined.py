@@ -1,0 +1,107 @@
+"""Imagination is an environment: any world model as a TorchRL env with the keys of the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs import EnvBase
+
+from worldmodel.base import WorldModel
+
+Starts = Callable[[int, int], TensorDictBase]
+
+
+class ImaginationEnv(EnvBase):
+    """Rollouts that a world model imagines, each branched from a real state.
+
+    A reset draws `starts(batch, length)`: real histories [batch, length] with `pixels` and `action` whose last row is
+    the state to branch from; `history` is the length asked for, the longest that the model and the frame stack need.
+    The model's state (its key/value cache) stays inside the env: it would be stacked at every step of a rollout.
+    The horizon's end is a truncation, never a termination.
+
+    Args:
+        world_model: what imagines. starts: where rollouts branch from, e.g. Replay.starts.
+        action_spec: the real env's. batch_size: rollouts side by side. horizon: steps of a rollout.
+        frame_stack: K frames that make `frames`, built from the real history at first.
+
+    Raises:
+        ValueError: where the horizon is longer than the model can go.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        starts: Starts,
+        *,
+        action_spec: TensorSpec,
+        batch_size: int,
+        horizon: int,
+        resolution: int,
+        frame_stack: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not 1 <= horizon <= world_model.max_horizon:
+            raise ValueError(
+                f"imagination horizon {horizon}: this world model can go 1 to {world_model.max_horizon} steps "
+                "(lengthen the segments that it is trained on)"
+            )
+        super().__init__(device=device, batch_size=[batch_size])
+        self.world_model, self.starts = world_model, starts
+        self.horizon, self.frame_stack = horizon, frame_stack
+        self.history = max(world_model.context_length, frame_stack)
+        self._state: Any = None
+        self._stack = torch.empty(0)
+        self._steps = 0
+        self._make_specs(action_spec, resolution)
+
+    def _make_specs(self, action_spec: TensorSpec, resolution: int) -> None:
+        shape, device = self.batch_size, self.device
+        frame = (resolution, resolution)
+
+        def image(channels: int) -> Bounded:
+            return Bounded(0, 255, (*shape, channels, *frame), dtype=torch.uint8, device=device)
+
+        self.observation_spec = Composite(pixels=image(3), frames=image(3 * self.frame_stack), shape=shape, device=device)
+        self.action_spec = action_spec.to(device).expand(*shape, *action_spec.shape)
+        self.reward_spec = Unbounded((*shape, 1), dtype=torch.float32, device=device)
+        flag = Binary(shape=(*shape, 1), dtype=torch.bool, device=device)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape, device=device
+        )
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
+        history = self.starts(self.batch_size[0], self.history).to(self.device)
+        self.history_records = history
+        self._state = self.world_model.start(history[:, -self.world_model.context_length :])
+        self._stack = history["pixels"][:, -self.frame_stack :]
+        self._steps = 0
+        return self._observation()
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        self._state, prediction = self.world_model.step(self._state, tensordict["action"])
+        self._stack = torch.cat([self._stack[:, 1:], prediction["pixels"][:, None]], 1)
+        self._steps += 1
+        out = self._observation()
+        out["reward"] = prediction["reward"]
+        return out
+
+    def _observation(self) -> TensorDict:
+        truncated = torch.full((*self.batch_size, 1), self._steps >= self.horizon, device=self.device)
+        return TensorDict(
+            pixels=self._stack[:, -1],
+            frames=self._stack.flatten(1, 2),
+            truncated=truncated,
+            terminated=torch.zeros_like(truncated),
+            done=truncated.clone(),
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _set_seed(self, seed: int | None) -> None:
+        """Imagination draws from torch's global generator; there is no other randomness to seed."""
+        if seed is not None:
+            torch.manual_seed(seed)

@@ -1,0 +1,213 @@
+"""Meta-World from pixels and state as a TorchRL environment.
+
+R resolution, K frame stack. Keys of a step: `pixels` uint8 [3, R, R], `frames` uint8 [3K, R, R] (the K last pictures,
+oldest first), `state` float32 [39], `action` float32 [4] in [-1, 1]; under `next` also `reward` float32 [1] and
+`success` bool [1]. An episode ends by `truncated`, never by `terminated`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from torchrl.envs import EnvBase
+
+from mbrl.envs.gym import wrap_gym
+from mbrl.envs.rendering import Quality, Renderer, check_picture, no_gl_error
+from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
+
+Goals = Literal["fresh", "fixed"]
+Observation = dict[str, npt.NDArray[Any]]
+
+
+class MetaWorld(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+    """One task as a gymnasium environment; arguments as in `make_env`.
+
+    One step repeats its action `action_repeat` times: rewards are summed, success is any of them, and only the last
+    picture is drawn. Reset number e (counted from `first_episode`) is a pure function of (seed, worker, e).
+    """
+
+    def __init__(
+        self,
+        task: str = "plate-slide",
+        seed: int = 0,
+        worker: int = 0,
+        *,
+        pixels: bool = True,
+        resolution: int = 64,
+        camera: str = "corner",
+        mirrored: bool = False,
+        quality: Quality = "fast",
+        action_repeat: int = 2,
+        episode_length: int = 200,
+        goals: Goals = "fresh",
+        success_bonus: float = 0.0,
+        first_episode: int = 0,
+    ) -> None:
+        _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
+        self.action_repeat, self.episode_length, self.success_bonus = action_repeat, episode_length, success_bonus
+        self._simulator = _build_simulator(task, seed, worker, goals)
+        self._first_episode = self._next_episode = first_episode
+        self._elapsed = 0  # env steps of this episode
+        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        entries: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)}
+        self._renderer: Renderer | None = None
+        if pixels:
+            raw = self._simulator.raw
+            self._renderer = Renderer(
+                raw.model, raw.data, resolution=resolution, camera=camera, quality=quality, mirrored=mirrored
+            )
+            entries["pixels"] = spaces.Box(0, 255, (3, resolution, resolution), np.uint8)
+        self.observation_space = spaces.Dict(entries)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start the next episode. A seed replaces the constructor's and counts episodes from the first again."""
+        if seed is not None:
+            self._simulator.seed = seed
+            self._next_episode = self._first_episode
+        state = self._simulator.reset(self._next_episode)
+        self._next_episode += 1
+        self._elapsed = 0
+        return self._observe(state), {"success": np.zeros(1, bool)}
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One agent step: `action_repeat` env steps, fewer never (the episode's length is a multiple of it)."""
+        action = np.asarray(action, np.float32)
+        if not np.isfinite(action).all():
+            raise FloatingPointError(f"the action {action.tolist()} is not finite: the policy has diverged")
+        action = action.clip(-1.0, 1.0)
+        total, success = 0.0, False
+        for _ in range(self.action_repeat):
+            state, reward, succeeded = self._simulator.step(action)
+            total += reward
+            success |= succeeded
+        total += self.success_bonus * success
+        self._elapsed += self.action_repeat
+        truncated = self._elapsed >= self.episode_length
+        return self._observe(state), total, False, truncated, {"success": np.array([success])}
+
+    def seek(self, episode: int) -> None:
+        """Make the next reset that of episode `episode`."""
+        if episode < 0:
+            raise ValueError(f"episode is {episode}: it must be 0 or more")
+        self._next_episode = episode
+
+    def snapshot(self) -> Snapshot:
+        """The exact state of the simulator and of the episode, as plain arrays and scalars."""
+        return {
+            "simulator": self._simulator.snapshot(),
+            "next_episode": self._next_episode,
+            "elapsed": self._elapsed,
+        }
+
+    def restore(self, snapshot: Snapshot) -> Observation:
+        """Go on from `snapshot`, taken here or in another environment of the same task; the observation there.
+
+        A frame stack around this environment is not part of it.
+        """
+        self._simulator.restore(snapshot["simulator"])
+        self._next_episode, self._elapsed = snapshot["next_episode"], snapshot["elapsed"]
+        return self._observe(self._simulator.observation)
+
+    def close(self) -> None:
+        """Free the simulator and the OpenGL context."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._simulator.close()
+
+    def _observe(self, state: npt.NDArray[np.float64]) -> Observation:
+        observation: Observation = {"state": state.astype(np.float32)}
+        if self._renderer is not None:
+            observation["pixels"] = self._renderer.render()
+        return observation
+
+
+def make_env(
+    task: str = "plate-slide",
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    pixels: bool = True,
+    resolution: int = 64,
+    camera: str = "corner",
+    mirrored: bool = False,
+    quality: Quality = "fast",
+    frame_stack: int = 3,
+    action_repeat: int = 2,
+    episode_length: int = 200,
+    goals: Goals = "fresh",
+    success_bonus: float = 0.0,
+    first_episode: int = 0,
+) -> EnvBase:
+    """Meta-World under TorchRL's keys. `env.seek`, `env.snapshot` and `env.restore` reach the environment inside.
+
+    Args:
+        task: any of the 50 tasks, with or without "-v3".
+        seed, worker: with the episode's number they give its goal, and nothing else does.
+        pixels: draw `pixels` and stack them as `frames`; without, only `state`.
+        resolution: R in pixels. camera: any of the model's.
+        mirrored: the orientation of iVideoGPT's published data instead of the right way up.
+        quality: `fast` or `full`, see `mbrl.envs.rendering`.
+        frame_stack: K. At a reset the first picture stands K times.
+        action_repeat: env steps of an agent step. episode_length: in env steps, at most 500.
+        goals: `fresh` (drawn anew each episode) or `fixed` (the 50 of MT1 with this seed).
+        success_bonus: added to the reward of an agent step in which the task was solved.
+        first_episode: number of the first reset: a resumed run rebuilds its environments with it.
+
+    Raises:
+        ValueError: a setting that is unknown or impossible.
+        OSError: pixels are wanted and there is no OpenGL.
+    """
+    if frame_stack < 1:
+        raise ValueError(f"frame_stack is {frame_stack}: it must be 1 or more")
+    if pixels:
+        check_picture(resolution, quality)
+    env = MetaWorld(
+        task,
+        seed,
+        worker,
+        pixels=pixels,
+        resolution=resolution,
+        camera=camera,
+        mirrored=mirrored,
+        quality=quality,
+        action_repeat=action_repeat,
+        episode_length=episode_length,
+        goals=goals,
+        success_bonus=success_bonus,
+        first_episode=first_episode,
+    )
+    return wrap_gym(env, frame_stack if pixels else 0)
+
+
+def _check_protocol(
+    action_repeat: int, episode_length: int, goals: str, seed: int, worker: int, first_episode: int
+) -> None:
+    if action_repeat < 1:
+        raise ValueError(f"action_repeat is {action_repeat}: it must be 1 or more")
+    if not 1 <= episode_length <= MAX_EPISODE_STEPS or episode_length % action_repeat:
+        raise ValueError(
+            f"episode_length is {episode_length}: it must be a multiple of action_repeat ({action_repeat}) "
+            f"between {action_repeat} and {MAX_EPISODE_STEPS}"
+        )
+    if goals not in get_args(Goals):
+        raise ValueError(f"unknown goals {goals!r}: choose one of {', '.join(get_args(Goals))}")
+    for name, value in (("seed", seed), ("worker", worker), ("first_episode", first_episode)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}: it must be 0 or more")
+
+
+def _build_simulator(task: str, seed: int, worker: int, goals: Goals) -> Simulator:
+    """The simulator; OSError where MuJoCo cannot even be imported because its OpenGL backend is missing."""
+    try:
+        import mujoco  # noqa: F401
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
+        raise no_gl_error(error) from error
+    return Simulator(resolve_task(task), seed, worker, goals)

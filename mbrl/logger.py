@@ -1,0 +1,136 @@
+"""What a run writes down as it goes: metrics.jsonl, eval.csv, TensorBoard events, and progress on stderr."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from mbrl.progress import Progress
+
+EVAL_HEADER = "step,success,seed"
+
+
+class Summarised(Protocol):
+    """An evaluation: its means by name, `success` among them."""
+
+    def summary(self) -> dict[str, float]: ...
+
+
+class Logger:
+    """Writes each row as it comes, so that a killed run keeps all of them.
+
+    A resumed run drops what was logged after its checkpoint and goes on there; its files then equal those of
+    a run that was never interrupted, but for `wall_time` and the keys that begin with `time/`.
+
+    Args:
+        run_dir: the run's folder, made where it is missing.
+        total_env_steps: where the progress bar ends.
+        resume_env_steps: env steps at the checkpoint that the run goes on from; None is a new run, and what
+            another left in these files goes.
+    """
+
+    def __init__(self, run_dir: Path, total_env_steps: int, resume_env_steps: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # costs a second
+
+        run_dir.mkdir(parents=True, exist_ok=True)
+        last = -1 if resume_env_steps is None else resume_env_steps
+        _cut(run_dir / "metrics.jsonl", lambda line: _metrics_step(line) <= last)
+        _cut(run_dir / "eval.csv", lambda line: line == EVAL_HEADER or _eval_step(line) <= last)
+        self._metrics = _open(run_dir / "metrics.jsonl")
+        self._evals = _open(run_dir / "eval.csv")
+        if self._evals.tell() == 0:
+            _append(self._evals, EVAL_HEADER)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last + 1)
+        self._progress = Progress(total_env_steps, max(last, 0))
+        self._before = (0, 0.0)
+
+    def log(
+        self,
+        metrics: Mapping[str, float | Tensor],
+        *,
+        env_steps: int,
+        agent_steps: int,
+        gradient_steps: int,
+        wall_time: float,
+    ) -> None:
+        """Writes one row. Keys are grouped by prefix (`policy/`, `world_model/`, …); wall_time in seconds."""
+        values = {name: float(value) for name, value in metrics.items()}
+        steps, seconds = self._before
+        if wall_time > seconds > 0:
+            values["time/updates_per_second"] = (gradient_steps - steps) / (wall_time - seconds)
+        self._before = (gradient_steps, wall_time)
+        counters = {"env_steps": env_steps, "agent_steps": agent_steps, "gradient_steps": gradient_steps}
+        self._write({**counters, "wall_time": round(wall_time, 3)}, values)
+        self._progress.advance(env_steps, values.get("collect/success"))
+
+    def log_eval(self, evaluation: Summarised, *, env_steps: int, seed: int) -> None:
+        """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics."""
+        means = evaluation.summary()
+        _append(self._evals, f"{env_steps},{means['success']:.6g},{seed}")
+        self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
+        self._progress.advance(env_steps, means["success"])
+
+    def tick(self) -> None:
+        """Counts one gradient step in the progress bar."""
+        self._progress.tick()
+
+    def close(self) -> None:
+        self._progress.close()
+        self._board.close()
+        self._metrics.close()
+        self._evals.close()
+
+    def _write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
+        # JSON has no nan or infinity: null says that there is no number
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        _append(self._metrics, json.dumps({**counters, **finite}))
+        for name, value in values.items():
+            self._board.add_scalar(name, value, int(counters["env_steps"]))
+        if "wall_time" in counters:
+            self._board.add_scalar("time/wall_time", counters["wall_time"], int(counters["env_steps"]))
+
+
+def _open(path: Path) -> FileIO:
+    # unbuffered: a row is on its way to the disk when log() returns, and a full disk is noticed there
+    return FileIO(path, "a")
+
+
+def _append(file: FileIO, line: str) -> None:
+    data = f"{line}\n".encode()
+    try:
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    except OSError as error:
+        error.filename = error.filename or file.name
+        raise
+
+
+def _cut(path: Path, keep: Callable[[str], bool]) -> None:
+    """Drops the lines that are not to be kept, and a last line that was broken off, in one atomic step."""
+    if not path.exists():
+        return
+    lines = path.read_text(errors="replace").split("\n")
+    kept = "".join(f"{line}\n" for line in lines[:-1] if keep(line))
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(kept)
+    temporary.replace(path)
+
+
+def _metrics_step(line: str) -> float:
+    """The env steps of a row of metrics.jsonl; infinity where the row is unreadable."""
+    try:
+        return float(json.loads(line)["env_steps"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _eval_step(line: str) -> float:
+    """The env steps of a row of eval.csv; infinity where the row is unreadable."""
+    parts = line.split(",")
+    return float(parts[0]) if len(parts) == 3 and parts[0].isdigit() else math.inf

@@ -1,0 +1,88 @@
+"""Videos: reality, imagination and their difference side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from mbrl.evaluate import Evaluator
+from worldmodel.base import WorldModel
+
+SCALE = 4  # a pixel becomes 4×4, so that 64 px can be watched
+BORDER = 4
+IMAGINED = (230, 159, 0)  # orange frame: imagined
+REAL = (0, 0, 0)
+
+
+def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
+    """Write frames uint8 [T, 3, H, W] as MP4 or GIF, by the file's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = frames.permute(0, 2, 3, 1).numpy()
+    if path.suffix == ".gif":
+        iio.imwrite(path, images, duration=1000 // fps, loop=0)
+    else:
+        iio.imwrite(path, images, fps=fps, codec="libx264", macro_block_size=1)
+
+
+def imagination_video(agent: Any, evaluator: Evaluator, path: Path) -> dict[str, float]:
+    """One evaluation episode, real | imagined | difference, and a still of it as PNG beside the video.
+
+    Imagination sees the real context and then the same actions for a horizon; then it starts afresh from the real
+    frames, so the whole episode is covered. An orange border marks every imagined frame, a black one a real frame.
+
+    Returns:
+        Mean absolute errors of the imagined frames, in grey levels, at the first and the last step of the horizon.
+    """
+    model, horizon = agent.world_model, agent.imagination.horizon
+    rollout = evaluator.play(agent.policy, 0)
+    real, imagined, is_imagined = imagine_along(model, rollout, horizon)
+    strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
+    write_video(path, strip)
+    step = model.context_length + horizon
+    still = strip[model.context_length : step : max(1, horizon // 5)]
+    iio.imwrite(path.with_suffix(".png"), torch.cat(list(still), 1).permute(1, 2, 0).numpy())
+    error = (real.float() - imagined.float()).abs().mean((1, 2, 3))
+    return {"first": float(error[model.context_length]), "last": float(error[step - 1])}
+
+
+@torch.no_grad()
+def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Imagine a real rollout [L] under its own actions, afresh from C real frames every C + horizon steps.
+
+    Returns: real and imagined frames uint8 [T, 3, R, R] and bool [T], which of the latter are imagined.
+    """
+    device, context = next(model.parameters()).device, model.context_length
+    pieces, marks = [], []
+    whole = len(rollout) // (context + horizon) * (context + horizon)
+    if whole == 0:
+        raise ValueError(f"an episode of {len(rollout)} steps is too short to imagine {context} + {horizon} frames")
+    for start in range(0, whole, context + horizon):
+        part = rollout[start : start + context + horizon].to(device)
+        state = model.start(part[:context][None])
+        frames = [part["pixels"][:context]]
+        for t in range(context - 1, context + horizon - 1):
+            state, prediction = model.step(state, part["action"][t][None])
+            frames.append(prediction["pixels"])
+        pieces.append(torch.cat(frames))
+        marks.append(torch.arange(context + horizon) >= context)
+    return rollout["pixels"][:whole], torch.cat(pieces).cpu(), torch.cat(marks)
+
+
+def side_by_side(real: Tensor, imagined: Tensor, is_imagined: Tensor) -> Tensor:
+    """real | imagined | difference of one step, each [3, R, R], as one picture [3, H, W]."""
+    difference = (real.int() - imagined.int()).abs().mul(2).clamp(max=255).to(torch.uint8)
+    colour = IMAGINED if is_imagined else REAL
+    return torch.cat([_framed(real, REAL), _framed(imagined, colour), _framed(difference, REAL)], -1)
+
+
+def _framed(image: Tensor, colour: tuple[int, int, int]) -> Tensor:
+    large = image.repeat_interleave(SCALE, -1).repeat_interleave(SCALE, -2)
+    size = large.shape[-1] + 2 * BORDER
+    out = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, size, size).clone()
+    out[:, BORDER:-BORDER, BORDER:-BORDER] = large
+    return out

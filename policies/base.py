@@ -1,0 +1,60 @@
+"""What every policy offers: an actor that fills in ``action`` and an update that learns from a batch of transitions.
+
+A policy acts and learns; it knows no world model and no environment. Specs and numbers reach it as arguments.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+
+
+class Policy(nn.Module, ABC):
+    """Base of everything that acts.
+
+    Attributes:
+        actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] inside the action spec.
+            Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is what a collector runs.
+        optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
+    """
+
+    actor: TensorDictModuleBase
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    @abstractmethod
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient step on a transition batch [B]: observations, ``action`` [B, A], ``("next", ...)``, ``gamma`` [B, 1].
+
+        ``("next", "reward")`` [B, 1] is the n-step discounted sum, ``("next", observation)`` lies n steps later and ``gamma``
+        is the discount of the bootstrap value, so the target is ``reward + gamma * (1 - terminated) * V(next)``.
+
+        Returns:
+            Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite.
+            KeyError: the batch lacks a key.
+        """
+
+    def set_env_steps(self, n: int) -> None:
+        """Tell the policy how many env steps (physics control steps, action repeat counted) have been taken so far.
+
+        A policy with a schedule stores ``n`` in place in a buffer of its actor: so it is checkpointed, and collector workers
+        which share the actor's tensors see it. Others ignore it.
+        """
+
+
+def require_finite(losses: Mapping[str, Tensor]) -> None:
+    """Raise FloatingPointError naming the losses that are NaN or infinite; costs one device synchronisation in all."""
+    values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
+    if not bool(torch.isfinite(values).all()):
+        described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
+        raise FloatingPointError(f"the loss is no longer finite ({described}): lower the learning rate or check the batch")

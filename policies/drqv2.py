@@ -1,0 +1,249 @@
+"""DrQ-v2 (Yarats et al. 2021, arXiv 2107.09645): off-policy control from pixels with random shifts.
+
+B batch, K frames stacked, R resolution, D encoder features, F trunk features, A action.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.nn.probabilistic import InteractionType, interaction_type
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policies.base import Policy, require_finite
+from policies.networks import ConvEncoder, mlp, soft_update
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite, TensorSpec
+
+DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
+
+
+def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Crop each image after replicating its border: pixel (i, j) of row b is taken from (i + down[b], j + right[b]).
+
+    A shift by whole pixels needs no interpolation: it is a gather of the untouched uint8, several times cheaper than
+    ``grid_sample`` on floats and equal to it.
+
+    Args:
+        frames: [B, C, R, R], any dtype.
+        down, right: int64 [B], shifts in pixels; indices beyond the border repeat it.
+
+    Returns:
+        [B, C, R, R] of the same dtype, stored channels-last.
+    """
+    rows, channels, height, width = frames.shape
+    device = frames.device
+    row = (torch.arange(height, device=device) + down[:, None]).clamp_(0, height - 1)  # [B, R]
+    column = (torch.arange(width, device=device) + right[:, None]).clamp_(0, width - 1)  # [B, R]
+    image = torch.arange(rows, device=device)[:, None, None] * (height * width)
+    source = (image + row[:, :, None] * width + column[:, None, :]).reshape(-1)  # [B R R]
+    # A pixel with all its channels is one row here: index_select then copies whole runs of bytes.
+    pixels = frames.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source)
+    return pixels.view(rows, height, width, channels).permute(0, 3, 1, 2)
+
+
+def random_shift(frames: Tensor, pad: int) -> Tensor:
+    """Shift each image of [B, C, R, R] by up to ``pad`` pixels either way, uniformly and independently."""
+    offsets = torch.randint(-pad, pad + 1, (2, frames.shape[0]), device=frames.device)
+    return shift(frames, offsets[0], offsets[1])
+
+
+def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
+    """Sample mean + std * N(0, 1), the noise clipped to ±``clip`` and the sum to [-1, 1]; the gradient passes straight to mean."""
+    noise = torch.randn_like(mean) * std
+    if clip is not None:
+        noise = noise.clamp(-clip, clip)
+    with torch.no_grad():
+        beyond = (mean + noise).clamp(-1.0, 1.0) - (mean + noise)
+    return mean + noise + beyond
+
+
+class FramesActor(TensorDictModuleBase):
+    """Reads ``frames`` [*B, 3K, R, R], writes ``action`` [*B, A]; adds Gaussian noise of a scheduled size when exploring."""
+
+    env_steps: Tensor
+
+    def __init__(
+        self, encoder: ConvEncoder, action_size: int, *, feature_size: int, hidden_size: int, std: tuple[float, float, int]
+    ) -> None:
+        super().__init__()
+        self.in_keys, self.out_keys = ["frames"], ["action"]
+        self.std_start, self.std_end, self.std_env_steps = std
+        self.encoder = encoder
+        self.trunk = trunk(encoder.out_features, feature_size)
+        self.head = mlp((feature_size, hidden_size, hidden_size, action_size))
+        self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+
+    def std(self) -> Tensor:
+        """The noise's standard deviation, 0-d: linear in env steps from start to end, then constant."""
+        progress = (self.env_steps / self.std_env_steps).clamp(max=1.0)
+        return self.std_start + (self.std_end - self.std_start) * progress
+
+    def learned(self) -> Iterator[nn.Parameter]:
+        """What the actor's own loss trains: trunk and head; the encoder learns from the critics alone."""
+        return chain(self.trunk.parameters(), self.head.parameters())
+
+    def mean(self, features: Tensor) -> Tensor:
+        """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
+        return torch.tanh(self.head(self.trunk(features)))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        mean = self.mean(self.encoder(tensordict["frames"]))
+        explore = interaction_type() not in DETERMINISTIC
+        return tensordict.set("action", noisy(mean, self.std(), clip=None) if explore else mean)
+
+
+class TwinCritic(nn.Module):
+    """Two value heads on one trunk: features [B, D], action [B, A] -> [2, B, 1]."""
+
+    def __init__(self, encoded_size: int, action_size: int, *, feature_size: int, hidden_size: int, layer_norm: bool) -> None:
+        super().__init__()
+        sizes = (feature_size + action_size, hidden_size, hidden_size, 1)
+        self.trunk = trunk(encoded_size, feature_size)
+        self.heads = nn.ModuleList(mlp(sizes, layer_norm=layer_norm) for _ in range(2))
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        both = torch.cat((self.trunk(features), action), dim=-1)
+        return torch.stack([head(both) for head in self.heads])
+
+
+def trunk(encoded_size: int, feature_size: int) -> nn.Sequential:
+    """The bottleneck between encoder and heads: [*B, D] -> [*B, F] in (-1, 1)."""
+    return nn.Sequential(mlp((encoded_size, feature_size)), nn.LayerNorm(feature_size), nn.Tanh())
+
+
+class DrQV2(Policy):
+    """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
+
+    Args:
+        observation_spec: must hold ``frames`` uint8 [3K, R, R].
+        action_spec: bounded to [-1, 1], [A].
+        encoder_channels, encoder_strides, kernel_size: see ``ConvEncoder``.
+        feature_size: width of the trunk between encoder and heads.
+        hidden_size: width of the two hidden layers of each head.
+        critic_layer_norm: LayerNorm in the critics' heads.
+        learning_rate: Adam, for all.
+        target_rate: share of the critics that their targets take over at each update.
+        std_start, std_end, std_env_steps: the exploration noise falls linearly from start to end over that many env steps.
+        std_clip: bound of the same noise inside updates (on next actions and on the actor's own).
+        shift_pad: random shifts of up to this many pixels.
+        value_scale: reward units per unit of the critics' output. Values grow to about reward / (1 - discount); networks learn
+            them sooner where their outputs stay near 1. Metrics are in reward units whatever it is.
+        bfloat16: run networks in bfloat16 autocast; worth it only where the processor has such instructions.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        encoder_channels: Sequence[int] = (32, 32, 32, 32),
+        encoder_strides: Sequence[int] = (2, 1, 1, 1),
+        kernel_size: int = 3,
+        feature_size: int = 50,
+        hidden_size: int = 1024,
+        critic_layer_norm: bool = False,
+        learning_rate: float = 1e-4,
+        target_rate: float = 0.01,
+        std_start: float = 1.0,
+        std_end: float = 0.1,
+        std_env_steps: int = 100_000,
+        std_clip: float = 0.3,
+        shift_pad: int = 4,
+        value_scale: float = 1.0,
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__()
+        channels, resolution = frames_shape(observation_spec)
+        actions = action_size(action_spec)
+        encoder = ConvEncoder(channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size)
+        std = (std_start, std_end, std_env_steps)
+        self.actor: FramesActor = FramesActor(encoder, actions, feature_size=feature_size, hidden_size=hidden_size, std=std)
+        sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
+        self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
+        self.value_scale, self.bfloat16 = value_scale, bfloat16
+        self.optimizers = {
+            "critic": torch.optim.Adam(chain(encoder.parameters(), self.critic.parameters()), lr=learning_rate, fused=True),
+            "actor": torch.optim.Adam(self.actor.learned(), lr=learning_rate, fused=True),
+        }
+
+    def set_env_steps(self, n: int) -> None:
+        self.actor.env_steps.fill_(n)
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        with self._autocast():
+            features = self.actor.encoder(random_shift(batch["frames"], self.shift_pad))  # [B, D]
+            with torch.no_grad():
+                next_features = self.actor.encoder(random_shift(batch["next", "frames"], self.shift_pad))
+                target = self.target(next_features, batch)  # [B, 1]
+        metrics = self._update_critic(features, batch["action"], target)
+        metrics |= self._update_actor(features.detach())
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
+        return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
+
+    def target(self, next_features: Tensor, batch: TensorDictBase) -> Tensor:
+        """What the critics should say, [B, 1], in units of ``value_scale``."""
+        following = batch["next"]
+        action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
+        value = self.target_critic(next_features, action).amin(dim=0).float()
+        return following["reward"] / self.value_scale + batch["gamma"] * ~following["terminated"] * value
+
+    def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """One step of the critics and the encoder on the sum of both squared errors."""
+        with self._autocast():
+            values = self.critic(features, action).float()  # [2, B, 1]
+        loss = 2.0 * F.mse_loss(values, target.expand_as(values))
+        self.optimizers["critic"].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers["critic"].step()
+        scale = self.value_scale
+        return {"critic_loss": loss.detach(), "q": values.detach().mean() * scale, "target_q": target.mean() * scale}
+
+    def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
+        """One step of the actor's trunk and head up the smaller of both values; the critics' weights get no gradient."""
+        with self._autocast():
+            action = noisy(self.actor.mean(features), self.actor.std(), self.std_clip)
+            value = self.critic(features, action).amin(dim=0).float()
+        loss = -value.mean()
+        self.optimizers["actor"].zero_grad(set_to_none=True)
+        loss.backward(inputs=list(self.actor.learned()))
+        self.optimizers["actor"].step()
+        return {"actor_loss": loss.detach()}
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        # Without the cache: weights cast under no_grad would be reused where gradients are needed.
+        device = self.actor.env_steps.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False)
+
+
+def frames_shape(observation_spec: Composite) -> tuple[int, int]:
+    """Channels and resolution of ``frames``; a clear ValueError where the env gives none."""
+    if "frames" not in observation_spec.keys():
+        raise ValueError(
+            f"drqv2 learns from frames, and this env gives only {', '.join(sorted(observation_spec.keys()))}: "
+            "set env.pixels=true and env.frame_stack=3"
+        )
+    shape = observation_spec["frames"].shape
+    if len(shape) < 3 or shape[-1] != shape[-2]:
+        raise ValueError(f"drqv2 needs square frames [3K, R, R] and the env gives {tuple(shape)}: check env.resolution")
+    return shape[-3], shape[-1]
+
+
+def action_size(action_spec: TensorSpec) -> int:
+    """Number of actions A; a clear ValueError unless they are continuous in [-1, 1]."""
+    space = action_spec.space
+    if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
+        raise ValueError(f"drqv2 needs continuous actions in [-1, 1] and the env takes {action_spec}: rescale them in the env")
+    return action_spec.shape[-1]

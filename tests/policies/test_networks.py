@@ -1,0 +1,66 @@
+"""Encoders, MLPs, initial weights and target networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from policies.networks import ConvEncoder, mlp, orthogonal_init, soft_update
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides", "features"),
+    [((32, 32, 32, 32), (2, 1, 1, 1), 20_000), ((16, 32, 64), (2, 2, 2), 3_136)],
+)
+def test_encoder_sizes(channels: tuple[int, ...], strides: tuple[int, ...], features: int) -> None:
+    encoder = ConvEncoder(9, 64, channels=channels, strides=strides)
+    assert encoder.out_features == features
+    assert encoder(torch.zeros(9, 64, 64, dtype=torch.uint8)).shape == (features,)
+    assert encoder(torch.zeros(2, 3, 9, 64, 64, dtype=torch.uint8)).shape == (2, 3, features)
+
+
+def test_encoder_centres_pixels_and_reads_bytes_and_floats_alike() -> None:
+    torch.manual_seed(0)
+    encoder = ConvEncoder(3, 8, channels=(4,), strides=(1,))
+    frames = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    floats = frames.float()
+    convolution = encoder.layers[0]
+    expected = torch.relu(convolution(floats / 255 - 0.5)).permute(0, 2, 3, 1).flatten(1)
+    torch.testing.assert_close(encoder(frames), expected)
+    torch.testing.assert_close(encoder(floats), expected)
+    assert torch.equal(floats, frames.float()), "the caller's pixels were written to"
+
+
+@pytest.mark.parametrize(("resolution", "strides"), [(8, (2, 2, 2)), (64, (2, 2))])
+def test_encoder_rejects_impossible_sizes(resolution: int, strides: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="encoder needs|too small"):
+        ConvEncoder(9, resolution, channels=(4, 4, 4), strides=strides)
+
+
+def test_encoder_rejects_other_frames() -> None:
+    with pytest.raises(ValueError, match="was built for"):
+        ConvEncoder(9, 64)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+def test_mlp_layers() -> None:
+    plain = [type(layer) for layer in mlp((3, 4, 5, 1))]
+    assert plain == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    normed = [type(layer) for layer in mlp((3, 4, 1), layer_norm=True)]
+    assert normed == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]
+
+
+def test_orthogonal_init() -> None:
+    layers = nn.Sequential(nn.Linear(4, 8), nn.Conv2d(8, 4, 1))
+    orthogonal_init(layers)
+    linear, convolution = layers[0].weight, layers[1].weight.flatten(1)
+    torch.testing.assert_close(linear.T @ linear, torch.eye(4))
+    torch.testing.assert_close(convolution @ convolution.T, 2 * torch.eye(4))
+    assert not layers[0].bias.any()
+
+
+def test_soft_update_moves_by_the_rate() -> None:
+    target, source = nn.Linear(1, 1), nn.Linear(1, 1)
+    nn.init.constant_(target.weight, 1.0)
+    nn.init.constant_(source.weight, 3.0)
+    soft_update(target, source, 0.25)
+    assert float(target.weight) == 1.5
+    assert float(source.weight) == 3.0

@@ -1,0 +1,148 @@
+"""The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair controls."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from torchrl.checkpoint import CheckpointRotation
+
+from mbrl.train import run
+
+SMOKE = ["experiment=smoke", "env.task=reach"]
+TOY = [
+    "env=toy", "total_env_steps=120", "checkpoint_every=40", "eval.every=60", "eval.episodes=2", "threads=1",
+    "env.episode_length=20", "env.resolution=32", "collect.frames_per_batch=10", "agent.learning_starts=20",
+    "agent.batch_size=8",
+]  # fmt: skip
+
+
+def command(run_dir: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "mbrl", "train", *SMOKE, f"run_dir={run_dir}", *overrides]
+
+
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "wall_time" and not k.startswith("time/")} for line in lines
+    ]
+
+
+def weights(run_dir: Path) -> dict[str, bytes]:
+    """Every tensor of the newest checkpoint, but for the wall clock."""
+    latest = CheckpointRotation(run_dir / "checkpoints", keep_last=2).latest()
+    files = sorted(file for file in (latest / "components").rglob("*.memmap"))
+    return {str(file.relative_to(latest)): file.read_bytes() for file in files}
+
+
+def compose_config(run_dir: Path, *overrides: str) -> Any:
+    with initialize_config_module("configs", version_base="1.3"):
+        return compose("train", [f"run_dir={run_dir}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("smoke") / "run"
+    done = subprocess.run(command(run_dir), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(run_dir), "a run ends with its folder's path"
+    return run_dir
+
+
+def test_smoke_leaves_the_whole_run_folder(smoke):
+    for name in ("config.yaml", "metrics.jsonl", "eval.csv", "curve.png", "imagination.mp4", "imagination.png"):
+        assert (smoke / name).stat().st_size > 0, name
+    assert list((smoke / "tensorboard").glob("events*"))
+    assert len(list((smoke / "checkpoints").iterdir())) == 2, "the previous checkpoint is kept"
+    with (smoke / "eval.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["80"]
+    last = rows(smoke)[-1]
+    assert (last["env_steps"], last["agent_steps"]) == (120, 60)
+    assert last["gradient_steps"] == 20
+    seen = {key.split("/")[0] for row in rows(smoke) for key in row}
+    assert {"policy", "world_model", "imagination", "collect", "eval"} <= seen
+    assert not list(smoke.rglob("*.pkl")) and not list(smoke.rglob("*.pt"))
+
+
+def test_a_finished_run_is_not_run_again(smoke):
+    before = rows(smoke)
+    done = subprocess.run(command(smoke), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(smoke) == before
+
+
+def test_folder_of_another_config_is_refused(smoke):
+    done = subprocess.run(command(smoke, "agent.batch_size=10"), capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "belongs to another config (agent.batch_size: 8 there, 10 here)" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rotation = CheckpointRotation(run_dir / "checkpoints", keep_last=2)
+    deadline = time.monotonic() + 200
+    while rotation.latest() is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # somewhere in the middle of the next episode
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    done = subprocess.run(command(run_dir), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(run_dir) == rows(smoke)
+    assert (run_dir / "eval.csv").read_text() == (smoke / "eval.csv").read_text()
+    ours, theirs = weights(run_dir), weights(smoke)
+    assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
+
+
+def test_torn_checkpoint_is_one_clear_line(tmp_path):
+    config = compose_config(tmp_path, *TOY, "agent=random", "agent.batch_size=1", "agent.learning_starts=0")
+    run(config)
+    latest = CheckpointRotation(tmp_path / "checkpoints", keep_last=2).latest()
+    next((latest / "components").rglob("*.json")).write_text("{")
+    with pytest.raises(ValueError, match=r"the checkpoint .* cannot be read .*; remove that folder"):
+        run(config)
+
+
+def test_real_ratio_one_is_exactly_the_model_free_agent(tmp_path):
+    threads = torch.get_num_threads()
+    run(compose_config(tmp_path / "control", *TOY, "agent=drqv2"))
+    run(compose_config(tmp_path / "ratio", *TOY, "agent=mbpo_ivideogpt", "agent.real_ratio=1"))
+    torch.set_num_threads(threads)
+    control = rows(tmp_path / "control")
+    assert any("policy/critic_loss" in row for row in control)
+    assert rows(tmp_path / "ratio") == control
+
+
+def test_evaluation_leaves_training_as_it_was(tmp_path):
+    run(compose_config(tmp_path / "once", *TOY, "agent=drqv2", "eval.every=120"))
+    run(compose_config(tmp_path / "often", *TOY, "agent=drqv2", "eval.every=20"))
+
+    def trained(name: str) -> list[dict[str, Any]]:
+        return [row for row in rows(tmp_path / name) if "gradient_steps" in row]
+
+    assert trained("once") == trained("often")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("collect.frames_per_batch=7", "must divide"),
+        ("total_env_steps=0", "total_env_steps"),
+        ("eval.episodes=0", "eval.episodes"),
+        ("replay.demo_share=2", "demo_share"),
+    ],
+)
+def test_impossible_settings(tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        run(compose_config(tmp_path, *TOY, "agent=drqv2", override))

@@ -1,0 +1,69 @@
+"""The one interface of every world model: learn from sequences, then imagine from real steps."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+
+class WorldModel(nn.Module, ABC):
+    """Predicts what actions lead to. Knows no reinforcement learning.
+
+    Dimensions: B batch, T time, C context frames, A action width, R resolution.
+    Time: ``action[t]`` is taken at ``pixels[t]`` and leads to ``pixels[t + 1]``;
+    ``("next", "reward")[t]`` is earned by ``action[t]``, on arriving at ``pixels[t + 1]``.
+
+    Attributes:
+        context_length: C, the number of real steps that ``start`` needs.
+        max_horizon: how many steps may be imagined from one ``start``.
+    """
+
+    context_length: int
+    max_horizon: int
+
+    @property
+    @abstractmethod
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimiser by name, for checkpoints."""
+
+    @abstractmethod
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient step on sequences.
+
+        Args:
+            batch: [B, T] with ``pixels`` uint8 [B, T, 3, R, R] (and whatever else the model observes),
+                ``action`` [B, T, A] and ``("next", "reward")`` [B, T, 1].
+
+        Returns:
+            Flat metrics, detached 0-d tensors.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; no weight was changed.
+        """
+
+    @abstractmethod
+    def start(self, context: TensorDictBase) -> Any:
+        """Encode real steps once.
+
+        Args:
+            context: [B, C], oldest first, with ``pixels`` and ``action``; ``action[:, c]`` leads to frame
+                c + 1, so the last one is unused.
+
+        Returns:
+            An opaque state from which ``step`` goes on.
+        """
+
+    @abstractmethod
+    def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDictBase]:
+        """Imagine one step under ``action`` [B, A].
+
+        Returns:
+            The next state, and a TensorDict [B] with what the model predicts, such as ``pixels`` uint8
+            [B, 3, R, R], and ``reward`` float32 [B, 1] in the environment's units.
+        """
+
+    @abstractmethod
+    def fork(self, state: Any, n: int) -> Any:
+        """A state of B * n rows: row b * n + i is the i-th copy of row b; the encoded context is shared."""

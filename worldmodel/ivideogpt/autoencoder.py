@@ -1,0 +1,133 @@
+"""The tokenizer's four nets: encoder and decoder, plain for context frames and conditional for future frames.
+
+Legend: B batch, C context frames, F future frames, W channels, S side of a map, L levels (entries of `widths`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.ivideogpt.layers import EPS, CrossAttention, DownBlock, KeysValues, MidBlock, UpBlock
+
+
+@dataclass(frozen=True)
+class NetSizes:
+    """Sizes that all four nets share.
+
+    `side` is that of the first level (the frame's, or less by the stem's factor), `latent_side` that of the last.
+    """
+
+    side: int
+    widths: tuple[int, ...]
+    layers: int
+    groups: int
+    pixel_channels: int
+    latent_channels: int
+
+    @property
+    def latent_side(self) -> int:
+        return self.side >> (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class CrossSizes:
+    """Sizes of the cross-attention, which stands wherever a map's side is at most `max_side`."""
+
+    context_length: int
+    max_side: int
+    groups: int
+    heads: int
+    dropout: float
+
+    def block(self, width: int, side: int) -> CrossAttention:
+        return CrossAttention(
+            width,
+            side,
+            context_length=self.context_length,
+            groups=self.groups,
+            heads=self.heads,
+            dropout=self.dropout,
+        )
+
+
+class Encoder(nn.Module):
+    """Frames [B, 3, S, S] -> latents; with `cross`, frames that are seen in the light of their context."""
+
+    def __init__(self, sizes: NetSizes, *, mid_attention: bool, cross: CrossSizes | None = None) -> None:
+        super().__init__()
+        widths, last = sizes.widths, len(sizes.widths) - 1
+        self.conv_in = nn.Conv2d(sizes.pixel_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(widths[max(i - 1, 0)], widths[i], sizes.layers, sizes.groups, resize=i < last)
+            for i in range(last + 1)
+        )
+        self.mid_block = MidBlock(widths[last], sizes.groups, mid_attention)
+        self.conv_norm_out = nn.GroupNorm(sizes.groups, widths[last], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[last], sizes.latent_channels, 3, padding=1)
+        # Level i's output has this side; `attended` are the levels whose output looks at the context.
+        sides = [sizes.side >> min(i + 1, last) for i in range(last + 1)]
+        self.attended = [] if cross is None else [i for i, side in enumerate(sides) if side <= cross.max_side]
+        if cross is not None:
+            self.cross_att_blocks = nn.ModuleList(cross.block(widths[i], sides[i]) for i in self.attended)
+
+    def forward(self, x: Tensor, context: Sequence[KeysValues] = ()) -> tuple[Tensor, list[Tensor]]:
+        """-> (latents [B, latent_channels, S, S], the maps after each of the L levels)."""
+        x, maps = self.conv_in(x), []
+        for i, block in enumerate(self.down_blocks):
+            x = block(x)
+            if i in self.attended:
+                j = self.attended.index(i)
+                x = self.cross_att_blocks[j](x, context[j])
+            maps.append(x)
+        x = self.mid_block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x))), maps
+
+    def project(self, maps: Sequence[Tensor], context_length: int) -> list[KeysValues]:
+        """Keys and values for `context` from the maps [B*C, W, S, S] that the context's encoder handed out."""
+        return [
+            block.project(maps[i].unflatten(0, (-1, context_length)))
+            for i, block in zip(self.attended, self.cross_att_blocks, strict=True)
+        ]
+
+
+class Decoder(nn.Module):
+    """Latents -> frames; with `cross`, frames that take what they can from their context."""
+
+    def __init__(self, sizes: NetSizes, *, mid_attention: bool, cross: CrossSizes | None = None) -> None:
+        super().__init__()
+        widths, last = sizes.widths[::-1], len(sizes.widths) - 1
+        self.conv_in = nn.Conv2d(sizes.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], sizes.groups, mid_attention)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(widths[max(i - 1, 0)], widths[i], sizes.layers + 1, sizes.groups, resize=i < last)
+            for i in range(last + 1)
+        )
+        self.conv_norm_out = nn.GroupNorm(sizes.groups, widths[last], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[last], sizes.pixel_channels, 3, padding=1)
+        # Stage 0 is the middle block, stage i + 1 level i. The first always looks at the context, as published.
+        places = [(widths[0], sizes.latent_side)]
+        places += [(widths[i], sizes.latent_side << min(i + 1, last)) for i in range(last + 1)]
+        self.attended = []
+        if cross is not None:
+            self.attended = [i for i, (_, side) in enumerate(places) if i == 0 or side <= cross.max_side]
+            self.cross_att_blocks = nn.ModuleList(cross.block(*places[i]) for i in self.attended)
+
+    def forward(self, x: Tensor, context: Sequence[KeysValues] = ()) -> tuple[Tensor, list[Tensor]]:
+        """-> (frames [B, 3, S, S], the maps after the middle block and after each of the L levels)."""
+        x, maps = self.conv_in(x), []
+        for i, block in enumerate((self.mid_block, *self.up_blocks)):
+            x = block(x)
+            if i in self.attended:
+                j = self.attended.index(i)
+                x = self.cross_att_blocks[j](x, context[j])
+            maps.append(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x))), maps
+
+    def project(self, maps: Sequence[Tensor], context_length: int) -> list[KeysValues]:
+        """Keys and values for `context` from the maps [B*C, W, S, S] that the context's decoder handed out."""
+        return [
+            block.project(maps[i].unflatten(0, (-1, context_length)))
+            for i, block in zip(self.attended, self.cross_att_blocks, strict=True)
+        ]

@@ -1,0 +1,119 @@
+"""Where every token of a segment stands, in the published order and numbering.
+
+A segment of T frames, the first C of them context: ``[N] S1 [N] S2 [n] S2 [n] …``. N context tokens a frame,
+n dynamics tokens a frame, S1 the separator between context frames, S2 the slot before each future frame.
+Vocabulary: context codes, then dynamics codes, then S1, then S2.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Tokenizer(Protocol):
+    """What a layout asks of a tokenizer."""
+
+    context_codes: int
+    dynamics_codes: int
+    context_length: int
+
+    @property
+    def context_tokens(self) -> int: ...
+
+    @property
+    def dynamics_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Token counts and numbering of one tokenizer; F = T - C future frames."""
+
+    context_codes: int
+    dynamics_codes: int
+    context_tokens: int  # N, a context frame
+    dynamics_tokens: int  # n, a future frame
+    context_length: int  # C
+
+    @classmethod
+    def of(cls, tokenizer: "Tokenizer") -> "TokenLayout":
+        """The layout of a tokenizer's tokens."""
+        return cls(
+            tokenizer.context_codes,
+            tokenizer.dynamics_codes,
+            tokenizer.context_tokens,
+            tokenizer.dynamics_tokens,
+            tokenizer.context_length,
+        )
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding and of the head."""
+        return self.context_codes + self.dynamics_codes + 2
+
+    @property
+    def separator(self) -> int:
+        """S1."""
+        return self.context_codes + self.dynamics_codes
+
+    @property
+    def slot(self) -> int:
+        """S2."""
+        return self.separator + 1
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the context; the first slot stands at this index."""
+        return (self.context_tokens + 1) * self.context_length - 1
+
+    @property
+    def stride(self) -> int:
+        """Tokens of a future frame, its slot included."""
+        return self.dynamics_tokens + 1
+
+    def length(self, frames: int) -> int:
+        """Tokens of a segment of ``frames`` frames (T)."""
+        return self.prefix + self.stride * (frames - self.context_length)
+
+    def futures(self, tokens: int) -> int:
+        """F, the future frames in a segment of ``tokens`` tokens."""
+        count, rest = divmod(tokens - self.prefix, self.stride)
+        if count < 0 or rest:
+            raise ValueError(
+                f"{tokens} tokens are no whole number of frames: a segment has {self.prefix} for its context "
+                f"and {self.stride} for each future frame"
+            )
+        return count
+
+    def join(self, context: Tensor, dynamics: Tensor | None = None) -> Tensor:
+        """Codes, each counted from 0 in its own codebook, to a segment's tokens.
+
+        Args:
+            context: int64 [B, C, N].
+            dynamics: int64 [B, F, n]; None for the context alone.
+
+        Returns:
+            int64 [B, L].
+        """
+        batch = context.shape[0]
+        separator = context.new_full((batch, self.context_length, 1), self.separator)
+        tokens = torch.cat([context, separator], -1).flatten(1)[:, :-1]  # [B, (N + 1) C - 1]
+        if dynamics is None:
+            return tokens
+        slot = dynamics.new_full((batch, dynamics.shape[1], 1), self.slot)
+        future = torch.cat([slot, dynamics + self.context_codes], -1).flatten(1)  # [B, (n + 1) F]
+        return torch.cat([tokens, future], 1)
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of ``join``: tokens [B, L] to context codes [B, C, N] and dynamics codes [B, F, n]."""
+        futures = self.futures(tokens.shape[1])
+        filler = tokens.new_full((tokens.shape[0], 1), self.separator)
+        context = torch.cat([tokens[:, : self.prefix], filler], 1)
+        context = context.unflatten(1, (self.context_length, self.context_tokens + 1))[..., :-1]
+        dynamics = tokens[:, self.prefix :].unflatten(1, (futures, self.stride))[..., 1:]
+        return context, dynamics - self.context_codes
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Generated tokens to dynamics codes; a token from outside that codebook becomes the nearest inside."""
+        return (tokens - self.context_codes).clamp(0, self.dynamics_codes - 1)

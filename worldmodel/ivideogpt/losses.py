@@ -1,0 +1,33 @@
+"""Pure functions of pixels for training and watching the tokenizer. Frames are float in [0, 1], [..., 3, R, R]."""
+
+import torch
+from torch import Tensor
+
+
+def motion_weights(frames: Tensor, still: Tensor, weight: float, scale: float) -> Tensor:
+    """Weights [..., 1, R, R] of mean 1 that favour pixels that differ from the same pixel of `still`.
+
+    Before scaling to mean 1 a pixel weighs 1 + weight * min(1, |frames - still| / scale), the difference being the
+    mean over colours: a small gripper would else drown in a large, still background (after DWS, arXiv 2502.07825).
+    """
+    moved = (frames - still).abs().mean(-3, keepdim=True)
+    weights = 1.0 + weight * (moved / scale).clamp(max=1.0)
+    return weights / weights.mean()
+
+
+def weighted_l1(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean over everything of weights * |prediction - target|; weights broadcast over colours."""
+    return (weights * (prediction - target).abs()).mean()
+
+
+def psnr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio in dB over all pixels, or over those where mask [..., 1, R, R] is true."""
+    error = (prediction.clamp(0.0, 1.0) - target).square().mean(-3, keepdim=True)
+    error = error.mean() if mask is None else (error * mask).sum() / mask.sum().clamp(min=1)
+    return -10.0 * torch.log10(error.clamp(min=1e-10))
+
+
+def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
+    """exp of the entropy of the codes' frequencies: how many codes are in effective use, 1 to codebook_size."""
+    share = torch.bincount(codes.flatten(), minlength=codebook_size) / codes.numel()
+    return torch.exp(-torch.xlogy(share, share).sum())

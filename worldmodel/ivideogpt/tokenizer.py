@@ -1,0 +1,289 @@
+"""The compressive tokenizer: context frames in full, future frames as the little that they change.
+
+Legend: B batch, T frames of a segment, C context frames, F future frames, R resolution, N context tokens per frame,
+n dynamics tokens per frame, D code width. Source: iVideoGPT, arXiv 2405.15223, section 3.1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes
+from worldmodel.ivideogpt.layers import KeysValues
+from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_l1
+from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a conditional net needs to know of B rows of context frames; made once, used for every future frame."""
+
+    attention: tuple[KeysValues, ...]  # one for each of the net's cross-attention blocks
+    frames: Tensor  # [B, C, 3, R, R]: the context frames as given (encoder) or as decoded (decoder)
+    still: Tensor  # [B, 3, R, R]: the last of them; what a gated decoder copies where nothing changes
+
+    def repeat_interleave(self, n: int) -> "Context":
+        """Rows 0 0 .. 1 1 ..: each of the B rows n times."""
+        return self._each(lambda x: x.repeat_interleave(n, 0))
+
+    def __getitem__(self, index: Tensor | slice) -> "Context":
+        """The rows at `index`."""
+        return self._each(lambda x: x[index])
+
+    def _each(self, f: Callable[[Tensor], Tensor]) -> "Context":
+        attention = tuple(KeysValues(f(kv.keys), f(kv.values)) for kv in self.attention)
+        return Context(attention, f(self.frames), f(self.still))
+
+
+class CompressiveTokenizer(nn.Module):
+    """Conditional VQGAN. The defaults are the published 64-pixel model; its files load with `load_state_dict`.
+
+    Args:
+        resolution: R, the frames' height and width in pixels.
+        block_out_channels: widths of the levels; from each level to the next the side halves.
+        layers_per_block: residual blocks a level in the encoders (the decoders have one more).
+        latent_channels: width of the latents before they are quantised.
+        code_dim: D; None means latent_channels.
+        context_codes, dynamics_codes: sizes of the two codebooks.
+        context_length: C.
+        patch: side in latents of the patch that one dynamics token stands for.
+        max_att_resolution: levels with sides up to this attend to the context.
+        norm_groups: groups of the norms in the convolutional blocks; cross_norm_groups: in the cross-attention.
+        attention_heads, dropout: of the cross-attention.
+        context_mid_attention, dynamics_mid_attention: self-attention in the middle of the nets for context/future frames.
+        stem_patch: side of the pixel blocks that are folded into channels before the first convolution, and unfolded
+            after the last: 1 as published, 2 or 4 for a fast small net.
+        copy_gate: the decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
+        commitment, normalise_codes, revive_below, usage_decay: see VectorQuantizer.
+        motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published.
+        perceptual_weight: of the perceptual loss, where one is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int = 64,
+        block_out_channels: Sequence[int] = (128, 256, 512),
+        layers_per_block: int = 2,
+        latent_channels: int = 64,
+        code_dim: int | None = None,
+        context_codes: int = 8192,
+        dynamics_codes: int = 8192,
+        context_length: int = 2,
+        patch: int = 4,
+        max_att_resolution: int = 16,
+        norm_groups: int = 32,
+        cross_norm_groups: int = 32,
+        attention_heads: int = 4,
+        dropout: float = 0.1,
+        context_mid_attention: bool = False,
+        dynamics_mid_attention: bool = True,
+        stem_patch: int = 1,
+        copy_gate: bool = False,
+        commitment: float = 1.0,
+        normalise_codes: bool = False,
+        revive_below: float = 0.0,
+        usage_decay: float = 0.99,
+        motion_weight: float = 0.0,
+        motion_scale: float = 0.1,
+        perceptual_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        widths = tuple(int(width) for width in block_out_channels)
+        self.latent_side = latent_side(resolution, len(widths), stem_patch, patch)
+        self.resolution, self.context_length, self.patch = resolution, context_length, patch
+        self.context_codes, self.dynamics_codes = context_codes, dynamics_codes
+        self.stem_patch, self.copy_gate = stem_patch, copy_gate
+        self.motion_weight, self.motion_scale = motion_weight, motion_scale
+        self.perceptual_weight = perceptual_weight
+        cross = CrossSizes(context_length, max_att_resolution, cross_norm_groups, attention_heads, dropout)
+        pixels = 3 * stem_patch**2
+        sizes = NetSizes(resolution // stem_patch, widths, layers_per_block, norm_groups, pixels, latent_channels)
+        check_widths(sizes, cross)
+        gated = replace(sizes, pixel_channels=pixels + copy_gate * stem_patch**2)
+        self.encoder = Encoder(sizes, mid_attention=context_mid_attention)
+        self.cond_encoder = Encoder(sizes, mid_attention=dynamics_mid_attention, cross=cross)
+        self.decoder = Decoder(sizes, mid_attention=context_mid_attention)
+        self.cond_decoder = Decoder(gated, mid_attention=dynamics_mid_attention, cross=cross)
+        dim, patch_dim = code_dim or latent_channels, latent_channels * patch**2
+        self.quant_conv = nn.Conv2d(latent_channels, dim, 1)
+        self.post_quant_conv = nn.Conv2d(dim, latent_channels, 1)
+        self.quant_linear = nn.Linear(patch_dim, dim)
+        self.post_quant_linear = nn.Linear(dim, patch_dim)
+        options = {"commitment": commitment, "normalise": normalise_codes}
+        revival = {"revive_below": revive_below, "usage_decay": usage_decay}
+        self.quantize = VectorQuantizer(context_codes, dim, **options, **revival)
+        self.dynamics_quantize = VectorQuantizer(dynamics_codes, dim, **options, **revival)
+
+    @property
+    def context_tokens(self) -> int:
+        """N, the tokens of a context frame."""
+        return self.latent_side**2
+
+    @property
+    def dynamics_tokens(self) -> int:
+        """n, the tokens of a future frame."""
+        return (self.latent_side // self.patch) ** 2
+
+    def encode_context(self, frames: Tensor) -> tuple[Tensor, Context]:
+        """frames [B, C, 3, R, R] in [0, 1] -> (codes [B, C, N] int64, the context for `encode_dynamics`)."""
+        latents, context = self._context_latents(frames)
+        return self.quantize.encode(latents), context
+
+    def encode_dynamics(self, frames: Tensor, context: Context) -> Tensor:
+        """frames [B, F, 3, R, R] in [0, 1] -> codes [B, F, n] int64, counted from 0."""
+        return self.dynamics_quantize.encode(self._dynamics_latents(frames, context))
+
+    def context_features_for_decoder(self, codes: Tensor, frames: Tensor | None = None) -> Context:
+        """codes [B, C, N] -> the context for `decode_dynamics`; its `frames` are the decoded context frames.
+
+        frames: the context frames themselves [B, C, 3, R, R] where at hand; a gated decoder then copies from the
+        real last frame, else from the decoded one.
+        """
+        return self._decode_context(self.quantize.embed(codes), frames)
+
+    def decode_dynamics(self, codes: Tensor, context: Context) -> Tensor:
+        """codes [B, F, n] -> frames [B, F, 3, R, R] float, not clamped to [0, 1]."""
+        return self._decode_dynamics(self.dynamics_quantize.embed(codes), context)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Quantized, Quantized]:
+        """frames [B, T, 3, R, R] -> (all frames as reconstructed, quantised context, quantised dynamics)."""
+        past, future = frames.split([self.context_length, frames.shape[1] - self.context_length], 1)
+        latents, context = self._context_latents(past)
+        quantized = self.quantize(latents)
+        changes = self.dynamics_quantize(self._dynamics_latents(future, context))
+        decoded = self._decode_context(quantized.latents, past)
+        predicted = self._decode_dynamics(changes.latents, decoded)
+        return torch.cat([decoded.frames, predicted], 1), quantized, changes
+
+    def losses(
+        self,
+        frames: Tensor,
+        samples: int | None = None,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The training loss under "loss" and, detached, its parts and what is worth watching; all 0-d.
+
+        Args:
+            frames: [B, T, 3, R, R] float in [0, 1], T > C.
+            samples: future frames to train on, drawn at random for each row; None takes all.
+            perceptual: (prediction, target) [M, 3, R, R] in [0, 1] -> a 0-d loss.
+        """
+        length = self.context_length
+        if samples is not None:
+            frames = torch.cat([frames[:, :length], sample_frames(frames[:, length:], samples)], 1)
+        output, context, dynamics = self(frames)
+        still = frames[:, length - 1 : length]
+        weights = motion_weights(frames[:, length:], still, self.motion_weight, self.motion_scale)
+        parts = {
+            "context_l1": weighted_l1(output[:, :length], frames[:, :length], torch.ones_like(weights[:1, :1])),
+            "future_l1": weighted_l1(output[:, length:], frames[:, length:], weights),
+            "context_commitment": context.loss,
+            "dynamics_commitment": dynamics.loss,
+        }
+        if perceptual is not None:
+            similar = perceptual(output.flatten(0, 1), frames.flatten(0, 1))
+            parts["perceptual"] = self.perceptual_weight * similar
+        loss = torch.stack(list(parts.values())).sum()
+        with torch.no_grad():
+            moving = (frames[:, length:] - still).abs().mean(-3, keepdim=True) > self.motion_scale
+            metrics = {
+                "context_psnr": psnr(output[:, :length], frames[:, :length]),
+                "future_psnr": psnr(output[:, length:], frames[:, length:]),
+                "moving_psnr": psnr(output[:, length:], frames[:, length:], moving),
+                "context_perplexity": perplexity(context.codes, self.context_codes),
+                "dynamics_perplexity": perplexity(dynamics.codes, self.dynamics_codes),
+            }
+        return {"loss": loss, **{name: value.detach() for name, value in parts.items()}, **metrics}
+
+    def _context_latents(self, frames: Tensor) -> tuple[Tensor, Context]:
+        """frames [B, C, 3, R, R] -> (latents [B, C, N, D], the context for the encoder of future frames)."""
+        self._check(frames)
+        if frames.shape[1] != self.context_length:
+            raise ValueError(f"{frames.shape[1]} context frames were given where context_length is {self.context_length}")
+        latents, maps = self.encoder(self._fold(frames))
+        latents = self.quant_conv(latents).flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
+        attention = tuple(self.cond_encoder.project(maps, self.context_length))
+        return latents, Context(attention, frames, frames[:, -1])
+
+    def _dynamics_latents(self, frames: Tensor, context: Context) -> Tensor:
+        """frames [B, F, 3, R, R] -> latents [B, F, n, D]."""
+        self._check(frames)
+        latents, _ = self.cond_encoder(self._fold(frames), context.attention)
+        patches = F.pixel_unshuffle(latents, self.patch)  # [B*F, (channel, patch row, patch column), side, side]
+        patches = patches.unflatten(1, (-1, self.patch**2)).transpose(1, 2).flatten(1, 2)  # published: channel last
+        return self.quant_linear(patches.flatten(2).transpose(1, 2)).unflatten(0, frames.shape[:2])
+
+    def _decode_context(self, latents: Tensor, frames: Tensor | None) -> Context:
+        """latents [B, C, N, D] -> the context for the decoder of future frames."""
+        maps = latents.flatten(0, 1).transpose(1, 2).unflatten(2, (self.latent_side, self.latent_side))
+        decoded, features = self.decoder(self.post_quant_conv(maps))
+        decoded = self._unfold(decoded).unflatten(0, latents.shape[:2])
+        attention = tuple(self.cond_decoder.project(features, self.context_length))
+        return Context(attention, decoded, (decoded if frames is None else frames)[:, -1])
+
+    def _decode_dynamics(self, latents: Tensor, context: Context) -> Tensor:
+        """latents [B, F, n, D] -> frames [B, F, 3, R, R]."""
+        side = self.latent_side // self.patch
+        patches = self.post_quant_linear(latents.flatten(0, 1)).transpose(1, 2).unflatten(2, (side, side))
+        patches = patches.unflatten(1, (self.patch**2, -1)).transpose(1, 2).flatten(1, 2)
+        output, _ = self.cond_decoder(F.pixel_shuffle(patches, self.patch), context.attention)
+        output = self._unfold(output).unflatten(0, latents.shape[:2])
+        if not self.copy_gate:
+            return output
+        gate = output[:, :, 3:].sigmoid()
+        return gate * output[:, :, :3] + (1.0 - gate) * context.still.unsqueeze(1)
+
+    def _fold(self, frames: Tensor) -> Tensor:
+        """[B, F, 3, R, R] -> [B*F, 3*stem², R/stem, R/stem]."""
+        return F.pixel_unshuffle(frames.flatten(0, 1), self.stem_patch)
+
+    def _unfold(self, output: Tensor) -> Tensor:
+        """[M, channels*stem², R/stem, R/stem] -> [M, channels, R, R]."""
+        return F.pixel_shuffle(output, self.stem_patch)
+
+    def _check(self, frames: Tensor) -> None:
+        expected = (3, self.resolution, self.resolution)
+        if frames.dim() != 5 or frames.shape[2:] != expected or not frames.is_floating_point():
+            raise ValueError(
+                f"frames must be float [B, T, {', '.join(map(str, expected))}] in [0, 1], not {frames.dtype} "
+                f"{list(frames.shape)}"
+            )
+
+
+def sample_frames(frames: Tensor, count: int) -> Tensor:
+    """[B, F, ...] -> [B, min(count, F), ...]: for each row other frames, drawn without replacement."""
+    chosen = torch.rand(frames.shape[:2], device=frames.device).argsort(1)[:, :count]
+    return frames[torch.arange(len(frames), device=frames.device)[:, None], chosen]
+
+
+def latent_side(resolution: int, levels: int, stem_patch: int, patch: int) -> int:
+    """Side of the latent grid; ValueError where the sizes do not fit together."""
+    if min(resolution, levels, stem_patch, patch) < 1:
+        raise ValueError(f"sizes must be positive, not {resolution=}, {levels=}, {stem_patch=}, {patch=}")
+    shrink = stem_patch * 2 ** (levels - 1)
+    if resolution % (shrink * patch):
+        step = shrink * patch
+        nearest = max(round(resolution / step), 1) * step
+        raise ValueError(
+            f"resolution {resolution} does not divide into {patch}x{patch} patches of latents 1/{shrink} its size: "
+            f"choose a multiple of {step}, such as {nearest}"
+        )
+    return resolution // shrink
+
+
+def check_widths(sizes: NetSizes, cross: CrossSizes) -> None:
+    """ValueError where a count is not positive, or a width cannot be divided into groups or heads."""
+    counts = {"layers_per_block": sizes.layers, "latent_channels": sizes.latent_channels, "levels": len(sizes.widths)}
+    divisors = {"norm_groups": sizes.groups, "cross_norm_groups": cross.groups, "attention_heads": cross.heads}
+    for name, count in {**counts, **divisors, "context_length": cross.context_length}.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+    for level, width in enumerate(sizes.widths):
+        attended = level == len(sizes.widths) - 1 or sizes.side >> (level + 1) <= cross.max_side
+        for name, parts in divisors.items():
+            if (name == "norm_groups" or attended) and (width < 1 or width % parts):
+                raise ValueError(f"block_out_channels {width} is not divisible by {name} {parts}")
