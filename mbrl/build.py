@@ -50,7 +50,7 @@ def agent_steps_per_episode(config: DictConfig) -> int:
 def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     """The policy for an environment's specs, with weights drawn from the run's seed."""
     torch.manual_seed(config.seed)
-    policy: Policy = instantiate(config.agent.policy, **_specs(env))
+    policy: Policy = make(config.agent.policy, **_specs(env))
     return policy.to(pick_device(config.device))
 
 
@@ -59,8 +59,13 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
     if config.agent.get("world_model") is None or config.agent.real_ratio == 1:
         return None
     torch.manual_seed(config.seed)
-    world_model: WorldModel = instantiate(config.agent.world_model, **_specs(env))
+    world_model: WorldModel = make(config.agent.world_model, **_specs(env))
     return world_model.to(pick_device(config.device))
+
+
+def make(settings: Any, **objects: Any) -> Any:
+    """Build what `_target_` names; `objects` are handed over as they are, which Hydra alone would try to convert."""
+    return instantiate(settings, _partial_=True)(**objects)
 
 
 def _specs(env: EnvBase) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     settings["capacity"] = min(settings["capacity"], episodes * per_episode)
     # two checkpoints are kept: what both refer to stays on disk until a third is written
     reserve = 2 * (config.checkpoint_every // env_steps_per_step(config) + 2 * per_episode)
-    replay = Replay(**settings, reserve=reserve, directory=directory)
+    replay: Replay = instantiate(settings, reserve=reserve, directory=directory)
     if demos is not None:
         from mbrl.episodes import read_episodes
 
@@ -98,4 +103,4 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
             **config.agent.imagination,
         )
     schedule = {k: v for k, v in config.agent.items() if k not in ("name", "policy", "world_model", "imagination")}
-    return instantiate(schedule, policy=policy, world_model=world_model, imagination=imagination)
+    return make(schedule, policy=policy, world_model=world_model, imagination=imagination)

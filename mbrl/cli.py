@@ -163,8 +163,8 @@ def _add_verb(verbs: Any, name: str, run: Verb, purpose: str, examples: list[str
 
 def _add_evaluate(verbs: Any) -> None:
     examples = [
-        "mbrl evaluate runs/drqv2/door-lock/1",
-        "mbrl evaluate runs/drqv2/door-lock/1 --episodes 50 --video door.mp4",
+        "mbrl evaluate runs/drqv2/door-lock/seed1",
+        "mbrl evaluate runs/drqv2/door-lock/seed1 --episodes 50 --video door.mp4",
     ]
     verb = _add_verb(
         verbs, "evaluate", evaluate, "play a run's checkpoint on a fixed list of goals", examples
@@ -178,7 +178,7 @@ def _add_evaluate(verbs: Any) -> None:
 
 def _add_plot(verbs: Any) -> None:
     examples = [
-        "mbrl plot runs/drqv2/door-lock/1",
+        "mbrl plot runs/drqv2/door-lock/seed1",
         "mbrl plot runs --output curves.svg",
         "mbrl plot runs/drqv2 published/door-lock.csv",
     ]

@@ -34,7 +34,11 @@ def make_collector(
     """
     if workers < 1 or frames_per_batch % workers:
         raise ValueError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
-    options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}
+    options: dict[str, Any] = {
+        "frames_per_batch": frames_per_batch,
+        "total_frames": -1,
+        "auto_register_policy_transforms": False,  # no policy here is recurrent
+    }
     if random_steps > 0:
         options["init_random_frames"] = random_steps
     if workers == 1:

@@ -57,7 +57,7 @@ def read_curves(paths: Iterable[Path]) -> list[Curve]:
     if not curves:
         named = ", ".join(str(path) for path in paths)
         raise ValueError(
-            f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/SEED) or CSV files"
+            f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/seedN) or CSV files"
         )
     return curves
 

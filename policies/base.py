@@ -1,4 +1,4 @@
-"""What every policy offers: an actor that fills in ``action`` and an update that learns from a batch of transitions.
+"""What every policy offers: an actor that fills in ``action`` and an update that learns from transitions.
 
 A policy acts and learns; it knows no world model and no environment. Specs and numbers reach it as arguments.
 """
@@ -18,8 +18,9 @@ class Policy(nn.Module, ABC):
     """Base of everything that acts.
 
     Attributes:
-        actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] inside the action spec.
-            Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is what a collector runs.
+        actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] within the action
+            spec. Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is
+            what a collector runs.
         optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
     """
 
@@ -31,10 +32,12 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on a transition batch [B]: observations, ``action`` [B, A], ``("next", ...)``, ``gamma`` [B, 1].
+        """One gradient step on a batch [B] of transitions.
 
-        ``("next", "reward")`` [B, 1] is the n-step discounted sum, ``("next", observation)`` lies n steps later and ``gamma``
-        is the discount of the bootstrap value, so the target is ``reward + gamma * (1 - terminated) * V(next)``.
+        The batch holds observations, ``action`` [B, A], ``("next", "reward")`` [B, 1] (the n-step discounted
+        sum), the observations n steps later under "next", ``("next", "terminated")`` bool [B, 1] and
+        ``gamma`` [B, 1], the discount of the bootstrap value. So the target is
+        ``reward + gamma * (1 - terminated) * V(next)``.
 
         Returns:
             Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.
@@ -45,16 +48,19 @@ class Policy(nn.Module, ABC):
         """
 
     def set_env_steps(self, n: int) -> None:
-        """Tell the policy how many env steps (physics control steps, action repeat counted) have been taken so far.
+        """Tell the policy how many env steps (control steps, action repeat counted) were taken so far.
 
-        A policy with a schedule stores ``n`` in place in a buffer of its actor: so it is checkpointed, and collector workers
-        which share the actor's tensors see it. Others ignore it.
+        A policy with a schedule stores ``n`` in place in a buffer of its actor: so it is checkpointed, and
+        collector workers which share the actor's tensors see it. Others ignore it.
         """
+        # Not abstract: most policies have no schedule.
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:
-    """Raise FloatingPointError naming the losses that are NaN or infinite; costs one device synchronisation in all."""
+    """FloatingPointError naming the losses if one is NaN or infinite; one device synchronisation in all."""
     values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
     if not bool(torch.isfinite(values).all()):
         described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
-        raise FloatingPointError(f"the loss is no longer finite ({described}): lower the learning rate or check the batch")
+        raise FloatingPointError(
+            f"a loss is no longer finite ({described}): lower the learning rate or check the batch"
+        )

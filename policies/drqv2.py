@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
-from policies.networks import ConvEncoder, mlp, soft_update
+from policies.networks import ConvEncoder, TwinCritic, mlp, soft_update, trunk
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -28,10 +28,10 @@ DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, Interactio
 
 
 def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Crop each image after replicating its border: pixel (i, j) of row b is taken from (i + down[b], j + right[b]).
+    """Move each image's window, repeating the border: pixel (i, j) is taken from (i + down[b], j + right[b]).
 
-    A shift by whole pixels needs no interpolation: it is a gather of the untouched uint8, several times cheaper than
-    ``grid_sample`` on floats and equal to it.
+    A shift by whole pixels needs no interpolation: it is a gather of the untouched uint8, several times
+    cheaper than ``grid_sample`` on floats and equal to it.
 
     Args:
         frames: [B, C, R, R], any dtype.
@@ -58,7 +58,10 @@ def random_shift(frames: Tensor, pad: int) -> Tensor:
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
-    """Sample mean + std * N(0, 1), the noise clipped to ±``clip`` and the sum to [-1, 1]; the gradient passes straight to mean."""
+    """mean + std * N(0, 1), the noise clipped to ±``clip`` and the sum to [-1, 1].
+
+    The gradient passes straight to ``mean``, also where the sum was clipped.
+    """
     noise = torch.randn_like(mean) * std
     if clip is not None:
         noise = noise.clamp(-clip, clip)
@@ -67,26 +70,33 @@ def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
     return mean + noise + beyond
 
 
+class Noise(NamedTuple):
+    """A standard deviation that falls linearly from ``start`` to ``end`` over ``env_steps``, then stays."""
+
+    start: float
+    end: float
+    env_steps: int
+
+
 class FramesActor(TensorDictModuleBase):
-    """Reads ``frames`` [*B, 3K, R, R], writes ``action`` [*B, A]; adds Gaussian noise of a scheduled size when exploring."""
+    """Reads ``frames`` [*B, 3K, R, R], writes ``action`` [*B, A], with noise when exploring."""
 
     env_steps: Tensor
 
     def __init__(
-        self, encoder: ConvEncoder, action_size: int, *, feature_size: int, hidden_size: int, std: tuple[float, float, int]
+        self, encoder: ConvEncoder, actions: int, *, feature_size: int, hidden_size: int, noise: Noise
     ) -> None:
         super().__init__()
         self.in_keys, self.out_keys = ["frames"], ["action"]
-        self.std_start, self.std_end, self.std_env_steps = std
-        self.encoder = encoder
+        self.noise, self.encoder = noise, encoder
         self.trunk = trunk(encoder.out_features, feature_size)
-        self.head = mlp((feature_size, hidden_size, hidden_size, action_size))
+        self.head = mlp((feature_size, hidden_size, hidden_size, actions))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
 
     def std(self) -> Tensor:
-        """The noise's standard deviation, 0-d: linear in env steps from start to end, then constant."""
-        progress = (self.env_steps / self.std_env_steps).clamp(max=1.0)
-        return self.std_start + (self.std_end - self.std_start) * progress
+        """The noise's standard deviation now, 0-d."""
+        start, end, env_steps = self.noise
+        return start + (end - start) * (self.env_steps / env_steps).clamp(max=1.0)
 
     def learned(self) -> Iterator[nn.Parameter]:
         """What the actor's own loss trains: trunk and head; the encoder learns from the critics alone."""
@@ -102,25 +112,6 @@ class FramesActor(TensorDictModuleBase):
         return tensordict.set("action", noisy(mean, self.std(), clip=None) if explore else mean)
 
 
-class TwinCritic(nn.Module):
-    """Two value heads on one trunk: features [B, D], action [B, A] -> [2, B, 1]."""
-
-    def __init__(self, encoded_size: int, action_size: int, *, feature_size: int, hidden_size: int, layer_norm: bool) -> None:
-        super().__init__()
-        sizes = (feature_size + action_size, hidden_size, hidden_size, 1)
-        self.trunk = trunk(encoded_size, feature_size)
-        self.heads = nn.ModuleList(mlp(sizes, layer_norm=layer_norm) for _ in range(2))
-
-    def forward(self, features: Tensor, action: Tensor) -> Tensor:
-        both = torch.cat((self.trunk(features), action), dim=-1)
-        return torch.stack([head(both) for head in self.heads])
-
-
-def trunk(encoded_size: int, feature_size: int) -> nn.Sequential:
-    """The bottleneck between encoder and heads: [*B, D] -> [*B, F] in (-1, 1)."""
-    return nn.Sequential(mlp((encoded_size, feature_size)), nn.LayerNorm(feature_size), nn.Tanh())
-
-
 class DrQV2(Policy):
     """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
 
@@ -133,12 +124,12 @@ class DrQV2(Policy):
         critic_layer_norm: LayerNorm in the critics' heads.
         learning_rate: Adam, for all.
         target_rate: share of the critics that their targets take over at each update.
-        std_start, std_end, std_env_steps: the exploration noise falls linearly from start to end over that many env steps.
+        std_start, std_end, std_env_steps: the exploration noise falls linearly over that many env steps.
         std_clip: bound of the same noise inside updates (on next actions and on the actor's own).
         shift_pad: random shifts of up to this many pixels.
-        value_scale: reward units per unit of the critics' output. Values grow to about reward / (1 - discount); networks learn
-            them sooner where their outputs stay near 1. Metrics are in reward units whatever it is.
-        bfloat16: run networks in bfloat16 autocast; worth it only where the processor has such instructions.
+        value_scale: reward units per unit of the critics' output. Values grow to about reward / (1 - gamma)
+            and are learned sooner where outputs stay near 1. Metrics but the losses are in reward units.
+        precision: "float32", or "bfloat16" for autocast; worth it only where the processor computes in it.
     """
 
     def __init__(
@@ -160,22 +151,28 @@ class DrQV2(Policy):
         std_clip: float = 0.3,
         shift_pad: int = 4,
         value_scale: float = 1.0,
-        bfloat16: bool = False,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         channels, resolution = frames_shape(observation_spec)
         actions = action_size(action_spec)
-        encoder = ConvEncoder(channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size)
-        std = (std_start, std_end, std_env_steps)
-        self.actor: FramesActor = FramesActor(encoder, actions, feature_size=feature_size, hidden_size=hidden_size, std=std)
+        encoder = ConvEncoder(
+            channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size
+        )
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
+        noise = Noise(std_start, std_end, std_env_steps)
+        self.actor: FramesActor = FramesActor(encoder, actions, **sizes, noise=noise)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
-        self.value_scale, self.bfloat16 = value_scale, bfloat16
+        self.value_scale, self.lower_precision = value_scale, checked_precision(precision) == "bfloat16"
+        learned = {
+            "critic": [*encoder.parameters(), *self.critic.parameters()],
+            "actor": list(self.actor.learned()),
+        }
         self.optimizers = {
-            "critic": torch.optim.Adam(chain(encoder.parameters(), self.critic.parameters()), lr=learning_rate, fused=True),
-            "actor": torch.optim.Adam(self.actor.learned(), lr=learning_rate, fused=True),
+            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+            for name, parameters in learned.items()
         }
 
     def set_env_steps(self, n: int) -> None:
@@ -208,11 +205,11 @@ class DrQV2(Policy):
         self.optimizers["critic"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers["critic"].step()
-        scale = self.value_scale
-        return {"critic_loss": loss.detach(), "q": values.detach().mean() * scale, "target_q": target.mean() * scale}
+        q, target_q = values.detach().mean() * self.value_scale, target.mean() * self.value_scale
+        return {"critic_loss": loss.detach(), "q": q, "target_q": target_q}
 
     def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head up the smaller of both values; the critics' weights get no gradient."""
+        """One step of the actor's trunk and head up the smaller of both values; nothing else gets a gradient."""
         with self._autocast():
             action = noisy(self.actor.mean(features), self.actor.std(), self.std_clip)
             value = self.critic(features, action).amin(dim=0).float()
@@ -225,19 +222,19 @@ class DrQV2(Policy):
     def _autocast(self) -> AbstractContextManager[None]:
         # Without the cache: weights cast under no_grad would be reused where gradients are needed.
         device = self.actor.env_steps.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False)
+        return torch.autocast(device, torch.bfloat16, enabled=self.lower_precision, cache_enabled=False)
 
 
 def frames_shape(observation_spec: Composite) -> tuple[int, int]:
     """Channels and resolution of ``frames``; a clear ValueError where the env gives none."""
-    if "frames" not in observation_spec.keys():
+    given = [str(key) for key in observation_spec.keys()]  # noqa: SIM118 - a Composite iterates over more than keys
+    if "frames" not in given:
         raise ValueError(
-            f"drqv2 learns from frames, and this env gives only {', '.join(sorted(observation_spec.keys()))}: "
-            "set env.pixels=true and env.frame_stack=3"
+            f"drqv2 learns from frames, the env gives {', '.join(given)}: set env.pixels=true env.frame_stack=3"
         )
     shape = observation_spec["frames"].shape
     if len(shape) < 3 or shape[-1] != shape[-2]:
-        raise ValueError(f"drqv2 needs square frames [3K, R, R] and the env gives {tuple(shape)}: check env.resolution")
+        raise ValueError(f"drqv2 needs square frames [3K, R, R], not {tuple(shape)}: see env.resolution")
     return shape[-3], shape[-1]
 
 
@@ -245,5 +242,7 @@ def action_size(action_spec: TensorSpec) -> int:
     """Number of actions A; a clear ValueError unless they are continuous in [-1, 1]."""
     space = action_spec.space
     if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
-        raise ValueError(f"drqv2 needs continuous actions in [-1, 1] and the env takes {action_spec}: rescale them in the env")
+        raise ValueError(
+            f"drqv2 needs continuous actions in [-1, 1], not {action_spec}: rescale them in the env"
+        )
     return action_spec.shape[-1]

@@ -33,7 +33,8 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k != "wall_time" and not k.startswith("time/")} for line in lines
+        {k: v for k, v in json.loads(line).items() if k != "wall_time" and not k.startswith("time/")}
+        for line in lines
     ]
 
 
@@ -59,7 +60,14 @@ def smoke(tmp_path_factory) -> Path:
 
 
 def test_smoke_leaves_the_whole_run_folder(smoke):
-    for name in ("config.yaml", "metrics.jsonl", "eval.csv", "curve.png", "imagination.mp4", "imagination.png"):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "eval.csv",
+        "curve.png",
+        "imagination.mp4",
+        "imagination.png",
+    ):
         assert (smoke / name).stat().st_size > 0, name
     assert list((smoke / "tensorboard").glob("events*"))
     assert len(list((smoke / "checkpoints").iterdir())) == 2, "the previous checkpoint is kept"

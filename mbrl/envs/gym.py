@@ -24,7 +24,7 @@ class SuccessReader(BaseInfoDictReader):
 
 
 def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
-    """A TorchRL environment; `frames` [3K, R, R] stacks the K = `frame_stack` last `pixels` (0: there are none).
+    """A TorchRL environment. `frames` [3K, R, R] holds the K = `frame_stack` last `pixels` (0: none).
 
     Attributes of `env` that TorchRL does not know (`seek`, `snapshot`, ...) are reached through the result.
     """

@@ -1,8 +1,8 @@
 """Meta-World from pixels and state as a TorchRL environment.
 
-R resolution, K frame stack. Keys of a step: `pixels` uint8 [3, R, R], `frames` uint8 [3K, R, R] (the K last pictures,
-oldest first), `state` float32 [39], `action` float32 [4] in [-1, 1]; under `next` also `reward` float32 [1] and
-`success` bool [1]. An episode ends by `truncated`, never by `terminated`.
+R resolution, K frame stack. Keys of a step: `pixels` uint8 [3, R, R], `frames` uint8 [3K, R, R] (the K last
+pictures, oldest first), `state` float32 [39], `action` float32 [4] in [-1, 1]; under `next` also `reward`
+float32 [1] and `success` bool [1]. An episode ends by `truncated`, never by `terminated`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]
 
 
-class MetaWorld(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     """One task as a gymnasium environment; arguments as in `make_env`.
 
-    One step repeats its action `action_repeat` times: rewards are summed, success is any of them, and only the last
-    picture is drawn. Reset number e (counted from `first_episode`) is a pure function of (seed, worker, e).
+    One step repeats its action `action_repeat` times: rewards are summed, success is any of them, and only
+    the last picture is drawn. Reset number e (counted from `first_episode`) is a pure function of (seed,
+    worker, e).
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class MetaWorld(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         first_episode: int = 0,
     ) -> None:
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
-        self.action_repeat, self.episode_length, self.success_bonus = action_repeat, episode_length, success_bonus
+        self.action_repeat, self.episode_length = action_repeat, episode_length
+        self.success_bonus = success_bonus
         self._simulator = _build_simulator(task, seed, worker, goals)
         self._first_episode = self._next_episode = first_episode
         self._elapsed = 0  # env steps of this episode
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-        entries: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)}
+        state = spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)  # the declared bounds do not hold
+        entries: dict[str, spaces.Space[Any]] = {"state": state}
         self._renderer: Renderer | None = None
         if pixels:
             raw = self._simulator.raw
@@ -66,7 +69,7 @@ class MetaWorld(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode. A seed replaces the constructor's and counts episodes from the first again."""
+        """Start the next episode. A seed replaces the constructor's and starts the count again."""
         if seed is not None:
             self._simulator.seed = seed
             self._next_episode = self._first_episode
@@ -75,10 +78,8 @@ class MetaWorld(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._elapsed = 0
         return self._observe(state), {"success": np.zeros(1, bool)}
 
-    def step(
-        self, action: npt.NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One agent step: `action_repeat` env steps, fewer never (the episode's length is a multiple of it)."""
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One agent step, `action_repeat` env steps; FloatingPointError where the action is not finite."""
         action = np.asarray(action, np.float32)
         if not np.isfinite(action).all():
             raise FloatingPointError(f"the action {action.tolist()} is not finite: the policy has diverged")
@@ -108,7 +109,7 @@ class MetaWorld(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         }
 
     def restore(self, snapshot: Snapshot) -> Observation:
-        """Go on from `snapshot`, taken here or in another environment of the same task; the observation there.
+        """Go on from `snapshot`, taken here or in another environment of the task; the observation there.
 
         A frame stack around this environment is not part of it.
         """
@@ -146,7 +147,7 @@ def make_env(
     success_bonus: float = 0.0,
     first_episode: int = 0,
 ) -> EnvBase:
-    """Meta-World under TorchRL's keys. `env.seek`, `env.snapshot` and `env.restore` reach the environment inside.
+    """Meta-World under TorchRL's keys; `env.seek`, `snapshot` and `restore` reach the environment inside.
 
     Args:
         task: any of the 50 tasks, with or without "-v3".

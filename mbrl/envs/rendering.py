@@ -1,8 +1,8 @@
 """Off-screen pictures of a MuJoCo simulation, fast enough to learn from on software OpenGL.
 
-`full` draws what gymnasium's `render()` draws. `fast` drops what costs most and shows least at small sizes: the
-shadow map, reflections, multisampling and, above all, vertices: software OpenGL spends its time on the robot's
-70,000 triangles, so meshes are drawn with vertices merged on a grid finer than a pixel.
+`full` draws what gymnasium's `render()` draws. `fast` drops what costs most and shows least at small sizes:
+the shadow map, reflections, multisampling and, above all, vertices: software OpenGL spends its time on the
+robot's 70,000 triangles, so meshes are drawn with vertices merged on a grid finer than a pixel.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Renderer:
         resolution: R, the side of the square picture in pixels.
         camera: a camera of the model.
         quality: `fast` or `full`, see above.
-        mirrored: only flip the rows of MuJoCo's picture, as iVideoGPT's published data does: Meta-World's corner
-            cameras hang upside-down, so this shows the scene mirrored left to right. Default: the right way up.
+        mirrored: only flip the rows of MuJoCo's picture, as iVideoGPT's published data does: Meta-World's
+            corner cameras hang upside-down, so this shows the scene mirrored left to right. Default: the
+            right way up.
 
     Raises:
         ValueError: unknown camera or quality, or a resolution below 8.
@@ -77,7 +78,7 @@ class Renderer:
         self._viewport = mujoco.MjrRect(0, 0, resolution, resolution)
         self._bottom_up = np.empty((resolution, resolution, 3), np.uint8)
         self._finalizer = weakref.finalize(self, _free, self._context, self._gl)
-        # Forgotten ones go first at exit: a handler registered after mujoco's own, which takes EGL down, runs before it.
+        # At exit handlers run backwards: registered after mujoco's, which takes EGL down, this goes first.
         self._finalizer.atexit = False
         atexit.register(self._finalizer)
 
@@ -134,7 +135,8 @@ def _open_gl(resolution: int) -> Any:
 def no_gl_error(cause: BaseException) -> OSError:
     """The one line a user sees where pictures cannot be drawn."""
     backend = os.environ.get("MUJOCO_GL", "unset")
-    return OSError(f"no OpenGL to draw with (MUJOCO_GL={backend}: {cause}): run `mbrl doctor` for what is missing")
+    reason = str(cause).partition("\n")[0]
+    return OSError(f"no OpenGL to draw with (MUJOCO_GL={backend}: {reason}): run `mbrl doctor`")
 
 
 def _free(context: Any, gl: Any) -> None:

@@ -28,7 +28,7 @@ def task_names() -> list[str]:
 
 
 def resolve_task(task: str) -> str:
-    """Meta-World's name of a task: "door-lock" or "door-lock-v3" -> "door-lock-v3"; ValueError where unknown."""
+    """Meta-World's name of a task: "door-lock" -> "door-lock-v3". ValueError where there is none."""
     names = task_names()
     name = task.removesuffix("-v3")
     if name not in names:
@@ -40,9 +40,9 @@ def resolve_task(task: str) -> str:
 class Simulator:
     """A raw Meta-World environment (goal observable, reward v2) with seeded, pure resets and exact snapshots.
 
-    The goal of episode e is a function of (seed, worker, e) alone. `fresh` draws it anew from the task's whole
-    range; `fixed` picks one of the 50 goals that `metaworld.MT1(task, seed)` holds (shared by all workers).
-    `observation` is the last one returned.
+    The goal of episode e is a function of (seed, worker, e) alone. `fresh` draws it anew from the task's
+    whole range; `fixed` picks one of the 50 goals that `metaworld.MT1(task, seed)` holds (shared by all
+    workers). `observation` is the last one returned.
     """
 
     observation: FloatArray

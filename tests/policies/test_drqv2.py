@@ -17,15 +17,25 @@ PIXELS = Composite(frames=Bounded(0, 255, (9, 16, 16), dtype=torch.uint8))
 
 
 def small(**changes: object) -> DrQV2:
-    sizes = {"encoder_channels": (8, 8), "encoder_strides": (2, 2), "feature_size": 8, "hidden_size": 16, "shift_pad": 2}
+    sizes = {
+        "encoder_channels": (8, 8),
+        "encoder_strides": (2, 2),
+        "feature_size": 8,
+        "hidden_size": 16,
+        "shift_pad": 2,
+    }
     return DrQV2(PIXELS, ACTIONS, **(sizes | changes))
 
 
 def random_batch(rows: int = 6) -> TensorDict:
     frames = torch.randint(0, 256, (2, rows, 9, 16, 16), dtype=torch.uint8)
-    following = TensorDict(frames=frames[1], reward=torch.rand(rows, 1), terminated=torch.rand(rows, 1) < 0.5, batch_size=[rows])
+    following = TensorDict(
+        frames=frames[1], reward=torch.rand(rows, 1), terminated=torch.rand(rows, 1) < 0.5, batch_size=[rows]
+    )
     action = torch.rand(rows, 2) * 2 - 1
-    return TensorDict(frames=frames[0], action=action, gamma=torch.full((rows, 1), 0.9), next=following, batch_size=[rows])
+    return TensorDict(
+        frames=frames[0], action=action, gamma=torch.full((rows, 1), 0.9), next=following, batch_size=[rows]
+    )
 
 
 def grid_sample_shift(frames: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
@@ -42,12 +52,16 @@ def grid_sample_shift(frames: Tensor, down: Tensor, right: Tensor, pad: int) -> 
 def test_shift_equals_the_published_grid_sample() -> None:
     torch.manual_seed(0)
     pad = 4
-    down, right = torch.meshgrid(torch.arange(-pad, pad + 1), torch.arange(-pad, pad + 1), indexing="ij")  # all 81 shifts
+    down, right = torch.meshgrid(
+        torch.arange(-pad, pad + 1), torch.arange(-pad, pad + 1), indexing="ij"
+    )  # all 81 shifts
     frames = torch.randint(0, 256, (down.numel(), 3, 12, 12), dtype=torch.uint8)
     exact = shift(frames, down.flatten(), right.flatten())
     assert exact.dtype == torch.uint8
     # grid_sample interpolates between whole pixels only by its rounding error.
-    torch.testing.assert_close(exact.float(), grid_sample_shift(frames, down.flatten(), right.flatten(), pad), atol=2e-2, rtol=0)
+    torch.testing.assert_close(
+        exact.float(), grid_sample_shift(frames, down.flatten(), right.flatten(), pad), atol=2e-2, rtol=0
+    )
 
 
 def test_shift_repeats_the_border() -> None:
@@ -87,7 +101,9 @@ def test_target_by_hand() -> None:
     policy.target_critic = LinearCritic()
     nn.init.zeros_(policy.actor.head[-1].weight)
     nn.init.constant_(policy.actor.head[-1].bias, float(torch.atanh(torch.tensor(0.25))))  # each action 0.25
-    following = TensorDict(reward=torch.tensor([[5.0], [5.0]]), terminated=torch.tensor([[False], [True]]), batch_size=[2])
+    following = TensorDict(
+        reward=torch.tensor([[5.0], [5.0]]), terminated=torch.tensor([[False], [True]]), batch_size=[2]
+    )
     batch = TensorDict(gamma=torch.tensor([[0.5], [0.5]]), next=following, batch_size=[2])
     features = torch.zeros(2, policy.actor.encoder.out_features)
     # The smaller head: 2 * (0.25 + 0.25 + 1) = 3. Not terminated: 5 / 10 + 0.5 * 3; terminated: 5 / 10.
@@ -110,7 +126,11 @@ def test_update_reports_in_reward_units_and_moves_what_it_should() -> None:
 
 def test_the_actor_loss_trains_neither_encoder_nor_critics() -> None:
     policy = small()
-    frozen = {name: value.clone() for name, value in policy.named_parameters() if not name.startswith(("actor.trunk", "actor.head"))}
+    frozen = {
+        name: value.clone()
+        for name, value in policy.named_parameters()
+        if not name.startswith(("actor.trunk", "actor.head"))
+    }
     policy._update_actor(torch.rand(4, policy.actor.encoder.out_features))
     for name, value in frozen.items():
         assert torch.equal(policy.get_parameter(name), value), name
@@ -148,7 +168,9 @@ def test_resumes_to_the_bit() -> None:
     batch = random_batch()
     policy = small()
     policy.update(batch)
-    saved = copy.deepcopy((policy.state_dict(), {name: opt.state_dict() for name, opt in policy.optimizers.items()}))
+    saved = copy.deepcopy(
+        (policy.state_dict(), {name: opt.state_dict() for name, opt in policy.optimizers.items()})
+    )
     state = torch.get_rng_state()
     policy.update(batch)
     resumed = small()

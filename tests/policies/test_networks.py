@@ -32,12 +32,12 @@ def test_encoder_centres_pixels_and_reads_bytes_and_floats_alike() -> None:
 
 @pytest.mark.parametrize(("resolution", "strides"), [(8, (2, 2, 2)), (64, (2, 2))])
 def test_encoder_rejects_impossible_sizes(resolution: int, strides: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="encoder needs|too small"):
+    with pytest.raises(ValueError, match=r"one for each|too small"):
         ConvEncoder(9, resolution, channels=(4, 4, 4), strides=strides)
 
 
 def test_encoder_rejects_other_frames() -> None:
-    with pytest.raises(ValueError, match="was built for"):
+    with pytest.raises(ValueError, match="built for frames"):
         ConvEncoder(9, 64)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
@@ -62,5 +62,5 @@ def test_soft_update_moves_by_the_rate() -> None:
     nn.init.constant_(target.weight, 1.0)
     nn.init.constant_(source.weight, 3.0)
     soft_update(target, source, 0.25)
-    assert float(target.weight) == 1.5
-    assert float(source.weight) == 3.0
+    assert target.weight.tolist() == [[1.5]]
+    assert source.weight.tolist() == [[3.0]]

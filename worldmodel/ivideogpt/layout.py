@@ -115,5 +115,5 @@ class TokenLayout:
         return context, dynamics - self.context_codes
 
     def codes(self, tokens: Tensor) -> Tensor:
-        """Generated tokens to dynamics codes; a token from outside that codebook becomes the nearest inside."""
+        """Generated tokens to dynamics codes; one from outside that codebook becomes the nearest."""
         return (tokens - self.context_codes).clamp(0, self.dynamics_codes - 1)

@@ -151,7 +151,7 @@ class IVideoGPT(WorldModel):
         return pixels, torch.stack(known, 1) if known else None
 
     def _segments(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
-        """Checked pixels [B, T, 3, R, R], and the actions that lead to the F future frames and their rewards."""
+        """Checked: pixels [B, T, 3, R, R], and of the F future frames the actions leading there and rewards."""
         pixels, side = batch["pixels"], self.tokenizer.resolution
         if pixels.dtype != torch.uint8 or pixels.dim() != 5 or tuple(pixels.shape[2:]) != (3, side, side):
             raise ValueError(

@@ -1,0 +1,141 @@
+"""A tiny environment from pixels, to test with: steer a white square onto a green one.
+
+The keys are Meta-World's. A step's reward is the progress that its own action made, so rewards which slip by
+one step show. One env step crosses at most a tenth of the picture: a good policy arrives within a dozen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from torchrl.envs import EnvBase
+
+from mbrl.envs.gym import wrap_gym
+
+STRIDE = 0.1  # distance an action of 1 moves the agent in one env step; the picture's side is 1
+NEAR = 0.12  # success within this distance of the goal
+REWARD_SCALE = 10.0
+_BACKGROUND, _GOAL, _AGENT = (32, 32, 48), (40, 200, 60), (255, 255, 255)
+
+Observation = dict[str, npt.NDArray[Any]]
+
+
+class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
+    """Arguments as in `make_env`. `state` is (agent x, agent y, goal x, goal y), each in [0, 1]."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        worker: int = 0,
+        *,
+        resolution: int = 64,
+        action_repeat: int = 1,
+        episode_length: int = 50,
+        first_episode: int = 0,
+    ) -> None:
+        if resolution < 8:
+            raise ValueError(f"resolution is {resolution}: it must be 8 or more")
+        if action_repeat < 1 or episode_length < 1 or episode_length % action_repeat:
+            raise ValueError(
+                f"episode_length is {episode_length}: it must be a positive multiple of "
+                f"action_repeat ({action_repeat})"
+            )
+        self.seed, self.worker, self.resolution = seed, worker, resolution
+        self.action_repeat, self.episode_length = action_repeat, episode_length
+        self._first_episode = self._next_episode = first_episode
+        self._elapsed = 0
+        self._agent = self._goal = np.full(2, 0.5)
+        self._canvas = np.empty((3, resolution, resolution), np.uint8)
+        self._canvas[:] = np.reshape(_BACKGROUND, (3, 1, 1))
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        entries: dict[str, spaces.Space[Any]] = {
+            "pixels": spaces.Box(0, 255, (3, resolution, resolution), np.uint8),
+            "state": spaces.Box(-np.inf, np.inf, (4,), np.float32),
+        }
+        self.observation_space = spaces.Dict(entries)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start the next episode. A seed replaces the constructor's and starts the count again."""
+        if seed is not None:
+            self.seed, self._next_episode = seed, self._first_episode
+        entropy = np.random.SeedSequence([self.seed, self.worker, self._next_episode])
+        self._agent, self._goal = np.random.default_rng(entropy).uniform(0.1, 0.9, (2, 2))
+        self._next_episode += 1
+        self._elapsed = 0
+        return self._observe(), {"success": np.zeros(1, bool)}
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Move by `action_repeat` strides; the reward is ten times the distance gained."""
+        before = self._distance()
+        move = STRIDE * np.asarray(action, np.float64).clip(-1.0, 1.0)
+        success = False
+        for _ in range(self.action_repeat):
+            self._agent = (self._agent + move).clip(0.0, 1.0)
+            success |= self._distance() < NEAR
+        self._elapsed += self.action_repeat
+        truncated = self._elapsed >= self.episode_length
+        reward = REWARD_SCALE * (before - self._distance())
+        return self._observe(), reward, False, truncated, {"success": np.array([success])}
+
+    def seek(self, episode: int) -> None:
+        """Make the next reset that of episode `episode`."""
+        self._next_episode = episode
+
+    def _distance(self) -> float:
+        x, y = self._goal - self._agent
+        return float((x * x + y * y) ** 0.5)
+
+    def _observe(self) -> Observation:
+        pixels = self._canvas.copy()
+        self._draw(pixels, self._goal, _GOAL)
+        self._draw(pixels, self._agent, _AGENT)
+        return {"pixels": pixels, "state": np.concatenate([self._agent, self._goal]).astype(np.float32)}
+
+    def _draw(
+        self, pixels: npt.NDArray[np.uint8], place: npt.NDArray[np.float64], colour: tuple[int, ...]
+    ) -> None:
+        side = self.resolution // 8
+        left, top = (int(c * (self.resolution - side)) for c in place)
+        for channel, value in enumerate(colour):
+            pixels[channel, top : top + side, left : left + side] = value
+
+
+def make_env(
+    task: str = "toy",
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    resolution: int = 64,
+    frame_stack: int = 3,
+    action_repeat: int = 1,
+    episode_length: int = 50,
+    first_episode: int = 0,
+) -> EnvBase:
+    """The toy under TorchRL's keys; `env.seek` reaches the environment inside.
+
+    Args:
+        task: there is only "toy"; it names run folders.
+        seed, worker: with the episode's number they give its start and goal, and nothing else does.
+        resolution: R in pixels. frame_stack: K. action_repeat: env steps of an agent step.
+        episode_length: in env steps; a multiple of action_repeat.
+        first_episode: number of the first reset.
+    """
+    if task != "toy":
+        raise ValueError(f"unknown toy task {task!r}: there is only toy")
+    if frame_stack < 1:
+        raise ValueError(f"frame_stack is {frame_stack}: it must be 1 or more")
+    env = Toy(
+        seed,
+        worker,
+        resolution=resolution,
+        action_repeat=action_repeat,
+        episode_length=episode_length,
+        first_episode=first_episode,
+    )
+    return wrap_gym(env, frame_stack)

@@ -1,0 +1,131 @@
+"""Episodes as records, and folders of them on disk.
+
+A *record episode* of L steps has batch [L + 1]. Row t holds the observation at t (`pixels` uint8 [3, R, R],
+`state` float32 [S]; at least one) and what the action taken there led to: `action` float32 [A], `reward`
+float32 [1] earned by it, `success`, `terminated` and `truncated` bool [1] after it. The last row is the final
+observation: the rest is zero. On disk it is one safetensors file. The folders of iVideoGPT's authors (.npz,
+see `mbrl.published`) read as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tensordict import TensorDict, TensorDictBase
+
+OBSERVATIONS = ("pixels", "state")
+FLAGS = ("success", "terminated", "truncated")
+SUFFIX = ".safetensors"
+
+_log = logging.getLogger(__name__)
+
+
+def to_records(rollout: TensorDictBase) -> TensorDict:
+    """The record episode [L + 1] of a whole episode's rollout [L] with "next" entries."""
+    after = rollout["next"]
+    length = rollout.shape[0]
+    records = TensorDict(batch_size=[length + 1], device=rollout.device)
+    keys = set(rollout.keys())
+    for key in OBSERVATIONS:
+        if key in keys:
+            records[key] = torch.cat([rollout[key], after[key][-1:]])
+    for key in ("action", "reward", *FLAGS):
+        value = rollout["action"] if key == "action" else after[key]
+        records[key] = torch.cat([value, torch.zeros_like(value[-1:])])
+    return records
+
+
+def check_records(records: TensorDictBase, name: str) -> None:
+    """ValueError naming `name` where these are no record episode: a wrong key, shape or type, or NaN."""
+    keys = list(records.keys())
+    shapes = dict.fromkeys(FLAGS, ((1,), torch.bool)) | {"reward": ((1,), torch.float32)}
+    missing = [key for key in (*shapes, "action") if key not in keys]
+    if missing or not any(key in keys for key in OBSERVATIONS):
+        raise ValueError(f"{name}: not an episode, it lacks {', '.join(missing) or 'pixels or state'}")
+    if records.ndim != 1 or len(records) < 2:
+        raise ValueError(f"{name}: an episode has one axis of 2 rows or more, not {list(records.shape)}")
+    for key in keys:
+        value = records[key]
+        shape, dtype = shapes.get(key, (None, torch.uint8 if key == "pixels" else torch.float32))
+        given = tuple(value.shape[1:])
+        square = key != "pixels" or (len(given) == 3 and given[0] == 3 and given[1] == given[2])
+        flat = key not in ("action", "state") or len(given) == 1
+        if value.dtype != dtype or (shape is not None and given != shape) or not square or not flat:
+            found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+            raise ValueError(f"{name}: {key} cannot be {found} in an episode")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{name}: {key} holds NaN or infinite values")
+
+
+def write_episode(path: Path, records: TensorDictBase) -> None:
+    """Write one record episode, whole or not at all: a file under this name is never torn."""
+    check_records(records, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({key: value.contiguous() for key, value in records.items()}, temporary)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_episodes(folder: Path, episodes: Iterable[TensorDictBase]) -> list[Path]:
+    """Write record episodes as episode-00000.safetensors and so on; the paths."""
+    paths = []
+    for index, records in enumerate(episodes):
+        paths.append(folder / f"episode-{index:05d}{SUFFIX}")
+        write_episode(paths[-1], records)
+    return paths
+
+
+def read_episode(path: Path) -> TensorDict:
+    """Read one record episode. ValueError naming the file where it is torn, of wrong shape or holds NaN."""
+    try:
+        entries = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: torn or no safetensors file ({error}): delete or replace it") from error
+    lengths = {value.shape[:1] for value in entries.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"{path}: its entries have different lengths, so it is no episode")
+    records = TensorDict(entries, batch_size=list(lengths.pop()))
+    check_records(records, str(path))
+    return records
+
+
+def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
+    """Read a folder's episodes, own files and published .npz, in the order of their names.
+
+    Args:
+        strict: ValueError at the first bad file; otherwise bad files are left out and counted in a warning.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no episode in it.
+    """
+    from mbrl.published import read_published
+
+    folder = Path(folder)
+    readers = {SUFFIX: read_episode, ".npz": read_published}
+    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix in readers)
+    if not paths:
+        state = "holds no episodes (.safetensors or .npz)" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{folder} {state}: `mbrl demos` records some")
+    episodes: list[TensorDictBase] = []
+    bad: list[ValueError] = []
+    for path in paths:
+        try:
+            episodes.append(readers[path.suffix](path))
+        except ValueError as error:
+            if strict:
+                raise
+            bad.append(error)
+    if bad:
+        _log.warning("left out %d of %d episodes in %s, the first: %s", len(bad), len(paths), folder, bad[0])
+    return episodes

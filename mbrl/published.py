@@ -1,0 +1,91 @@
+"""Episodes as iVideoGPT's authors published them: a reader of their .npz files.
+
+Layout (thuml/iVideoGPT, from DrQ-v2): observation uint8 [L + 1, 3K, R, R], a stack of K pictures whose last
+is the newest, mirrored (MuJoCo's rows flipped only); action float32 [L + 1, A], unclipped, action[k] having
+led to observation[k] and action[0] a placeholder; reward [L + 1, 1] alike, summed over an action repeat of 2,
+with 10 added where the task was solved; discount [L + 1, 1]. Success is not stored: it is inferred from the
+bonus.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tensordict import TensorDict
+
+from mbrl.episodes import check_records
+
+SUCCESS_BONUS = 10.0
+MAX_REWARD = 20.0  # of one agent step without the bonus: 2 env steps of at most 10
+_JUMP = 8.0  # a rise of the reward by this much in one step is the bonus setting in
+_ENTRIES = ("observation", "action", "reward", "discount")
+
+
+def read_published(path: Path, *, upright: bool = True) -> TensorDict:
+    """Read one published episode as a record episode [L + 1] (see `mbrl.episodes`).
+
+    Args:
+        upright: turn the mirrored pictures the right way up; False keeps the published orientation.
+
+    Raises:
+        ValueError: naming the file, where it is torn, of another layout, or holds NaN.
+    """
+    entries = _load(path)
+    stack, action, reward = entries["observation"], entries["action"], entries["reward"].reshape(-1)
+    rows = len(stack)
+    pictures = stack.ndim == 4 and stack.shape[1] >= 3 and stack.shape[1] % 3 == 0
+    if not pictures or rows < 2 or action.ndim != 2 or len(action) != rows or len(reward) != rows:
+        shapes = ", ".join(f"{key} {value.shape}" for key, value in entries.items())
+        raise ValueError(f"{path}: not the published layout ({shapes})")
+    pixels = stack[:, -3:, :, ::-1] if upright else stack[:, -3:]
+    success = infer_success(reward[1:])
+    records = TensorDict(
+        {
+            "pixels": torch.from_numpy(np.ascontiguousarray(pixels)),
+            "action": _shift(action.clip(-1.0, 1.0)),
+            "reward": _shift((reward - SUCCESS_BONUS * np.append(False, success))[:, None]),
+            "success": _shift(np.append(False, success)[:, None]),
+            "terminated": torch.zeros(rows, 1, dtype=torch.bool),
+            "truncated": torch.zeros(rows, 1, dtype=torch.bool),
+        },
+        batch_size=[rows],
+    )
+    records["truncated"][-2] = True
+    check_records(records, str(path))
+    return records
+
+
+def infer_success(reward: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Where a reward [L] holds the bonus.
+
+    Above 20 it must, below 10 it cannot. Between, it goes on as it was before, unless the reward just leapt.
+    """
+    success = np.zeros(len(reward), bool)
+    for t, value in enumerate(reward):
+        before = t > 0 and success[t - 1]
+        leapt = t > 0 and value - reward[t - 1] > _JUMP
+        success[t] = value > MAX_REWARD or (value >= SUCCESS_BONUS and (before or leapt))
+    return success
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in _ENTRIES[:3] if key not in archive.files]
+            if missing:
+                raise ValueError(f"not the published layout, it lacks {', '.join(missing)}")
+            return {key: archive[key] for key in _ENTRIES if key in archive.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _shift(values: npt.NDArray[Any]) -> torch.Tensor:
+    """From "led to row k" to "taken at row t"; zeros in the last row."""
+    rolled = np.zeros_like(values)
+    rolled[:-1] = values[1:]
+    return torch.from_numpy(rolled if rolled.dtype == bool else rolled.astype(np.float32))

@@ -1,0 +1,1 @@
+"""Acts and learns; knows no world model and no environment."""

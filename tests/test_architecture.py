@@ -1,0 +1,137 @@
+"""The layering and the habits of the design, read off the syntax trees: no module is imported here."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("mbrl", "worldmodel", "policies")
+SHARED_VOCABULARY = {"torch", "tensordict", "torchrl", "safetensors"}
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, for every module of ours."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imports(module: str) -> Iterator[str]:
+    """Dotted names that a module imports, anywhere in it; of `from a import b` the module b where it is one."""
+    for node in ast.walk(tree(modules()[module])):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules() else str(node.module)
+
+
+def where(condition: dict[str, list[str]]) -> str:
+    return "; ".join(f"{name}: {', '.join(found)}" for name, found in condition.items() if found)
+
+
+@pytest.mark.parametrize("package", ["worldmodel", "policies"])
+def test_siblings_know_only_themselves_and_the_shared_vocabulary(package: str) -> None:
+    allowed = {package} | SHARED_VOCABULARY | sys.stdlib_module_names
+    strangers = {
+        name: [target for target in imports(name) if target.split(".")[0] not in allowed]
+        for name in modules()
+        if name.split(".")[0] == package
+    }
+    assert not where(strangers)
+
+
+def test_the_suite_imports_bases_and_pure_functions_and_leaves_classes_to_the_configs() -> None:
+    open_to_all = {
+        "policies.base", "policies.returns", "worldmodel.base", "worldmodel.metrics",
+    }  # fmt: skip
+    concrete = {
+        name: [
+            t for t in imports(name) if t.split(".")[0] in ("policies", "worldmodel") and t not in open_to_all
+        ]
+        for name in modules()
+        if name.startswith("mbrl") and not name.startswith("mbrl.bench")
+    }
+    assert not where(concrete)
+
+
+def test_only_the_command_line_imports_the_training_loop() -> None:
+    importers = {name for name in modules() if "mbrl.train" in imports(name)}
+    assert importers <= {"mbrl.cli"}
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    graph = {name: {target for target in imports(name) if target in modules()} - {name} for name in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_files_and_functions_stay_small() -> None:
+    too_long = {}
+    for name, path in modules().items():
+        lines = len(path.read_text().splitlines())
+        too_long[name] = [f"{lines} lines"] if lines >= MAX_FILE_LINES else []
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                too_long[name] += [f"{node.name} has {length}"] if length >= MAX_FUNCTION_LINES else []
+    assert not where(too_long)
+
+
+def test_file_names_say_what_is_in_them() -> None:
+    empty_names = {"utils", "util", "common", "tools", "helpers", "misc"}
+    assert not [name for name in modules() if set(name.split(".")) & empty_names]
+
+
+def test_nothing_is_pickled() -> None:
+    pickled: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        pickled[name] = [
+            t for t in imports(name) if t.split(".")[0] in ("pickle", "cloudpickle", "dill", "joblib")
+        ]
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call):
+                pickled[name] += _pickling(node)
+    assert not where(pickled)
+
+
+def _pickling(call: ast.Call) -> list[str]:
+    """What pickles in a call: torch.save, torch.load without weights_only, allow_pickle."""
+    function, given = (
+        ast.unparse(call.func),
+        {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords},
+    )
+    unsafe = function == "torch.save" or (function == "torch.load" and given.get("weights_only") != "True")
+    return [f"{function} in line {call.lineno}"] if unsafe or given.get("allow_pickle") == "True" else []
+
+
+def test_no_file_names_a_place_on_one_machine() -> None:
+    folders = [*PACKAGES, "configs", "runs", ".ci"]
+    files = [
+        path
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml", ".md")
+    ]
+    named = [str(path) for path in files if "reference" not in path.parts and "/home/" in path.read_text()]
+    assert not named

@@ -1,0 +1,128 @@
+"""Learning curves: what is read, what is skipped, how seeds are summed up, and what the picture shows."""
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbrl.curves import Curve, read_curves, summarise
+from mbrl.plot import plot
+
+REFERENCE_CURVES = Path(__file__).parents[2] / "shared" / "data" / "reference-curves"
+
+
+def make_run(folder: Path, agent: str, seed: int, rates: list[float], every: int = 1000) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"agent: {{name: {agent}}}\nenv: {{task: door-lock}}\n")
+    lines = [f"{every * (i + 1)},{rate},{seed}" for i, rate in enumerate(rates)]
+    (folder / "eval.csv").write_text("\n".join(["step,success,seed", *lines]) + "\n")
+    return folder
+
+
+def curve(steps: list[float], success: list[float]) -> Curve:
+    return Curve("door-lock", "drqv2", "0", np.array(steps), np.array(success))
+
+
+def drawn(output: Path) -> list[dict[str, str]]:
+    with output.with_suffix(".csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_mean_counts_runs_where_all_have_data_and_joins_their_points_by_lines() -> None:
+    band = summarise([curve([0, 10, 20], [0, 1, 1]), curve([0, 20, 40], [0, 0, 1])])
+    assert band is not None
+    np.testing.assert_allclose(band.steps, [0, 10, 20])
+    np.testing.assert_allclose(band.mean, [0, 0.5, 0.5])
+    assert (band.low <= band.mean).all() and (band.mean <= band.high).all()
+
+
+def test_runs_without_common_steps_have_no_mean() -> None:
+    assert summarise([curve([0, 10], [0, 1]), curve([20, 30], [0, 1])]) is None
+
+
+def test_the_interval_is_the_bootstrap_over_seeds() -> None:
+    band = summarise([curve([0], [value]) for value in (0.0, 0.0, 1.0, 1.0)])
+    assert band is not None
+    # the mean of 4 draws from {0, 1} is 0 or 1 each in 1/16 of all cases, more than 2.5 %
+    assert (band.low[0], band.mean[0], band.high[0]) == (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_curves_of_run_folders_are_drawn(tmp_path: Path, seeds: int, suffix: str) -> None:
+    for seed in range(seeds):
+        make_run(tmp_path / "runs" / f"d{seed}", "drqv2", seed, [0.0, 0.5, 1.0])
+        make_run(tmp_path / "runs" / f"m{seed}", "mbpo_ivideogpt", seed, [0.5, 1.0])
+    output = plot([tmp_path / "runs"], tmp_path / f"curves{suffix}")
+    assert output.stat().st_size > 5000
+    means = [row for row in drawn(output) if row["line"] == "mean" and row["agent"] == "drqv2"]
+    assert [(row["step"], row["success"]) for row in means] == [("1000", "0"), ("2000", "0.5"), ("3000", "1")]
+    assert len([row for row in drawn(output) if row["line"].startswith("seed")]) == 5 * seeds
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_same_data_give_the_same_picture(tmp_path: Path, suffix: str) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    pictures = [plot([run], tmp_path / f"{name}{suffix}").read_bytes() for name in "ab"]
+    assert pictures[0] == pictures[1]
+
+
+def test_torn_and_foreign_files_are_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = make_run(tmp_path / "good", "drqv2", 0, [0.0, 1.0])
+    with (good / "eval.csv").open("a") as stream:
+        stream.write("30")
+    empty = make_run(tmp_path / "empty", "drqv2", 1, [])
+    percent = make_run(tmp_path / "percent", "drqv2", 1, [72.0])
+    bare = make_run(tmp_path / "bare", "drqv2", 2, [0.5])
+    (bare / "config.yaml").unlink()
+    with caplog.at_level(logging.WARNING):
+        curves = read_curves([tmp_path])
+    assert [list(curve.success) for curve in curves] == [[0.0, 1.0]]
+    for named in (good, empty, percent, bare):
+        assert str(named / "eval.csv") in caplog.text
+
+
+def test_published_curves_are_laid_over(tmp_path: Path) -> None:
+    published = tmp_path / "tdmpc2" / "mw-door-lock.csv"
+    published.parent.mkdir()
+    published.write_text("step,success,seed\n0,0.0,1\n100000,1.0,1\n0,0.2,2\n100000,0.8,2\n")
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    rows = drawn(plot([run, published], tmp_path / "curves.svg"))
+    assert {(row["task"], row["agent"]) for row in rows} == {("door-lock", "drqv2"), ("door-lock", "tdmpc2")}
+    assert [row["success"] for row in rows if row["agent"] == "tdmpc2" and row["line"] == "mean"] == [
+        "0.1",
+        "0.9",
+    ]
+
+
+def test_the_reference_curves_are_read() -> None:
+    if not REFERENCE_CURVES.is_dir():
+        pytest.skip(
+            f"no published curves in {REFERENCE_CURVES}: a clone of the project alone does not have them"
+        )
+    curves = read_curves([REFERENCE_CURVES / "tdmpc2" / "mw-door-lock.csv"])
+    assert {(curve.task, curve.agent) for curve in curves} == {("door-lock", "tdmpc2")}
+    assert len(curves) == 3
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        plot([run], tmp_path / "curve.bmp")
+    (run / "eval.csv").unlink()
+    with pytest.raises(ValueError, match="no evaluations to draw"):
+        plot([run], tmp_path / "curve.png")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        plot([tmp_path / "nowhere"], tmp_path / "x.png")
+
+
+def test_the_data_beside_the_picture_never_overwrite_an_input(tmp_path: Path) -> None:
+    published = tmp_path / "curves.csv"
+    published.write_text("step,success,seed\n0,0.0,1\n")
+    with pytest.raises(ValueError, match="would overwrite"):
+        plot([published], tmp_path / "curves.png")
+    assert published.read_text().startswith("step,success,seed")
