@@ -13,7 +13,7 @@ PYTHON ?=
 GL_PACKAGES := libegl1 libgl1 libopengl0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test bench lint
+.PHONY: help setup train test bench lint ruff mypy
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -29,8 +29,12 @@ test: setup
 bench: setup
 	@$(BIN)/mbrl bench $(ARGS)
 
-lint: $(VENV)/.installed
+lint: ruff mypy
+
+ruff: $(VENV)/.installed
 	$(BIN)/ruff check .
+
+mypy: $(VENV)/.installed
 	$(BIN)/mypy
 
 # The first Python that answers and is new enough. PYTHON=/path/to/python comes first.
@@ -50,8 +54,8 @@ $(BIN)/python:
 # The stamp is made last, so that a set-up that was broken off is taken up again by the next call.
 $(VENV)/.installed: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "mbrl: installing the pinned packages (some minutes, once)"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 # MuJoCo draws off screen through EGL; Mesa's software driver serves where there is no GPU.

@@ -19,6 +19,7 @@ TRAIN_HELP = """\
 examples:
   mbrl train                                    the main job: mbpo_ivideogpt on one task, from pixels
   mbrl train agent=drqv2 env.task=door-lock seed=3
+  mbrl train worldmodel@agent.world_model=ivideogpt_base
   mbrl train experiment=smoke                   the whole thing in miniature, to see that it works
   mbrl train --multirun seed=1,2,3              one run after the other
   mbrl train agent=drqv2 --cfg job              show every setting and stop
@@ -36,6 +37,8 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     import hydra
     from hydra._internal.utils import get_args_parser
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import DictConfig
 
     from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG, check_overrides
@@ -50,7 +53,14 @@ def train(arguments: Sequence[str]) -> int:
     def job(config: DictConfig) -> None:
         from mbrl.train import run
 
-        run(config)
+        try:
+            print(run(config))
+        except Exception as error:
+            # told here, as Hydra puts a line of its own before it in main(); a sweep goes on to its next run
+            code = None if HydraConfig.get().mode == RunMode.MULTIRUN else tell(error)
+            if code is None:
+                raise
+            sys.exit(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and main() never sees them
     sys.argv = ["mbrl train", *arguments]
@@ -69,9 +79,13 @@ def _print_train_help() -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    from mbrl.checkpoint import load_config
     from mbrl.evaluate import evaluate_run
 
-    result = evaluate_run(options.folder, episodes=options.episodes, seed=options.seed, video=options.video)
+    settings = load_config(options.folder).eval
+    episodes = settings.episodes if options.episodes is None else options.episodes
+    seed = settings.seed if options.seed is None else options.seed
+    result = evaluate_run(options.folder, episodes=episodes, seed=seed, video=options.video)
     print_table([("measure", "value"), *((name, format_number(value)) for name, value in result.items())])
     return 0
 
@@ -222,8 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     0 done, 1 failed on the way (a full disk, NaN in a loss), 2 asked for something wrong, 130 interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="mbrl: %(message)s", level=logging.WARNING)
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra shows what others log as information
     try:
         if arguments[:1] == ["train"]:
             sys.exit(train(arguments[1:]))
@@ -234,10 +249,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"\nmbrl: interrupted{go_on}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        cause = root_cause(error)
-        explained = None if os.environ.get("MBRL_TRACEBACK") else explain(cause)
-        if explained is None:
+        code = tell(error)
+        if code is None:
             raise
-        line, code = explained
-        print(f"mbrl: error: {' '.join(line.split())}", file=sys.stderr)
         sys.exit(code)
+
+
+def tell(error: Exception) -> int | None:
+    """Prints one line for an error that a user can mend, and returns the exit code.
+
+    None says that a traceback is due instead: the error is a defect of ours.
+    """
+    explained = None if os.environ.get("MBRL_TRACEBACK") else explain(root_cause(error))
+    if explained is None:
+        return None
+    line, code = explained
+    print(f"mbrl: error: {' '.join(line.split())}", file=sys.stderr)
+    return code

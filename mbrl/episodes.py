@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tensordict import TensorDict, TensorDictBase
 
 OBSERVATIONS = ("pixels", "state")
@@ -70,7 +70,7 @@ def write_episode(path: Path, records: TensorDictBase) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({key: value.contiguous() for key, value in records.items()}, temporary)
+        temporary.write_bytes(save({key: value.contiguous() for key, value in records.items()}))
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

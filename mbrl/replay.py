@@ -57,7 +57,8 @@ class EpisodeBuffer:
     ) -> None:
         if capacity < 2 or n_step < 1 or frame_stack < 1:
             raise ValueError(
-                f"replay: capacity ({capacity}) must be 2 or more, n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
+                f"replay: capacity ({capacity}) must be 2 or more, "
+                f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
             )
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
@@ -123,7 +124,8 @@ class EpisodeBuffer:
         returns = n_step(self._gather("reward", rows).squeeze(-1), steps >= final[:, None], self.gamma)
         last = offset + returns.steps.squeeze(-1) - 1
         terminated = self._gather("terminated", self._rows(episode, last))
-        after = TensorDict(reward=returns.reward, terminated=terminated, done=terminated.clone(), batch_size=[batch_size])
+        done = terminated.clone()
+        after = TensorDict(reward=returns.reward, terminated=terminated, done=done, batch_size=[batch_size])
         batch = TensorDict(gamma=returns.gamma, next=after, batch_size=[batch_size])
         batch["action"] = self._gather("action", rows[:, 0])
         for key in self._observation_keys():
@@ -139,7 +141,7 @@ class EpisodeBuffer:
         """
         episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
         rows = self._rows(episode[:, None], offset[:, None] + torch.arange(length))
-        names = self._observation_keys() + ["action"]
+        names = [*self._observation_keys(), "action"]
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=[batch_size, length])
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=[batch_size, length])
@@ -210,7 +212,9 @@ class Replay:
         Other arguments: see EpisodeBuffer.
     """
 
-    def __init__(self, capacity: int, *, demo_share: float = 0.0, directory: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, capacity: int, *, demo_share: float = 0.0, directory: Path | None = None, **options: Any
+    ) -> None:
         if not 0 <= demo_share <= 1:
             raise ValueError(f"replay.demo_share must lie in [0, 1], not {demo_share}")
         self.online = EpisodeBuffer(capacity, directory=directory, **options)

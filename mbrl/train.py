@@ -99,7 +99,7 @@ def train(
 
 
 def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
-    """Success at any step and undiscounted return of the training episodes that have just ended, exploration and all."""
+    """Success at any step and return of the training episodes that have just ended, exploration and all."""
     if not episodes:
         return {}
     success = sum(bool(episode["success"].any()) for episode in episodes)
@@ -111,7 +111,8 @@ def finish(config: DictConfig, agent: Any, evaluator: Evaluator, run_dir: Path) 
     """The picture of the curve, and the video of imagination beside reality."""
     plot([run_dir], run_dir / "curve.png")
     if agent.imagination is not None and config.video:
-        imagination_video(agent, evaluator, run_dir / "imagination.mp4")
+        rollout = evaluator.play(agent.policy, 0)
+        imagination_video(agent.world_model, rollout, agent.imagination.horizon, run_dir / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import imageio.v3 as iio
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from mbrl.evaluate import Evaluator
 from worldmodel.base import WorldModel
 
 SCALE = 4  # a pixel becomes 4×4, so that 64 px can be watched
@@ -29,8 +27,8 @@ def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
         iio.imwrite(path, images, fps=fps, codec="libx264", macro_block_size=1)
 
 
-def imagination_video(agent: Any, evaluator: Evaluator, path: Path) -> dict[str, float]:
-    """One evaluation episode, real | imagined | difference, and a still of it as PNG beside the video.
+def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, path: Path) -> dict[str, float]:
+    """A real rollout [L] beside what the model imagines of it: real | imagined | difference; a still as PNG beside it.
 
     Imagination sees the real context and then the same actions for a horizon; then it starts afresh from the real
     frames, so the whole episode is covered. An orange border marks every imagined frame, a black one a real frame.
@@ -38,8 +36,6 @@ def imagination_video(agent: Any, evaluator: Evaluator, path: Path) -> dict[str,
     Returns:
         Mean absolute errors of the imagined frames, in grey levels, at the first and the last step of the horizon.
     """
-    model, horizon = agent.world_model, agent.imagination.horizon
-    rollout = evaluator.play(agent.policy, 0)
     real, imagined, is_imagined = imagine_along(model, rollout, horizon)
     strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
     write_video(path, strip)

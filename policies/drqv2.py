@@ -19,42 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
-from policies.networks import ConvEncoder, TwinCritic, mlp, soft_update, trunk
+from policies.networks import ConvEncoder, TwinCritic, mlp, random_shift, soft_update, trunk
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
 
 DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
-
-
-def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Move each image's window, repeating the border: pixel (i, j) is taken from (i + down[b], j + right[b]).
-
-    A shift by whole pixels needs no interpolation: it is a gather of the untouched uint8, several times
-    cheaper than ``grid_sample`` on floats and equal to it.
-
-    Args:
-        frames: [B, C, R, R], any dtype.
-        down, right: int64 [B], shifts in pixels; indices beyond the border repeat it.
-
-    Returns:
-        [B, C, R, R] of the same dtype, stored channels-last.
-    """
-    rows, channels, height, width = frames.shape
-    device = frames.device
-    row = (torch.arange(height, device=device) + down[:, None]).clamp_(0, height - 1)  # [B, R]
-    column = (torch.arange(width, device=device) + right[:, None]).clamp_(0, width - 1)  # [B, R]
-    image = torch.arange(rows, device=device)[:, None, None] * (height * width)
-    source = (image + row[:, :, None] * width + column[:, None, :]).reshape(-1)  # [B R R]
-    # A pixel with all its channels is one row here: index_select then copies whole runs of bytes.
-    pixels = frames.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source)
-    return pixels.view(rows, height, width, channels).permute(0, 3, 1, 2)
-
-
-def random_shift(frames: Tensor, pad: int) -> Tensor:
-    """Shift each image of [B, C, R, R] by up to ``pad`` pixels either way, uniformly and independently."""
-    offsets = torch.randint(-pad, pad + 1, (2, frames.shape[0]), device=frames.device)
-    return shift(frames, offsets[0], offsets[1])
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
@@ -127,8 +97,6 @@ class DrQV2(Policy):
         std_start, std_end, std_env_steps: the exploration noise falls linearly over that many env steps.
         std_clip: bound of the same noise inside updates (on next actions and on the actor's own).
         shift_pad: random shifts of up to this many pixels.
-        value_scale: reward units per unit of the critics' output. Values grow to about reward / (1 - gamma)
-            and are learned sooner where outputs stay near 1. Metrics but the losses are in reward units.
         precision: "float32", or "bfloat16" for autocast; worth it only where the processor computes in it.
     """
 
@@ -150,10 +118,13 @@ class DrQV2(Policy):
         std_env_steps: int = 100_000,
         std_clip: float = 0.3,
         shift_pad: int = 4,
-        value_scale: float = 1.0,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"drqv2: precision is float32 or bfloat16, not {precision}")
+        if std_env_steps < 1:
+            raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
         channels, resolution = frames_shape(observation_spec)
         actions = action_size(action_spec)
         encoder = ConvEncoder(
@@ -165,7 +136,7 @@ class DrQV2(Policy):
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
-        self.value_scale, self.lower_precision = value_scale, checked_precision(precision) == "bfloat16"
+        self.lower_precision = precision == "bfloat16"
         learned = {
             "critic": [*encoder.parameters(), *self.critic.parameters()],
             "actor": list(self.actor.learned()),
@@ -191,11 +162,11 @@ class DrQV2(Policy):
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
 
     def target(self, next_features: Tensor, batch: TensorDictBase) -> Tensor:
-        """What the critics should say, [B, 1], in units of ``value_scale``."""
+        """What the critics should say, [B, 1]: rewards, then what the lower target critic expects."""
         following = batch["next"]
         action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
         value = self.target_critic(next_features, action).amin(dim=0).float()
-        return following["reward"] / self.value_scale + batch["gamma"] * ~following["terminated"] * value
+        return following["reward"] + batch["gamma"] * ~following["terminated"] * value
 
     def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One step of the critics and the encoder on the sum of both squared errors."""
@@ -205,11 +176,10 @@ class DrQV2(Policy):
         self.optimizers["critic"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers["critic"].step()
-        q, target_q = values.detach().mean() * self.value_scale, target.mean() * self.value_scale
-        return {"critic_loss": loss.detach(), "q": q, "target_q": target_q}
+        return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
 
     def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head up the smaller of both values; nothing else gets a gradient."""
+        """One step of the actor's trunk and head up the smaller value; nothing else gets a gradient."""
         with self._autocast():
             action = noisy(self.actor.mean(features), self.actor.std(), self.std_clip)
             value = self.critic(features, action).amin(dim=0).float()
@@ -227,10 +197,10 @@ class DrQV2(Policy):
 
 def frames_shape(observation_spec: Composite) -> tuple[int, int]:
     """Channels and resolution of ``frames``; a clear ValueError where the env gives none."""
-    given = [str(key) for key in observation_spec.keys()]  # noqa: SIM118 - a Composite iterates over more than keys
+    given = [str(key) for key in observation_spec]
     if "frames" not in given:
         raise ValueError(
-            f"drqv2 learns from frames, the env gives {', '.join(given)}: set env.pixels=true env.frame_stack=3"
+            f"drqv2 learns from frames, not {', '.join(given)}: set env.pixels=true and env.frame_stack=3"
         )
     shape = observation_spec["frames"].shape
     if len(shape) < 3 or shape[-1] != shape[-2]:

@@ -1,4 +1,4 @@
-"""Building blocks of actors and critics: encoders, MLPs, initial weights, target networks.
+"""Building blocks of actors and critics: encoders, random shifts, MLPs, initial weights, target networks.
 
 B batch, C channels, R resolution, D encoder features, F trunk features, A action.
 """
@@ -34,9 +34,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or not channels:
-            raise ValueError(
-                f"encoder: {len(strides)} strides for {len(channels)} channels; give one for each"
-            )
+            raise ValueError(f"encoder: {len(strides)} strides, {len(channels)} channels; give one for each")
         self.in_shape = (in_channels, resolution, resolution)
         self.out_features = channels[-1] * map_size(resolution, strides, kernel_size) ** 2
         layers: list[nn.Module] = []
@@ -44,7 +42,7 @@ class ConvEncoder(nn.Module):
             layers += [nn.Conv2d(*widths, kernel_size, stride), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         orthogonal_init(self)
-        self.to(memory_format=torch.channels_last)
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor) -> Tensor:
         """``frames`` [*B, C, R, R], uint8 or float in 0..255 -> features float32 [*B, D]."""
@@ -63,6 +61,36 @@ def map_size(resolution: int, strides: Sequence[int], kernel_size: int) -> int:
         if size < 1:
             raise ValueError(f"encoder: {resolution} px is too small for strides {list(strides)}: use fewer")
     return size
+
+
+def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Move each image's window, repeating the border: pixel (i, j) is taken from (i + down[b], j + right[b]).
+
+    A shift by whole pixels needs no interpolation: it is a gather of the untouched uint8, several times
+    cheaper than ``grid_sample`` on floats and equal to it.
+
+    Args:
+        frames: [B, C, R, R], any dtype.
+        down, right: int64 [B], shifts in pixels; indices beyond the border repeat it.
+
+    Returns:
+        [B, C, R, R] of the same dtype, stored channels-last.
+    """
+    rows, channels, height, width = frames.shape
+    device = frames.device
+    row = (torch.arange(height, device=device) + down[:, None]).clamp_(0, height - 1)  # [B, R]
+    column = (torch.arange(width, device=device) + right[:, None]).clamp_(0, width - 1)  # [B, R]
+    image = torch.arange(rows, device=device)[:, None, None] * (height * width)
+    source = (image + row[:, :, None] * width + column[:, None, :]).reshape(-1)  # [B R R]
+    # A pixel with all its channels is one row here: index_select then copies whole runs of bytes.
+    pixels = frames.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source)
+    return pixels.view(rows, height, width, channels).permute(0, 3, 1, 2)
+
+
+def random_shift(frames: Tensor, pad: int) -> Tensor:
+    """Shift each image of [B, C, R, R] by up to ``pad`` pixels either way, uniformly and independently."""
+    offsets = torch.randint(-pad, pad + 1, (2, frames.shape[0]), device=frames.device)
+    return shift(frames, offsets[0], offsets[1])
 
 
 def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The set-up, with stand-ins for Python and the system: what it does when something is missing, and when all is there."""
+"""The set-up, with stand-ins for Python and the system: what it does where something is missing."""
 
 import os
 import shutil

@@ -65,7 +65,8 @@ class ImaginationEnv(EnvBase):
         def image(channels: int) -> Bounded:
             return Bounded(0, 255, (*shape, channels, *frame), dtype=torch.uint8, device=device)
 
-        self.observation_spec = Composite(pixels=image(3), frames=image(3 * self.frame_stack), shape=shape, device=device)
+        entries = {"pixels": image(3), "frames": image(3 * self.frame_stack)}
+        self.observation_spec = Composite(entries, shape=shape, device=device)
         self.action_spec = action_spec.to(device).expand(*shape, *action_spec.shape)
         self.reward_spec = Unbounded((*shape, 1), dtype=torch.float32, device=device)
         flag = Binary(shape=(*shape, 1), dtype=torch.bool, device=device)

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
-from mbrl.envs.rendering import Quality, Renderer, check_picture, no_gl_error
+from mbrl.envs.rendering import Quality, Renderer, check_picture
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
 
 Goals = Literal["fresh", "fixed"]
@@ -51,7 +51,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
         self.action_repeat, self.episode_length = action_repeat, episode_length
         self.success_bonus = success_bonus
-        self._simulator = _build_simulator(task, seed, worker, goals)
+        self._simulator = Simulator(resolve_task(task), seed, worker, goals)
         self._first_episode = self._next_episode = first_episode
         self._elapsed = 0  # env steps of this episode
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
@@ -203,12 +203,3 @@ def _check_protocol(
     for name, value in (("seed", seed), ("worker", worker), ("first_episode", first_episode)):
         if value < 0:
             raise ValueError(f"{name} is {value}: it must be 0 or more")
-
-
-def _build_simulator(task: str, seed: int, worker: int, goals: Goals) -> Simulator:
-    """The simulator; OSError where MuJoCo cannot even be imported because its OpenGL backend is missing."""
-    try:
-        import mujoco  # noqa: F401
-    except (ImportError, AttributeError, RuntimeError, OSError) as error:
-        raise no_gl_error(error) from error
-    return Simulator(resolve_task(task), seed, worker, goals)

@@ -11,6 +11,7 @@ import atexit
 import copy
 import importlib
 import os
+import sys
 import weakref
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,7 @@ _MERGE_CELL = 0.192
 # Subdivisions of round and flat primitives in `fast` (MuJoCo's own: 28 slices, 16 stacks, 4 quads).
 _SLICES, _STACKS, _QUADS = 12, 6, 2
 _MAX_GEOMS = 1000
+_DEFAULT_BACKEND = "egl" if sys.platform == "linux" else "glfw"
 
 
 class Renderer:
@@ -123,20 +125,16 @@ def _orientation(camera: str, mirrored: bool) -> tuple[slice, slice]:
 
 def _open_gl(resolution: int) -> Any:
     """A current OpenGL context of the backend that MUJOCO_GL names."""
-    backend = os.environ.get("MUJOCO_GL", "").lower() or "glfw"
+    backend = os.environ.get("MUJOCO_GL", "").lower() or _DEFAULT_BACKEND
     try:
-        context = importlib.import_module(f"mujoco.{backend}").GLContext(resolution, resolution)
+        context_class = importlib.import_module(f"mujoco.{backend}").GLContext
+        context_class._context = None  # without it, one that fails half-built complains when collected
+        context = context_class(resolution, resolution)
         context.make_current()
-    except Exception as error:  # PyOpenGL fails in many ways where a library is missing
-        raise no_gl_error(error) from error
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"no OpenGL to draw with ({backend}: {reason}): run `mbrl doctor`") from error
     return context
-
-
-def no_gl_error(cause: BaseException) -> OSError:
-    """The one line a user sees where pictures cannot be drawn."""
-    backend = os.environ.get("MUJOCO_GL", "unset")
-    reason = str(cause).partition("\n")[0]
-    return OSError(f"no OpenGL to draw with (MUJOCO_GL={backend}: {reason}): run `mbrl doctor`")
 
 
 def _free(context: Any, gl: Any) -> None:

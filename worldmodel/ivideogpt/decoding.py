@@ -97,9 +97,18 @@ class CachedDecoder:
         self.code_head = self.any_head[self.layout.context_codes : self.layout.separator]
         self.action, self.reward = _copy(transformer.action_linear), _copy(transformer.reward_linear)
 
-    def encode(self, context: Tensor, frames: int) -> KeyValueCache:
-        """Context codes int64 [B, C, N] to a cache with room for ``frames`` imagined frames."""
-        x = F.embedding(self.layout.join(context), self.embedding)  # [B, P, D]
+    @torch.no_grad()
+    def encode(self, tokens: Tensor, frames: int, actions: Tensor | None = None) -> KeyValueCache:
+        """Encode the start of a segment at once.
+
+        Args:
+            tokens: int64 [B, P], the context and any future frames that are known already.
+            frames: imagined frames to keep room for.
+            actions: [B, F, A] that lead to the known future frames; None where there are none.
+        """
+        x = F.embedding(tokens, self.embedding)  # [B, P, D]
+        if self.action is not None and actions is not None:
+            x[:, self.layout.prefix :: self.layout.stride] += F.linear(actions.float(), *self.action)
         batch, length, width = x.shape
         room = frames * self.layout.stride
         cache = KeyValueCache.allocate(len(self.layers), batch, self.heads, room, width // self.heads, x)
@@ -111,6 +120,7 @@ class CachedDecoder:
             x = layer.feed(x, attended.transpose(1, 2).flatten(2))
         return cache
 
+    @torch.no_grad()
     def imagine(
         self, cache: KeyValueCache, action: Tensor | None, sampling: Sampling
     ) -> tuple[Tensor, Tensor | None]:

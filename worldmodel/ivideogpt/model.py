@@ -74,7 +74,7 @@ class IVideoGPT(WorldModel):
             "tokenizer": tokenizer_optimizer(tokenizer.parameters()),
             "transformer": transformer_optimizer(decay_groups(self.transformer)),
         }
-        self._rollouts = Rollouts(
+        self.rollouts = Rollouts(
             tokenizer,
             self.transformer,
             sampling,
@@ -119,16 +119,16 @@ class IVideoGPT(WorldModel):
         return metrics
 
     def start(self, context: TensorDictBase) -> ImaginedState:
-        return self._rollouts.start(context["pixels"])
+        return self.rollouts.start(context["pixels"])
 
     def step(self, state: ImaginedState, action: Tensor) -> tuple[ImaginedState, TensorDict]:
-        state, tokens, reward = self._rollouts.advance(state, action)
-        pixels = self._rollouts.pixels(state, tokens.unsqueeze(1)).squeeze(1)
+        state, tokens, reward = self.rollouts.advance(state, action)
+        pixels = self.rollouts.pixels(state, tokens.unsqueeze(1)).squeeze(1)
         rewards = {} if reward is None else {"reward": reward}
         return state, TensorDict({"pixels": pixels, **rewards}, batch_size=action.shape[:1])
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
-        return self._rollouts.fork(state, n)
+        return self.rollouts.fork(state, n)
 
     def predict(self, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
         """A whole rollout, its frames decoded in one batch at the end.
@@ -140,13 +140,13 @@ class IVideoGPT(WorldModel):
         Returns:
             Pixels uint8 [B, H, 3, R, R] and rewards float32 [B, H, 1] (None without a reward head).
         """
-        state = self._rollouts.start(context)
+        state = self.rollouts.start(context)
         tokens, rewards = [], []
         for action in actions.unbind(1):
-            state, token, reward = self._rollouts.advance(state, action)
+            state, token, reward = self.rollouts.advance(state, action)
             tokens.append(token)
             rewards.append(reward)
-        pixels = self._rollouts.pixels(state, torch.stack(tokens, 1))
+        pixels = self.rollouts.pixels(state, torch.stack(tokens, 1))
         known = [reward for reward in rewards if reward is not None]
         return pixels, torch.stack(known, 1) if known else None
 
@@ -175,8 +175,8 @@ class IVideoGPT(WorldModel):
         frozen = updates >= self.plan.tokenizer_updates
         with mode(self.tokenizer, True), self._autocast():
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
-                quantizer.train(not frozen)  # in eval mode no code is revived
-                quantizer.requires_grad_(not frozen)
+                quantizer.train(not frozen)  # in eval mode codes neither move with their latents nor are revived
+                quantizer.embedding.weight.requires_grad_(not frozen and not quantizer.moving_average)
             metrics = self.tokenizer.losses(frames, self.plan.tokenizer_frames, self._perceptual[0])
         norm = self._step("tokenizer", metrics["loss"], updates)
         on = torch.full_like(norm, float(self._perceptual[0] is not None))

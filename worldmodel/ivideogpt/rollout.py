@@ -71,8 +71,8 @@ class Rollouts:
             frames = pixels.float() / 255
             codes, _ = self.tokenizer.encode_context(frames)
             features = self.tokenizer.context_features_for_decoder(codes, frames)
-            decoder = self._decoder()
-            return ImaginedState(decoder, decoder.encode(codes, self.max_horizon), features)
+        decoder = self._decoder()
+        return ImaginedState(decoder, decoder.encode(self.transformer.layout.join(codes), self.max_horizon), features)
 
     def advance(self, state: ImaginedState, action: Tensor) -> tuple[ImaginedState, Tensor, Tensor | None]:
         """One frame under ``action`` [R, A]: next state, the frame's tokens [R, n], its reward [R, 1]."""
@@ -86,8 +86,7 @@ class Rollouts:
         if linear is not None and tuple(action.shape) != (state.rows, linear.in_features):
             expected = f"[{state.rows}, {linear.in_features}]"
             raise ValueError(f"actions must be {expected} here, not {list(action.shape)}")
-        with self._imagining():
-            tokens, reward = state.decoder.imagine(state.cache, action, self.sampling)
+        tokens, reward = state.decoder.imagine(state.cache, action, self.sampling)
         return replace(state, frame=state.frame + 1), tokens, reward
 
     def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
@@ -113,7 +112,7 @@ class Rollouts:
 
     @contextmanager
     def _imagining(self) -> Iterator[None]:
-        """No gradients, dropout off (unless the defect is asked for), and products in ``dtype``."""
+        """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
         device = self.transformer.cos.device.type
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())

@@ -6,6 +6,7 @@ n dynamics tokens per frame, D code width. Source: iVideoGPT, arXiv 2405.15223, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class CompressiveTokenizer(nn.Module):
         stem_patch: side of the pixel blocks that are folded into channels before the first convolution, and unfolded
             after the last: 1 as published, 2 or 4 for a fast small net.
         copy_gate: the decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
-        commitment, normalise_codes, revive_below, usage_decay: see VectorQuantizer.
+        standardise: quantise each place's deviation from its usual latent: `positions` of VectorQuantizer.
+        commitment, moving_average, revive_below, usage_decay: see VectorQuantizer.
         motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published.
         perceptual_weight: of the perceptual loss, where one is given.
     """
@@ -84,7 +86,8 @@ class CompressiveTokenizer(nn.Module):
         stem_patch: int = 1,
         copy_gate: bool = False,
         commitment: float = 1.0,
-        normalise_codes: bool = False,
+        standardise: bool = False,
+        moving_average: bool = False,
         revive_below: float = 0.0,
         usage_decay: float = 0.99,
         motion_weight: float = 0.0,
@@ -113,10 +116,16 @@ class CompressiveTokenizer(nn.Module):
         self.post_quant_conv = nn.Conv2d(dim, latent_channels, 1)
         self.quant_linear = nn.Linear(patch_dim, dim)
         self.post_quant_linear = nn.Linear(dim, patch_dim)
-        options = {"commitment": commitment, "normalise": normalise_codes}
-        revival = {"revive_below": revive_below, "usage_decay": usage_decay}
-        self.quantize = VectorQuantizer(context_codes, dim, **options, **revival)
-        self.dynamics_quantize = VectorQuantizer(dynamics_codes, dim, **options, **revival)
+        quantizer = partial(
+            VectorQuantizer,
+            dim=dim,
+            commitment=commitment,
+            moving_average=moving_average,
+            revive_below=revive_below,
+            usage_decay=usage_decay,
+        )
+        self.quantize = quantizer(context_codes, positions=standardise * self.context_tokens)
+        self.dynamics_quantize = quantizer(dynamics_codes, positions=standardise * self.dynamics_tokens)
 
     @property
     def context_tokens(self) -> int:

@@ -85,7 +85,7 @@ def gradient_step(
     if not torch.isfinite(norm + loss.detach()):
         optimizer.zero_grad(set_to_none=True)
         raise FloatingPointError(
-            f"the {name}'s loss is {float(loss):.3g} with gradient norm {float(norm):.3g} at its update "
+            f"the {name}'s loss is {float(loss.detach()):.3g} with gradient norm {float(norm):.3g} at its update "
             f"{done}: lower its learning rate, or look for values that are not finite in the batch"
         )
     for group in optimizer.param_groups:

@@ -1,0 +1,91 @@
+"""Pictures a second against gymnasium's own `render()` on the same task, interleaved in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mbrl.envs.metaworld import MetaWorld
+from mbrl.envs.rendering import Quality, Renderer
+from mbrl.envs.simulator import Simulator
+
+RESOLUTION, CAMERA = 64, "corner"
+ROUNDS, PICTURES = 12, 8  # of ours in each round, against one of gymnasium's
+
+
+def run() -> list[dict[str, object]]:
+    """Rates of both, their ratio, and what is left of it in whole agent steps (action repeat 2)."""
+    simulator = Simulator("plate-slide", 0, 0, "fresh")
+    simulator.reset(0)
+    ours = {quality: _renderer(simulator, quality) for quality in ("fast", "full")}
+    reference = _gymnasium_render(simulator)
+    drawing, stepping = MetaWorld(resolution=RESOLUTION, camera=CAMERA), MetaWorld(pixels=False)
+    drawing.reset()
+    stepping.reset()
+    jobs: dict[str, tuple[Callable[[], object], int]] = {
+        "gymnasium": (reference, 1),
+        "fast": (ours["fast"].render, PICTURES),
+        "full": (ours["full"].render, 1),
+        "pixels": (lambda: _step(drawing), PICTURES),
+        "state": (lambda: _step(stepping), PICTURES),
+    }
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(ROUNDS):
+        for name, (job, repeats) in jobs.items():
+            job()  # draws once more first: OpenGL contexts have just been switched
+            began = time.perf_counter()
+            for _ in range(repeats):
+                job()
+            times[name].append((time.perf_counter() - began) / repeats)
+    for renderer in ours.values():
+        renderer.close()
+    for env in (drawing, stepping):
+        env.close()
+    simulator.close()
+    rate = {name: 1 / median(values) for name, values in times.items()}
+    speedup = rate["fast"] / rate["gymnasium"]
+    return [
+        _row("rendering: gymnasium's render()", rate["gymnasium"], "pictures/s"),
+        _row("rendering: full quality", rate["full"], "pictures/s"),
+        _row("rendering: fast quality", rate["fast"], "pictures/s"),
+        _row("rendering: fast quality over gymnasium's render()", speedup, "×", "≥ 10"),
+        _row("rendering: agent steps with pixels", rate["pixels"], "agent steps/s"),
+        _row("rendering: agent steps, state only", rate["state"], "agent steps/s"),
+    ]
+
+
+def _renderer(simulator: Simulator, quality: Quality) -> Renderer:
+    raw = simulator.raw
+    return Renderer(raw.model, raw.data, resolution=RESOLUTION, camera=CAMERA, quality=quality)
+
+
+def _gymnasium_render(simulator: Simulator) -> Callable[[], object]:
+    """`render()` of the very environment, as gymnasium does it at this size and camera."""
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    raw: Any = simulator.raw
+    raw.render_mode = "rgb_array"
+    raw.mujoco_renderer = MujocoRenderer(
+        raw.model, raw.data, width=RESOLUTION, height=RESOLUTION, camera_name=CAMERA
+    )
+
+    def render() -> object:
+        viewer = raw.mujoco_renderer.viewer
+        if viewer is not None:  # it assumes that no other OpenGL context is in use
+            viewer.make_context_current()
+        return raw.render()
+
+    return render
+
+
+def _step(env: MetaWorld) -> None:
+    if env.step(np.zeros(4, np.float32))[3]:
+        env.reset()
+
+
+def _row(name: str, value: float, unit: str, target: str = "") -> dict[str, object]:
+    return {"name": name, "value": value, "unit": unit, "target": target}

@@ -1,0 +1,68 @@
+"""Every configuration composes, and every agent it names can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from torchrl.data import Bounded, Composite, Unbounded
+
+import configs
+from mbrl.agent import Agent
+from mbrl.build import build_agent, build_replay, make
+from mbrl.train import check
+
+ROOT = Path(configs.__file__).parent
+
+
+def names(group: str) -> list[str]:
+    return sorted(file.stem for file in (ROOT / group).glob("*.yaml"))
+
+
+class Specs:
+    """What building an agent needs of Meta-World, without its simulator."""
+
+    observation_spec = Composite(
+        pixels=Bounded(0, 255, (3, 64, 64), dtype=torch.uint8),
+        frames=Bounded(0, 255, (9, 64, 64), dtype=torch.uint8),
+        state=Unbounded((39,)),
+    )
+    action_spec = Bounded(-1, 1, (4,))
+
+
+def config(*overrides: str):
+    with initialize_config_module("configs", version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+@pytest.mark.parametrize("name", names("agent"))
+def test_every_agent_is_built(name, tmp_path):
+    settings = config(f"agent={name}", "total_env_steps=400")
+    check(settings)
+    agent = build_agent(settings, Specs(), build_replay(settings, tmp_path))
+    assert isinstance(agent, Agent) and settings.agent.name == name
+
+
+@pytest.mark.parametrize("group", ["env", "experiment"])
+def test_every_choice_composes(group):
+    for name in names(group):
+        settings = config(f"{group}={name}")
+        OmegaConf.resolve(settings)
+        check(settings)
+
+
+@pytest.mark.parametrize("group", ["policy", "worldmodel"])
+def test_every_part_is_built(group):
+    for name in names(group):
+        settings = OmegaConf.load(ROOT / group / f"{name}.yaml")
+        with torch.device("meta"):  # sizes and names are checked, nothing is allocated
+            part = make(settings, observation_spec=Specs.observation_spec, action_spec=Specs.action_spec)
+        assert sum(p.numel() for p in part.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", names("agent"))
+def test_yaml_header_says_how_to_run_it(name):
+    text = (ROOT / "agent" / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert not OmegaConf.is_missing(OmegaConf.create(text), "name")

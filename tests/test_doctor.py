@@ -1,0 +1,67 @@
+"""The doctor's findings: versions against the pins, and one command for each thing that is missing."""
+
+import shutil
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+
+from mbrl import doctor
+
+
+def test_installed_versions_are_the_pinned_ones() -> None:
+    for name in doctor.NAMED_PACKAGES:
+        check = doctor._package(name)
+        assert not check.needed, check
+        assert not check.mend
+
+
+def test_a_wrong_or_missing_package_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", lambda name: "0.1")
+    wrong = doctor._package("torch")
+    monkeypatch.setattr(doctor, "version", absent)
+    missing = doctor._package("torch")
+    assert wrong.needed and wrong.found == "0.1; ==2.13.0 is needed"
+    assert missing.needed and missing.found == "missing"
+    assert wrong.mend == missing.mend
+    assert wrong.mend.endswith("-m pip install 'torch==2.13.0'")
+
+
+def test_with_packages_missing_nothing_that_rests_on_them_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda name: "0.1")
+    assert [check.name for check in doctor.checks()] == ["python", *doctor.NAMED_PACKAGES, "compiler", "disk"]
+
+
+@pytest.mark.parametrize(
+    ("free", "mends", "needed"), [(50e9, False, False), (2e9, True, False), (5e8, True, True)]
+)
+def test_little_disk_is_said_and_too_little_fails(
+    monkeypatch: pytest.MonkeyPatch, free: float, mends: bool, needed: bool
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    check = doctor._disk(doctor.Path.cwd())
+    assert (bool(check.mend), check.needed) == (mends, needed)
+
+
+def test_opengl_that_does_not_work_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nImportError: no libEGL")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **options: failed)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    check = doctor._drawing()
+    assert check.needed
+    assert check.found == "egl fails: ImportError: no libEGL"
+    assert check.mend == "sudo apt-get install -y libegl1 libgl1 libopengl0"
+
+
+def test_a_gpu_that_torch_does_not_use_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "install --force-reinstall torch==2.13.0" in doctor._gpu().mend
+
+
+def test_rates_are_measured_on_the_real_environment() -> None:
+    check = doctor._rate("simulation", "env steps/s in state", pixels=False, steps=5)
+    assert int(check.found.split()[0]) > 0
