@@ -82,7 +82,7 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     settings["capacity"] = min(settings["capacity"], episodes * per_episode)
     # two checkpoints are kept: what both refer to stays on disk until a third is written
     reserve = 2 * (config.checkpoint_every // env_steps_per_step(config) + 2 * per_episode)
-    replay: Replay = instantiate(settings, reserve=reserve, directory=directory)
+    replay: Replay = make(settings, reserve=reserve, directory=directory)
     if demos is not None:
         from mbrl.episodes import read_episodes
 

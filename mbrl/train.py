@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -33,12 +35,12 @@ def run(config: DictConfig) -> Path:
     """
     check(config)
     run_dir = Path(config.run_dir)
-    claim_run_folder(run_dir, config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     evaluator = Evaluator(env_factory(config, evaluation=True), episodes=config.eval.episodes, seed=config.eval.seed)
     replay = build_replay(config, run_dir / "replay")
     agent = build_agent(config, evaluator.env, replay)
+    claim_run_folder(run_dir, config)  # only now: a mistyped task must not take the folder
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
     checkpoint = RunCheckpoint(run_dir, agent=agent, replay=replay, progress=progress)
     resumed = checkpoint.load_latest()
@@ -51,7 +53,7 @@ def run(config: DictConfig) -> Path:
         **config.collect,
     )
     logger = Logger(run_dir, config.total_env_steps, progress["env_steps"] if resumed else None)
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     if resumed:
         checkpoint.load_latest()  # once more: building the collector drew random numbers
     try:
@@ -62,6 +64,13 @@ def run(config: DictConfig) -> Path:
         collector.shutdown()
         evaluator.close()
     return run_dir
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's global generators; environments have their own."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global one is the point
+    torch.manual_seed(seed)
 
 
 def train(

@@ -71,7 +71,7 @@ def token_evaluations(model: IVideoGPT, horizon: int) -> tuple[int, int]:
     return through_cache, sum(layout.prefix + layout.stride * (step + 1) for step in range(horizon))
 
 
-def seconds(*calls: Callable[[], None]) -> list[float]:
+def seconds(*calls: Callable[[], object]) -> list[float]:
     """Median wall-clock seconds of each call, interleaved, after one round to warm up."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(REPEATS + 1):
@@ -102,8 +102,8 @@ def run() -> list[dict[str, object]]:
     ours, theirs, whole, start = seconds(
         lambda: cached(model, context, actions),
         lambda: reencoded(model, context, actions),
-        lambda: model.predict(context["pixels"], actions) and None,
-        lambda: model.start(context) and None,
+        lambda: model.predict(context["pixels"], actions),
+        lambda: model.start(context),
     )
     few, many = token_evaluations(model, HORIZON)
     steps = BATCH * HORIZON

@@ -175,10 +175,16 @@ def test_schedule() -> None:
         before = {name: weights(part) for name, part in parts.items()}
         metrics = model.update(batch)
         trained = {name for name, part in parts.items() if changed(before[name], part)}
-        assert trained == [{"tokenizer"}, {"tokenizer"}, {"transformer"}, {"tokenizer", "transformer"}][
-            update if update < 2 else 2 + update % 2
-        ]
-        assert ("tokenizer_loss" in metrics, "code_loss" in metrics) == ("tokenizer" in trained, "transformer" in trained)
+        assert (
+            trained
+            == [{"tokenizer"}, {"tokenizer"}, {"transformer"}, {"tokenizer", "transformer"}][
+                update if update < 2 else 2 + update % 2
+            ]
+        )
+        assert ("tokenizer_loss" in metrics, "code_loss" in metrics) == (
+            "tokenizer" in trained,
+            "transformer" in trained,
+        )
         assert torch.equal(codebook, model.tokenizer.quantize.embedding.weight) == (update >= 2)  # then frozen
         assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
 

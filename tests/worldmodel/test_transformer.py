@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.transformer import VideoTransformer, symexp, symlog
@@ -94,6 +95,13 @@ def test_symlog_by_hand() -> None:
     x = torch.tensor([0.0, 1.0, -3.0])
     torch.testing.assert_close(symlog(x), torch.tensor([0.0, 0.6931472, -1.3862944]))
     torch.testing.assert_close(symexp(symlog(x)), x)
+
+
+def test_both_ways_of_attention_agree() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 9, 8) for _ in range(3))
+    plain = causal_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    torch.testing.assert_close(plain.float(), causal_attention(q, k, v), atol=0.05, rtol=0.05)
 
 
 def test_causal_and_action_reaches_only_its_frame_and_later() -> None:

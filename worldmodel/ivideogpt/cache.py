@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodel.ivideogpt.attention import causal_attention
+
 
 @dataclass
 class KeyValueCache:
@@ -30,9 +32,7 @@ class KeyValueCache:
     filled: int = 0
 
     @classmethod
-    def allocate(
-        cls, layers: int, rows: int, heads: int, room: int, width: int, like: Tensor
-    ) -> "KeyValueCache":
+    def allocate(cls, layers: int, rows: int, heads: int, room: int, width: int, like: Tensor) -> "KeyValueCache":
         """Room for ``room`` tokens after the context, of the type and device of ``like``."""
         shape = (layers, rows, heads, room, width)
         return cls([], [], like.new_empty(shape), like.new_empty(shape))
@@ -50,11 +50,13 @@ class KeyValueCache:
             new[:, :, :, : self.filled] = old[:, :, :, : self.filled].repeat_interleave(n, 1)
         return replace(self, keys=own[0], values=own[1], forks=self.forks * n)
 
-    def attend_context(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        """Store the next layer's context keys and values [B, h, P, d]; causal attention over them."""
+    def attend_context(
+        self, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, dropout: float
+    ) -> Tensor:
+        """Store the next layer's context keys and values [B, h, P, d]; causal attention over them, in ``dtype``."""
         self.prefix_keys.append(k.contiguous())
         self.prefix_values.append(v.contiguous())
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return causal_attention(q.to(dtype), k.to(dtype), v.to(dtype), dropout)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Write one token's key and value [R, h, d] in place, and attend to everything up to it.

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.ivideogpt.attention import rotate
 from worldmodel.ivideogpt.cache import KeyValueCache
-from worldmodel.ivideogpt.transformer import NORM_EPS, DecoderLayer, VideoTransformer, rotate, symexp
+from worldmodel.ivideogpt.transformer import NORM_EPS, DecoderLayer, VideoTransformer, symexp
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,12 @@ class CachedDecoder:
         for layer in self.layers:
             q, k, v = self._project(layer, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # [B, h, P, d]
-            attended = cache.attend_context(q, k, v, self.dropout)
+            attended = cache.attend_context(q, k, v, self.dtype, self.dropout)
             x = layer.feed(x, attended.transpose(1, 2).flatten(2))
         return cache
 
     @torch.no_grad()
-    def imagine(
-        self, cache: KeyValueCache, action: Tensor | None, sampling: Sampling
-    ) -> tuple[Tensor, Tensor | None]:
+    def imagine(self, cache: KeyValueCache, action: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
         """One frame: the slot with its action, then n sampled codes, each fed back.
 
         Args:

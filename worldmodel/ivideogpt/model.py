@@ -155,8 +155,7 @@ class IVideoGPT(WorldModel):
         pixels, side = batch["pixels"], self.tokenizer.resolution
         if pixels.dtype != torch.uint8 or pixels.dim() != 5 or tuple(pixels.shape[2:]) != (3, side, side):
             raise ValueError(
-                f"a batch needs pixels uint8 [B, T, 3, {side}, {side}], "
-                f"not {pixels.dtype} {list(pixels.shape)}"
+                f"a batch needs pixels uint8 [B, T, 3, {side}, {side}], not {pixels.dtype} {list(pixels.shape)}"
             )
         frames = pixels.shape[1]
         if not self.context_length < frames <= self.segment_length:
@@ -183,9 +182,7 @@ class IVideoGPT(WorldModel):
         metrics |= {"loss": metrics["loss"].detach(), "gradient_norm": norm, "perceptual_on": on}
         return {f"tokenizer_{name}": value for name, value in metrics.items()}
 
-    def _update_transformer(
-        self, frames: Tensor, actions: Tensor, rewards: Tensor, updates: int
-    ) -> dict[str, Tensor]:
+    def _update_transformer(self, frames: Tensor, actions: Tensor, rewards: Tensor, updates: int) -> dict[str, Tensor]:
         tokens = self._tokens(frames)
         with mode(self.transformer, True), self._autocast():
             losses = self.transformer.losses(tokens, actions, rewards, self.plan.full_vocabulary_loss)

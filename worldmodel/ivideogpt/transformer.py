@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.ivideogpt.attention import causal_attention, rope_table, rotate
 from worldmodel.ivideogpt.layout import TokenLayout
 
 NORM_EPS = 1e-6
-ROPE_THETA = 1e4
 INITIAL_STD = 0.02
 
 
@@ -26,19 +26,6 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """The inverse of ``symlog``."""
     return x.sign() * x.abs().expm1()
-
-
-def rope_table(positions: int, head_width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [positions, head_width] of the rotary embedding, both halves alike."""
-    frequency = ROPE_THETA ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency).repeat(1, 2)
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d/2) of the last dimension; ``cos`` and ``sin`` [..., d] are broadcast."""
-    first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -65,12 +52,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k, v = (
-            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, heads, L, D / heads]
         dropout = self.dropout if self.training else 0.0
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        out = causal_attention(q, k, v, dropout)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -105,9 +91,7 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Embedding, layers and final norm."""
 
-    def __init__(
-        self, vocabulary: int, width: int, layers: int, heads: int, mlp_width: int, dropout: float
-    ) -> None:
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary, width)
         self.layers = nn.ModuleList(DecoderLayer(width, heads, mlp_width, dropout) for _ in range(layers))
@@ -117,9 +101,7 @@ class Decoder(nn.Module):
 class LanguageModel(nn.Module):
     """A decoder and its untied head: what the action-free files hold."""
 
-    def __init__(
-        self, vocabulary: int, width: int, layers: int, heads: int, mlp_width: int, dropout: float
-    ) -> None:
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()
         self.model = Decoder(vocabulary, width, layers, heads, mlp_width, dropout)
         self.lm_head = nn.Linear(width, vocabulary, bias=False)

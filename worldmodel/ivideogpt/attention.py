@@ -1,0 +1,36 @@
+"""Causal attention and rotary positions. B batch, h heads, L tokens, d head width."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROPE_THETA = 1e4
+# On a CPU in bfloat16 two plain products are 2.0 to 3.9 times as fast, forward and backward together, as torch's fused
+# kernel (heads of 64; segments of 129, 179 and 299 tokens), until the scores of a long segment fill the memory.
+PLAIN_TOKENS = 512
+
+
+def rope_table(positions: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [positions, head_width] of the rotary embedding, both halves alike."""
+    frequency = ROPE_THETA ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + d/2) of the last dimension; ``cos`` and ``sin`` [..., d] are broadcast."""
+    first, second = x.chunk(2, -1)
+    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention of q, k, v [B, h, L, d], each token to itself and those before it; [B, h, L, d]."""
+    length = q.shape[2]
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or length > PLAIN_TOKENS:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    future = q.new_full((length, length), float("-inf")).triu(1)
+    keys = k.flatten(0, 1).transpose(1, 2)
+    weights = torch.baddbmm(future, q.flatten(0, 1), keys, alpha=q.shape[-1] ** -0.5).softmax(-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return torch.bmm(weights.to(v.dtype), v.flatten(0, 1)).unflatten(0, q.shape[:2])
