@@ -142,8 +142,7 @@ class DrQV2(Policy):
             "actor": list(self.actor.learned()),
         }
         self.optimizers = {
-            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-            for name, parameters in learned.items()
+            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True) for name, parameters in learned.items()
         }
 
     def set_env_steps(self, n: int) -> None:
@@ -199,9 +198,7 @@ def frames_shape(observation_spec: Composite) -> tuple[int, int]:
     """Channels and resolution of ``frames``; a clear ValueError where the env gives none."""
     given = [str(key) for key in observation_spec]
     if "frames" not in given:
-        raise ValueError(
-            f"drqv2 learns from frames, not {', '.join(given)}: set env.pixels=true and env.frame_stack=3"
-        )
+        raise ValueError(f"drqv2 learns from frames, not {', '.join(given)}: set env.pixels=true and env.frame_stack=3")
     shape = observation_spec["frames"].shape
     if len(shape) < 3 or shape[-1] != shape[-2]:
         raise ValueError(f"drqv2 needs square frames [3K, R, R], not {tuple(shape)}: see env.resolution")
@@ -212,7 +209,5 @@ def action_size(action_spec: TensorSpec) -> int:
     """Number of actions A; a clear ValueError unless they are continuous in [-1, 1]."""
     space = action_spec.space
     if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
-        raise ValueError(
-            f"drqv2 needs continuous actions in [-1, 1], not {action_spec}: rescale them in the env"
-        )
+        raise ValueError(f"drqv2 needs continuous actions in [-1, 1], not {action_spec}: rescale them in the env")
     return action_spec.shape[-1]

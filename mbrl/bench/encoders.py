@@ -48,9 +48,7 @@ def _policy(name: str) -> Policy:
     frames = Bounded(0, 255, FRAMES, dtype=torch.uint8)
     config = OmegaConf.load(str(files("configs") / "policy" / f"{name}.yaml"))
     build = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
-    policy: Policy = build(
-        observation_spec=Composite(frames=frames), action_spec=Bounded(-1.0, 1.0, (ACTIONS,))
-    )
+    policy: Policy = build(observation_spec=Composite(frames=frames), action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))
     return policy
 
 

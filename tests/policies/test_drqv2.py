@@ -166,9 +166,7 @@ def test_resumes_to_the_bit() -> None:
     batch = random_batch()
     policy = small()
     policy.update(batch)
-    saved = copy.deepcopy(
-        (policy.state_dict(), {name: opt.state_dict() for name, opt in policy.optimizers.items()})
-    )
+    saved = copy.deepcopy((policy.state_dict(), {name: opt.state_dict() for name, opt in policy.optimizers.items()}))
     state = torch.get_rng_state()
     policy.update(batch)
     resumed = small()
@@ -197,9 +195,7 @@ def test_bytes_and_floats_learn_alike() -> None:
 def test_bfloat16_is_close_to_float32() -> None:
     torch.manual_seed(4)
     batch = random_batch()
-    torch.testing.assert_close(
-        critic_loss(batch, precision="bfloat16"), critic_loss(batch), rtol=0.1, atol=0.02
-    )
+    torch.testing.assert_close(critic_loss(batch, precision="bfloat16"), critic_loss(batch), rtol=0.1, atol=0.02)
     with pytest.raises(ValueError, match="precision is float32 or bfloat16"):
         small(precision="float16")
 

@@ -11,9 +11,7 @@ from policies.drqv2 import DrQV2
 EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 60, 25, 64
 
 
-def play(
-    env: EnvBase, policy: DrQV2 | None, kind: ExplorationType = ExplorationType.RANDOM
-) -> TensorDictBase:
+def play(env: EnvBase, policy: DrQV2 | None, kind: ExplorationType = ExplorationType.RANDOM) -> TensorDictBase:
     """One episode [T] of one-step transitions; random actions where there is no policy."""
     with torch.no_grad(), set_exploration_type(kind):
         return env.rollout(EPISODE, policy.actor if policy else None)

@@ -1,6 +1,7 @@
 """IVideoGPT as a world model: what it trains on, what it imagines, and how its schedule resumes."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -187,6 +188,17 @@ def test_schedule() -> None:
         )
         assert torch.equal(codebook, model.tokenizer.quantize.embedding.weight) == (update >= 2)  # then frozen
         assert all(value.dim() == 0 and not value.requires_grad for value in metrics.values())
+
+
+@pytest.mark.parametrize("later_encoders", [False, True])
+def test_later_tokenizer_updates_keep_what_tokens_mean(later_encoders: bool) -> None:
+    model, batch = make(every=1), sequences()
+    model.plan = replace(model.plan, later_encoders=later_encoders)
+    before = {name: weights(getattr(model.tokenizer, name)) for name in ("encoder", "cond_encoder", "cond_decoder")}
+    for _ in range(2):
+        model.update(batch)
+    trained = {name for name in before if changed(before[name], getattr(model.tokenizer, name))}
+    assert trained == ({"encoder", "cond_encoder", "cond_decoder"} if later_encoders else {"cond_decoder"})
 
 
 def test_resumes_to_the_bit() -> None:

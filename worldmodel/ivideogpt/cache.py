@@ -50,9 +50,7 @@ class KeyValueCache:
             new[:, :, :, : self.filled] = old[:, :, :, : self.filled].repeat_interleave(n, 1)
         return replace(self, keys=own[0], values=own[1], forks=self.forks * n)
 
-    def attend_context(
-        self, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, dropout: float
-    ) -> Tensor:
+    def attend_context(self, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, dropout: float) -> Tensor:
         """Store the next layer's context keys and values [B, h, P, d]; causal attention over them, in ``dtype``."""
         self.prefix_keys.append(k.contiguous())
         self.prefix_values.append(v.contiguous())

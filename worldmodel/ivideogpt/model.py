@@ -171,16 +171,22 @@ class IVideoGPT(WorldModel):
         return pixels, batch["action"][:, leading].float(), batch["next", "reward"][:, earned].float()
 
     def _update_tokenizer(self, frames: Tensor, updates: int) -> dict[str, Tensor]:
-        frozen = updates >= self.plan.tokenizer_updates
         with mode(self.tokenizer, True), self._autocast():
-            for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
-                quantizer.train(not frozen)  # in eval mode codes neither move with their latents nor are revived
-                quantizer.embedding.weight.requires_grad_(not frozen and not quantizer.moving_average)
+            self._freeze_codes(updates >= self.plan.tokenizer_updates)
             metrics = self.tokenizer.losses(frames, self.plan.tokenizer_frames, self._perceptual[0])
         norm = self._step("tokenizer", metrics["loss"], updates)
         on = torch.full_like(norm, float(self._perceptual[0] is not None))
         metrics |= {"loss": metrics["loss"].detach(), "gradient_norm": norm, "perceptual_on": on}
         return {f"tokenizer_{name}": value for name, value in metrics.items()}
+
+    def _freeze_codes(self, frozen: bool) -> None:
+        """Fix (or free) what gives tokens their meaning: the codebooks and, as planned, the encoders."""
+        tokenizer = self.tokenizer
+        for quantizer in (tokenizer.quantize, tokenizer.dynamics_quantize):
+            quantizer.train(not frozen)  # in eval mode codes neither move with their latents nor are revived
+            quantizer.embedding.weight.requires_grad_(not frozen and not quantizer.moving_average)
+        for encoder in (tokenizer.encoder, tokenizer.cond_encoder, tokenizer.quant_conv, tokenizer.quant_linear):
+            encoder.requires_grad_(not frozen or self.plan.later_encoders)
 
     def _update_transformer(self, frames: Tensor, actions: Tensor, rewards: Tensor, updates: int) -> dict[str, Tensor]:
         tokens = self._tokens(frames)

@@ -26,7 +26,8 @@ class ImaginedState:
 
     decoder: CachedDecoder
     cache: KeyValueCache
-    features: Context  # the B contexts, decoded
+    codes: Tensor  # int64 [B, C, N], of the contexts
+    features: Context  # the contexts, decoded
     frame: int = 0
 
     @property
@@ -72,7 +73,8 @@ class Rollouts:
             codes, _ = self.tokenizer.encode_context(frames)
             features = self.tokenizer.context_features_for_decoder(codes, frames)
         decoder = self._decoder()
-        return ImaginedState(decoder, decoder.encode(self.transformer.layout.join(codes), self.max_horizon), features)
+        cache = decoder.encode(self.transformer.layout.join(codes), self.max_horizon)
+        return ImaginedState(decoder, cache, codes, features)
 
     def advance(self, state: ImaginedState, action: Tensor) -> tuple[ImaginedState, Tensor, Tensor | None]:
         """One frame under ``action`` [R, A]: next state, the frame's tokens [R, n], its reward [R, 1]."""

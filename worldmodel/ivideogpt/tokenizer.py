@@ -160,6 +160,8 @@ class CompressiveTokenizer(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Quantized, Quantized]:
         """frames [B, T, 3, R, R] -> (all frames as reconstructed, quantised context, quantised dynamics)."""
+        if frames.shape[1] <= self.context_length:
+            raise ValueError(f"a segment must have more than context_length {self.context_length} frames, not {frames.shape[1]}")
         past, future = frames.split([self.context_length, frames.shape[1] - self.context_length], 1)
         latents, context = self._context_latents(past)
         quantized = self.quantize(latents)

@@ -14,12 +14,14 @@ class TrainingPlan:
     """What each update trains, and how.
 
     The first ``tokenizer_updates`` updates train the tokenizer alone. After that every update trains the
-    transformer, and each ``tokenizer_every``-th also the tokenizer, its codebooks frozen so that tokens keep
-    their meaning.
+    transformer, and each ``tokenizer_every``-th also the tokenizer, its codebooks and (unless asked otherwise)
+    its encoders frozen so that tokens keep their meaning.
 
     Attributes:
         tokenizer_updates: of the tokenizer alone, at first.
         tokenizer_every: transformer updates to a later tokenizer update; 0 for none.
+        later_encoders: whether later tokenizer updates train the encoders too, as published, or the decoders
+            alone. Codebooks that standardise latents need them fixed: with frozen statistics they diverge.
         tokenizer_frames: future frames of each segment that a tokenizer update looks at; None for all.
         warmup_updates: over which each part's learning rate rises to its full value.
         clip_norm: largest norm of a part's gradient.
@@ -31,6 +33,7 @@ class TrainingPlan:
 
     tokenizer_updates: int
     tokenizer_every: int
+    later_encoders: bool = False
     tokenizer_frames: int | None = None
     warmup_updates: int = 0
     clip_norm: float = 1.0
