@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_l1
+from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_error
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer, sample_frames
 
 SMALL: dict[str, Any] = {
@@ -138,15 +138,15 @@ def test_overfits_one_batch(sizes: dict[str, Any]) -> None:
         losses["loss"].backward()
         optimizer.step()
         history.append(losses)
-    assert history[-1]["context_l1"] < 0.4 * history[0]["context_l1"]
-    assert history[-1]["future_l1"] < 0.4 * history[0]["future_l1"]
+    assert history[-1]["context_error"] < 0.4 * history[0]["context_error"]
+    assert history[-1]["future_error"] < 0.4 * history[0]["future_error"]
 
 
 def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
     made = small(dropout=0.0, motion_weight=5.0, perceptual_weight=2.0)
     frames = torch.rand(2, 5, 3, 16, 16)
     out = made.losses(frames, samples=2, perceptual=lambda a, b: (a - b).square().mean())
-    parts = ["context_l1", "future_l1", "context_commitment", "dynamics_commitment", "perceptual"]
+    parts = ["context_error", "future_error", "context_commitment", "dynamics_commitment", "perceptual"]
     torch.testing.assert_close(out["loss"], sum(out[name] for name in parts))
     assert out["loss"].requires_grad and not any(v.requires_grad for k, v in out.items() if k != "loss")
     assert all(v.dim() == 0 for v in out.values())
@@ -190,7 +190,7 @@ def test_motion_weights_by_hand() -> None:
     weights = motion_weights(frames, still, weight=4.0, scale=0.1)
     torch.testing.assert_close(weights, raw / raw.mean())
     torch.testing.assert_close(motion_weights(frames, still, 0.0, 0.1), torch.ones(1, 2, 2))
-    torch.testing.assert_close(weighted_l1(frames, still, weights), (weights * frames).mean())
+    torch.testing.assert_close(weighted_error(frames, still, weights), (weights * frames).mean())
 
 
 def test_psnr_and_perplexity_by_hand() -> None:

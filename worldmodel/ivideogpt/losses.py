@@ -15,9 +15,14 @@ def motion_weights(frames: Tensor, still: Tensor, weight: float, scale: float) -
     return weights / weights.mean()
 
 
-def weighted_l1(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean over everything of weights * |prediction - target|; weights broadcast over colours."""
-    return (weights * (prediction - target).abs()).mean()
+def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor, squared: float = 0.0) -> Tensor:
+    """Mean over everything of weights * (|e| + squared * e²), e the error of a pixel; weights broadcast over colours.
+
+    |e| alone, as published, is least at the median: a pixel that the arm covers in fewer than half of the frames stays
+    background until the prediction is nearly sure. e² pulls towards the arm from the start.
+    """
+    error = (prediction - target).abs()
+    return (weights * (error + squared * error.square())).mean()
 
 
 def psnr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

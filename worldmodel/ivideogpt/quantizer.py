@@ -35,11 +35,15 @@ class VectorQuantizer(nn.Module):
             uniform share 1/K is moved onto a random latent of the current training batch; 0 turns revival off. A new
             codebook counts as unused, so that the first training batch seeds it from data. Never outside training.
         usage_decay: of those running means, per training batch.
+        warmup: training batches that pass unquantised at first (their codes read 0): the encoder learns what to say before
+            a codebook, seeded from data at the end, limits how. Quantised from the start, latents of a young encoder all
+            fall onto a few codes and stay there.
         chunk: latents compared with the codebook at a time, which bounds memory at chunk x K floats.
     """
 
     usage: Tensor
     sums: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class VectorQuantizer(nn.Module):
         moving_average: bool = False,
         revive_below: float = 0.0,
         usage_decay: float = 0.99,
+        warmup: int = 0,
         chunk: int = 4096,
     ) -> None:
         super().__init__()
@@ -60,6 +65,7 @@ class VectorQuantizer(nn.Module):
             raise ValueError(f"revive_below and usage_decay must lie in [0, 1), not {revive_below} and {usage_decay}")
         self.commitment, self.moving_average = commitment, moving_average
         self.revive_below, self.usage_decay, self.chunk = revive_below, usage_decay, chunk
+        self.warmup = warmup
         self.embedding = nn.Embedding(codes, dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codes, 1.0 / codes)
         self.embedding.weight.requires_grad_(not moving_average)
@@ -69,6 +75,10 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("usage", torch.zeros(codes))  # share of the assignments x K: 1 is uniform
         if moving_average:
             self.register_buffer("sums", torch.zeros(codes, dim))  # a code is its sum / its usage
+        if warmup:
+            if revive_below == 0.0:
+                raise ValueError("warmup needs revive_below > 0: reviving is what seeds the codebook from data")
+            self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         if positions:
             self.norm = nn.BatchNorm1d(positions * dim, affine=False)
             self.place = nn.Parameter(torch.randn(positions, dim))
@@ -80,6 +90,9 @@ class VectorQuantizer(nn.Module):
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents = self._standardise(latents.float())
+            if self._warming_up():
+                codes = torch.zeros(latents.shape[:-1], dtype=torch.int64, device=latents.device)
+                return Quantized(self._placed(latents), latents.new_zeros(()), codes)
             if self.training and self.revive_below > 0.0:
                 self._revive(latents.detach().flatten(0, -2))
             codes = self._nearest(latents)
@@ -90,6 +103,13 @@ class VectorQuantizer(nn.Module):
             if self.training:
                 self._count(latents.detach().flatten(0, -2), codes.flatten())
             return Quantized(self._placed(latents + (chosen - latents).detach()), loss, codes)
+
+    def _warming_up(self) -> bool:
+        """Whether this training batch passes unquantised; counts it."""
+        if not self.warmup or not self.training or int(self.seen) >= self.warmup:
+            return False
+        self.seen += 1
+        return True
 
     def encode(self, latents: Tensor) -> Tensor:
         """Indices [...] int64 of the codes nearest to latents [..., D]."""

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 
 from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes
 from worldmodel.ivideogpt.layers import KeysValues
-from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_l1
+from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_error
 from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
+
+
+CONTRAST = 4.0  # of deviations from the background, whose standard deviation is about a quarter where things move
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ class CompressiveTokenizer(nn.Module):
         context_mid_attention, dynamics_mid_attention: self-attention in the middle of the nets for context/future frames.
         stem_patch: side of the pixel blocks that are folded into channels before the first convolution, and unfolded
             after the last: 1 as published, 2 or 4 for a fast small net.
+        background_batches: training batches whose mean picture becomes the background, and then stays; the nets see and
+            paint deviations from it, 4 times enlarged, so that a young net need not learn a still scene. 0: none.
         copy_gate: the decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
         standardise: quantise each place's deviation from its usual latent: `positions` of VectorQuantizer.
-        commitment, moving_average, revive_below, usage_decay: see VectorQuantizer.
-        motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published.
+        commitment, moving_average, revive_below, usage_decay, code_warmup: see VectorQuantizer.
+        motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published. Pixels move against the
+            last context frame, and where there is a background, against that too.
+        squared_weight: of the squared error beside the absolute one, see weighted_error; 0 as published.
         perceptual_weight: of the perceptual loss, where one is given.
     """
 
@@ -84,14 +91,17 @@ class CompressiveTokenizer(nn.Module):
         context_mid_attention: bool = False,
         dynamics_mid_attention: bool = True,
         stem_patch: int = 1,
+        background_batches: int = 0,
         copy_gate: bool = False,
         commitment: float = 1.0,
         standardise: bool = False,
         moving_average: bool = False,
         revive_below: float = 0.0,
         usage_decay: float = 0.99,
+        code_warmup: int = 0,
         motion_weight: float = 0.0,
         motion_scale: float = 0.1,
+        squared_weight: float = 0.0,
         perceptual_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -101,7 +111,11 @@ class CompressiveTokenizer(nn.Module):
         self.context_codes, self.dynamics_codes = context_codes, dynamics_codes
         self.stem_patch, self.copy_gate = stem_patch, copy_gate
         self.motion_weight, self.motion_scale = motion_weight, motion_scale
-        self.perceptual_weight = perceptual_weight
+        self.squared_weight, self.perceptual_weight = squared_weight, perceptual_weight
+        self.background_batches = background_batches
+        if background_batches:
+            self.register_buffer("background", torch.full((3, resolution, resolution), 0.5))
+            self.register_buffer("background_seen", torch.zeros((), dtype=torch.int64))
         cross = CrossSizes(context_length, max_att_resolution, cross_norm_groups, attention_heads, dropout)
         pixels = 3 * stem_patch**2
         sizes = NetSizes(resolution // stem_patch, widths, layers_per_block, norm_groups, pixels, latent_channels)
@@ -123,6 +137,7 @@ class CompressiveTokenizer(nn.Module):
             moving_average=moving_average,
             revive_below=revive_below,
             usage_decay=usage_decay,
+            warmup=code_warmup,
         )
         self.quantize = quantizer(context_codes, positions=standardise * self.context_tokens)
         self.dynamics_quantize = quantizer(dynamics_codes, positions=standardise * self.dynamics_tokens)
@@ -186,12 +201,13 @@ class CompressiveTokenizer(nn.Module):
         length = self.context_length
         if samples is not None:
             frames = torch.cat([frames[:, :length], sample_frames(frames[:, length:], samples)], 1)
+        self._watch_background(frames)
         output, context, dynamics = self(frames)
-        still = frames[:, length - 1 : length]
-        weights = motion_weights(frames[:, length:], still, self.motion_weight, self.motion_scale)
+        past, still = frames[:, :length], frames[:, length - 1 : length]
+        past_weights, weights = self._weights(frames)
         parts = {
-            "context_l1": weighted_l1(output[:, :length], frames[:, :length], torch.ones_like(weights[:1, :1])),
-            "future_l1": weighted_l1(output[:, length:], frames[:, length:], weights),
+            "context_error": weighted_error(output[:, :length], past, past_weights, self.squared_weight),
+            "future_error": weighted_error(output[:, length:], frames[:, length:], weights, self.squared_weight),
             "context_commitment": context.loss,
             "dynamics_commitment": dynamics.loss,
         }
@@ -209,6 +225,23 @@ class CompressiveTokenizer(nn.Module):
                 "dynamics_perplexity": perplexity(dynamics.codes, self.dynamics_codes),
             }
         return {"loss": loss, **{name: value.detach() for name, value in parts.items()}, **metrics}
+
+    def _weights(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the pixels of context frames and of future frames, each [B, ., 1, R, R] of mean 1."""
+        length, options = self.context_length, (self.motion_weight, self.motion_scale)
+        past, future = frames[:, :length], frames[:, length:]
+        moved = motion_weights(future, past[:, -1:], *options)
+        if not self.background_batches:
+            return torch.ones_like(moved[:1, :1]), moved
+        there = motion_weights(frames, self.background, *options)
+        return there[:, :length], 0.5 * (moved + there[:, length:])
+
+    @torch.no_grad()
+    def _watch_background(self, frames: Tensor) -> None:
+        """Take a training batch [B, T, 3, R, R] into the mean picture, while that is still being made."""
+        if self.training and self.background_batches and int(self.background_seen) < self.background_batches:
+            self.background_seen += 1
+            self.background.lerp_(frames.float().mean((0, 1)), 1.0 / float(self.background_seen))
 
     def _context_latents(self, frames: Tensor) -> tuple[Tensor, Context]:
         """frames [B, C, 3, R, R] -> (latents [B, C, N, D], the context for the encoder of future frames)."""
@@ -232,7 +265,7 @@ class CompressiveTokenizer(nn.Module):
         """latents [B, C, N, D] -> the context for the decoder of future frames."""
         maps = latents.flatten(0, 1).transpose(1, 2).unflatten(2, (self.latent_side, self.latent_side))
         decoded, features = self.decoder(self.post_quant_conv(maps))
-        decoded = self._unfold(decoded).unflatten(0, latents.shape[:2])
+        decoded = self._paint(self._unfold(decoded).unflatten(0, latents.shape[:2]))
         attention = tuple(self.cond_decoder.project(features, self.context_length))
         return Context(attention, decoded, (decoded if frames is None else frames)[:, -1])
 
@@ -244,13 +277,20 @@ class CompressiveTokenizer(nn.Module):
         output, _ = self.cond_decoder(F.pixel_shuffle(patches, self.patch), context.attention)
         output = self._unfold(output).unflatten(0, latents.shape[:2])
         if not self.copy_gate:
-            return output
+            return self._paint(output)
         gate = output[:, :, 3:].sigmoid()
-        return gate * output[:, :, :3] + (1.0 - gate) * context.still.unsqueeze(1)
+        return gate * self._paint(output[:, :, :3]) + (1.0 - gate) * context.still.unsqueeze(1)
 
     def _fold(self, frames: Tensor) -> Tensor:
-        """[B, F, 3, R, R] -> [B*F, 3*stem², R/stem, R/stem]."""
-        return F.pixel_unshuffle(frames.flatten(0, 1), self.stem_patch)
+        """[B, F, 3, R, R] -> [B*F, 3*stem², R/stem, R/stem], as deviation from the background where there is one."""
+        frames = frames.flatten(0, 1)
+        if self.background_batches:
+            frames = CONTRAST * (frames - self.background)
+        return F.pixel_unshuffle(frames, self.stem_patch)
+
+    def _paint(self, deviation: Tensor) -> Tensor:
+        """What a decoder put out [..., 3, R, R] -> pixels."""
+        return self.background + deviation / CONTRAST if self.background_batches else deviation
 
     def _unfold(self, output: Tensor) -> Tensor:
         """[M, channels*stem², R/stem, R/stem] -> [M, channels, R, R]."""
