@@ -89,7 +89,7 @@ def imagined_records(history: TensorDict, rollout: TensorDict) -> TensorDict:
 
     Row h - 1 is the real state with the first imagined action; the last row holds the final frame only.
     """
-    batch, length, horizon = *history.batch_size, rollout.batch_size[1]
+    (batch, length), horizon = history.batch_size, rollout.batch_size[1]
 
     def after(values: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return torch.cat([before[:, :-1], values, torch.zeros_like(values[:, :1])], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torchrl.collectors import Collector
 from mbrl.envs.metaworld import MetaWorld, make_env
 
 FRAMES, BATCHES = 1000, 5
-OPTIONS = {"task": "reach", "pixels": False, "action_repeat": 1}
+OPTIONS: dict[str, Any] = {"task": "reach", "pixels": False, "action_repeat": 1}
 
 
 class _Zeros(nn.Module):

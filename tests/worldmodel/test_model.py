@@ -13,6 +13,7 @@ from torchrl.data import Bounded, Composite
 
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.quantizer import VectorQuantizer
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, decay_groups
 from worldmodel.ivideogpt.transformer import VideoTransformer
@@ -42,7 +43,7 @@ def tokenizer() -> CompressiveTokenizer:
         attention_heads=2,
         stem_patch=2,
         dropout=0.1,
-        revive_below=0.1,
+        quantizer=partial(VectorQuantizer, revive_below=0.1),
     )
 
 

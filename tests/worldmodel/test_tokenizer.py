@@ -1,5 +1,6 @@
 """The compressive tokenizer: sizes, caching, learning, and errors in one line."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_error
-from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer, sample_frames
+from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
+from worldmodel.ivideogpt.quantizer import VectorQuantizer
+from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 
 SMALL: dict[str, Any] = {
     "resolution": 16,
@@ -29,9 +31,7 @@ NANO: dict[str, Any] = {
     "stem_patch": 2,
     "copy_gate": True,
     "standardise": True,
-    "moving_average": True,
-    "revive_below": 0.05,
-    "commitment": 0.05,
+    "quantizer": partial(VectorQuantizer, moving_average=True, revive_below=0.05, commitment=0.05),
     "motion_weight": 10.0,
     "dropout": 0.0,
 }
@@ -155,13 +155,13 @@ def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    made = small(**{**NANO, "moving_average": False})
+    made = small(**{**NANO, "quantizer": partial(VectorQuantizer, revive_below=0.05, commitment=0.05)})
     made.losses(torch.rand(4, 4, 3, 16, 16))["loss"].backward()
     assert [name for name, p in made.named_parameters() if p.grad is None] == []
 
 
 def test_published_files_load_into_a_tokenizer_with_revival() -> None:
-    plain, reviving = small(), small(revive_below=0.1, moving_average=True)
+    plain, reviving = small(), small(quantizer=partial(VectorQuantizer, revive_below=0.1, moving_average=True))
     reviving.load_state_dict(plain.state_dict())
     assert reviving.quantize.usage.min() == 1.0
     before = reviving.quantize.embedding.weight.clone()

@@ -131,3 +131,32 @@ class Decoder(nn.Module):
             block.project(maps[i].unflatten(0, (-1, context_length)))
             for i, block in zip(self.attended, self.cross_att_blocks, strict=True)
         ]
+
+
+def latent_side(resolution: int, levels: int, stem_patch: int, patch: int) -> int:
+    """Side of the latent grid; ValueError where the sizes do not fit together."""
+    if min(resolution, levels, stem_patch, patch) < 1:
+        raise ValueError(f"sizes must be positive, not {resolution=}, {levels=}, {stem_patch=}, {patch=}")
+    shrink = stem_patch * 2 ** (levels - 1)
+    if resolution % (shrink * patch):
+        step = shrink * patch
+        nearest = max(round(resolution / step), 1) * step
+        raise ValueError(
+            f"resolution {resolution} does not divide into {patch}x{patch} patches of latents 1/{shrink} its size: "
+            f"choose a multiple of {step}, such as {nearest}"
+        )
+    return resolution // shrink
+
+
+def check_widths(sizes: NetSizes, cross: CrossSizes) -> None:
+    """ValueError where a count is not positive, or a width cannot be divided into groups or heads."""
+    counts = {"layers_per_block": sizes.layers, "latent_channels": sizes.latent_channels, "levels": len(sizes.widths)}
+    divisors = {"norm_groups": sizes.groups, "cross_norm_groups": cross.groups, "attention_heads": cross.heads}
+    for name, count in {**counts, **divisors, "context_length": cross.context_length}.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+    for level, width in enumerate(sizes.widths):
+        attended = level == len(sizes.widths) - 1 or sizes.side >> (level + 1) <= cross.max_side
+        for name, parts in divisors.items():
+            if (name == "norm_groups" or attended) and (width < 1 or width % parts):
+                raise ValueError(f"block_out_channels {width} is not divisible by {name} {parts}")

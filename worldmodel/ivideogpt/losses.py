@@ -36,3 +36,9 @@ def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
     """exp of the entropy of the codes' frequencies: how many codes are in effective use, 1 to codebook_size."""
     share = torch.bincount(codes.flatten(), minlength=codebook_size) / codes.numel()
     return torch.exp(-torch.xlogy(share, share).sum())
+
+
+def sample_frames(frames: Tensor, count: int) -> Tensor:
+    """[B, F, ...] -> [B, min(count, F), ...]: for each row other frames, drawn without replacement."""
+    chosen = torch.rand(frames.shape[:2], device=frames.device).argsort(1)[:, :count]
+    return frames[torch.arange(len(frames), device=frames.device)[:, None], chosen]

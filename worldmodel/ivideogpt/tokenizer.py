@@ -6,15 +6,14 @@ n dynamics tokens per frame, D code width. Source: iVideoGPT, arXiv 2405.15223, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes
+from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes, check_widths, latent_side
 from worldmodel.ivideogpt.layers import KeysValues
-from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, weighted_error
+from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
 
 
@@ -64,12 +63,15 @@ class CompressiveTokenizer(nn.Module):
             paint deviations from it, 4 times enlarged, so that a young net need not learn a still scene. 0: none.
         copy_gate: the decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
         standardise: quantise each place's deviation from its usual latent: `positions` of VectorQuantizer.
-        commitment, moving_average, revive_below, usage_decay, code_warmup: see VectorQuantizer.
+        quantizer: makes a codebook when called with (codes, D, positions=...), e.g. a partial of VectorQuantizer.
         motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published. Pixels move against the
             last context frame, and where there is a background, against that too.
         squared_weight: of the squared error beside the absolute one, see weighted_error; 0 as published.
         perceptual_weight: of the perceptual loss, where one is given.
     """
+
+    background: Tensor
+    background_seen: Tensor
 
     def __init__(
         self,
@@ -93,12 +95,8 @@ class CompressiveTokenizer(nn.Module):
         stem_patch: int = 1,
         background_batches: int = 0,
         copy_gate: bool = False,
-        commitment: float = 1.0,
         standardise: bool = False,
-        moving_average: bool = False,
-        revive_below: float = 0.0,
-        usage_decay: float = 0.99,
-        code_warmup: int = 0,
+        quantizer: Callable[..., VectorQuantizer] = VectorQuantizer,
         motion_weight: float = 0.0,
         motion_scale: float = 0.1,
         squared_weight: float = 0.0,
@@ -130,17 +128,8 @@ class CompressiveTokenizer(nn.Module):
         self.post_quant_conv = nn.Conv2d(dim, latent_channels, 1)
         self.quant_linear = nn.Linear(patch_dim, dim)
         self.post_quant_linear = nn.Linear(dim, patch_dim)
-        quantizer = partial(
-            VectorQuantizer,
-            dim=dim,
-            commitment=commitment,
-            moving_average=moving_average,
-            revive_below=revive_below,
-            usage_decay=usage_decay,
-            warmup=code_warmup,
-        )
-        self.quantize = quantizer(context_codes, positions=standardise * self.context_tokens)
-        self.dynamics_quantize = quantizer(dynamics_codes, positions=standardise * self.dynamics_tokens)
+        self.quantize = quantizer(context_codes, dim, positions=standardise * self.context_tokens)
+        self.dynamics_quantize = quantizer(dynamics_codes, dim, positions=standardise * self.dynamics_tokens)
 
     @property
     def context_tokens(self) -> int:
@@ -303,38 +292,3 @@ class CompressiveTokenizer(nn.Module):
                 f"frames must be float [B, T, {', '.join(map(str, expected))}] in [0, 1], not {frames.dtype} "
                 f"{list(frames.shape)}"
             )
-
-
-def sample_frames(frames: Tensor, count: int) -> Tensor:
-    """[B, F, ...] -> [B, min(count, F), ...]: for each row other frames, drawn without replacement."""
-    chosen = torch.rand(frames.shape[:2], device=frames.device).argsort(1)[:, :count]
-    return frames[torch.arange(len(frames), device=frames.device)[:, None], chosen]
-
-
-def latent_side(resolution: int, levels: int, stem_patch: int, patch: int) -> int:
-    """Side of the latent grid; ValueError where the sizes do not fit together."""
-    if min(resolution, levels, stem_patch, patch) < 1:
-        raise ValueError(f"sizes must be positive, not {resolution=}, {levels=}, {stem_patch=}, {patch=}")
-    shrink = stem_patch * 2 ** (levels - 1)
-    if resolution % (shrink * patch):
-        step = shrink * patch
-        nearest = max(round(resolution / step), 1) * step
-        raise ValueError(
-            f"resolution {resolution} does not divide into {patch}x{patch} patches of latents 1/{shrink} its size: "
-            f"choose a multiple of {step}, such as {nearest}"
-        )
-    return resolution // shrink
-
-
-def check_widths(sizes: NetSizes, cross: CrossSizes) -> None:
-    """ValueError where a count is not positive, or a width cannot be divided into groups or heads."""
-    counts = {"layers_per_block": sizes.layers, "latent_channels": sizes.latent_channels, "levels": len(sizes.widths)}
-    divisors = {"norm_groups": sizes.groups, "cross_norm_groups": cross.groups, "attention_heads": cross.heads}
-    for name, count in {**counts, **divisors, "context_length": cross.context_length}.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
-    for level, width in enumerate(sizes.widths):
-        attended = level == len(sizes.widths) - 1 or sizes.side >> (level + 1) <= cross.max_side
-        for name, parts in divisors.items():
-            if (name == "norm_groups" or attended) and (width < 1 or width % parts):
-                raise ValueError(f"block_out_channels {width} is not divisible by {name} {parts}")
