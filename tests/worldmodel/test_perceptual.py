@@ -45,7 +45,8 @@ def test_first_stage_by_hand(weights: dict[str, Tensor], tmp_path: Path) -> None
     a, b = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
 
     def relu1_2(x: Tensor) -> Tensor:
-        x = (x - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+        x = (x - mean) / std
         for layer in (0, 2):
             w, c = weights[f"features.{layer}.weight"], weights[f"features.{layer}.bias"]
             x = torch.relu(torch.conv2d(x, w, c, padding=1))
@@ -83,7 +84,7 @@ def test_full_size_has_the_parameters_of_vgg16() -> None:
 
 
 def test_bad_files_are_named_in_one_line(weights: dict[str, Tensor], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="absent.pth"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         PerceptualLoss.from_files(tmp_path / "absent.pth")
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     (tmp_path / "torn.pth").write_bytes(b"torn")

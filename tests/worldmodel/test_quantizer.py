@@ -75,6 +75,18 @@ def test_new_codebook_is_seeded_from_the_first_training_batch() -> None:
     assert all((code == latents).all(1).any() for code in vq.embedding.weight)
 
 
+def test_warm_up_passes_latents_through_then_seeds_and_quantises() -> None:
+    torch.manual_seed(0)
+    vq = VectorQuantizer(8, 2, revive_below=0.1, warmup=2)
+    latents = torch.randn(100, 2) + 50.0
+    for _ in range(2):
+        out = vq(latents)
+        assert torch.equal(out.latents, latents) and float(out.loss) == 0.0 and not out.codes.any()
+    out = vq(latents)
+    assert all((code == latents).all(1).any() for code in vq.embedding.weight)
+    torch.testing.assert_close(out.latents, vq.embedding.weight[out.codes])
+
+
 @pytest.mark.parametrize("moving_average", [False, True])
 def test_unused_codes_are_revived_from_the_batch_in_training_alone(moving_average: bool) -> None:
     torch.manual_seed(0)
@@ -154,12 +166,18 @@ def test_resumes_to_the_bit() -> None:
     torch.set_rng_state(state)
     for batch, end in zip(batches()[3:], ends, strict=True):
         assert torch.equal(resumed(batch).codes, end)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    states = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"codes": 0}, "at least one code"), ({"revive_below": 1.0}, "revive_below"), ({"usage_decay": -0.1}, "usage_decay")],
+    [
+        ({"codes": 0}, "at least one code"),
+        ({"revive_below": 1.0}, "revive_below"),
+        ({"usage_decay": -0.1}, "usage_decay"),
+        ({"warmup": 5}, "warmup needs revive_below > 0"),
+    ],
 )
 def test_bad_sizes_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:

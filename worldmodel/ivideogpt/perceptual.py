@@ -8,6 +8,7 @@ its whole-network files with `net.slice1.0.weight`, .. serve too).
 import pickle
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, widths: Sequence[Sequence[int]] = WIDTHS) -> None:
         super().__init__()
         inputs = [3, *(width for stage in widths for width in stage)]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(inputs, inputs[1:], strict=False))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(inputs))
         self.depths = [len(stage) for stage in widths]
         self.linear = nn.ParameterList(torch.zeros(stage[-1]) for stage in widths)
         # The mean and deviation of ImageNet's colours, which VGG16 was trained with.
@@ -82,7 +83,9 @@ class PerceptualLoss(nn.Module):
         missing = [name for name in wanted if name not in tensors]
         if missing:
             files = " and ".join(map(str, paths))
-            raise ValueError(f"{files}: no LPIPS(VGG16) weights, {len(missing)} tensors are missing, first {missing[0]}")
+            raise ValueError(
+                f"{files}: no LPIPS(VGG16) weights, {len(missing)} tensors are missing, first {missing[0]}"
+            )
         outputs = iter([len(tensors[f"{name}.bias"]) for name in names])
         loss = cls([[next(outputs) for _ in range(depth)] for depth in depths])
         state = {f"linear.{i}": tensors[name].flatten() for i, name in enumerate(linear)}
