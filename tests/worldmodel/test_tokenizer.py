@@ -232,7 +232,7 @@ def test_wrong_frames_are_one_line() -> None:
         made.encode_context(torch.zeros(1, 2, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"not torch.float32 \[1, 2, 3, 32, 32\]"):
         made.encode_context(torch.zeros(1, 2, 3, 32, 32))
-    with pytest.raises(ValueError, match="3 context frames were given where context_length is 2"):
+    with pytest.raises(ValueError, match="3 context frames were given: context_length is 2"):
         made.encode_context(torch.zeros(1, 3, 3, 16, 16))
-    with pytest.raises(ValueError, match="more than context_length 2 frames"):
+    with pytest.raises(ValueError, match="more than context_length 2 are needed"):
         made(torch.zeros(1, 2, 3, 16, 16))

@@ -52,6 +52,17 @@ class CrossSizes:
         )
 
 
+def _project(
+    levels: Sequence[int], blocks: nn.ModuleList, maps: Sequence[Tensor], context_length: int
+) -> list[KeysValues]:
+    """Keys and values for each level that attends, from the context's maps [B*C, W, S, S] of all levels."""
+    made = []
+    for level, block in zip(levels, blocks, strict=True):
+        assert isinstance(block, CrossAttention)
+        made.append(block.project(maps[level].unflatten(0, (-1, context_length))))
+    return made
+
+
 class Encoder(nn.Module):
     """Frames [B, 3, S, S] -> latents; with `cross`, frames that are seen in the light of their context."""
 
@@ -86,10 +97,7 @@ class Encoder(nn.Module):
 
     def project(self, maps: Sequence[Tensor], context_length: int) -> list[KeysValues]:
         """Keys and values for `context` from the maps [B*C, W, S, S] that the context's encoder handed out."""
-        return [
-            block.project(maps[i].unflatten(0, (-1, context_length)))
-            for i, block in zip(self.attended, self.cross_att_blocks, strict=True)
-        ]
+        return _project(self.attended, self.cross_att_blocks, maps, context_length)
 
 
 class Decoder(nn.Module):
@@ -127,10 +135,7 @@ class Decoder(nn.Module):
 
     def project(self, maps: Sequence[Tensor], context_length: int) -> list[KeysValues]:
         """Keys and values for `context` from the maps [B*C, W, S, S] that the context's decoder handed out."""
-        return [
-            block.project(maps[i].unflatten(0, (-1, context_length)))
-            for i, block in zip(self.attended, self.cross_att_blocks, strict=True)
-        ]
+        return _project(self.attended, self.cross_att_blocks, maps, context_length)
 
 
 def latent_side(resolution: int, levels: int, stem_patch: int, patch: int) -> int:

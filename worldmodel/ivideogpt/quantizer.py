@@ -26,18 +26,19 @@ class VectorQuantizer(nn.Module):
         codes: K, the codebook's size.
         dim: D, the width of a code.
         commitment: weight (beta) of the term that pulls latents towards their codes; the codebook term has weight 1.
-        positions: P where each of the P places of a frame is standardised on its own, over the training batch (by running
-            statistics outside training), and each code is added to a learned vector of its place. A still background
-            would else fill the codebook, and a young encoder drift off until all frames look alike to it. 0: none.
+        positions: P where each of the P places of a frame is standardised on its own, over the training batch (by
+            running statistics outside training), and each code is added to a learned vector of its place. A still
+            background would else fill the codebook, and a young encoder drift off until all frames look alike to it.
+            0: none.
         moving_average: codes are running means of the latents assigned to them, in place of the codebook term, whose
             steps (one learning rate each) cannot follow an encoder that still moves fast.
         revive_below: a code whose share of the assignments, as a running mean, falls below this fraction of the
             uniform share 1/K is moved onto a random latent of the current training batch; 0 turns revival off. A new
             codebook counts as unused, so that the first training batch seeds it from data. Never outside training.
         usage_decay: of those running means, per training batch.
-        warmup: training batches that pass unquantised at first (their codes read 0): the encoder learns what to say before
-            a codebook, seeded from data at the end, limits how. Quantised from the start, latents of a young encoder all
-            fall onto a few codes and stay there.
+        warmup: training batches that pass unquantised at first (their codes read 0): the encoder learns what to say
+            before a codebook, seeded from data at the end, limits how. Quantised from the start, latents of a young
+            encoder all fall onto a few codes and stay there.
         chunk: latents compared with the codebook at a time, which bounds memory at chunk x K floats.
     """
 

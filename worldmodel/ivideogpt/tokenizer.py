@@ -16,7 +16,6 @@ from worldmodel.ivideogpt.layers import KeysValues
 from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
 
-
 CONTRAST = 4.0  # of deviations from the background, whose standard deviation is about a quarter where things move
 
 
@@ -56,7 +55,7 @@ class CompressiveTokenizer(nn.Module):
         max_att_resolution: levels with sides up to this attend to the context.
         norm_groups: groups of the norms in the convolutional blocks; cross_norm_groups: in the cross-attention.
         attention_heads, dropout: of the cross-attention.
-        context_mid_attention, dynamics_mid_attention: self-attention in the middle of the nets for context/future frames.
+        context_mid_attention, dynamics_mid_attention: self-attention amid the nets for context/future frames.
         stem_patch: side of the pixel blocks that are folded into channels before the first convolution, and unfolded
             after the last: 1 as published, 2 or 4 for a fast small net.
         background_batches: training batches whose mean picture becomes the background, and then stays; the nets see and
@@ -64,8 +63,8 @@ class CompressiveTokenizer(nn.Module):
         copy_gate: the decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
         standardise: quantise each place's deviation from its usual latent: `positions` of VectorQuantizer.
         quantizer: makes a codebook when called with (codes, D, positions=...), e.g. a partial of VectorQuantizer.
-        motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published. Pixels move against the
-            last context frame, and where there is a background, against that too.
+        motion_weight, motion_scale: see motion_weights; 0 weighs all pixels alike, as published. Pixels move against
+            the last context frame, and where there is a background, against that too.
         squared_weight: of the squared error beside the absolute one, see weighted_error; 0 as published.
         perceptual_weight: of the perceptual loss, where one is given.
     """
@@ -165,7 +164,7 @@ class CompressiveTokenizer(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Quantized, Quantized]:
         """frames [B, T, 3, R, R] -> (all frames as reconstructed, quantised context, quantised dynamics)."""
         if frames.shape[1] <= self.context_length:
-            raise ValueError(f"a segment must have more than context_length {self.context_length} frames, not {frames.shape[1]}")
+            raise ValueError(f"a segment of {frames.shape[1]} frames: more than context_length {self.context_length} are needed")
         past, future = frames.split([self.context_length, frames.shape[1] - self.context_length], 1)
         latents, context = self._context_latents(past)
         quantized = self.quantize(latents)
@@ -236,7 +235,7 @@ class CompressiveTokenizer(nn.Module):
         """frames [B, C, 3, R, R] -> (latents [B, C, N, D], the context for the encoder of future frames)."""
         self._check(frames)
         if frames.shape[1] != self.context_length:
-            raise ValueError(f"{frames.shape[1]} context frames were given where context_length is {self.context_length}")
+            raise ValueError(f"{frames.shape[1]} context frames were given: context_length is {self.context_length}")
         latents, maps = self.encoder(self._fold(frames))
         latents = self.quant_conv(latents).flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
         attention = tuple(self.cond_encoder.project(maps, self.context_length))
