@@ -102,7 +102,7 @@ class Agent:
         assert self.world_model is not None
         self.counts["world_model"] += 1
         batch = replay.sequences(self.model_batch_size, self.segment_length)
-        return self.world_model.update(batch.to(self._device))
+        return self.world_model.update(batch.to(self.policy.device))
 
     def _imagine(self) -> Metrics:
         assert self.imagination is not None
@@ -111,7 +111,7 @@ class Agent:
 
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1
-        return self.policy.update(self._batch(replay).to(self._device))
+        return self.policy.update(self._batch(replay).to(self.policy.device))
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         if not self.learns_model:
@@ -122,10 +122,6 @@ class Agent:
             return imagined
         real = replay.transitions(self.real).select(*imagined.keys(True, True))
         return torch.cat([real, imagined])
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.policy.parameters(), torch.empty(0)).device
 
     def state_dict(self) -> dict[str, Any]:
         """What learning goes on from, beside the weights of `policy` and `world_model`."""

@@ -57,7 +57,7 @@ def load_policy(run: Path, policy: Policy) -> None:
     latest = _rotation(run).latest()
     if latest is None:
         raise FileNotFoundError(f"{run} holds no checkpoint: train it first (mbrl train run_dir={run})")
-    _load(Checkpoint(policy=policy), latest, map_location=next(policy.parameters()).device)
+    _load(Checkpoint(policy=policy), latest, map_location=policy.device)
 
 
 def _rotation(run_dir: Path) -> CheckpointRotation:

@@ -39,6 +39,8 @@ def make_collector(
         "total_frames": -1,
         "auto_register_policy_transforms": False,  # no policy here is recurrent
     }
+    if policy.device.type != "cpu":
+        options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}
     if random_steps > 0:
         options["init_random_frames"] = random_steps
     if workers == 1:

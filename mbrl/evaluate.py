@@ -35,17 +35,17 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Plays the same `episodes` goals at every call, in an environment of its own.
+    """Plays the same `episodes` goals at every call, each of at most `longest` agent steps, in an env of its own.
 
     Training's environment and random numbers are left as they were. No success bonus enters here: the environment
     is built without one.
     """
 
-    def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, seed: int) -> None:
+    def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, longest: int, seed: int) -> None:
         if episodes < 1:
             raise ValueError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
-        self.episodes = episodes
+        self.episodes, self.longest = episodes, longest
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
         rows = []
@@ -60,7 +60,8 @@ class Evaluator:
         training = policy.training
         policy.eval()
         with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-            rollout = self.env.rollout(10_000, policy.actor)
+            away = policy.device != self.env.device
+            rollout = self.env.rollout(self.longest, policy.actor, auto_cast_to_device=away)
         policy.train(training)
         return rollout
 
@@ -77,12 +78,12 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
 
 def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None) -> dict[str, float]:
     """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames."""
-    from mbrl.build import build_policy, env_factory
+    from mbrl.build import agent_steps_per_episode, build_policy, env_factory
     from mbrl.checkpoint import load_config, load_policy
 
     config = load_config(run)
     make_env = env_factory(config, evaluation=True)
-    evaluator = Evaluator(make_env, episodes=episodes, seed=seed)
+    evaluator = Evaluator(make_env, episodes=episodes, longest=agent_steps_per_episode(config), seed=seed)
     policy = build_policy(config, evaluator.env)
     load_policy(run, policy)
     try:

@@ -50,7 +50,7 @@ class Imagination:
             horizon=horizon,
             resolution=resolution,
             frame_stack=real.frame_stack,
-            device=next(world_model.parameters()).device,
+            device=policy.device,
         )
         rows = self.env.history + horizon
         self.buffer = EpisodeBuffer(

@@ -37,7 +37,12 @@ def run(config: DictConfig) -> Path:
     run_dir = Path(config.run_dir)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    evaluator = Evaluator(env_factory(config, evaluation=True), episodes=config.eval.episodes, seed=config.eval.seed)
+    evaluator = Evaluator(
+        env_factory(config, evaluation=True),
+        episodes=config.eval.episodes,
+        longest=agent_steps_per_episode(config),
+        seed=config.eval.seed,
+    )
     replay = build_replay(config, run_dir / "replay")
     agent = build_agent(config, evaluator.env, replay)
     claim_run_folder(run_dir, config)  # only now: a mistyped task must not take the folder

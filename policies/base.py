@@ -30,6 +30,11 @@ class Policy(nn.Module, ABC):
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU where it has none."""
+        return next(self.parameters(), torch.empty(0)).device
+
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One gradient step on a batch [B] of transitions.

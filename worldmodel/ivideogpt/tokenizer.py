@@ -164,7 +164,9 @@ class CompressiveTokenizer(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Quantized, Quantized]:
         """frames [B, T, 3, R, R] -> (all frames as reconstructed, quantised context, quantised dynamics)."""
         if frames.shape[1] <= self.context_length:
-            raise ValueError(f"a segment of {frames.shape[1]} frames: more than context_length {self.context_length} are needed")
+            raise ValueError(
+                f"a segment of {frames.shape[1]} frames: more than context_length {self.context_length} are needed"
+            )
         past, future = frames.split([self.context_length, frames.shape[1] - self.context_length], 1)
         latents, context = self._context_latents(past)
         quantized = self.quantize(latents)
