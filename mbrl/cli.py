@@ -124,7 +124,7 @@ def doctor(options: argparse.Namespace) -> int:
 def demos(options: argparse.Namespace) -> int:
     from mbrl.demos import record
 
-    folder = options.output or Path("demos") / options.task
+    folder = options.output or Path("runs") / "demos" / options.task
     record(options.task, options.episodes, noise=options.noise, seed=options.seed, output=folder)
     print(folder)
     return 0
@@ -206,7 +206,7 @@ def _add_plot(verbs: Any) -> None:
 def _add_demos(verbs: Any) -> None:
     examples = [
         "mbrl demos door-lock",
-        "mbrl demos plate-slide --episodes 20 --noise 0.2 --output demos/noisy",
+        "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy",
     ]
     verb = _add_verb(verbs, "demos", demos, "record demonstrations of Meta-World's scripted policy", examples)
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
@@ -215,7 +215,7 @@ def _add_demos(verbs: Any) -> None:
     )
     verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
-    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: demos/TASK)")
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
 
 
 def _add_bench(verbs: Any) -> None:

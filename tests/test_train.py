@@ -15,6 +15,9 @@ import torch
 from hydra import compose, initialize_config_module
 from torchrl.checkpoint import CheckpointRotation
 
+from mbrl.build import build_replay
+from mbrl.envs.toy import make_env
+from mbrl.episodes import to_records, write_episodes
 from mbrl.train import run
 
 SMOKE = ["experiment=smoke", "env.task=reach"]
@@ -140,6 +143,16 @@ def test_evaluation_leaves_training_as_it_was(tmp_path):
         return [row for row in rows(tmp_path / name) if "gradient_steps" in row]
 
     assert trained("once") == trained("often")
+
+
+def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):
+    env = make_env(seed=5, episode_length=20, resolution=32)
+    write_episodes(tmp_path / "demos", [to_records(env.rollout(20)) for _ in range(2)])
+    demos = [f"replay.demos={tmp_path / 'demos'}", "replay.demo_share=0.5"]
+    config = compose_config(tmp_path / "run", *TOY, "agent=drqv2", *demos)
+    replay = build_replay(config, tmp_path / "replay")
+    assert len(replay.demos) == 40 and len(replay.online) == 0
+    assert (run(config) / "eval.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -183,3 +183,22 @@ def test_bad_sizes_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         VectorQuantizer(**{"codes": 4, "dim": 2, **options})
     assert "\n" not in str(caught.value)
+
+
+def test_warmup_passes_latents_whole_and_then_seeds_the_codebook() -> None:
+    torch.manual_seed(0)
+    vq = VectorQuantizer(8, 2, revive_below=0.1, moving_average=True, warmup=2)
+    batches = torch.randn(3, 64, 2) + 5.0
+    for batch in batches[:2]:
+        out = vq(batch)
+        assert torch.equal(out.latents, batch) and out.loss == 0
+    eval_codes = vq.eval().encode(batches[0])
+    assert int(vq.seen) == 2 and eval_codes.shape == (64,)
+    out = vq.train()(batches[2])
+    assert len(out.codes.unique()) > 4, "seeded from this batch, not left at its initialisation near zero"
+    assert not torch.equal(out.latents, batches[2])
+
+
+def test_warmup_needs_revival() -> None:
+    with pytest.raises(ValueError, match="warmup needs revive_below"):
+        VectorQuantizer(8, 2, warmup=5)

@@ -32,7 +32,9 @@ NANO: dict[str, Any] = {
     "copy_gate": True,
     "standardise": True,
     "quantizer": partial(VectorQuantizer, moving_average=True, revive_below=0.05, commitment=0.05),
+    "background_batches": 3,
     "motion_weight": 10.0,
+    "squared_weight": 4.0,
     "dropout": 0.0,
 }
 
@@ -142,6 +144,16 @@ def test_overfits_one_batch(sizes: dict[str, Any]) -> None:
     assert history[-1]["future_error"] < 0.4 * history[0]["future_error"]
 
 
+def test_background_is_the_mean_of_the_first_training_batches() -> None:
+    made = small(**NANO)
+    batches = torch.rand(5, 2, 4, 3, 16, 16)
+    for batch in batches:
+        made.losses(batch)
+    torch.testing.assert_close(made.background, batches[:3].mean((0, 1, 2)))
+    made.eval().losses(batches[0])
+    torch.testing.assert_close(made.background, batches[:3].mean((0, 1, 2)))
+
+
 def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
     made = small(dropout=0.0, motion_weight=5.0, perceptual_weight=2.0)
     frames = torch.rand(2, 5, 3, 16, 16)
@@ -191,6 +203,8 @@ def test_motion_weights_by_hand() -> None:
     torch.testing.assert_close(weights, raw / raw.mean())
     torch.testing.assert_close(motion_weights(frames, still, 0.0, 0.1), torch.ones(1, 2, 2))
     torch.testing.assert_close(weighted_error(frames, still, weights), (weights * frames).mean())
+    both = (weights * (frames + 2.0 * frames**2)).mean()
+    torch.testing.assert_close(weighted_error(frames, still, weights, squared=2.0), both)
 
 
 def test_psnr_and_perplexity_by_hand() -> None:
