@@ -1,0 +1,56 @@
+"""The collector in this process and in several: seeds, episodes and chunks."""
+
+from functools import partial
+
+import pytest
+import torch
+from torchrl.data import Bounded, Composite
+
+from mbrl.collect import make_collector
+from mbrl.envs.toy import make_env
+from mbrl.replay import Replay
+from policies.random import RandomPolicy
+
+make_toy = partial(make_env, resolution=16, episode_length=10)
+
+
+def policy() -> RandomPolicy:
+    return RandomPolicy(Composite(), Bounded(-1, 1, (2,)))
+
+
+def collect(batches: int, **options) -> Replay:
+    torch.manual_seed(0)
+    collector = make_collector(make_toy, policy(), **{"seed": 3, "random_steps": 0, **options})
+    replay = Replay(1000)
+    try:
+        for _, batch in zip(range(batches), collector, strict=False):
+            replay.extend(batch)
+    finally:
+        collector.shutdown()
+    return replay
+
+
+def goals(replay: Replay) -> set[tuple[float, ...]]:
+    """The first state of every episode, which holds its goal."""
+    return {tuple(replay.online._data["state"][episode.start].tolist()) for episode in replay.online.episodes}
+
+
+def test_chunks_make_the_same_episodes():
+    assert goals(collect(6, frames_per_batch=5)) == goals(collect(3, frames_per_batch=10))
+
+
+def test_goes_on_with_the_episode_it_is_told():
+    whole, rest = collect(4, frames_per_batch=10), collect(2, frames_per_batch=10, first_episode=2)
+    assert len(goals(whole)) == 4 and goals(rest) < goals(whole)
+
+
+def test_two_processes_bring_episodes_of_their_own():
+    replay = collect(4, frames_per_batch=20, workers=2)
+    assert len(replay.online.episodes) == 8
+    assert len(goals(replay)) == 8, "workers do not share goals"
+    assert goals(collect(4, frames_per_batch=10)) & goals(replay), "worker 0 has the goals of a single process"
+
+
+def test_chunks_that_cannot_be_shared_out():
+    with pytest.raises(ValueError, match="must be a multiple of workers"):
+        make_collector(make_toy, policy(), seed=0, workers=3, frames_per_batch=10, random_steps=0)
