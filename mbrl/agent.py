@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,7 +77,9 @@ class Agent:
     def learns_model(self) -> bool:
         return self.real < self.batch_size
 
-    def update(self, replay: Replay, agent_steps: int, env_steps: int, on_update: Any = lambda: None) -> Metrics:
+    def update(
+        self, replay: Replay, agent_steps: int, env_steps: int, on_update: Callable[[], Any] = lambda: None
+    ) -> Metrics:
         """Do all updates that are due after `agent_steps` steps in all; returns means over this call.
 
         `on_update` is called after each gradient step, for a progress bar.

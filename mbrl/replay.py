@@ -160,7 +160,7 @@ class EpisodeBuffer:
         return (self._starts[episode] + offset) % self.size
 
     def _observation_keys(self) -> list[str]:
-        return [key for key in ("pixels", "state") if key in self._data.keys()]
+        return [key for key in ("pixels", "state") if key in self.records.keys()]
 
     def _observe(self, key: str, episode: Tensor, offset: Tensor) -> Tensor:
         if key != "pixels":
@@ -172,11 +172,12 @@ class EpisodeBuffer:
 
     def _gather(self, key: str, rows: Tensor) -> Tensor:
         # index_select copies whole rows; fancy indexing of uint8 was measured 20 times slower
-        flat = self._data.get(key).index_select(0, rows.reshape(-1))
+        flat = self.records.get(key).index_select(0, rows.reshape(-1))
         return flat.reshape(*rows.shape, *flat.shape[1:])
 
     @property
-    def _data(self) -> TensorDictBase:
+    def records(self) -> TensorDictBase:
+        """All rows of the ring, [size]; what lies outside `episodes` means nothing."""
         if self._buffer is None:
             raise ValueError("replay: it is empty; collect an episode first")
         return self._buffer.storage._storage
@@ -186,7 +187,7 @@ class EpisodeBuffer:
         """Where the episodes lie; and the records themselves where they are not memory-mapped."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": [list(e) for e in self.episodes]}
         if self.directory is None and self._buffer is not None:
-            state["data"] = self._data.to_dict()
+            state["data"] = self.records.to_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
+from torchrl.collectors import Collector
 
+from mbrl.agent import Agent
 from mbrl.build import (
     agent_steps_per_episode,
     build_agent,
@@ -24,7 +27,27 @@ from mbrl.collect import make_collector
 from mbrl.evaluate import Evaluator
 from mbrl.logger import Logger
 from mbrl.plot import plot
+from mbrl.replay import Replay
 from mbrl.video import imagination_video
+
+
+@dataclass
+class Run:
+    """The named objects of a run."""
+
+    directory: Path
+    agent: Agent
+    replay: Replay
+    collector: Collector
+    evaluator: Evaluator
+    logger: Logger
+    checkpoint: RunCheckpoint
+    progress: dict[str, Any]  # env_steps, agent_steps, episodes so far; wall_time in seconds
+
+    def close(self) -> None:
+        self.logger.close()
+        self.collector.shutdown()
+        self.evaluator.close()
 
 
 def run(config: DictConfig) -> Path:
@@ -34,20 +57,31 @@ def run(config: DictConfig) -> Path:
         The run folder: config.yaml, metrics.jsonl, eval.csv, TensorBoard events, checkpoints, curve.png, videos.
     """
     check(config)
-    run_dir = Path(config.run_dir)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    parts = build(config)
+    try:
+        train(config, parts)
+        finish(config, parts)
+    finally:
+        parts.close()
+    return parts.directory
+
+
+def build(config: DictConfig) -> Run:
+    """Build a run, or rebuild it as it was at its last checkpoint."""
+    directory = Path(config.run_dir)
     evaluator = Evaluator(
         env_factory(config, evaluation=True),
         episodes=config.eval.episodes,
         longest=agent_steps_per_episode(config),
         seed=config.eval.seed,
     )
-    replay = build_replay(config, run_dir / "replay")
+    replay = build_replay(config, directory / "replay")
     agent = build_agent(config, evaluator.env, replay)
-    claim_run_folder(run_dir, config)  # only now: a mistyped task must not take the folder
+    claim_run_folder(directory, config)  # only now: a mistyped task must not take the folder
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
-    checkpoint = RunCheckpoint(run_dir, agent=agent, replay=replay, progress=progress)
+    checkpoint = RunCheckpoint(directory, agent=agent, replay=replay, progress=progress)
     resumed = checkpoint.load_latest()
     collector = make_collector(
         env_factory(config),
@@ -57,18 +91,11 @@ def run(config: DictConfig) -> Path:
         first_episode=progress["episodes"],
         **config.collect,
     )
-    logger = Logger(run_dir, config.total_env_steps, progress["env_steps"] if resumed else None)
+    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None)
     seed_everything(config.seed)
     if resumed:
         checkpoint.load_latest()  # once more: building the collector drew random numbers
-    try:
-        train(config, agent, replay, iter(collector), evaluator, logger, checkpoint, progress)
-        finish(config, agent, evaluator, run_dir)
-    finally:
-        logger.close()
-        collector.shutdown()
-        evaluator.close()
-    return run_dir
+    return Run(directory, agent, replay, collector, evaluator, logger, checkpoint, progress)
 
 
 def seed_everything(seed: int) -> None:
@@ -78,17 +105,9 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def train(
-    config: DictConfig,
-    agent: Any,
-    replay: Any,
-    steps: Any,
-    evaluator: Evaluator,
-    logger: Logger,
-    checkpoint: RunCheckpoint,
-    progress: dict[str, Any],
-) -> None:
+def train(config: DictConfig, run: Run) -> None:
     """THE loop: collect, remember, learn, and now and then evaluate and save."""
+    agent, replay, progress, steps = run.agent, run.replay, run.progress, iter(run.collector)
     repeat, saved = env_steps_per_step(config), progress["env_steps"]
     started = time.monotonic() - progress["wall_time"]
     while progress["env_steps"] < config.total_env_steps:
@@ -98,18 +117,18 @@ def train(
         progress["episodes"] += len(finished)
         progress["agent_steps"] += batch.numel()
         progress["env_steps"] = progress["agent_steps"] * repeat
-        metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], logger.tick)
+        metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
-        logger.log(collected(finished) | metrics, gradient_steps=agent.gradient_steps, **counters)
+        run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
         if progress["env_steps"] // config.eval.every > before // config.eval.every:
-            logger.log_eval(evaluator(agent.policy), seed=config.seed, env_steps=progress["env_steps"])
+            run.logger.log_eval(run.evaluator(agent.policy), seed=config.seed, env_steps=progress["env_steps"])
         done = progress["env_steps"] >= config.total_env_steps
         # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
         whole = replay.between_episodes or config.collect.workers > 1
         if done or (whole and progress["env_steps"] - saved >= config.checkpoint_every):
             saved = progress["env_steps"]
-            checkpoint.save(saved)
+            run.checkpoint.save(saved)
 
 
 def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
@@ -121,12 +140,12 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
     return {"collect/success": success / len(episodes), "collect/return": total / len(episodes)}
 
 
-def finish(config: DictConfig, agent: Any, evaluator: Evaluator, run_dir: Path) -> None:
+def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality."""
-    plot([run_dir], run_dir / "curve.png")
-    if agent.imagination is not None and config.video:
-        rollout = evaluator.play(agent.policy, 0)
-        imagination_video(agent.world_model, rollout, agent.imagination.horizon, run_dir / "imagination.mp4")
+    plot([run.directory], run.directory / "curve.png")
+    if run.agent.imagination is not None and run.agent.world_model is not None and config.video:
+        rollout, horizon = run.evaluator.play(run.agent.policy, 0), run.agent.imagination.horizon
+        imagination_video(run.agent.world_model, rollout, horizon, run.directory / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:

@@ -32,7 +32,7 @@ def collect(batches: int, **options) -> Replay:
 
 def goals(replay: Replay) -> set[tuple[float, ...]]:
     """The first state of every episode, which holds its goal."""
-    return {tuple(replay.online._data["state"][episode.start].tolist()) for episode in replay.online.episodes}
+    return {tuple(replay.online.records["state"][episode.start].tolist()) for episode in replay.online.episodes}
 
 
 def test_chunks_make_the_same_episodes():

@@ -23,7 +23,7 @@ def run() -> list[dict[str, object]]:
     """Time of numpy's fancy indexing over the replay's, for transitions with stacks and for segments (1 is equal)."""
     with tempfile.TemporaryDirectory() as folder:
         buffer = _filled(Path(folder))
-        pixels = buffer._data["pixels"].numpy()
+        pixels = buffer.records["pixels"].numpy()
 
         rng = np.random.default_rng(0)
 
