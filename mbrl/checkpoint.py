@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation, GlobalRNGState
 
 from mbrl.agent import Agent
@@ -15,6 +19,9 @@ from policies.base import Policy
 
 # what may differ between a run and its continuation
 CONTINUES = ("total_env_steps", "run_dir", "device", "threads", "eval", "checkpoint_every", "video")
+
+
+SPARE = 64 * 2**20  # bytes beside the tensors: file system blocks, JSON, logs
 
 
 class RunCheckpoint:
@@ -33,7 +40,23 @@ class RunCheckpoint:
             shutil.rmtree(leftover)
 
     def save(self, step: int) -> None:
+        """Write a checkpoint and let go of the last but one.
+
+        Raises:
+            OSError: ENOSPC where the disk has no room for it; the earlier ones stay.
+        """
+        self._require_room()
         self._rotation.save(self._checkpoint, step=step)
+
+    def _require_room(self) -> None:
+        # the files are written through memory maps, where a full disk is a SIGBUS and not an error
+        parts = [part for part in self._checkpoint.components.values() if hasattr(part, "state_dict")]
+        leaves = [leaf for part in parts for leaf in tree_leaves(part.state_dict())]
+        needed = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+        directory = self._rotation.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(directory).free < needed + SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
     def load_latest(self) -> bool:
         """Restore the newest checkpoint; False where there is none.
