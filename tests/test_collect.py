@@ -4,11 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
 from torchrl.data import Bounded, Composite
 
 from mbrl.collect import make_collector
 from mbrl.envs.toy import make_env
 from mbrl.replay import Replay
+from policies.base import Policy
 from policies.random import RandomPolicy
 
 make_toy = partial(make_env, resolution=16, episode_length=10)
@@ -49,6 +52,42 @@ def test_two_processes_bring_episodes_of_their_own():
     assert len(replay.online.episodes) == 8
     assert len(goals(replay)) == 8, "workers do not share goals"
     assert goals(collect(4, frames_per_batch=10)) & goals(replay), "worker 0 has the goals of a single process"
+
+
+class _Constant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(2))
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        return self.level.expand(*state.shape[:-1], 2)
+
+
+class ConstantPolicy(Policy):
+    """Always the same action, a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor = TensorDictModule(_Constant(), in_keys=["state"], out_keys=["action"])
+
+    def update(self, batch):
+        return {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_collectors_act_on_the_newest_weights(workers):
+    learner = ConstantPolicy()
+    options = {"seed": 0, "workers": workers, "frames_per_batch": 20, "random_steps": 0}
+    collector = make_collector(make_toy, learner, **options)
+    steps = iter(collector)
+    try:
+        assert (next(steps)["action"] == 0).all()
+        with torch.no_grad():
+            learner.actor.module.level.fill_(0.5)  # in place, as an optimiser's step
+        late = [next(steps)["action"] for _ in range(3)][-1]
+    finally:
+        collector.shutdown()
+    assert (late == 0.5).all()
 
 
 def test_chunks_that_cannot_be_shared_out():
