@@ -86,7 +86,7 @@ class Agent:
         """
         self.policy.set_env_steps(env_steps)
         learned = agent_steps - self.learning_starts
-        if learned < 0 or len(replay) == 0:
+        if learned < 0 or len(replay.online) == 0:
             return {}
         sums = MetricMeans()
         if self.learns_model:

@@ -77,11 +77,17 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     settings = OmegaConf.to_container(config.replay, resolve=True)
     assert isinstance(settings, dict)
     demos = settings.pop("demos")
+    if (demos is None) != (settings["demo_share"] == 0):
+        raise ValueError(
+            f"replay.demos is {demos} and replay.demo_share {settings['demo_share']}: "
+            "give a folder and a share above 0, or neither"
+        )
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
     settings["capacity"] = min(settings["capacity"], episodes * per_episode)
     # two checkpoints are kept: what both refer to stays on disk until a third is written
-    reserve = 2 * (config.checkpoint_every // env_steps_per_step(config) + 2 * per_episode)
+    between = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
+    reserve = 2 * between * per_episode
     replay: Replay = make(settings, reserve=reserve, directory=directory)
     if demos is not None:
         from mbrl.episodes import read_episodes

@@ -18,7 +18,7 @@ from mbrl.replay import Replay
 from policies.base import Policy
 
 # what may differ between a run and its continuation
-CONTINUES = ("total_env_steps", "run_dir", "device", "threads", "eval", "checkpoint_every", "video")
+CONTINUES = ("run_dir", "threads", "eval", "video")
 
 
 SPARE = 64 * 2**20  # bytes beside the tensors: file system blocks, JSON, logs

@@ -260,13 +260,17 @@ class Replay:
         return self.sequences(batch_size, length)
 
     def _mixed(self, batch_size: int, draw: Any) -> TensorDict:
-        from_demos = round(batch_size * self.demo_share) if self.demos else 0
+        # rounded at random, so that a small share of a small batch is right on average
+        from_demos = int(batch_size * self.demo_share + float(torch.rand(()))) if self.demos else 0
         parts = []
         if from_demos:
             parts.append(draw(self.demos, from_demos))
         if from_demos < batch_size:
             parts.append(draw(self.online, batch_size - from_demos))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        if len(parts) == 1:
+            return parts[0]
+        common = set(parts[0].keys(True, True)) & set(parts[1].keys(True, True))  # published ones have no state
+        return torch.cat([part.select(*common) for part in parts])
 
     @property
     def between_episodes(self) -> bool:

@@ -160,6 +160,12 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
+    learns_model = config.agent.get("world_model") is not None and config.agent.real_ratio < 1
+    if learns_model and per_episode + 1 < config.agent.segment_length:
+        raise ValueError(
+            f"agent.segment_length ({config.agent.segment_length}) is longer than the {per_episode + 1} frames "
+            "of an episode: lengthen env.episode_length"
+        )
     for key in ("total_env_steps", "checkpoint_every"):
         if config[key] < 1:
             raise ValueError(f"{key} must be 1 or more, not {config[key]}")

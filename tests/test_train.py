@@ -81,6 +81,8 @@ def test_smoke_leaves_the_whole_run_folder(smoke):
     assert last["gradient_steps"] == 20
     seen = {key.split("/")[0] for row in rows(smoke) for key in row}
     assert {"policy", "world_model", "imagination", "collect", "eval"} <= seen
+    assert any("world_model/code_loss" in row for row in rows(smoke)), "the transformer has learned"
+    assert any("world_model/code_loss" in row and "world_model/tokenizer_loss" in row for row in rows(smoke)[-4:])
     assert not list(smoke.rglob("*.pkl")) and not list(smoke.rglob("*.pt"))
 
 

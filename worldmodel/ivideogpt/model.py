@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
@@ -66,8 +66,8 @@ class IVideoGPT(WorldModel):
         self.context_length = tokenizer.context_length
         self.max_horizon = segment_length - tokenizer.context_length
         self.transformer = transformer(self.layout, self.action_dim)
-        self._check_sizes(tuple(observation_spec["pixels"].shape))
         self.plan, self.dtype = training, precision_dtype(precision)
+        self._check_sizes(tuple(observation_spec["pixels"].shape))
         self._perceptual = (perceptual,)  # in a tuple, so that its weights are no part of this model's
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._optimizers = {
@@ -101,6 +101,19 @@ class IVideoGPT(WorldModel):
                 f"a segment of {self.segment_length} frames has {tokens} tokens, more than "
                 f"transformer.max_positions={most}: raise that, or shorten segment_length"
             )
+
+        warmup = self.tokenizer.quantize.warmup
+        if 0 < self.plan.tokenizer_updates <= warmup:
+            raise ValueError(
+                f"training.tokenizer_updates ({self.plan.tokenizer_updates}) must be more than quantizer.warmup "
+                f"({warmup}): the codebooks are frozen after them and would never be seeded from data"
+            )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        perceptual = self._perceptual[0]
+        if isinstance(perceptual, nn.Module):
+            perceptual._apply(fn)  # no part of this model's weights, but it follows them to their device
+        return super()._apply(fn, recurse)
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -215,6 +228,7 @@ class IVideoGPT(WorldModel):
     def _step(self, name: str, loss: Tensor, updates: int) -> Tensor:
         warmup, clip_norm = self.plan.warmup_updates, self.plan.clip_norm
         optimizer = self._optimizers[name]
+        self.rollouts.forget()
         return gradient_step(optimizer, loss, done=updates, warmup=warmup, clip_norm=clip_norm, name=name)
 
     def _autocast(self) -> torch.autocast:

@@ -120,7 +120,13 @@ class Rollouts:
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32))
             stack.enter_context(mode(self.tokenizer, self.dropout))
+            for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
+                quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
             yield
+
+    def forget(self) -> None:
+        """The transformer has learned: a fused optimiser does not count its writes, so they cannot be seen."""
+        self._snapshot = None
 
     def _decoder(self) -> CachedDecoder:
         """The transformer's weights as they are now, copied again only where they have changed."""
