@@ -4,16 +4,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from mbrl.errors import RUN_ERROR, explain, root_cause
+from mbrl.errors import explain, root_cause
+from mbrl.verbs import add_verbs
 
 INTERRUPTED = 130
-
-Verb = Callable[[argparse.Namespace], int]
 
 TRAIN_HELP = """\
 examples:
@@ -78,72 +76,6 @@ def _print_train_help() -> None:
     print(f"\n{TRAIN_HELP}", end="")
 
 
-def evaluate(options: argparse.Namespace) -> int:
-    from mbrl.checkpoint import load_config
-    from mbrl.evaluate import evaluate_run
-
-    settings = load_config(options.folder).eval
-    episodes = settings.episodes if options.episodes is None else options.episodes
-    seed = settings.seed if options.seed is None else options.seed
-    result = evaluate_run(options.folder, episodes=episodes, seed=seed, video=options.video)
-    print_table([("measure", "value"), *((name, format_number(value)) for name, value in result.items())])
-    return 0
-
-
-def plot(options: argparse.Namespace) -> int:
-    from mbrl.plot import plot as draw
-
-    print(draw(options.runs, options.output))
-    return 0
-
-
-def bench(options: argparse.Namespace) -> int:
-    from mbrl.bench import run_benchmarks
-
-    results = run_benchmarks(options.names)
-    widths = (48, 10, 14, 0)
-    print_table([("benchmark", "value", "unit", "target")], widths)
-    for rows in results:
-        cells = [(row["name"], format_number(row["value"]), row["unit"], row["target"]) for row in rows]
-        print_table([[str(cell) for cell in row] for row in cells], widths)
-    return 0
-
-
-def doctor(options: argparse.Namespace) -> int:
-    from mbrl.doctor import checks
-
-    broken = False
-    for check in checks():
-        print_table([(check.name, check.found)], least=(12, 0))
-        if check.mend:
-            print(f"{'':<12}  to mend it: {check.mend}")
-        broken |= check.needed
-    return RUN_ERROR if broken else 0
-
-
-def demos(options: argparse.Namespace) -> int:
-    from mbrl.demos import record
-
-    folder = options.output or Path("runs") / "demos" / options.task
-    record(options.task, options.episodes, noise=options.noise, seed=options.seed, output=folder)
-    print(folder)
-    return 0
-
-
-def print_table(rows: Sequence[Sequence[str]], least: Sequence[int] | None = None) -> None:
-    """Prints rows of text in columns, each at least as wide as `least` says."""
-    least = least or [0] * len(rows[0])
-    widths = [max(least[column], *(len(row[column]) for row in rows)) for column in range(len(least))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip(), flush=True)
-
-
-def format_number(value: object) -> str:
-    """Four significant digits where a float has more."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The verbs, their arguments and their help."""
     parser = argparse.ArgumentParser(
@@ -154,81 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mbrl {version('mbrl')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs.add_parser("train", help="train an agent, or go on where its run was broken off", add_help=False)
-    _add_evaluate(verbs)
-    _add_plot(verbs)
-    _add_demos(verbs)
-
-    _add_bench(verbs)
-    _add_verb(verbs, "doctor", doctor, "say what this machine has and what mends it", ["mbrl doctor"])
+    add_verbs(verbs)
     return parser
-
-
-def _add_verb(verbs: Any, name: str, run: Verb, purpose: str, examples: list[str]) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        help=purpose,
-        description=f"{purpose[0].upper()}{purpose[1:]}.",
-        epilog="\n  ".join(["examples:", *examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.set_defaults(run=run)
-    return verb
-
-
-def _add_evaluate(verbs: Any) -> None:
-    examples = [
-        "mbrl evaluate runs/drqv2/door-lock/seed1",
-        "mbrl evaluate runs/drqv2/door-lock/seed1 --episodes 50 --video door.mp4",
-    ]
-    verb = _add_verb(
-        verbs, "evaluate", evaluate, "play a run's checkpoint on a fixed list of goals", examples
-    )
-    as_set = "(default: as in the run's settings)"
-    verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
-    verb.add_argument("--episodes", type=_positive, metavar="N", help=f"how many episodes {as_set}")
-    verb.add_argument("--seed", type=int, metavar="S", help=f"which list of goals {as_set}")
-    verb.add_argument("--video", type=Path, metavar="FILE", help="write the episodes to this .mp4 or .gif")
-
-
-def _add_plot(verbs: Any) -> None:
-    examples = [
-        "mbrl plot runs/drqv2/door-lock/seed1",
-        "mbrl plot runs --output curves.svg",
-        "mbrl plot runs/drqv2 published/door-lock.csv",
-    ]
-    verb = _add_verb(verbs, "plot", plot, "draw learning curves from run folders and CSV files", examples)
-    runs = "a run, a folder of runs, or a CSV of step,success,seed"
-    verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
-    output = ".png, .svg or .pdf; the drawn data go to a .csv beside it (default: curve.png)"
-    verb.add_argument("--output", type=Path, default=Path("curve.png"), metavar="FILE", help=output)
-
-
-def _add_demos(verbs: Any) -> None:
-    examples = [
-        "mbrl demos door-lock",
-        "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy",
-    ]
-    verb = _add_verb(verbs, "demos", demos, "record demonstrations of Meta-World's scripted policy", examples)
-    verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
-    verb.add_argument(
-        "--episodes", type=_positive, default=5, metavar="N", help="successful ones (default: 5)"
-    )
-    verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
-    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
-
-
-def _add_bench(verbs: Any) -> None:
-    examples = ["mbrl bench", "mbrl bench imagination"]
-    verb = _add_verb(verbs, "bench", bench, "run benchmarks and print their ratios", examples)
-    verb.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mbrl", "worldmodel", "policies")
-SHARED_VOCABULARY = {"torch", "tensordict", "torchrl", "safetensors"}
+SHARED_VOCABULARY = {"torch", "tensordict", "torchrl", "safetensors", "torchmetrics", "huggingface_hub"}
 # Meta-World's own scripts are the policy, in numpy; the recorder of demonstrations plays nothing else
 SCRIPTED = "policies.scripted"
 SCRIPTED_NEEDS = {"numpy", "metaworld"}
