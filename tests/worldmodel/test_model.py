@@ -52,7 +52,7 @@ def make(seed: int = 0, *, tokenizer_updates: int = 0, every: int = 0, lr: float
     defect = options.pop("rewards_off_by_one", False)
     return IVideoGPT(
         **{**specs(), **options.pop("specs", {})},
-        tokenizer=tokenizer(),
+        tokenizer=tokenizer,
         transformer=partial(
             VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, attention_dropout=options.pop("dropout", 0.0)
         ),
@@ -105,10 +105,9 @@ def test_predict_equals_steps_and_leaves_the_mode() -> None:
     batch = sequences()
     actions = torch.randn(4, SEGMENT - CONTEXT, ACTION)
     pixels, rewards = rollout(model, batch[:, :CONTEXT], actions)
-    predicted_pixels, predicted_rewards = model.predict(batch["pixels"][:, :CONTEXT], actions)
-    assert torch.equal(pixels, predicted_pixels)
-    assert predicted_rewards is not None
-    assert torch.equal(rewards, predicted_rewards)
+    predicted = model.predict(batch[:, :CONTEXT], actions)
+    assert torch.equal(pixels, predicted["pixels"])
+    assert torch.equal(rewards, predicted["reward"])
     assert model.training and model.tokenizer.training and model.transformer.training
 
 

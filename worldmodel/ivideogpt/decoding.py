@@ -1,17 +1,19 @@
 """Token by token decoding through a key/value cache, on a snapshot of the transformer's weights.
 
-R rollout rows, L context tokens, D width, n dynamics tokens a frame, A action width.
+R rollout rows, L context tokens, D width, n dynamics tokens a frame.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.ivideogpt.attention import rotate
 from worldmodel.ivideogpt.cache import KeyValueCache
-from worldmodel.ivideogpt.transformer import NORM_EPS, DecoderLayer, VideoTransformer, symexp
+from worldmodel.ivideogpt.llama import NORM_EPS, DecoderLayer
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,6 @@ def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = logits.softmax(-1).cumsum(-1)
     index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
     return index.clamp_(max=logits.shape[-1] - 1)  # rounding may put the last draw at the very end
-
-
-def _copy(linear: nn.Linear | None) -> tuple[Tensor, Tensor] | None:
-    return None if linear is None else (linear.weight.detach().clone(), linear.bias.detach().clone())
 
 
 class _Layer:
@@ -96,20 +94,20 @@ class CachedDecoder:
         head = transformer.llm.lm_head.weight.detach()
         self.any_head = head.to(dtype, copy=True)
         self.code_head = self.any_head[self.layout.context_codes : self.layout.separator]
-        self.action, self.reward = _copy(transformer.action_linear), _copy(transformer.reward_linear)
+        self.edges = copy.deepcopy(transformer.edges)
 
     @torch.no_grad()
-    def encode(self, tokens: Tensor, frames: int, actions: Tensor | None = None) -> KeyValueCache:
+    def encode(self, tokens: Tensor, frames: int, added: Tensor | None = None) -> KeyValueCache:
         """Encode the start of a segment at once.
 
         Args:
             tokens: int64 [B, P], the context and any future frames that are known already.
             frames: imagined frames to keep room for.
-            actions: [B, F, A] that lead to the known future frames; None where there are none.
+            added: [B, F, D] that the slots of the known future frames gain (Heads.condition); None for nothing.
         """
         x = F.embedding(tokens, self.embedding)  # [B, P, D]
-        if self.action is not None and actions is not None:
-            x[:, self.layout.prefix :: self.layout.stride] += F.linear(actions.float(), *self.action)
+        if added is not None:
+            x[:, self.layout.prefix :: self.layout.stride] += added
         batch, length, width = x.shape
         room = frames * self.layout.stride
         cache = KeyValueCache.allocate(len(self.layers), batch, self.heads, room, width // self.heads, x)
@@ -122,33 +120,28 @@ class CachedDecoder:
         return cache
 
     @torch.no_grad()
-    def imagine(self, cache: KeyValueCache, action: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-        """One frame: the slot with its action, then n sampled codes, each fed back.
+    def imagine(self, cache: KeyValueCache, added: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """One frame: the slot with what it gains, then n sampled codes, each fed back.
 
         Args:
             cache: R rows; gains n + 1 tokens.
-            action: [R, A] that leads to the frame; None for a model without actions.
+            added: [R, D] that the slot gains (Heads.condition); None for nothing.
 
         Returns:
-            Tokens int64 [R, n] in the segment's numbering, and the reward float32 [R, 1] in real units (None
-            without a reward head).
+            Tokens int64 [R, n] in the segment's numbering, and the final hidden state [R, D] at the last of them.
         """
         rows, layout = cache.keys.shape[1], self.layout
         uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=cache.keys.device)
         head, offset = (self.any_head, 0) if sampling.any_token else (self.code_head, layout.context_codes)
         x = self.embedding[layout.slot].expand(rows, -1)
-        if self.action is not None:
-            if action is None:
-                raise ValueError("this transformer is conditioned on actions: pass action [B, A]")
-            x = x + F.linear(action.float(), *self.action)
+        if added is not None:
+            x = x + added
         tokens = []
         for draw in uniform:
             logits = F.linear(self._advance(x, cache).to(self.dtype), head).float()
             tokens.append(sampling.choose(logits, draw) + offset)
             x = F.embedding(tokens[-1], self.embedding)
-        hidden = self._advance(x, cache)
-        reward = None if self.reward is None else symexp(F.linear(hidden, *self.reward))
-        return torch.stack(tokens, 1), reward
+        return torch.stack(tokens, 1), self._advance(x, cache)
 
     def _project(self, layer: _Layer, x: Tensor) -> Tensor:
         hidden = F.rms_norm(x, layer.attention_norm.shape, layer.attention_norm, NORM_EPS)
