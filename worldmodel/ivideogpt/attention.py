@@ -23,14 +23,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Attention of q, k, v [B, h, L, d], each token to itself and those before it; [B, h, L, d]."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+    """Attention of q, k, v [B, h, L, d], each token to itself and those before it; [B, h, L, d].
+
+    ``scale`` multiplies the scores; None for d^-0.5.
+    """
     length = q.shape[2]
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or length > PLAIN_TOKENS:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    if not _plain(q) or length > PLAIN_TOKENS:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
     future = q.new_full((length, length), float("-inf")).triu(1)
     keys = k.flatten(0, 1).transpose(1, 2)
-    weights = torch.baddbmm(future, q.flatten(0, 1), keys, alpha=q.shape[-1] ** -0.5).softmax(-1)
+    alpha = q.shape[-1] ** -0.5 if scale is None else scale
+    weights = torch.baddbmm(future, q.flatten(0, 1), keys, alpha=alpha).softmax(-1)
     if dropout:
         weights = F.dropout(weights, dropout)
     return torch.bmm(weights.to(v.dtype), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+
+
+def _plain(q: Tensor) -> bool:
+    """Whether plain products beat torch's fused kernel: on a CPU, in bfloat16."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16
