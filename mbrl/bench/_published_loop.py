@@ -15,8 +15,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from worldmodel.ivideogpt.attention import causal_attention, rotate
+from worldmodel.ivideogpt.llama import DecoderLayer
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.transformer import DecoderLayer, VideoTransformer, symexp
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
 Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
 
@@ -25,7 +26,7 @@ Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
 def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> Tensor:
     """Tokens int64 [B, H, n] under actions [B, H, A]; each frame is decoded too, unless told not to."""
     transformer, layout, rollouts = model.transformer, model.layout, model.rollouts
-    assert transformer.action_linear is not None and transformer.reward_linear is not None
+    edges = transformer.edges
     state = model.start(context)
     made = []
     with torch.autocast(actions.device.type, model.dtype, enabled=model.dtype != torch.float32):
@@ -33,7 +34,7 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
         slot = tokens.new_full((len(tokens), 1), layout.slot)
         prefix = transformer.llm.model.embed_tokens(torch.cat([tokens, slot], 1))
         for action in actions.unbind(1):
-            prefix[:, -1] += transformer.action_linear(action)
+            prefix[:, -1] += edges.condition(action, None)
             past: Past = []
             hidden = forward(transformer, prefix, past)
             frame: list[Tensor] = []
@@ -41,7 +42,7 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
                 logits = transformer.llm.lm_head(hidden[:, -1]).float()
                 frame.append(draw(logits, rollouts.sampling.top_k or logits.shape[-1]))
                 hidden = forward(transformer, transformer.llm.model.embed_tokens(frame[-1]), past)
-            symexp(transformer.reward_linear(hidden[:, -1]).float())
+            edges.rewards(hidden[:, -1])
             made.append(torch.cat(frame, 1))
             later = transformer.llm.model.embed_tokens(torch.cat([made[-1], slot], 1))
             prefix = torch.cat([prefix, later], 1)

@@ -1,6 +1,6 @@
 """Token by token decoding through a key/value cache, on a snapshot of the transformer's weights.
 
-R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame, A action width.
+R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame.
 
 A token of a small batch is many small operations over much memory, so the snapshot is laid out for few of them:
 the weight of each RMS norm is multiplied into the matrix after it, queries, keys and values are one product, and
@@ -8,15 +8,17 @@ so are gate and up; the rotary pairs (i, i + d/2) are put side by side, as the t
 one complex product turns queries and keys and scales the queries.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.cache import KeyValueCache
-from worldmodel.ivideogpt.transformer import NORM_EPS, DecoderLayer, VideoTransformer, symexp
+from worldmodel.ivideogpt.llama import NORM_EPS, DecoderLayer
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
 CACHED_TOKENS = 512
@@ -85,9 +87,9 @@ class _Layer:
     def __init__(self, layer: DecoderLayer, heads: int, dtype: torch.dtype) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         norm, mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        qkv = [_paired(attention.q_proj.weight, heads), _paired(attention.k_proj.weight, heads), attention.v_proj.weight]
+        queries_keys = [_paired(proj.weight, heads) for proj in (attention.q_proj, attention.k_proj)]
         self.dtype = dtype
-        self.qkv = _Matrix(torch.cat(qkv) * norm, dtype)
+        self.qkv = _Matrix(torch.cat([*queries_keys, attention.v_proj.weight]) * norm, dtype)
         self.out = _Matrix(attention.o_proj.weight, dtype)
         self.gate_up = _Matrix(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * mlp_norm, dtype)
         self.down = _Matrix(mlp.down_proj.weight, dtype)
@@ -131,26 +133,24 @@ class CachedDecoder:
         self.turn = _turns(transformer.cos, transformer.sin)
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self.layers = [_Layer(layer, self.heads, dtype) for layer in layers]
-        norm = decoder.norm.weight.detach()
-        head = transformer.llm.lm_head.weight.detach() * norm
+        self.norm = decoder.norm.weight.detach().clone().float()
+        head = transformer.llm.lm_head.weight.detach() * self.norm
         self.any_head = _Matrix(head, dtype)
         self.code_head = _Matrix(head[self.layout.context_codes : self.layout.separator], dtype)
-        self.action, self.reward = _copy(transformer.action_linear), _copy(transformer.reward_linear)
-        if self.reward is not None:
-            self.reward[0].mul_(norm)
+        self.edges = copy.deepcopy(transformer.edges)
 
     @torch.no_grad()
-    def encode(self, tokens: Tensor, frames: int, actions: Tensor | None = None) -> KeyValueCache:
+    def encode(self, tokens: Tensor, frames: int, added: Tensor | None = None) -> KeyValueCache:
         """Encode the start of a segment at once.
 
         Args:
             tokens: int64 [B, P], the context and any future frames that are known already.
             frames: imagined frames to keep room for.
-            actions: [B, F, A] that lead to the known future frames; None where there are none.
+            added: [B, F, D] that the slots of the known future frames gain (Heads.condition); None for nothing.
         """
         x = F.embedding(tokens, self.embedding)  # [B, P, D]
-        if self.action is not None and actions is not None:
-            x[:, self.layout.prefix :: self.layout.stride] += F.linear(actions.float(), *self.action)
+        if added is not None:
+            x[:, self.layout.prefix :: self.layout.stride] += added
         batch, length, width = x.shape
         cache = KeyValueCache.allocate(
             len(self.layers),
@@ -178,33 +178,28 @@ class CachedDecoder:
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))
 
     @torch.no_grad()
-    def imagine(self, cache: KeyValueCache, action: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-        """One frame: the slot with its action, then n sampled codes, each fed back.
+    def imagine(self, cache: KeyValueCache, added: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """One frame: the slot with what it gains, then n sampled codes, each fed back.
 
         Args:
             cache: R rows; gains n + 1 tokens.
-            action: [R, A] that leads to the frame; None for a model without actions.
+            added: [R, D] that the slot gains (Heads.condition); None for nothing.
 
         Returns:
-            Tokens int64 [R, n] in the segment's numbering, and the reward float32 [R, 1] in real units (None
-            without a reward head).
+            Tokens int64 [R, n] in the segment's numbering, and the final hidden state [R, D] at the last of them.
         """
         rows, layout = cache.keys.shape[1], self.layout
         uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=cache.keys.device)
         head, offset = (self.any_head, 0) if sampling.any_token else (self.code_head, layout.context_codes)
         x = self.embedding[layout.slot].repeat(rows, 1)
-        if self.action is not None:
-            if action is None:
-                raise ValueError("this transformer is conditioned on actions: pass action [B, A]")
-            x = x + F.linear(action.float(), *self.action)
+        if added is not None:
+            x += added
         tokens = []
         for draw in uniform:
             logits = head(self._advance(x, cache)).float()
             tokens.append(sampling.choose(logits, draw) + offset)
             x = F.embedding(tokens[-1], self.embedding)
-        hidden = self._advance(x, cache)
-        reward = None if self.reward is None else symexp(F.linear(hidden, *self.reward))
-        return torch.stack(tokens, 1), reward
+        return torch.stack(tokens, 1), self._advance(x, cache) * self.norm
 
     def _advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
         """One token's embedding [R, D], written to, to its normalised state [R, D]; the cache gains the token."""
@@ -224,7 +219,3 @@ def _turns(cos: Tensor, sin: Tensor) -> Tensor:
     half = cos.shape[1] // 2
     turn = torch.complex(cos[:, :half].float(), sin[:, :half].float())
     return torch.stack([turn * cos.shape[1] ** -0.5, turn, torch.ones_like(turn)], 1).unsqueeze(2)
-
-
-def _copy(linear: nn.Linear | None) -> tuple[Tensor, Tensor] | None:
-    return None if linear is None else (linear.weight.detach().clone(), linear.bias.detach().clone())
