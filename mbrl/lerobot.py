@@ -5,7 +5,7 @@ v3.0: meta/episodes/*/*.parquet; several episodes share a parquet file and a vid
 `from_timestamp`. Paths are templates in meta/info.json. Row t of an episode holds the observation at t, the action
 taken there, and under `next.` what it led to: as in our record episodes (see `mbrl.episodes`).
 
-The first camera that meta/info.json names is read. pyarrow is an extra of this package.
+The first camera that meta/info.json names (depth maps aside) is read. pyarrow is an extra of this package.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def lerobot_episodes(folder: Path) -> list[Foreign]:
     path = folder / "meta" / "info.json"
     try:
         info = json.loads(path.read_text())
-        cameras = [key for key, feature in info["features"].items() if feature["dtype"] in ("video", "image")]
+        cameras = [key for key, feature in info["features"].items() if _is_camera(feature)]
         if not cameras:
             raise ValueError(f"{path}: no feature of dtype video or image")
         major = info["codebase_version"].removeprefix("v").split(".")[0]
@@ -95,6 +95,12 @@ def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
                 path = info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=number)
                 video = folder / path
             yield index, length, data, camera, _columns(info), video, begin, info["fps"]
+
+
+def _is_camera(feature: dict[str, Any]) -> bool:
+    details = feature.get("info") or {}
+    depth = any(value for name, value in details.items() if name.endswith("is_depth_map"))
+    return feature["dtype"] in ("video", "image") and not depth
 
 
 def _in_video(info: dict[str, Any], camera: str) -> bool:

@@ -109,8 +109,9 @@ def _write_info(folder: Path, info: dict[str, Any], camera: dict[str, Any]) -> N
     features = {
         "observation.state": _feature("float32", [3]),
         "action": _feature("float32", [2]),
+        "observation.images.depth": camera | {"info": {"video.is_depth_map": True}},  # which is never read
         CAMERA: camera,
-        "observation.images.wrist": camera,  # which is never read
+        "observation.images.wrist": camera,  # nor is this
         "next.reward": _feature("float32", [1]),
         "next.success": _feature("bool", [1]),
     }

@@ -133,9 +133,9 @@ def test_a_crop_that_never_fits_is_the_whole_picture(pixels: Tensor) -> None:
 
 
 def test_impossible_ranges_and_shapes_are_refused(pixels: Tensor) -> None:
-    with pytest.raises(ValueError, match="scale cannot be drawn from 0.8 to 1.2"):
+    with pytest.raises(ValueError, match=r"scale cannot be drawn from 0\.8 to 1\.2"):
         Augmentation(scale=(0.8, 1.2))
-    with pytest.raises(ValueError, match="hue cannot be drawn from 0.1 to 0.0"):
+    with pytest.raises(ValueError, match=r"hue cannot be drawn from 0\.1 to 0\.0"):
         Augmentation(hue=(0.1, 0.0))
     for wrong in (pixels.float(), pixels[0], pixels[:, :, :1]):
         with pytest.raises(ValueError, match="segments are uint8"):
