@@ -143,17 +143,11 @@ class IVideoGPT(WorldModel):
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
 
-    def predict(self, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A whole rollout, its frames decoded in one batch at the end.
-
-        Args:
-            context: uint8 [B, C, 3, R, R].
-            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame.
-
-        Returns:
-            Pixels uint8 [B, H, 3, R, R] and rewards float32 [B, H, 1] (None without a reward head).
-        """
+    def predict(self, context: Tensor, actions: Tensor, samples: int = 1) -> tuple[Tensor, Tensor | None]:
+        """As WorldModel.predict; each context is encoded once, and all frames are decoded in one batch at the end."""
         state = self.rollouts.start(context)
+        if samples > 1:
+            state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
         tokens, rewards = [], []
         for action in actions.unbind(1):
             state, token, reward = self.rollouts.advance(state, action)
@@ -162,6 +156,23 @@ class IVideoGPT(WorldModel):
         pixels = self.rollouts.pixels(state, torch.stack(tokens, 1))
         known = [reward for reward in rewards if reward is not None]
         return pixels, torch.stack(known, 1) if known else None
+
+    @torch.no_grad()
+    def reconstruct(self, context: Tensor) -> Tensor:
+        """As WorldModel.reconstruct: encoded, quantised and decoded."""
+        frames = context.float() / 255
+        with mode(self.tokenizer, False), self._autocast():
+            codes, _ = self.tokenizer.encode_context(frames)
+            decoded = self.tokenizer.context_features_for_decoder(codes, frames).frames.float()
+        return decoded.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def codes(self, pixels: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """As WorldModel.codes: of the context [B, C, N] and of the frames after it [B, F, n]."""
+        context, dynamics = self.layout.split(self._tokens(pixels.float() / 255))
+        return {
+            "context": (context, self.layout.context_codes),
+            "dynamics": (dynamics, self.layout.dynamics_codes),
+        }
 
     def _segments(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Checked: pixels [B, T, 3, R, R], and of the F future frames the actions leading there and rewards."""
