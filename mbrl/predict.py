@@ -21,6 +21,7 @@ from worldmodel.metrics import load_lpips
 from worldmodel.probe import PositionProbe, fit_probe
 
 PROBE_UPDATES = 400
+PROBE_EPISODES = 200  # more than that many updates can use
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def fit_probes(episodes: Sequence[TensorDictBase], device: torch.device, seed: i
     with tqdm(total=FOLDS * PROBE_UPDATES, desc="fitting gripper probes", unit="update") as bar:
         for fold in range(FOLDS):
             others = [episode for number, episode in enumerate(episodes) if number % FOLDS != fold]
+            others = others[:: -(-len(others) // PROBE_EPISODES)]
             frames = torch.cat([episode["pixels"] for episode in others]).to(device)
             hand = torch.cat([episode["state"][:, HAND] for episode in others]).to(device)
             probes.append(fit_probe(frames, hand, updates=PROBE_UPDATES, seed=seed, on_update=bar.update))
