@@ -16,6 +16,7 @@ from mbrl.segments import HAND, Segments, draw_segments, shows_the_hand
 from mbrl.summary import Row, summarise
 from mbrl.video import write_comparison
 from worldmodel.base import WorldModel
+from worldmodel.control_metrics import success_threshold
 from worldmodel.i3d import I3D, MIN_FRAMES
 from worldmodel.metrics import load_lpips
 from worldmodel.probe import PositionProbe, fit_probe
@@ -95,9 +96,10 @@ def predict(
     Raises:
         FileNotFoundError, ValueError: one line saying what does not fit.
     """
-    for name, value in (("samples", samples), ("segments", segments), ("batch-size", batch_size)):
-        if value < 1:
-            raise ValueError(f"--{name} must be 1 or more, not {value}")
+    least = {"samples": (samples, 1), "segments": (segments, 1), "batch-size": (batch_size, 1), "videos": (videos, 0)}
+    for name, (value, low) in least.items():
+        if value < low:
+            raise ValueError(f"--{name} must be {low} or more, not {value}")
     episodes, loaded = load_episodes(data), load_model(model_path)
     horizon = check_horizon(loaded, horizon, fvd is not None)
     check_data(loaded, episodes, data)
@@ -108,6 +110,7 @@ def predict(
         lpips=load_lpips(lpips).to(loaded.device) if lpips else None,
         i3d=I3D.from_file(fvd).to(loaded.device) if fvd else None,
         probes=fit_probes(episodes, loaded.device, seed) if shows_the_hand(episodes) else (),
+        threshold=reward_of_success(episodes, loaded.success_bonus),
         success_bonus=loaded.success_bonus,
     )
     with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
@@ -116,7 +119,8 @@ def predict(
     settings = {"model": str(model_path), "data": str(data), "horizon": horizon, "segments": len(drawn)}
     settings |= {"samples": samples, "seed": seed, "episodes": len(episodes)}
     write_report(output, rows, left_out, settings)
-    write_videos(output, loaded, drawn[:videos], seed)
+    if videos:
+        write_videos(output, loaded, drawn[:videos], seed)
     return rows, left_out
 
 
@@ -148,6 +152,15 @@ def check_data(loaded: LoadedModel, episodes: Sequence[TensorDictBase], data: Pa
         if loaded.action_dim and episode["action"].shape[-1] != loaded.action_dim:
             width = episode["action"].shape[-1]
             raise ValueError(f"{data} has actions of width {width}, and the model is made for {loaded.action_dim}")
+
+
+def reward_of_success(episodes: Sequence[TensorDictBase], bonus: float) -> float | None:
+    """The reward that best parts steps with success from others; None where the data do not hold both."""
+    if not all({"reward", "success"} <= set(episode.keys()) for episode in episodes):
+        return None
+    success = torch.cat([episode["success"][:-1, 0] for episode in episodes])
+    reward = torch.cat([episode["reward"][:-1, 0] for episode in episodes]) + bonus * success
+    return success_threshold(reward, success) if success.any() and not success.all() else None
 
 
 def fit_probes(episodes: Sequence[TensorDictBase], device: torch.device, seed: int) -> tuple[PositionProbe, ...]:

@@ -28,6 +28,7 @@ class Judges:
     lpips: Distance | None = None
     i3d: I3D | None = None
     probes: tuple[PositionProbe, ...] = ()  # probe f reads the segments of episodes e with e % FOLDS == f
+    threshold: float | None = None  # the reward, bonus included, from which on a step counts as a success
     success_bonus: float = 0.0  # what the model's rewards hold beside those of the data where the task is solved
 
 

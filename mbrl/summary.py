@@ -15,7 +15,6 @@ from worldmodel.control_metrics import (
     confusion,
     distance_cm,
     reward_error,
-    success_threshold,
 )
 from worldmodel.metrics import best_of_samples, frechet_distance
 
@@ -34,29 +33,27 @@ class Row(NamedTuple):
 def summarise(scores: Scores, judges: Judges) -> tuple[list[Row], dict[str, str]]:
     """Every measure that the scores allow, in the order of a table, and what had to be left out, with the reason."""
     rows = [*_frames(scores)]
-    missing = _missing(scores, judges)
     if judges.i3d is not None:
         rows.append(Row("fvd", frechet_distance(scores["real_features"], scores["features"].flatten(0, 1))))
     rows += [*_control(scores)]
     if "reward" in scores:
         rows.append(_row("reward_error", reward_error(scores["reward"], scores["real_reward"])))
-        if "success" in scores:
-            try:
-                rows += _success(scores)
-            except ValueError as error:  # no threshold parts successes from other steps
-                missing["success"] = str(error)
+        if "success" in scores and judges.threshold is not None:
+            rows += _success(scores, judges.threshold)
     if judges.probes:
         rows.append(_row("gripper_cm", distance_cm(scores["hand"], scores["real_hand"])))
         rows.append(_row("gripper_cm_real", distance_cm(scores["seen_hand"], scores["real_hand"])))
     for name, size in scores.codebooks.items():
         used, perplexity = codebook_usage(scores[f"codes/{name}"], size)
         rows += [Row(f"{name}_codes_used", used), Row(f"{name}_codes_perplexity", perplexity)]
-    return rows, missing
+    return rows, _missing(scores, judges)
 
 
 def _missing(scores: Scores, judges: Judges) -> dict[str, str]:
     """What cannot be measured at all, by name, and why."""
     rewards = "the model predicts no rewards, or the data have none"
+    success = "it is read off rewards, and the data must hold both steps with success and steps without"
+    told = "reward" in scores and "success" in scores and judges.threshold is not None
     alone = "zero/mse" in scores and "shuffled/mse" not in scores
     reasons = {
         "lpips": ("lpips" in scores, "give its weights with --lpips"),
@@ -64,7 +61,7 @@ def _missing(scores: Scores, judges: Judges) -> dict[str, str]:
         "controllability": ("zero/mse" in scores, "the model takes no actions"),
         "controllability, shuffled": (not alone, "there is one segment only"),
         "reward error": ("reward" in scores, rewards),
-        "success": ("reward" in scores and "success" in scores, "it is read off rewards, and must be in the data"),
+        "success": (told, success),
         "gripper": (bool(judges.probes), "it takes two episodes with Meta-World's state"),
         "codes": (bool(scores.codebooks), "the model has no codebooks"),
     }
@@ -101,13 +98,12 @@ def _control(scores: Scores) -> Iterator[Row]:
                 yield _row(f"{name}_gap_{other}", sign * (scores[name].mean((0, 1)) - curve))
 
 
-def _success(scores: Scores) -> list[Row]:
+def _success(scores: Scores, threshold: float) -> list[Row]:
     """Success read off imagined rewards, and off real ones: what the threshold itself gets wrong.
 
     The reward is what an agent learns from: an imagined reward as high as those of real successes is what leads it
-    astray, whatever the frames show. The threshold is the one that parts the real rewards best.
+    astray, whatever the frames show.
     """
-    threshold = success_threshold(scores["real_reward"].flatten(), scores["success"].flatten())
     imagined = confusion(scores["reward"] >= threshold, scores["success"].unsqueeze(1))
     real = confusion(scores["real_reward"] >= threshold, scores["success"])
     return [Row("success_threshold", threshold), *_rates("", imagined), *_rates("_real", real)]

@@ -17,7 +17,7 @@ from mbrl import predict as verb
 from mbrl.build import build_agent, build_replay, env_factory
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.episodes import write_episodes
-from mbrl.predict import LoadedModel, check_data, load_model, predict
+from mbrl.predict import LoadedModel, check_data, load_model, predict, reward_of_success
 from tests.test_scores import SIDE, Steering, episodes
 
 TINY = ["experiment=smoke", "env=toy", "env.episode_length=20", "env.resolution=64"]
@@ -168,6 +168,9 @@ def test_the_command_prints_a_table_and_what_was_left_out(
         assert any(line.startswith(f"{name} ") for line in lines), name
     assert "left out: gripper (it takes two episodes with Meta-World's state)" in lines
     assert lines[-1] == str(folder / "predict") and (folder / "predict" / "segment-00.mp4").is_file()
+    options = ["--horizon", 1, "--segments", 1, "--videos", 0, "--output", tmp_path / "out"]
+    code, out, _ = command(capsys, folder, tmp_path / "data", *options)
+    assert code == 0 and "left out: controllability, shuffled (there is one segment only)" in out
 
 
 def test_every_mistake_is_one_line(
@@ -177,6 +180,7 @@ def test_every_mistake_is_one_line(
     write_episodes(tmp_path / "short", toy_episodes(1, side=SIDE, steps=4))
     mistakes = {
         (data, "--samples", "0"): "--samples must be 1 or more, not 0",
+        (data, "--videos", "-1"): "--videos must be 0 or more, not -1",
         (data, "--horizon", "11"): "--horizon must be 1 to 10, as far as this model goes, not 11",
         (data, "--horizon", "0"): "--horizon must be 1 to 10",
         (tmp_path / "none",): "does not exist",
@@ -200,6 +204,14 @@ def test_episodes_without_actions_serve_a_model_without_them_alone() -> None:
         check_data(LoadedModel(Steering(), SIDE, 2), silent, Path("data"))
     with pytest.raises(ValueError, match="an episode has no pixels"):
         check_data(LoadedModel(Steering(), SIDE, 2), [episodes(1)[0].exclude("pixels")], Path("data"))
+
+
+def test_the_reward_of_a_success_is_that_of_the_data() -> None:
+    shown = episodes()  # a step's reward is its number, and from 8 on it is a success
+    assert reward_of_success(shown, bonus=0.0) == 7.5
+    assert reward_of_success(shown, bonus=10.0) == (7 + 18) / 2
+    assert reward_of_success([records[:6] for records in shown], bonus=0.0) is None
+    assert reward_of_success([shown[0], shown[1].exclude("reward")], bonus=0.0) is None
 
 
 def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:

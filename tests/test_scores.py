@@ -64,7 +64,7 @@ def segments(count: int = 100) -> Segments:
 
 
 def measured(model: WorldModel, drawn: Segments, judges: Judges | None = None, **plan: Any) -> dict[str, Row]:
-    judges = judges or Judges()
+    judges = judges or Judges(threshold=7.5)
     options = {"samples": 1, "batch_size": 8, "seed": 0} | plan
     rows, left_out = summarise(score(model, drawn, judges, Imagining(**options)), judges)
     assert left_out.keys() >= {"lpips", "fvd", "gripper"}
@@ -120,10 +120,10 @@ def test_the_same_seed_gives_the_same_scores_and_leaves_torchs_generator() -> No
 
 
 def test_a_success_bonus_of_the_model_is_added_to_the_datas_rewards() -> None:
-    rows = measured(Steering(), segments(), Judges(success_bonus=10.0))
+    rows = measured(Steering(), segments(), Judges(threshold=12.0, success_bonus=10.0))
     drawn = segments().leading("success").float()
     assert rows["reward_error"].value == pytest.approx(10 * float(drawn.mean()))
-    assert rows["success_threshold"].value == (7 + 18) / 2
+    assert rows["success_recall_real"].value == 1.0 and rows["success_recall"].value == 0.0  # its rewards lack it
 
 
 def test_nobody_keeps_their_own_actions() -> None:
@@ -157,9 +157,7 @@ def test_what_cannot_be_measured_is_named_and_not_zero() -> None:
     assert left_out.keys() == {"lpips", "fvd", "controllability, shuffled", "reward error", "success", "gripper"}
 
 
-def test_no_threshold_where_no_step_is_a_success() -> None:
-    drawn = segments(4)
-    drawn.records["success"] = torch.zeros_like(drawn.records["success"])
-    rows, left_out = summarise(score(Steering(), drawn, Judges(), Imagining(1, 4, 0)), Judges())
-    assert left_out["success"].startswith("0 of 12 real steps are successes")
+def test_no_success_without_a_threshold() -> None:
+    rows, left_out = summarise(score(Steering(), segments(4), Judges(), Imagining(1, 4, 0)), Judges())
+    assert "must hold both" in left_out["success"]
     assert not [row for row in rows if row.name.startswith("success")]
