@@ -10,9 +10,9 @@ import torch
 from tensordict import TensorDictBase
 from tqdm import tqdm
 
+from mbrl.held_out import HAND, Segments, draw_segments, shows_the_hand
 from mbrl.report import write_report
 from mbrl.scores import FOLDS, Imagining, Judges, score
-from mbrl.segments import HAND, Segments, draw_segments, shows_the_hand
 from mbrl.summary import Row, summarise
 from mbrl.video import write_comparison
 from worldmodel.base import WorldModel
@@ -56,7 +56,9 @@ def load_model(path: Path) -> LoadedModel:
         if model is None:
             raise ValueError(f"{path} is a run of agent {config.agent.name!r}, which learns no world model")
         load_world_model(path, model)
-        resolution, width = env.observation_spec["pixels"].shape[-1], env.action_spec.shape[-1]
+        resolution = env.observation_spec["pixels"].shape[-1]
+        conditioned = config.agent.world_model.get("action_conditioned", True)
+        width = env.action_spec.shape[-1] if conditioned else 0
     finally:
         env.close()
     return LoadedModel(model.eval(), resolution, width, float(config.env.get("success_bonus", 0.0)))
@@ -184,8 +186,8 @@ def write_videos(folder: Path, loaded: LoadedModel, segments: Segments, seed: in
     actions = segments.leading("action")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pixels, _ = loaded.model.predict(segments.before().to(loaded.device), actions.to(loaded.device))
-    imagined = torch.cat([segments.before(), pixels.cpu()], 1)
+        rollout = loaded.model.predict(segments.before().to(loaded.device), actions.to(loaded.device))
+    imagined = torch.cat([segments.before()["pixels"], rollout["pixels"].cpu()], 1)
     length = imagined.shape[1]
     is_imagined = torch.arange(length) >= segments.context
     for number in range(len(segments)):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.segments import HAND, Segments
+from mbrl.held_out import HAND, Segments
 from worldmodel.base import WorldModel
 from worldmodel.i3d import I3D
 from worldmodel.metrics import Distance, frame_scores
@@ -104,8 +104,8 @@ def score(
             scores.add(_real(model, batch, judges, scores.codebooks))
             for name, other in others.items():
                 torch.manual_seed(plan.seed + first)  # the same luck as under the true actions
-                pixels, _ = model.predict(batch.before(), other[part].to(device))
-                scores.add(_compared(f"{name}/", pixels, batch.after("pixels")))
+                rollout = model.predict(batch.before(), other[part].to(device))
+                scores.add(_compared(f"{name}/", rollout["pixels"], batch.after("pixels")))
                 on_rollouts(len(batch))
     model.train(training)
     return scores
@@ -126,11 +126,11 @@ def _imagined(
     model: WorldModel, batch: Segments, actions: Tensor, samples: int, judges: Judges
 ) -> dict[str, Tensor]:
     """Scores [B, samples, ..] of rollouts under the true actions."""
-    pixels, rewards = model.predict(batch.before(), actions, samples)
-    pixels = pixels.unflatten(0, (-1, samples))
+    rollout = model.predict(batch.before(), actions, samples).unflatten(0, (-1, samples))
+    pixels = rollout["pixels"]
     out = frame_scores(pixels, batch.after("pixels"), judges.lpips)
-    if rewards is not None and "reward" in batch:
-        out["reward"] = rewards.squeeze(-1).unflatten(0, (-1, samples))
+    if "reward" in rollout.keys() and "reward" in batch:
+        out["reward"] = rollout["reward"].squeeze(-1)
     if judges.probes:
         out["hand"] = _hand(judges.probes, pixels, batch.episode)
     if judges.i3d is not None:
@@ -142,9 +142,9 @@ def _imagined(
 
 def _real(model: WorldModel, batch: Segments, judges: Judges, codebooks: dict[str, int]) -> dict[str, Tensor]:
     """What belongs to the real segments alone; notes the codebooks' sizes."""
-    real, context = batch.after("pixels"), batch.before()
+    real, context = batch.after("pixels"), batch.before()["pixels"]
     out = _compared("still/", context[:, -1:].expand_as(real), real, judges.lpips)
-    out |= _compared("context/", model.reconstruct(context), context, judges.lpips)
+    out |= _compared("context/", model.reconstruct(batch.before()), context, judges.lpips)
     if "reward" in batch:
         bonus = judges.success_bonus * batch.leading("success").float() if "success" in batch else 0.0
         out["real_reward"] = (batch.leading("reward") + bonus).squeeze(-1)
@@ -155,7 +155,7 @@ def _real(model: WorldModel, batch: Segments, judges: Judges, codebooks: dict[st
         out["seen_hand"] = _hand(judges.probes, real.unsqueeze(1), batch.episode)
     if judges.i3d is not None:
         out["real_features"] = judges.i3d.features(batch.records["pixels"])
-    for name, (codes, size) in model.codes(batch.records["pixels"]).items():
+    for name, (codes, size) in model.codes(batch.with_goal()).items():
         out[f"codes/{name}"], codebooks[name] = codes, size
     return out
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from mbrl.held_out import Segments, draw_segments
 from mbrl.scores import Imagining, Judges, other_actions, score
-from mbrl.segments import Segments, draw_segments
 from mbrl.summary import Row, summarise
 from tests.fakes import CountingWorldModel
 from worldmodel.base import WorldModel
@@ -29,11 +29,11 @@ class Steering(CountingWorldModel):
         pixels = (state + move[:, None, None, None]).clamp(0, 255).to(torch.uint8)
         return pixels, TensorDict(pixels=pixels, reward=action[:, 1:2], batch_size=[len(action)])
 
-    def codes(self, pixels: Tensor) -> dict[str, tuple[Tensor, int]]:
-        return {"context": (torch.tensor([[0, 1]]).expand(len(pixels), 2), 4)}
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
+        return {"context": (torch.tensor([[0, 1]]).expand(len(batch), 2), 4)}
 
-    def reconstruct(self, context: Tensor) -> Tensor:
-        return context + 51
+    def reconstruct(self, context: TensorDictBase) -> Tensor:
+        return context["pixels"] + 51
 
 
 def episodes(number: int = 4, steps: int = 12) -> list[TensorDict]:
@@ -142,7 +142,7 @@ class Mute(Steering):
         assert action.shape[-1] == 0
         return state, TensorDict(pixels=state, batch_size=[len(state)])
 
-    def codes(self, pixels: Tensor) -> dict[str, tuple[Tensor, int]]:
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         return {}
 
 

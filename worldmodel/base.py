@@ -69,30 +69,30 @@ class WorldModel(nn.Module, ABC):
         """A state of B * n rows: row b * n + i is the i-th copy of row b; the encoded context is shared."""
 
     @torch.no_grad()
-    def predict(self, context: Tensor, actions: Tensor, samples: int = 1) -> tuple[Tensor, Tensor | None]:
-        """Whole rollouts from frames alone; models that decode frames faster together do so here.
+    def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
+        """Whole rollouts; models that decode frames faster together do so here.
 
         Args:
-            context: uint8 [B, C, 3, R, R].
-            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame.
+            context: [B, C] as for ``start``.
+            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame. An action-free model reads H alone.
             samples: n rollouts of each context under its actions.
 
         Returns:
-            Pixels uint8 [B * n, H, 3, R, R] and rewards float32 [B * n, H, 1] (None where none are predicted); row
-            b * n + i is the i-th rollout of context b.
+            [B * n, H] with what ``step`` predicts; row b * n + i is the i-th rollout of context b.
         """
-        state = self.start(TensorDict(pixels=context, batch_size=context.shape[:2]))
-        state, steps = self.fork(state, samples), []
+        state, steps = self.fork(self.start(context), samples), []
         for action in actions.repeat_interleave(samples, 0).unbind(1):
             state, prediction = self.step(state, action)
             steps.append(prediction)
-        pixels = torch.stack([step["pixels"] for step in steps], 1)
-        return pixels, torch.stack([step["reward"] for step in steps], 1) if "reward" in steps[0] else None
+        rollout = torch.stack(steps, 1)
+        assert isinstance(rollout, TensorDict)
+        return rollout
 
-    def reconstruct(self, context: Tensor) -> Tensor:
-        """Context frames uint8 [B, C, 3, R, R] as the model keeps them: whole, where it has no tokenizer."""
-        return context
+    def reconstruct(self, context: TensorDictBase) -> Tensor:
+        """Of real steps [B, C] the frames uint8 as the model keeps them: whole, where it has no tokenizer."""
+        pixels: Tensor = context["pixels"]
+        return pixels
 
-    def codes(self, pixels: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """The codes of frames uint8 [B, T, 3, R, R] and the size of their codebook, by codebook; {} without any."""
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
+        """The codes of real steps [B, T], T > C, and the size of their codebook, by codebook; {} without any."""
         return {}

@@ -47,9 +47,9 @@ def cached(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool 
     """The model's own loop; without ``decode`` it stops at the frames' tokens."""
     state = model.start(context)
     for action in actions.unbind(1):
-        state, tokens, _ = model.rollouts.advance(state, action)
+        state, frame = model.rollouts.advance(state, action)
         if decode:
-            model.rollouts.pixels(state, tokens.unsqueeze(1))
+            model.rollouts.pixels(state, frame.tokens.unsqueeze(1))
 
 
 def reencoded(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
@@ -57,8 +57,8 @@ def reencoded(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bo
     state, layout = model.start(context), model.layout
     tokens, decoder = layout.join(state.codes), state.decoder
     for step, action in enumerate(actions.unbind(1)):
-        cache = decoder.encode(tokens, 1, actions[:, :step])
-        new, _ = decoder.imagine(cache, action, model.rollouts.sampling)
+        cache = decoder.encode(tokens, 1, decoder.edges.condition(actions[:, :step], None))
+        new, _ = decoder.imagine(cache, decoder.edges.condition(action, None), model.rollouts.sampling)
         if decode:
             model.rollouts.pixels(state, new.unsqueeze(1))
         slot = tokens.new_full((BATCH, 1), layout.slot)
@@ -105,7 +105,7 @@ def run() -> list[dict[str, object]]:
         lambda: reencoded(model, context, actions),
         lambda: cached(model, context, actions, decode=False),
         lambda: reencoded(model, context, actions, decode=False),
-        lambda: model.predict(context["pixels"], actions),
+        lambda: model.predict(context, actions),
         lambda: model.start(context),
     )
     few, many = token_evaluations(model, HORIZON)

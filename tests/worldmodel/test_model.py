@@ -51,12 +51,11 @@ def tokenizer() -> CompressiveTokenizer:
 def make(seed: int = 0, *, tokenizer_updates: int = 0, every: int = 0, lr: float = 3e-3, **options: Any) -> IVideoGPT:
     torch.manual_seed(seed)
     defect = options.pop("rewards_off_by_one", False)
+    dropout = options.pop("dropout", 0.0)
+    small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, attention_dropout=dropout)
     return IVideoGPT(
         **{**specs(), **options.pop("specs", {})},
-        tokenizer=tokenizer(),
-        transformer=partial(
-            VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, attention_dropout=options.pop("dropout", 0.0)
-        ),
+        **{"tokenizer": tokenizer, "transformer": small, **options.pop("parts", {})},
         tokenizer_optimizer=partial(torch.optim.AdamW, lr=lr),
         transformer_optimizer=partial(torch.optim.AdamW, lr=lr),
         training=TrainingPlan(tokenizer_updates, every, warmup_updates=2, rewards_off_by_one=defect),
@@ -106,10 +105,9 @@ def test_predict_equals_steps_and_leaves_the_mode() -> None:
     batch = sequences()
     actions = torch.randn(4, SEGMENT - CONTEXT, ACTION)
     pixels, rewards = rollout(model, batch[:, :CONTEXT], actions)
-    predicted_pixels, predicted_rewards = model.predict(batch["pixels"][:, :CONTEXT], actions)
-    assert torch.equal(pixels, predicted_pixels)
-    assert predicted_rewards is not None
-    assert torch.equal(rewards, predicted_rewards)
+    predicted = model.predict(batch[:, :CONTEXT], actions)
+    assert torch.equal(pixels, predicted["pixels"])
+    assert torch.equal(rewards, predicted["reward"])
     assert model.training and model.tokenizer.training and model.transformer.training
 
 
@@ -117,18 +115,17 @@ def test_samples_of_a_prediction_are_rollouts_of_the_same_context() -> None:
     model, batch = make(sampling=Sampling(temperature=1.0)), sequences(2)
     actions = torch.randn(2, 3, ACTION)
     torch.manual_seed(3)
-    pixels, rewards = model.predict(batch["pixels"][:, :CONTEXT], actions, samples=3)
-    assert pixels.shape == (6, 3, 3, SIDE, SIDE) and rewards is not None and rewards.shape == (6, 3, 1)
-    assert not torch.equal(pixels[0], pixels[1])
+    found = model.predict(batch[:, :CONTEXT], actions, samples=3)
+    assert found.batch_size == (6, 3) and found["reward"].shape == (6, 3, 1)
+    assert not torch.equal(found["pixels"][0], found["pixels"][1])
     torch.manual_seed(3)
-    repeated = batch["pixels"][:, :CONTEXT].repeat_interleave(3, 0)
-    single, _ = model.predict(repeated, actions.repeat_interleave(3, 0))
-    assert (pixels.int() - single.int()).abs().max() <= 1  # rounding of another batch shape
+    repeated = batch[:, :CONTEXT].repeat_interleave(3, 0)
+    single = model.predict(repeated, actions.repeat_interleave(3, 0))
+    assert (found["pixels"].int() - single["pixels"].int()).abs().max() <= 1  # rounding of another batch shape
     torch.manual_seed(3)
-    plain, plain_rewards = WorldModel.predict(model, batch["pixels"][:, :CONTEXT], actions, 3)  # step by step
-    assert (pixels.int() - plain.int()).abs().max() <= 1
-    assert plain_rewards is not None
-    torch.testing.assert_close(rewards, plain_rewards)
+    plain = WorldModel.predict(model, batch[:, :CONTEXT], actions, 3)  # step by step
+    assert (found["pixels"].int() - plain["pixels"].int()).abs().max() <= 1
+    torch.testing.assert_close(found["reward"], plain["reward"])
 
 
 def test_reconstruction_and_codes_are_the_tokenizers() -> None:
@@ -137,9 +134,9 @@ def test_reconstruction_and_codes_are_the_tokenizers() -> None:
     model.tokenizer.eval()
     expected, quantized, changes = model.tokenizer(frames)
     model.tokenizer.train()
-    kept = model.reconstruct(batch["pixels"][:, :CONTEXT])
+    kept = model.reconstruct(batch[:, :CONTEXT])
     assert torch.equal(kept, (expected[:, :CONTEXT].clamp(0, 1) * 255).round().to(torch.uint8))
-    codes = model.codes(batch["pixels"])
+    codes = model.codes(batch)
     assert codes.keys() == {"context", "dynamics"}
     assert torch.equal(codes["context"][0], quantized.codes) and codes["context"][1] == 11
     assert torch.equal(codes["dynamics"][0], changes.codes) and codes["dynamics"][1] == 13

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.transformer import VideoTransformer, symlog
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "official-parity"
 LAYOUT = TokenLayout(96, 64, 256, 16, 2)
@@ -53,7 +53,7 @@ def test_supervised_positions_are_the_published_ones(expected: dict[str, Tensor]
 
 @needs_data
 def test_action_free_weights_load(expected: dict[str, Tensor]) -> None:
-    model = VideoTransformer(LAYOUT, None, width=64, layers=2, heads=4, mlp_width=160, reward_head=False)
+    model = VideoTransformer(LAYOUT, None, width=64, layers=2, heads=4, mlp_width=160, reward_heads=0)
     model.llm.load_state_dict(load_file(DATA / "transformer" / "model.safetensors"))
     with torch.no_grad():
         logits, rewards = model(expected["tokens"])
@@ -67,10 +67,12 @@ def test_greedy_rollout_through_the_cache(transformer: VideoTransformer, expecte
     greedy = Sampling(temperature=0.0, any_token=True)  # the recorded run did not mask the vocabulary
     tokens, rewards = [], []
     for action in expected["actions"][:, 1:5].unbind(1):
-        token, reward = decoder.imagine(cache, action, greedy)
+        with torch.no_grad():
+            token, end = decoder.imagine(cache, decoder.edges.condition(action, None), greedy)
+            reward = decoder.edges.rewards(end)
         assert reward is not None
         tokens.append(token)
-        rewards.append(symlog(reward))
+        rewards.append(reward)
     assert torch.equal(torch.stack(tokens, 1), expected["rollout_tokens"])
     torch.testing.assert_close(torch.cat(rewards, 1), expected["rollout_rewards"], atol=1e-4, rtol=0)
 
@@ -82,5 +84,5 @@ def test_greedy_rollout_through_the_cache(transformer: VideoTransformer, expecte
 def test_published_sizes(width: int, layers: int, heads: int, mlp_width: int, parameters: int) -> None:
     sizes = {"width": width, "layers": layers, "heads": heads, "mlp_width": mlp_width}
     with torch.device("meta"):
-        model = VideoTransformer(PUBLISHED, None, reward_head=False, **sizes)
+        model = VideoTransformer(PUBLISHED, None, reward_heads=0, **sizes)
     assert sum(p.numel() for p in model.parameters()) == parameters

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
+from worldmodel.ivideogpt.objectives import tokenizer_losses
 from worldmodel.ivideogpt.quantizer import VectorQuantizer
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 
@@ -135,7 +136,7 @@ def test_overfits_one_batch(sizes: dict[str, Any]) -> None:
     optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
     history = []
     for _ in range(120):
-        losses = made.losses(frames)
+        losses = tokenizer_losses(made, frames)
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
@@ -148,16 +149,16 @@ def test_background_is_the_mean_of_the_first_training_batches() -> None:
     made = small(**NANO)
     batches = torch.rand(5, 2, 4, 3, 16, 16)
     for batch in batches:
-        made.losses(batch)
+        tokenizer_losses(made, batch)
     torch.testing.assert_close(made.background, batches[:3].mean((0, 1, 2)))
-    made.eval().losses(batches[0])
+    tokenizer_losses(made.eval(), batches[0])
     torch.testing.assert_close(made.background, batches[:3].mean((0, 1, 2)))
 
 
 def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
     made = small(dropout=0.0, motion_weight=5.0, perceptual_weight=2.0)
     frames = torch.rand(2, 5, 3, 16, 16)
-    out = made.losses(frames, samples=2, perceptual=lambda a, b: (a - b).square().mean())
+    out = tokenizer_losses(made, frames, samples=2, perceptual=lambda a, b: (a - b).square().mean())
     parts = ["context_error", "future_error", "context_commitment", "dynamics_commitment", "perceptual"]
     torch.testing.assert_close(out["loss"], sum(out[name] for name in parts))
     assert out["loss"].requires_grad and not any(v.requires_grad for k, v in out.items() if k != "loss")
@@ -168,7 +169,7 @@ def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
 
 def test_gradients_reach_every_parameter() -> None:
     made = small(**{**NANO, "quantizer": partial(VectorQuantizer, revive_below=0.05, commitment=0.05)})
-    made.losses(torch.rand(4, 4, 3, 16, 16))["loss"].backward()
+    tokenizer_losses(made, torch.rand(4, 4, 3, 16, 16))["loss"].backward()
     assert [name for name, p in made.named_parameters() if p.grad is None] == []
 
 
@@ -177,7 +178,7 @@ def test_published_files_load_into_a_tokenizer_with_revival() -> None:
     reviving.load_state_dict(plain.state_dict())
     assert reviving.quantize.usage.min() == 1.0
     before = reviving.quantize.embedding.weight.clone()
-    reviving.losses(torch.rand(2, 3, 3, 16, 16))
+    tokenizer_losses(reviving, torch.rand(2, 3, 3, 16, 16))
     unmoved = (reviving.quantize.embedding.weight - before).abs().amax(1) < 1e-6
     assert unmoved.any()  # a codebook that counts as used is not seeded anew
 

@@ -6,9 +6,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel.ivideogpt.attention import causal_attention
+from worldmodel.ivideogpt.cache import KeyValueCache
 from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.heads import symexp, symlog
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.transformer import VideoTransformer, symexp, symlog
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
 # context codes 0-4, dynamics codes 5-11, S1 12, S2 13; 3 tokens a context frame, 2 a future frame
 LAYOUT = TokenLayout(context_codes=5, dynamics_codes=7, context_tokens=3, dynamics_tokens=2, context_length=2)
@@ -44,11 +46,22 @@ def uncached_rollout(model: VideoTransformer, context: Tensor, actions: Tensor) 
     return codes, symexp(rewards)
 
 
+@torch.no_grad()
+def imagine(
+    decoder: CachedDecoder, cache: KeyValueCache, action: Tensor, sampling: Sampling = GREEDY
+) -> tuple[Tensor, Tensor]:
+    """The next frame's tokens and its reward in real units."""
+    tokens, end = decoder.imagine(cache, decoder.edges.condition(action, None), sampling)
+    reward = decoder.edges.rewards(end)
+    assert reward is not None
+    return tokens, symexp(reward)
+
+
 def cached_rollout(model: VideoTransformer, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     decoder = CachedDecoder(model, torch.float32)
     cache = decoder.encode(model.layout.join(context), actions.shape[1])
-    steps = [decoder.imagine(cache, action, GREEDY) for action in actions.unbind(1)]
-    rewards = torch.stack([reward for _, reward in steps if reward is not None], 1)
+    steps = [imagine(decoder, cache, action) for action in actions.unbind(1)]
+    rewards = torch.stack([reward for _, reward in steps], 1)
     return model.layout.codes(torch.stack([tokens for tokens, _ in steps], 1)), rewards
 
 
@@ -144,14 +157,13 @@ def test_forks_equal_separate_rollouts(steps_before: int) -> None:
     decoder = CachedDecoder(model, torch.float32)
     cache = decoder.encode(model.layout.join(context), 4)
     for step in range(steps_before):
-        decoder.imagine(cache, actions[::forks, step], GREEDY)
+        imagine(decoder, cache, actions[::forks, step])
     forked = cache.fork(forks)
     assert forked.prefix_keys[0].data_ptr() == cache.prefix_keys[0].data_ptr()  # shared, not copied
-    got = [decoder.imagine(forked, action, GREEDY) for action in actions[:, steps_before:].unbind(1)]
+    got = [imagine(decoder, forked, action) for action in actions[:, steps_before:].unbind(1)]
     codes, rewards = cached_rollout(model, context.repeat_interleave(forks, 0), actions)
     assert torch.equal(LAYOUT.codes(torch.stack([tokens for tokens, _ in got], 1)), codes[:, steps_before:])
     last = got[-1][1]
-    assert last is not None
     torch.testing.assert_close(last, rewards[:, -1], atol=1e-5, rtol=1e-5)
 
 
@@ -160,9 +172,11 @@ def test_known_future_frames_are_encoded_at_once() -> None:
     context, actions = random_context(4), torch.randn(4, 3, 2)
     codes, rewards = cached_rollout(model, context, actions)
     decoder = CachedDecoder(model, torch.float32)
-    cache = decoder.encode(LAYOUT.join(context, codes[:, :2]), 1, actions[:, :2])
-    tokens, reward = decoder.imagine(cache, actions[:, 2], GREEDY)
-    assert reward is not None and torch.equal(LAYOUT.codes(tokens), codes[:, 2])
+    with torch.no_grad():
+        known = decoder.edges.condition(actions[:, :2], None)
+    cache = decoder.encode(LAYOUT.join(context, codes[:, :2]), 1, known)
+    tokens, reward = imagine(decoder, cache, actions[:, 2])
+    assert torch.equal(LAYOUT.codes(tokens), codes[:, 2])
     torch.testing.assert_close(reward, rewards[:, 2], atol=1e-5, rtol=1e-5)
 
 
@@ -172,7 +186,8 @@ def test_only_dynamics_codes_are_sampled() -> None:
         model.llm.lm_head.weight[: LAYOUT.context_codes] += 5.0  # what must not come is what is likely
         model.llm.lm_head.weight[LAYOUT.separator :] += 5.0
     decoder = CachedDecoder(model, torch.float32)
-    tokens, _ = decoder.imagine(decoder.encode(LAYOUT.join(random_context(64)), 1), torch.randn(64, 2), Sampling())
+    cache = decoder.encode(LAYOUT.join(random_context(64)), 1)
+    tokens, _ = imagine(decoder, cache, torch.randn(64, 2), Sampling())
     assert int(tokens.min()) >= LAYOUT.context_codes and int(tokens.max()) < LAYOUT.separator
 
 
@@ -198,9 +213,7 @@ def test_attention_dropout_is_off_unless_asked_for() -> None:
 
     def reward(dropout: float) -> Tensor:
         decoder = CachedDecoder(model, torch.float32, dropout)
-        result = decoder.imagine(decoder.encode(model.layout.join(context), 1), actions, GREEDY)[1]
-        assert result is not None
-        return result
+        return imagine(decoder, decoder.encode(model.layout.join(context), 1), actions)[1]
 
     assert torch.equal(reward(0.0), reward(0.0))
     assert not torch.equal(reward(0.5), reward(0.5))
@@ -219,8 +232,8 @@ def test_bad_input() -> None:
     model = make()
     tokens = LAYOUT.join(random_context(1), torch.zeros(1, 2, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="2 future frames need as many actions"):
-        model(tokens, torch.zeros(1, 3, 2))
-    with pytest.raises(ValueError, match="no whole number of frames"):
+        model(tokens, torch.zeros(1, 5, 2))
+    with pytest.raises(ValueError, match="no segment, which is"):
         model(tokens[:, :-1], torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="multiple of 2"):
         VideoTransformer(LAYOUT, 2, width=10, layers=1, heads=2, mlp_width=8)

@@ -5,25 +5,10 @@ n dynamics tokens a frame, S1 the separator between context frames, S2 the slot 
 Vocabulary: context codes, then dynamics codes, then S1, then S2.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-
-
-class Tokenizer(Protocol):
-    """What a layout asks of a tokenizer."""
-
-    context_codes: int
-    dynamics_codes: int
-    context_length: int
-
-    @property
-    def context_tokens(self) -> int: ...
-
-    @property
-    def dynamics_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -35,17 +20,6 @@ class TokenLayout:
     context_tokens: int  # N, a context frame
     dynamics_tokens: int  # n, a future frame
     context_length: int  # C
-
-    @classmethod
-    def of(cls, tokenizer: "Tokenizer") -> "TokenLayout":
-        """The layout of a tokenizer's tokens."""
-        return cls(
-            tokenizer.context_codes,
-            tokenizer.dynamics_codes,
-            tokenizer.context_tokens,
-            tokenizer.dynamics_tokens,
-            tokenizer.context_length,
-        )
 
     @property
     def vocabulary(self) -> int:
@@ -86,6 +60,27 @@ class TokenLayout:
             )
         return count
 
+    def read(self, tokens: Tensor) -> "TokenLayout":
+        """The layout of tokens [B, L] with these codebooks, its counts read off where separators and slots stand.
+
+        Raises:
+            ValueError: they stand where no layout has them.
+        """
+        row = tokens[0]
+        slots = (row == self.slot).nonzero().flatten().tolist()
+        frames = int((row == self.separator).sum()) + 1
+        prefix = slots[0] if slots else len(row)
+        stride = (slots[1] if len(slots) > 1 else len(row)) - prefix
+        counts = ((prefix + 1) // frames - 1, stride - 1 if slots else self.dynamics_tokens, frames)
+        found = replace(self, context_tokens=counts[0], dynamics_tokens=counts[1], context_length=counts[2])
+        regular = found.prefix == prefix and slots == list(range(prefix, len(row), found.stride))
+        if not regular or (slots and found.length(frames + len(slots)) != len(row)):
+            raise ValueError(
+                f"{len(row)} tokens with {frames - 1} separators and {len(slots)} slots are no segment, which is "
+                "[N] S1 [N] S2 [n] S2 [n] .."
+            )
+        return found
+
     def join(self, context: Tensor, dynamics: Tensor | None = None) -> Tensor:
         """Codes, each counted from 0 in its own codebook, to a segment's tokens.
 
@@ -106,13 +101,16 @@ class TokenLayout:
         return torch.cat([tokens, future], 1)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of ``join``: tokens [B, L] to context codes [B, C, N] and dynamics codes [B, F, n]."""
+        """The inverse of ``join``: tokens [B, L] to context codes [B, C, N] and dynamics codes [B, F, n].
+
+        What a model generated in a dynamics code's place and is none becomes the nearest one, as published.
+        """
         futures = self.futures(tokens.shape[1])
         filler = tokens.new_full((tokens.shape[0], 1), self.separator)
         context = torch.cat([tokens[:, : self.prefix], filler], 1)
         context = context.unflatten(1, (self.context_length, self.context_tokens + 1))[..., :-1]
         dynamics = tokens[:, self.prefix :].unflatten(1, (futures, self.stride))[..., 1:]
-        return context, dynamics - self.context_codes
+        return context, self.codes(dynamics)
 
     def codes(self, tokens: Tensor) -> Tensor:
         """Generated tokens to dynamics codes; one from outside that codebook becomes the nearest."""

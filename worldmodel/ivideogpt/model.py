@@ -1,6 +1,6 @@
 """iVideoGPT as a world model: learn from sequences, imagine through a key/value cache.
 
-B batch, T time, C context frames, F = T - C future frames, H horizon, A action width, R resolution, L tokens.
+B batch, T time, C real context frames, F = T - C future frames, H horizon, A action width, R resolution, L tokens.
 Source: iVideoGPT (Wu et al., NeurIPS 2024, arXiv 2405.15223).
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
+from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective, autocast
+from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.rollout import ImaginedState, Rollouts
+from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, decay_groups, gradient_step, mode
-from worldmodel.ivideogpt.transformer import VideoTransformer, symexp
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
@@ -29,16 +33,22 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class IVideoGPT(WorldModel):
-    """A compressive tokenizer and an action-conditioned transformer with a reward head.
+    """A compressive tokenizer and a transformer that is conditioned on actions and predicts rewards.
 
     Args:
-        observation_spec: must hold ``pixels`` [3, R, R] of the tokenizer's resolution. action_spec: [A].
-        tokenizer: built. transformer: called with (layout, action_dim).
+        observation_spec: must hold ``pixels`` [3, R, R] of the tokenizer's resolution, and ``state`` where the
+            transformer has proprioception. action_spec: [A].
+        tokenizer: makes one when called. transformer: called with (layout, action_dim).
         tokenizer_optimizer, transformer_optimizer: called with parameters (or groups of them).
         training: what each update trains. sampling: how codes are chosen while imagining.
-        segment_length: T of the longest training sequence; ``max_horizon`` = T - C.
+        segment_length: T of the longest training sequence. horizon: frames that may be imagined from one start; None
+            means T - C. Beyond that the rollout's newest frames become its context, again and again.
         precision: "float32" or "bfloat16", of the large matrix products (weights stay float32).
         perceptual: (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss for the tokenizer, or None.
+        action_conditioned: False for a model that only watches.
+        goal_conditioned: a goal frame stands before the context; it takes one of the tokenizer's context places.
+        pretrained: a folder, or an id on the Hugging Face hub, of published or own weights to start from; sizes then
+            come from there and `tokenizer` and `transformer` are not called (see official.load_parts).
         dropout_in_imagination: a published defect for study: leave dropout on while imagining.
     """
 
@@ -49,59 +59,88 @@ class IVideoGPT(WorldModel):
         observation_spec: Composite,
         action_spec: TensorSpec,
         *,
-        tokenizer: CompressiveTokenizer,
-        transformer: Callable[[TokenLayout, int], VideoTransformer],
+        tokenizer: Callable[[], CompressiveTokenizer],
+        transformer: Callable[[TokenLayout, int | None], VideoTransformer],
         tokenizer_optimizer: Callable[..., torch.optim.Optimizer],
         transformer_optimizer: Callable[..., torch.optim.Optimizer],
         training: TrainingPlan,
         sampling: Sampling,
         segment_length: int,
+        horizon: int | None = None,
         precision: str = "float32",
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        action_conditioned: bool = True,
+        goal_conditioned: bool = False,
+        pretrained: str | None = None,
         dropout_in_imagination: bool = False,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.layout = tokenizer, TokenLayout.of(tokenizer)
-        self.action_dim, self.segment_length = action_spec.shape[-1], segment_length
-        self.context_length = tokenizer.context_length
-        self.max_horizon = segment_length - tokenizer.context_length
-        self.transformer = transformer(self.layout, self.action_dim)
-        self.plan, self.dtype = training, precision_dtype(precision)
-        self._check_sizes(tuple(observation_spec["pixels"].shape))
+        action_dim = action_spec.shape[-1] if action_conditioned else None
+        if pretrained is None:
+            self.tokenizer = tokenizer()
+            self.transformer = transformer(self.tokenizer.layout, action_dim)
+        else:
+            self.tokenizer, self.transformer = load_parts(pretrained, action_dim)
+        self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
+        self.context_length = self.tokenizer.context_length - goal_conditioned
+        self.max_horizon = segment_length - self.context_length if horizon is None else horizon
+        self._check_sizes(observation_spec)
+        robot = self.transformer.proprioception
+        reader = SegmentReader(
+            self.tokenizer.resolution,
+            self.context_length,
+            segment_length,
+            action_dim,
+            proprioception=0 if robot is None else robot.size,
+            goal=goal_conditioned,
+            rewards_off_by_one=training.rewards_off_by_one,
+        )
         self._perceptual = (perceptual,)  # in a tuple, so that its weights are no part of this model's
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        # pretrained tokens have their meaning already
+        self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = {
-            "tokenizer": tokenizer_optimizer(tokenizer.parameters()),
+            "tokenizer": tokenizer_optimizer(self.tokenizer.parameters()),
             "transformer": transformer_optimizer(decay_groups(self.transformer)),
         }
-        self.rollouts = Rollouts(
-            tokenizer,
-            self.transformer,
-            sampling,
-            max_horizon=self.max_horizon,
-            dtype=self.dtype,
-            dropout=dropout_in_imagination,
-        )
+        parts = (self.tokenizer, self.transformer, reader)
+        horizons = (segment_length - self.context_length, self.max_horizon)
+        self.rollouts = Rollouts(*parts, sampling, *horizons, dtype=self.dtype, dropout=dropout_in_imagination)
+        # in a dict that torch does not look into: their weights are those of the parts
+        self.objectives: dict[str, nn.Module] = {
+            "tokenizer": TokenizerObjective(self.tokenizer, reader, training, self.dtype, perceptual),
+            "transformer": TransformerObjective(*parts, training, self.dtype),
+        }
 
-    def _check_sizes(self, pixels: tuple[int, ...]) -> None:
-        resolution = self.tokenizer.resolution
+    @property
+    def layout(self) -> TokenLayout:
+        """Order and numbering of a segment's tokens."""
+        return self.transformer.layout
+
+    def _check_sizes(self, observation_spec: Composite) -> None:
+        resolution, pixels = self.tokenizer.resolution, tuple(observation_spec["pixels"].shape)
         if pixels[-3:] != (3, resolution, resolution):
             raise ValueError(
                 f"the environment's pixels are {list(pixels)} but the tokenizer is made for {resolution}x"
                 f"{resolution}: set tokenizer.resolution={pixels[-1]}, or the environment's to {resolution}"
             )
-        if self.max_horizon < 1:
+        if self.context_length < 1:
+            raise ValueError("goal_conditioned needs a tokenizer.context_length of 2 or more: the goal takes one place")
+        futures = self.segment_length - self.context_length
+        if futures < 1 or self.max_horizon < 1:
             raise ValueError(
-                f"segment_length {self.segment_length} leaves no future frame after a context of "
-                f"{self.context_length}: make it at least {self.context_length + 1}"
+                f"segment_length {self.segment_length} leaves no future frame after a context of {self.context_length}:"
+                f" make it at least {self.context_length + 1}, and horizon ({self.max_horizon}) at least 1"
             )
-        tokens, most = self.layout.length(self.segment_length), self.transformer.max_positions
+        tokens, most = self.layout.prefix + self.layout.stride * futures, self.transformer.max_positions
         if tokens > most:
             raise ValueError(
                 f"a segment of {self.segment_length} frames has {tokens} tokens, more than "
                 f"transformer.max_positions={most}: raise that, or shorten segment_length"
             )
-
+        robot = self.transformer.proprioception
+        numbers = observation_spec["state"].shape[-1] if "state" in observation_spec.keys() else 0
+        if robot is not None and numbers < robot.size:
+            raise ValueError(f"transformer.proprioception={robot.size}, but the environment's `state` has {numbers}")
         warmup = self.tokenizer.quantize.warmup
         if 0 < self.plan.tokenizer_updates <= warmup:
             raise ValueError(
@@ -121,129 +160,102 @@ class IVideoGPT(WorldModel):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """As WorldModel.update; T may be anything from C + 1 to ``segment_length``."""
-        pixels, actions, rewards = self._segments(batch)
-        frames, updates = pixels.float() / 255, int(self.updates)
+        updates = int(self.updates)
         metrics: dict[str, Tensor] = {}
         if updates >= self.plan.tokenizer_updates:
-            metrics |= self._update_transformer(frames, actions, rewards, updates)
+            metrics |= self._step("transformer", batch, updates - self.plan.tokenizer_updates)
         if self.plan.trains_tokenizer(updates):
-            metrics |= self._update_tokenizer(frames, updates)
+            self.fix_codes(updates >= self.plan.tokenizer_updates)
+            metrics |= self._step("tokenizer", batch, updates)
         self.updates += 1
         return metrics
 
     def start(self, context: TensorDictBase) -> ImaginedState:
-        return self.rollouts.start(context["pixels"])
+        """As WorldModel.start; a goal-conditioned model needs ``goal``, one with proprioception ``state``."""
+        return self.rollouts.start(context)
 
-    def step(self, state: ImaginedState, action: Tensor) -> tuple[ImaginedState, TensorDict]:
-        state, tokens, reward = self.rollouts.advance(state, action)
-        pixels = self.rollouts.pixels(state, tokens.unsqueeze(1)).squeeze(1)
-        rewards = {} if reward is None else {"reward": reward}
-        return state, TensorDict({"pixels": pixels, **rewards}, batch_size=action.shape[:1])
+    def step(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, TensorDict]:
+        """As WorldModel.step; with proprioception there is ``state`` [B, P] too."""
+        state, frame = self.rollouts.advance(state, action)
+        state, pixels = self.rollouts.show(state, frame.tokens.unsqueeze(1))
+        prediction = TensorDict({"pixels": pixels.squeeze(1)}, batch_size=[state.rows])
+        if frame.rewards is not None:
+            prediction["reward"] = frame.rewards.mean(-1, keepdim=True)
+        if frame.robot is not None:
+            prediction["state"] = frame.robot
+        return state, prediction
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
 
-    def predict(self, context: Tensor, actions: Tensor, samples: int = 1) -> tuple[Tensor, Tensor | None]:
-        """As WorldModel.predict; each context is encoded once, and all frames are decoded in one batch at the end."""
-        state = self.rollouts.start(context)
+    def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
+        """As WorldModel.predict; frames are decoded in one batch at the end (or wherever it is anchored anew)."""
+        state, pieces = self.rollouts.start(context), []
         if samples > 1:
             state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
-        tokens, rewards = [], []
-        for action in actions.unbind(1):
-            state, token, reward = self.rollouts.advance(state, action)
-            tokens.append(token)
-            rewards.append(reward)
-        pixels = self.rollouts.pixels(state, torch.stack(tokens, 1))
-        known = [reward for reward in rewards if reward is not None]
-        return pixels, torch.stack(known, 1) if known else None
+        for part in actions.split(self.rollouts.segment_frames, 1):
+            frames = []
+            for action in part.unbind(1):
+                state, frame = self.rollouts.advance(state, action)
+                frames.append(frame)
+            state, pixels = self.rollouts.show(state, torch.stack([frame.tokens for frame in frames], 1))
+            piece = TensorDict({"pixels": pixels}, batch_size=pixels.shape[:2])
+            rewards = [frame.rewards for frame in frames if frame.rewards is not None]
+            robot = [frame.robot for frame in frames if frame.robot is not None]
+            if rewards:
+                piece["reward"] = torch.stack(rewards, 1).mean(-1, keepdim=True)
+            if robot:
+                piece["state"] = torch.stack(robot, 1)
+            pieces.append(piece)
+        return torch.cat(pieces, 1)
 
     @torch.no_grad()
-    def reconstruct(self, context: Tensor) -> Tensor:
+    def reconstruct(self, context: TensorDictBase) -> Tensor:
         """As WorldModel.reconstruct: encoded, quantised and decoded."""
-        frames = context.float() / 255
-        with mode(self.tokenizer, False), self._autocast():
+        frames = self._context_frames(context)
+        with mode(self.tokenizer, False), autocast(frames, self.dtype):
             codes, _ = self.tokenizer.encode_context(frames)
             decoded = self.tokenizer.context_features_for_decoder(codes, frames).frames.float()
-        return decoded.clamp(0, 1).mul(255).round().to(torch.uint8)
+        return decoded[:, -self.context_length :].clamp(0, 1).mul(255).round().to(torch.uint8)
 
-    def codes(self, pixels: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """As WorldModel.codes: of the context [B, C, N] and of the frames after it [B, F, n]."""
-        context, dynamics = self.layout.split(self._tokens(pixels.float() / 255))
-        return {
-            "context": (context, self.layout.context_codes),
-            "dynamics": (dynamics, self.layout.dynamics_codes),
-        }
+    @torch.no_grad()
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
+        """As WorldModel.codes: of the context (and the goal) [B, C, N] and of the frames after it [B, F, n]."""
+        past, future = self._context_frames(batch[:, : self.context_length]), batch["pixels"][:, self.context_length :]
+        with mode(self.tokenizer, False), autocast(past, self.dtype):
+            context, features = self.tokenizer.encode_context(past)
+            dynamics = self.tokenizer.encode_dynamics(future.float() / 255, features)
+        sizes = self.layout.context_codes, self.layout.dynamics_codes
+        return {"context": (context, sizes[0]), "dynamics": (dynamics, sizes[1])}
 
-    def _segments(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
-        """Checked: pixels [B, T, 3, R, R], and of the F future frames the actions leading there and rewards."""
-        pixels, side = batch["pixels"], self.tokenizer.resolution
-        if pixels.dtype != torch.uint8 or pixels.dim() != 5 or tuple(pixels.shape[2:]) != (3, side, side):
-            raise ValueError(
-                f"a batch needs pixels uint8 [B, T, 3, {side}, {side}], not {pixels.dtype} {list(pixels.shape)}"
-            )
-        frames = pixels.shape[1]
-        if not self.context_length < frames <= self.segment_length:
-            raise ValueError(
-                f"sequences of {frames} frames: this model trains on {self.context_length + 1} to "
-                f"{self.segment_length} (segment_length)"
-            )
-        width = batch["action"].shape[-1]
-        if width != self.action_dim:
-            raise ValueError(f"actions have width {width}, the model was built for {self.action_dim}")
-        leading = slice(self.context_length - 1, frames - 1)
-        earned = slice(self.context_length, frames) if self.plan.rewards_off_by_one else leading
-        return pixels, batch["action"][:, leading].float(), batch["next", "reward"][:, earned].float()
+    def _context_frames(self, context: TensorDictBase) -> Tensor:
+        """The frames of the layout's context in [0, 1], the goal among them."""
+        return self.rollouts.reader.context(context)[0].float() / 255
 
-    def _update_tokenizer(self, frames: Tensor, updates: int) -> dict[str, Tensor]:
-        with mode(self.tokenizer, True), self._autocast():
-            self._freeze_codes(updates >= self.plan.tokenizer_updates)
-            metrics = self.tokenizer.losses(frames, self.plan.tokenizer_frames, self._perceptual[0])
-        norm = self._step("tokenizer", metrics["loss"], updates)
-        on = torch.full_like(norm, float(self._perceptual[0] is not None))
-        metrics |= {"loss": metrics["loss"].detach(), "gradient_norm": norm, "perceptual_on": on}
-        return {f"tokenizer_{name}": value for name, value in metrics.items()}
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the weights in the published layout, as ``pretrained`` and the loaders in official.py take them."""
+        save_parts(folder, self.tokenizer, self.transformer)
 
-    def _freeze_codes(self, frozen: bool) -> None:
+    def fix_codes(self, fixed: bool) -> None:
         """Fix (or free) what gives tokens their meaning: the codebooks and, as planned, the encoders."""
         tokenizer = self.tokenizer
         for quantizer in (tokenizer.quantize, tokenizer.dynamics_quantize):
-            quantizer.train(not frozen)  # in eval mode codes neither move with their latents nor are revived
-            quantizer.embedding.weight.requires_grad_(not frozen and not quantizer.moving_average)
+            quantizer.fixed = fixed
+            quantizer.embedding.weight.requires_grad_(not fixed and not quantizer.moving_average)
         for encoder in (tokenizer.encoder, tokenizer.cond_encoder, tokenizer.quant_conv, tokenizer.quant_linear):
-            encoder.requires_grad_(not frozen or self.plan.later_encoders)
+            encoder.requires_grad_(not fixed or self.plan.later_encoders)
 
-    def _update_transformer(self, frames: Tensor, actions: Tensor, rewards: Tensor, updates: int) -> dict[str, Tensor]:
-        tokens = self._tokens(frames)
-        with mode(self.transformer, True), self._autocast():
-            losses = self.transformer.losses(tokens, actions, rewards, self.plan.full_vocabulary_loss)
-        loss = losses.code_loss + self.plan.reward_weight * losses.reward_loss
-        norm = self._step("transformer", loss, updates - self.plan.tokenizer_updates)
-        metrics = {
-            "code_loss": losses.code_loss.detach(),
-            "token_accuracy": losses.hits.float().mean(),
-            "transformer_gradient_norm": norm,
-        }
-        if losses.reward is not None:
-            metrics["reward_loss"] = losses.reward_loss.detach()
-            metrics["reward_error"] = (symexp(losses.reward.detach()) - rewards).abs().mean()
-        return metrics
-
-    @torch.no_grad()
-    def _tokens(self, frames: Tensor) -> Tensor:
-        """Frames [B, T, 3, R, R] in [0, 1] to tokens [B, L], by the tokenizer in eval mode."""
-        with mode(self.tokenizer, False), self._autocast():
-            context, features = self.tokenizer.encode_context(frames[:, : self.context_length])
-            dynamics = self.tokenizer.encode_dynamics(frames[:, self.context_length :], features)
-        return self.layout.join(context, dynamics)
-
-    def _step(self, name: str, loss: Tensor, updates: int) -> Tensor:
-        warmup, clip_norm = self.plan.warmup_updates, self.plan.clip_norm
-        optimizer = self._optimizers[name]
+    def _step(self, name: str, batch: TensorDictBase, done: int) -> dict[str, Tensor]:
+        """One gradient step on one part; its metrics."""
+        with mode(self.objectives[name], True):
+            metrics = self.objectives[name](batch)
+        loss = metrics.pop("loss")
         self.rollouts.forget()
-        return gradient_step(optimizer, loss, done=updates, warmup=warmup, clip_norm=clip_norm, name=name)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.updates.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        optimizer, plan = self._optimizers[name], self.plan
+        norm = gradient_step(
+            optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name
+        )
+        return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}
 
 
 def precision_dtype(name: str) -> torch.dtype:

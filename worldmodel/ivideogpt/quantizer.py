@@ -60,6 +60,7 @@ class VectorQuantizer(nn.Module):
         chunk: int = 4096,
     ) -> None:
         super().__init__()
+        self.fixed = False  # whether the codebook keeps its meaning while what is around it is trained
         if codes < 1 or dim < 1:
             raise ValueError(f"a codebook needs at least one code of at least one dimension, not {codes} x {dim}")
         if not 0.0 <= revive_below < 1.0 or not 0.0 <= usage_decay < 1.0:
@@ -83,6 +84,10 @@ class VectorQuantizer(nn.Module):
         if positions:
             self.norm = nn.BatchNorm1d(positions * dim, affine=False)
             self.place = nn.Parameter(torch.randn(positions, dim))
+
+    def train(self, mode: bool = True) -> "VectorQuantizer":
+        """Train mode, unless the codebook is fixed: codes then neither move with their latents nor are revived."""
+        return super().train(mode and not self.fixed)
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantise latents [..., D], or [..., P, D] where places are told apart.

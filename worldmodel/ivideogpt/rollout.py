@@ -1,6 +1,7 @@
 """Imagined rollouts: from real context frames, step by step, through one key/value cache.
 
-B contexts, C context frames, R = B * forks rollout rows, A action width, n dynamics tokens a frame.
+B contexts, C context frames of the layout (a goal among them), R = B * forks rollout rows, A action width, P numbers of
+the robot's state, n dynamics tokens a frame.
 """
 
 from collections.abc import Iterator
@@ -8,10 +9,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from worldmodel.ivideogpt.cache import KeyValueCache
 from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.heads import symexp
+from worldmodel.ivideogpt.objectives import autocast
+from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer, Context
 from worldmodel.ivideogpt.training import mode
 from worldmodel.ivideogpt.transformer import VideoTransformer
@@ -28,7 +33,10 @@ class ImaginedState:
     cache: KeyValueCache
     codes: Tensor  # int64 [B, C, N], of the contexts
     features: Context  # the contexts, decoded
+    recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
+    robot: Tensor | None  # [R, P]: the robot's state at the newest frame
     frame: int = 0
+    anchor: int = 0  # frames imagined before the context was last encoded
 
     @property
     def rows(self) -> int:
@@ -36,11 +44,22 @@ class ImaginedState:
         return self.cache.keys.shape[1]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """One imagined frame of R rows, not yet decoded."""
+
+    tokens: Tensor  # int64 [R, n]
+    rewards: Tensor | None  # float32 [R, heads] in real units; None without a reward head
+    robot: Tensor | None  # float32 [R, P]
+
+
 class Rollouts:
     """Starts, advances and forks rollouts of a tokenizer and a transformer that are trained elsewhere.
 
     Args:
-        max_horizon: frames that a rollout may have. dtype: of the large matrix products.
+        segment_frames: imagined frames that the transformer was trained to follow one context with.
+        max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
+            become the context of what follows. dtype: of the large matrix products.
         dropout: a published defect for study: leave the dropout of both parts on while imagining.
     """
 
@@ -48,51 +67,68 @@ class Rollouts:
         self,
         tokenizer: CompressiveTokenizer,
         transformer: VideoTransformer,
+        reader: SegmentReader,
         sampling: Sampling,
-        *,
+        segment_frames: int,
         max_horizon: int,
+        *,
         dtype: torch.dtype,
         dropout: bool = False,
     ) -> None:
-        self.tokenizer, self.transformer, self.sampling = tokenizer, transformer, sampling
-        self.max_horizon, self.dtype, self.dropout = max_horizon, dtype, dropout
+        self.tokenizer, self.transformer, self.reader, self.sampling = tokenizer, transformer, reader, sampling
+        self.segment_frames, self.max_horizon = segment_frames, max_horizon
+        self.dtype, self.dropout = dtype, dropout
         self._snapshot: CachedDecoder | None = None
         self._snapshot_of: list[tuple[int, int]] = []
 
-    def start(self, pixels: Tensor) -> ImaginedState:
-        """Encode context frames uint8 [B, C, 3, R, R] once."""
-        side = self.tokenizer.resolution
-        expected = (self.tokenizer.context_length, 3, side, side)
-        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != expected:
-            raise ValueError(
-                f"a context needs pixels uint8 [B, {', '.join(map(str, expected))}], "
-                f"not {pixels.dtype} {list(pixels.shape)}"
-            )
+    def start(self, context: TensorDictBase) -> ImaginedState:
+        """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
+        return self._anchor(*self.reader.context(context), frame=0)
+
+    def _anchor(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
+        """A state whose context are these frames uint8 [B, C, 3, side, side]."""
         with self._imagining():
             frames = pixels.float() / 255
             codes, _ = self.tokenizer.encode_context(frames)
             features = self.tokenizer.context_features_for_decoder(codes, frames)
-        decoder = self._decoder()
-        cache = decoder.encode(self.transformer.layout.join(codes), self.max_horizon)
-        return ImaginedState(decoder, cache, codes, features)
+        decoder, room = self._decoder(), min(self.segment_frames, self.max_horizon - frame)
+        cache = decoder.encode(self.transformer.layout.join(codes), room)
+        return ImaginedState(decoder, cache, codes, features, pixels, robot, frame, anchor=frame)
 
-    def advance(self, state: ImaginedState, action: Tensor) -> tuple[ImaginedState, Tensor, Tensor | None]:
-        """One frame under ``action`` [R, A]: next state, the frame's tokens [R, n], its reward [R, 1]."""
+    @torch.no_grad()
+    def advance(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, Frame]:
+        """One frame under ``action`` [R, A]. Its tokens go to ``show`` before a context is encoded anew."""
         self._check_fresh(state)
         if state.frame >= self.max_horizon:
             raise ValueError(
-                f"this rollout has reached max_horizon={self.max_horizon}: start a new one, or train on "
-                "longer segments (segment_length)"
+                f"this rollout has reached max_horizon={self.max_horizon}: start a new one, raise `horizon`, or "
+                "train on longer segments (segment_length)"
             )
-        linear = self.transformer.action_linear
-        if linear is not None and tuple(action.shape) != (state.rows, linear.in_features):
-            expected = f"[{state.rows}, {linear.in_features}]"
-            raise ValueError(f"actions must be {expected} here, not {list(action.shape)}")
-        tokens, reward = state.decoder.imagine(state.cache, action, self.sampling)
-        return replace(state, frame=state.frame + 1), tokens, reward
+        if action is not None and len(action) != state.rows:
+            raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
+        if state.frame - state.anchor == self.segment_frames:
+            state = self._anchor(state.recent, state.robot, state.frame)
+        edges = state.decoder.edges
+        added = edges.condition(None if action is None else action.float(), state.robot)
+        tokens, end = state.decoder.imagine(state.cache, added, self.sampling)
+        rewards, robot = edges.rewards(end), edges.states(end, state.robot)
+        frame = Frame(tokens, None if rewards is None else symexp(rewards), robot)
+        return replace(state, frame=state.frame + 1, robot=robot), frame
+
+    def show(self, state: ImaginedState, tokens: Tensor) -> tuple[ImaginedState, Tensor]:
+        """Decode the tokens [R, F, n] of the F newest frames.
+
+        Returns:
+            The state, which knows these frames now, and their pixels uint8 [R, F, 3, side, side].
+        """
+        pixels = self.pixels(state, tokens)
+        fixed = self.transformer.layout.context_length - self.reader.context_length  # the goal stays
+        goal, past = state.recent[:, :fixed], state.recent[:, fixed:]
+        newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
+        return replace(state, recent=torch.cat([goal, newest], 1)), pixels
 
     def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
-        """Tokens [R, F, n] to pixels uint8 [R, F, 3, side, side]."""
+        """Tokens [R, F, n] of frames since the state's context was encoded to pixels uint8 [R, F, 3, side, side]."""
         rows, frames, _ = tokens.shape
         codes = self.transformer.layout.codes(tokens)
         codes = codes.reshape(rows // state.cache.forks, -1, codes.shape[-1])  # forks are decoded as frames
@@ -106,19 +142,19 @@ class Rollouts:
         if n < 1:
             raise ValueError(f"a state can be forked into 1 or more, not {n}")
         self._check_fresh(state)
-        return replace(state, cache=state.cache.fork(n))
+        robot = None if state.robot is None else state.robot.repeat_interleave(n, 0)
+        return replace(state, cache=state.cache.fork(n), recent=state.recent.repeat_interleave(n, 0), robot=robot)
 
     def _check_fresh(self, state: ImaginedState) -> None:
-        if state.cache.filled != state.frame * self.transformer.layout.stride:
+        if state.cache.filled != (state.frame - state.anchor) * self.transformer.layout.stride:
             raise ValueError("this imagined state was stepped before: fork a state to go on from it twice")
 
     @contextmanager
     def _imagining(self) -> Iterator[None]:
         """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
-        device = self.transformer.cos.device.type
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32))
+            stack.enter_context(autocast(self.transformer.cos, self.dtype))
             stack.enter_context(mode(self.tokenizer, self.dropout))
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
                 quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning

@@ -6,6 +6,7 @@ n dynamics tokens per frame, D code width. Source: iVideoGPT, arXiv 2405.15223, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes, check_widths, latent_side
 from worldmodel.ivideogpt.layers import KeysValues
-from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
+from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
 
 CONTRAST = 4.0  # of deviations from the background, whose standard deviation is about a quarter where things move
@@ -71,6 +72,7 @@ class CompressiveTokenizer(nn.Module):
 
     background: Tensor
     background_seen: Tensor
+    settings: dict[str, Any]  # the constructor's arguments
 
     def __init__(
         self,
@@ -101,7 +103,9 @@ class CompressiveTokenizer(nn.Module):
         squared_weight: float = 0.0,
         perceptual_weight: float = 1.0,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.settings = given | {"block_out_channels": list(block_out_channels)}
         widths = tuple(int(width) for width in block_out_channels)
         self.latent_side = latent_side(resolution, len(widths), stem_patch, patch)
         self.resolution, self.context_length, self.patch = resolution, context_length, patch
@@ -140,6 +144,36 @@ class CompressiveTokenizer(nn.Module):
         """n, the tokens of a future frame."""
         return (self.latent_side // self.patch) ** 2
 
+    @property
+    def layout(self) -> TokenLayout:
+        """Order and numbering of a segment's tokens."""
+        sizes = (self.context_tokens, self.dynamics_tokens, self.context_length)
+        return TokenLayout(self.context_codes, self.dynamics_codes, *sizes)
+
+    @torch.no_grad()
+    def tokenize(self, frames: Tensor) -> Tensor:
+        """frames [B, T, 3, R, R] in [0, 1], T >= C -> tokens [B, L] int64 in the published layout and numbering.
+
+        Raises:
+            ValueError: frames of another shape or type, or outside [0, 1].
+        """
+        self._check(frames)
+        low, high = frames.aminmax()
+        if not (low >= 0.0 and high <= 1.0):  # written so that NaN is refused too
+            raise ValueError(f"frames must lie in [0, 1], not in [{float(low):.4g}, {float(high):.4g}]")
+        codes, context = self.encode_context(frames[:, : self.context_length])
+        future = frames[:, self.context_length :]
+        return self.layout.join(codes, self.encode_dynamics(future, context) if future.shape[1] else None)
+
+    @torch.no_grad()
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L] -> frames [B, T, 3, R, R] as decoded: about [0, 1], to be clamped where they are shown."""
+        context_codes, codes = self.layout.split(tokens)
+        context = self.context_features_for_decoder(context_codes)
+        if not codes.shape[1]:
+            return context.frames
+        return torch.cat([context.frames, self.decode_dynamics(codes, context)], 1)
+
     def encode_context(self, frames: Tensor) -> tuple[Tensor, Context]:
         """frames [B, C, 3, R, R] in [0, 1] -> (codes [B, C, N] int64, the context for `encode_dynamics`)."""
         latents, context = self._context_latents(frames)
@@ -175,59 +209,8 @@ class CompressiveTokenizer(nn.Module):
         predicted = self._decode_dynamics(changes.latents, decoded)
         return torch.cat([decoded.frames, predicted], 1), quantized, changes
 
-    def losses(
-        self,
-        frames: Tensor,
-        samples: int | None = None,
-        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """The training loss under "loss" and, detached, its parts and what is worth watching; all 0-d.
-
-        Args:
-            frames: [B, T, 3, R, R] float in [0, 1], T > C.
-            samples: future frames to train on, drawn at random for each row; None takes all.
-            perceptual: (prediction, target) [M, 3, R, R] in [0, 1] -> a 0-d loss.
-        """
-        length = self.context_length
-        if samples is not None:
-            frames = torch.cat([frames[:, :length], sample_frames(frames[:, length:], samples)], 1)
-        self._watch_background(frames)
-        output, context, dynamics = self(frames)
-        past, still = frames[:, :length], frames[:, length - 1 : length]
-        past_weights, weights = self._weights(frames)
-        parts = {
-            "context_error": weighted_error(output[:, :length], past, past_weights, self.squared_weight),
-            "future_error": weighted_error(output[:, length:], frames[:, length:], weights, self.squared_weight),
-            "context_commitment": context.loss,
-            "dynamics_commitment": dynamics.loss,
-        }
-        if perceptual is not None:
-            similar = perceptual(output.flatten(0, 1), frames.flatten(0, 1))
-            parts["perceptual"] = self.perceptual_weight * similar
-        loss = torch.stack(list(parts.values())).sum()
-        with torch.no_grad():
-            moving = (frames[:, length:] - still).abs().mean(-3, keepdim=True) > self.motion_scale
-            metrics = {
-                "context_psnr": psnr(output[:, :length], frames[:, :length]),
-                "future_psnr": psnr(output[:, length:], frames[:, length:]),
-                "moving_psnr": psnr(output[:, length:], frames[:, length:], moving),
-                "context_perplexity": perplexity(context.codes, self.context_codes),
-                "dynamics_perplexity": perplexity(dynamics.codes, self.dynamics_codes),
-            }
-        return {"loss": loss, **{name: value.detach() for name, value in parts.items()}, **metrics}
-
-    def _weights(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of the pixels of context frames and of future frames, each [B, ., 1, R, R] of mean 1."""
-        length, options = self.context_length, (self.motion_weight, self.motion_scale)
-        past, future = frames[:, :length], frames[:, length:]
-        moved = motion_weights(future, past[:, -1:], *options)
-        if not self.background_batches:
-            return torch.ones_like(moved[:1, :1]), moved
-        there = motion_weights(frames, self.background, *options)
-        return there[:, :length], 0.5 * (moved + there[:, length:])
-
     @torch.no_grad()
-    def _watch_background(self, frames: Tensor) -> None:
+    def watch_background(self, frames: Tensor) -> None:
         """Take a training batch [B, T, 3, R, R] into the mean picture, while that is still being made."""
         if self.training and self.background_batches and int(self.background_seen) < self.background_batches:
             self.background_seen += 1

@@ -26,6 +26,7 @@ class TrainingPlan:
         warmup_updates: over which each part's learning rate rises to its full value.
         clip_norm: largest norm of a part's gradient.
         reward_weight: of the reward loss beside the tokens' cross-entropy.
+        state_weight: of the loss of the robot's own state, where the model predicts it.
         full_vocabulary_loss: the published softmax, over context codes too; twice the memory for logits.
         rewards_off_by_one: a published defect for study: train on the reward of the transition after a
             frame's own.
@@ -38,6 +39,7 @@ class TrainingPlan:
     warmup_updates: int = 0
     clip_norm: float = 1.0
     reward_weight: float = 1.0
+    state_weight: float = 1.0
     full_vocabulary_loss: bool = False
     rewards_off_by_one: bool = False
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mbrl.segments import draw_segments, shows_the_hand
+from mbrl.held_out import draw_segments, shows_the_hand
 from tests.fakes import episode
 
 
@@ -21,7 +21,8 @@ def test_every_place_is_drawn_once() -> None:
 def test_rows_belong_to_the_frames_they_lead_to() -> None:
     segments = draw_segments([episode(0, steps=8)], context=3, horizon=4, count=1, seed=1)
     start = int(segments.records["pixels"][0, 0, 0, 0, 0])
-    assert segments.before().shape == (1, 3, 3, 8, 8) and segments.after("pixels").shape == (1, 4, 3, 8, 8)
+    assert segments.before()["pixels"].shape == (1, 3, 3, 8, 8) and segments.after("pixels").shape == (1, 4, 3, 8, 8)
+    assert segments.before()["goal"].eq(start + 6).all()  # the last frame, for models that are given a goal
     frames = segments.after("pixels")[0, :, 0, 0, 0].tolist()
     assert frames == [start + 3 + step for step in range(4)]
     # reward 1000 + t was earned by the action at frame t, which leads to frame t + 1

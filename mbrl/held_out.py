@@ -15,7 +15,7 @@ HAND = slice(0, 3)  # in it, the hand's position in metres
 
 @dataclass(frozen=True)
 class Segments:
-    """M segments, their records [M, T] (see `mbrl.episodes`), and the episode each is from, int64 [M].
+    """M segments: their records [M, T] (see `mbrl.episodes`), and the episode each is from, int64 [M].
 
     ``action[t]`` leads to frame t + 1, and ``reward[t]`` and ``success[t]`` come with it: those of the H future frames
     stand in rows C - 1 to T - 2.
@@ -37,9 +37,13 @@ class Segments:
     def __contains__(self, key: str) -> bool:
         return key in self.records.keys()
 
-    def before(self) -> Tensor:
-        """The context frames uint8 [M, C, 3, R, R]."""
-        return self.records["pixels"][:, : self.context]
+    def with_goal(self) -> TensorDict:
+        """All steps [M, T], the last frame of each segment as ``goal`` beside them, for models that are given one."""
+        return self.records.copy().set("goal", self.records["pixels"][:, -1:].expand_as(self.records["pixels"]))
+
+    def before(self) -> TensorDict:
+        """The context steps [M, C], and the goal."""
+        return self.with_goal()[:, : self.context]
 
     def after(self, key: str) -> Tensor:
         """`pixels` or `state` of the H future frames."""

@@ -1,0 +1,198 @@
+"""iVideoGPT's weights as published, and our own in the same layout; sizes come from the tensors.
+
+Layout: tokenizer/{config.json, diffusion_pytorch_model.safetensors}, transformer/{config.json, model.safetensors}.
+B batch, T frames, C context frames, L tokens, A action width. Source: thuml/iVideoGPT and the files that it published.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worldmodel.ivideogpt.attention import ROPE_THETA, rope_table
+from worldmodel.ivideogpt.layout import TokenLayout
+from worldmodel.ivideogpt.llama import NORM_EPS
+from worldmodel.ivideogpt.sizes import RENAMED, tokenizer_arguments, transformer_arguments
+from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
+from worldmodel.ivideogpt.transformer import INITIAL_STD, VideoTransformer
+from worldmodel.ivideogpt.weights import Config, Tensors, assign, find, read, read_config
+
+TOKENIZER_FILE, TRANSFORMER_FILE = "diffusion_pytorch_model", "model"
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# a head that served a loss of the published training alone, and a buffer of old versions of transformers
+NOT_NEEDED = re.compile(r"action_recon_linear\..*|.*rotary_emb\.inv_freq")
+
+
+def load_tokenizer(source: str | Path, context_length: int | None = None) -> CompressiveTokenizer:
+    """A tokenizer with its weights: `tokenize(frames) -> tokens` and `detokenize(tokens) -> frames`.
+
+    Args:
+        source: a folder, a file or a Hugging Face id, see weights.find.
+        context_length: C, at most the file's: the cross-attention then keeps the places of the newest frames.
+
+    Raises:
+        FileNotFoundError, ValueError: one line; every missing, unexpected or misshapen tensor is named.
+    """
+    path = find(source, "tokenizer")
+    tensors, config = read(path, TOKENIZER_FILE)
+    tensors = {_current_name(name): value for name, value in tensors.items()}
+    try:
+        arguments = tokenizer_arguments(tensors, config)
+        if context_length is not None:
+            tensors = _shorten(tensors, arguments["context_length"], context_length)
+            arguments["context_length"] = context_length
+        with torch.device("meta"):
+            tokenizer = CompressiveTokenizer(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    assign(tokenizer, tensors, path)
+    return tokenizer.eval()
+
+
+def load_transformer(
+    source: str | Path,
+    action_dim: int | None = None,
+    *,
+    layout: TokenLayout | None = None,
+    heads: int | None = None,
+) -> VideoTransformer:
+    """A transformer with its weights: called with (tokens, actions) it returns logits, and rewards or None.
+
+    Args:
+        source: a folder, a file or a Hugging Face id, see weights.find. Action-free files serve, and action-conditioned
+            ones (`llm.` before the decoder's names), with or without reward heads.
+        action_dim: A; a file without an action layer gets one of zeros, so that actions change nothing at first.
+            None: as in the file.
+        layout: of the tokens that it will see; None: that of the tokenizer beside it, else the published one.
+        heads: attention heads; None: as config.json says, else one for each 64 of the width, as published.
+
+    Raises:
+        FileNotFoundError, ValueError: one line; every missing, unexpected or misshapen tensor is named.
+    """
+    path, tensors, config = _read_transformer(source)
+    return _build_transformer(path, tensors, config, action_dim, layout, heads).eval()
+
+
+def load_parts(source: str | Path, action_dim: int | None) -> tuple[CompressiveTokenizer, VideoTransformer]:
+    """Both parts to start an agent from: an action layer of width A (None: without one) and a reward head.
+
+    What the files lack is fresh: a reward head is drawn, an action layer (also for one of another width) is zero.
+    """
+    tokenizer = load_tokenizer(source)
+    path, tensors, config = _read_transformer(source)
+    layer = tensors.get("action_linear.weight")
+    if layer is not None and layer.shape[-1] != action_dim:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
+    norm = tensors.get("llm.model.norm.weight")
+    if norm is not None and "reward_linear.weight" not in tensors:
+        weight = torch.randn(1, len(norm)) * INITIAL_STD
+        tensors |= {"reward_linear.weight": weight, "reward_linear.bias": torch.zeros(1)}
+    transformer = _build_transformer(path, tensors, config, action_dim, tokenizer.layout)
+    return tokenizer.train(), transformer.train()
+
+
+def save_parts(folder: str | Path, tokenizer: CompressiveTokenizer, transformer: VideoTransformer) -> None:
+    """Write both parts in the published layout; each file is whole or not there."""
+    names = {argument: published for published, argument in RENAMED.items()}
+    settings = {names.get(name, name): value for name, value in tokenizer.settings.items()}
+    settings["quantizer"] = dict(getattr(tokenizer.settings["quantizer"], "keywords", {}))
+    _write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), settings)
+    tensors = transformer.state_dict()
+    if all(name.startswith("llm.") for name in tensors):  # as the action-free files have it
+        tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
+    settings = {
+        "model_type": "llama",
+        "hidden_size": transformer.width,
+        "num_hidden_layers": len(transformer.llm.model.layers),
+        "num_attention_heads": transformer.heads,
+        "vocab_size": transformer.layout.vocabulary,
+        "max_position_embeddings": transformer.max_positions,
+        "attention_dropout": transformer.attention_dropout,
+        "rms_norm_eps": NORM_EPS,
+        "rope_theta": ROPE_THETA,
+        "tie_word_embeddings": False,
+    }
+    _write(Path(folder) / "transformer", TRANSFORMER_FILE, tensors, settings)
+
+
+def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config, weights = folder / ".config.json", folder / f".{name}.safetensors"
+    config.write_text(json.dumps(settings, indent=1))
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, weights)
+    for path in (config, weights):
+        path.replace(path.with_name(path.name.removeprefix(".")))
+
+
+def _current_name(name: str) -> str:
+    """A tokenizer's tensor by today's name: old versions of diffusers named the attention's parts otherwise."""
+    parts = re.match(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\..*)", name)
+    return f"{parts[1]}{OLD_ATTENTION[parts[2]]}{parts[3]}" if parts else name
+
+
+def _shorten(tensors: Tensors, frames: int, wanted: int) -> Tensors:
+    """Keep the newest `wanted` of the `frames` context frames' places."""
+    if not 1 <= wanted <= frames:
+        raise ValueError(f"context_length {wanted} is not possible: these weights know 1 to {frames} context frames")
+    return {
+        name: value[-len(value) * wanted // frames :] if name.endswith("kv_pos_emb") else value
+        for name, value in tensors.items()
+    }
+
+
+def _read_transformer(source: str | Path) -> tuple[Path, Tensors, Config]:
+    """Where it lies, its tensors under our names, its configuration."""
+    path = find(source, "transformer")
+    tensors, config = read(path, TRANSFORMER_FILE)
+    if not config:  # a lone file, beside the folder of the model that it grew from
+        config = read_config(path.parent / "transformer" / "config.json")
+    tensors = {name: value for name, value in tensors.items() if not NOT_NEEDED.fullmatch(name)}
+    if not any(name.startswith("llm.") for name in tensors):
+        tensors = {f"llm.{name}" if name.startswith(("model.", "lm_head.")) else name: v for name, v in tensors.items()}
+    return path, tensors, config
+
+
+def _build_transformer(
+    path: Path,
+    tensors: Tensors,
+    config: Config,
+    action_dim: int | None,
+    layout: TokenLayout | None,
+    heads: int | None = None,
+) -> VideoTransformer:
+    try:
+        arguments = transformer_arguments(tensors, config, heads)
+        vocabulary, width = arguments.pop("vocabulary"), arguments.pop("action_dim")
+        layout = layout or _layout_beside(path) or _published_layout(vocabulary)
+        if layout.vocabulary != vocabulary:
+            raise ValueError(f"it knows {vocabulary} tokens, but the tokenizer beside it makes {layout.vocabulary}")
+        with torch.device("meta"):
+            transformer = VideoTransformer(layout, width if action_dim is None else action_dim, **arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if action_dim is not None and width is None:
+        for name in ("action_linear.weight", "action_linear.bias"):
+            tensors = tensors | {name: torch.zeros(transformer.get_parameter(name).shape)}
+    assign(transformer, tensors, path)
+    transformer.cos, transformer.sin = rope_table(transformer.max_positions, transformer.width // transformer.heads)
+    return transformer
+
+
+def _layout_beside(path: Path) -> TokenLayout | None:
+    """The layout of the tokenizer in the folder beside a transformer's folder or file; None where there is none."""
+    folder = path.parent / "tokenizer"
+    if not folder.is_dir():
+        return None
+    tensors, config = read(folder, TOKENIZER_FILE)
+    with torch.device("meta"):
+        return CompressiveTokenizer(**tokenizer_arguments(tensors, config)).layout
+
+
+def _published_layout(vocabulary: int) -> TokenLayout:
+    """Both codebooks alike, 256 and 16 tokens, two context frames."""
+    dynamics = (vocabulary - 2) // 2
+    return TokenLayout(vocabulary - 2 - dynamics, dynamics, 256, 16, 2)

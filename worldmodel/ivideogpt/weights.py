@@ -1,0 +1,119 @@
+"""Files of weights: where they lie (a folder, a file, the Hugging Face hub), what is in them, and what does not fit."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+SUFFIX = ".safetensors"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+Tensors = dict[str, Tensor]
+Config = dict[str, Any]
+
+
+def find(source: str | Path, part: str) -> Path:
+    """The folder or file that holds a part ("tokenizer" or "transformer") of `source`.
+
+    Args:
+        source: a .safetensors file; a folder of one part; a folder with a sub-folder of the part's name; or an id on
+            the Hugging Face hub, of which only .json and .safetensors files are downloaded (and cached).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(source)
+    if not path.exists() and HUB_ID.fullmatch(str(source)):
+        path = _download(str(source), part)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {source}: give a folder, a {SUFFIX} file or a hub id (user/name)")
+    return path / part if (path / part).is_dir() else path
+
+
+def _download(source: str, part: str) -> Path:
+    patterns = [f"{folder}*{suffix}" for folder in (f"{part}/", "") for suffix in (".json", SUFFIX)]
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"no folder {source} here, and the Hugging Face hub did not give it ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def read(path: Path, name: str) -> tuple[Tensors, Config]:
+    """The tensors (float32) and the configuration of a part.
+
+    Args:
+        path: as `find` gives it. name: what the weights' file is called in a folder, without its suffix; the only file
+            of that kind there will do, and so will numbered shards of one.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file that is missing, torn, or could run code when read.
+    """
+    tensors: Tensors = {}
+    for file in _files(path, name):
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read as safetensors ({' '.join(str(error).split())})") from error
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors")
+    config = path / "config.json" if path.is_dir() else path.with_name("config.json")
+    return {key: value.float() for key, value in tensors.items()}, read_config(config)
+
+
+def _files(path: Path, name: str) -> list[Path]:
+    if path.is_file():
+        if path.suffix != SUFFIX:
+            raise ValueError(f"{path}: only {SUFFIX} files are read, as others can run code")
+        return [path]
+    if (path / f"{name}{SUFFIX}").is_file():
+        return [path / f"{name}{SUFFIX}"]
+    shards = sorted(path.glob(f"{name}-*-of-*{SUFFIX}"))
+    others = sorted(path.glob(f"*{SUFFIX}"))
+    if shards or len(others) == 1:
+        return shards or others
+    pickled = [file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".ckpt", ".pth")]
+    hint = f"; {pickled[0]} is not read, as it can run code: convert it to safetensors" if pickled else ""
+    raise FileNotFoundError(f"no {name}{SUFFIX} in {path}{hint}")
+
+
+def read_config(path: Path) -> Config:
+    """A config.json; empty where there is none. ValueError where it is torn."""
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no settings by name")
+    return config
+
+
+def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Make these tensors the module's own, which may be on the meta device.
+
+    Raises:
+        ValueError: naming every tensor that is missing, unexpected or misshapen.
+    """
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    misshapen = [
+        f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & tensors.keys())
+        if tensors[name].shape != wanted[name].shape
+    ]
+    named = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    faults = [f"{fault}: {', '.join(names)}" for fault, names in named.items() if names]
+    if faults:
+        raise ValueError(f"{source} does not fit: {'; '.join(faults)}")
+    typed = {name: value.to(wanted[name].dtype) for name, value in tensors.items()}
+    module.load_state_dict(typed, assign=True)
