@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 from tqdm import tqdm
 
 from mbrl.held_out import HAND, Segments, draw_segments, shows_the_hand
+from mbrl.overrides import CONFIG_MODULE
 from mbrl.report import write_report
 from mbrl.scores import FOLDS, Imagining, Judges, score
 from mbrl.summary import Row, summarise
@@ -27,11 +30,9 @@ PROBE_EPISODES = 200  # more than that many updates can use
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A world model, the side of its frames, its actions' width (0: none), and the bonus in its rewards."""
+    """A world model in eval mode, and what its rewards hold beside the data's where the task is solved."""
 
     model: WorldModel
-    resolution: int
-    action_dim: int
     success_bonus: float = 0.0
 
     @property
@@ -40,12 +41,14 @@ class LoadedModel:
 
 
 def load_model(path: Path) -> LoadedModel:
-    """The world model of a run folder's newest checkpoint.
+    """The world model of a run folder's newest checkpoint, or that of a folder of weights in the published layout.
 
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it to load.
-        ValueError: the run has no world model, or its checkpoint cannot be read.
+        ValueError: the run has no world model, or what was found cannot be read.
     """
+    if (path / "tokenizer").is_dir():
+        return _load_weights(path)
     from mbrl.build import build_world_model, env_factory
     from mbrl.checkpoint import load_config, load_world_model
 
@@ -53,15 +56,20 @@ def load_model(path: Path) -> LoadedModel:
     env = env_factory(config)(seed=config.seed)
     try:
         model = build_world_model(config, env)
-        if model is None:
-            raise ValueError(f"{path} is a run of agent {config.agent.name!r}, which learns no world model")
-        load_world_model(path, model)
-        resolution = env.observation_spec["pixels"].shape[-1]
-        conditioned = config.agent.world_model.get("action_conditioned", True)
-        width = env.action_spec.shape[-1] if conditioned else 0
     finally:
         env.close()
-    return LoadedModel(model.eval(), resolution, width, float(config.env.get("success_bonus", 0.0)))
+    if model is None:
+        raise ValueError(f"{path} is a run of agent {config.agent.name!r}, which learns no world model")
+    load_world_model(path, model)
+    return LoadedModel(model.eval(), float(config.env.get("success_bonus", 0.0)))
+
+
+def _load_weights(path: Path) -> LoadedModel:
+    from mbrl.build import make, pick_device
+
+    settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
+    model: WorldModel = make(settings, source=path)
+    return LoadedModel(model.to(pick_device("auto")))
 
 
 def load_episodes(folder: Path) -> list[TensorDictBase]:
@@ -103,11 +111,11 @@ def predict(
         if value < low:
             raise ValueError(f"--{name} must be {low} or more, not {value}")
     episodes, loaded = load_episodes(data), load_model(model_path)
-    horizon = check_horizon(loaded, horizon, fvd is not None)
-    check_data(loaded, episodes, data)
+    horizon = check_horizon(loaded.model, horizon, fvd is not None)
+    check_data(loaded.model, episodes, data)
     options = {"context": loaded.model.context_length, "horizon": horizon, "count": segments, "seed": seed}
     drawn = draw_segments(episodes, **options)
-    plan = Imagining(samples, batch_size, seed, uses_actions=loaded.action_dim > 0)
+    plan = Imagining(samples, batch_size, seed, uses_actions=loaded.model.action_dim > 0)
     judges = Judges(
         lpips=load_lpips(lpips).to(loaded.device) if lpips else None,
         i3d=I3D.from_file(fvd).to(loaded.device) if fvd else None,
@@ -126,34 +134,34 @@ def predict(
     return rows, left_out
 
 
-def check_horizon(loaded: LoadedModel, horizon: int | None, fvd: bool) -> int:
+def check_horizon(model: WorldModel, horizon: int | None, fvd: bool) -> int:
     """The horizon, as far as the model goes where none was asked for; ValueError where it does not fit."""
-    most = loaded.model.max_horizon
+    most = model.max_horizon
     horizon = most if horizon is None else horizon
     if not 1 <= horizon <= most:
         raise ValueError(f"--horizon must be 1 to {most}, as far as this model goes, not {horizon}")
-    frames = loaded.model.context_length + horizon
+    frames = model.context_length + horizon
     if fvd and frames < MIN_FRAMES:
         raise ValueError(f"--fvd needs videos of {MIN_FRAMES} frames or more, context included, not {frames}")
     return horizon
 
 
-def check_data(loaded: LoadedModel, episodes: Sequence[TensorDictBase], data: Path) -> None:
+def check_data(model: WorldModel, episodes: Sequence[TensorDictBase], data: Path) -> None:
     """ValueError where these are not the episodes that the model is made for."""
     for episode in episodes:
         keys = episode.keys()
         if "pixels" not in keys:
             raise ValueError(f"{data}: an episode has no pixels, and this model predicts nothing else")
-        if episode["pixels"].shape[-1] != loaded.resolution:
+        if episode["pixels"].shape[-1] != model.resolution:
             side = episode["pixels"].shape[-1]
             raise ValueError(
-                f"{data} has frames of {side}x{side}, and the model is made for {loaded.resolution}x{loaded.resolution}"
+                f"{data} has frames of {side}x{side}, and the model is made for {model.resolution}x{model.resolution}"
             )
-        if loaded.action_dim and "action" not in keys:
+        if model.action_dim and "action" not in keys:
             raise ValueError(f"{data}: an episode has no actions, and this model needs them")
-        if loaded.action_dim and episode["action"].shape[-1] != loaded.action_dim:
+        if model.action_dim and episode["action"].shape[-1] != model.action_dim:
             width = episode["action"].shape[-1]
-            raise ValueError(f"{data} has actions of width {width}, and the model is made for {loaded.action_dim}")
+            raise ValueError(f"{data} has actions of width {width}, and the model is made for {model.action_dim}")
 
 
 def reward_of_success(episodes: Sequence[TensorDictBase], bonus: float) -> float | None:

@@ -138,7 +138,7 @@ def _add_predict(verbs: Any) -> None:
     ]
     purpose = "imagine real episodes: videos, error along the horizon, and a table"
     verb = _add_verb(verbs, "predict", predict, purpose, examples)
-    verb.add_argument("model", type=Path, metavar="MODEL", help="a run folder")
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or {tokenizer,transformer}/")
     verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, best unseen in training")
     verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: as far as it goes)")
     verb.add_argument("--segments", type=int, default=64, metavar="M", help="how many to measure (default: 64)")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.episodes import write_episodes
 from mbrl.predict import LoadedModel, check_data, load_model, predict, reward_of_success
 from tests.test_scores import SIDE, Steering, episodes
+from tests.worldmodel.test_model import make
+from worldmodel.ivideogpt.transformer import VideoTransformer
 
+small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64)
 TINY = ["experiment=smoke", "env=toy", "env.episode_length=20", "env.resolution=64"]
 
 
@@ -28,8 +32,10 @@ def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Puts a world model with known answers where a run folder would be read."""
 
     def put(**options: Any) -> None:
-        loaded = LoadedModel(**{"model": Steering(), "resolution": SIDE, "action_dim": 2, **options})
-        monkeypatch.setattr(verb, "load_model", lambda path: loaded)
+        model = Steering()
+        for name, value in options.items():
+            setattr(model, name, value)
+        monkeypatch.setattr(verb, "load_model", lambda path: LoadedModel(model))
 
     put()
     return put
@@ -141,7 +147,7 @@ def toy_episodes(count: int, side: int = 64, steps: int = 20) -> list[TensorDict
 def test_a_run_folder_gives_its_newest_world_model(run_folder: tuple[Path, dict[str, Tensor]]) -> None:
     folder, weights = run_folder
     loaded = load_model(folder)
-    assert (loaded.resolution, loaded.action_dim, loaded.success_bonus) == (64, 2, 0.0)
+    assert (loaded.model.resolution, loaded.model.action_dim, loaded.success_bonus) == (64, 2, 0.0)
     found = loaded.model.state_dict()
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
     assert not loaded.model.training
@@ -199,11 +205,13 @@ def test_every_mistake_is_one_line(
 
 def test_episodes_without_actions_serve_a_model_without_them_alone() -> None:
     silent = [records.exclude("action") for records in episodes(1)]
-    check_data(LoadedModel(Steering(), SIDE, 0), silent, Path("data"))
+    model = Steering()
     with pytest.raises(ValueError, match="an episode has no actions, and this model needs them"):
-        check_data(LoadedModel(Steering(), SIDE, 2), silent, Path("data"))
+        check_data(model, silent, Path("data"))
     with pytest.raises(ValueError, match="an episode has no pixels"):
-        check_data(LoadedModel(Steering(), SIDE, 2), [episodes(1)[0].exclude("pixels")], Path("data"))
+        check_data(model, [episodes(1)[0].exclude("pixels")], Path("data"))
+    model.action_dim = 0
+    check_data(model, silent, Path("data"))
 
 
 def test_the_reward_of_a_success_is_that_of_the_data() -> None:
@@ -212,6 +220,23 @@ def test_the_reward_of_a_success_is_that_of_the_data() -> None:
     assert reward_of_success(shown, bonus=10.0) == (7 + 18) / 2
     assert reward_of_success([records[:6] for records in shown], bonus=0.0) is None
     assert reward_of_success([shown[0], shown[1].exclude("reward")], bonus=0.0) is None
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_a_folder_of_weights_predicts_what_its_files_hold(conditioned: bool, tmp_path: Path) -> None:
+    saved = make(action_conditioned=conditioned, parts={"transformer": partial(small, reward_heads=int(conditioned))})
+    saved.save_pretrained(tmp_path / "weights")
+    model = load_model(tmp_path / "weights").model
+    assert (model.resolution, model.action_dim, model.max_horizon) == (SIDE, 2 if conditioned else 0, 14)
+    write_episodes(tmp_path / "data", toy_episodes(2, side=SIDE))
+    options = {"horizon": 3, "segments": 2, "videos": 1}
+    rows, left_out = predict(tmp_path / "weights", tmp_path / "data", tmp_path / "out", **options)
+    names = {row.name for row in rows}
+    assert ("reward_error" in names, "psnr_zero" in names) == (conditioned, conditioned)
+    assert ("reward error" in left_out, "controllability" in left_out) == (not conditioned, not conditioned)
+    (tmp_path / "weights" / "transformer" / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="transformer"):
+        load_model(tmp_path / "weights")
 
 
 def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:

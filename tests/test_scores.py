@@ -19,6 +19,8 @@ SIDE, CONTEXT, HORIZON = 16, 2, 3
 class Steering(CountingWorldModel):
     """Brightness moves by 10 times the action's first entry; a reward is the action's second. One bit of luck."""
 
+    resolution, action_dim = SIDE, 2
+
     def __init__(self, luck: int = 0) -> None:
         super().__init__()
         self.luck, self.rows = luck, []

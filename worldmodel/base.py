@@ -18,10 +18,13 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         context_length: C, the number of real steps that ``start`` needs.
         max_horizon: how many steps may be imagined from one ``start``.
+        resolution: R. action_dim: A; 0 for a model that only watches.
     """
 
     context_length: int
     max_horizon: int
+    resolution: int
+    action_dim: int
 
     @property
     @abstractmethod

@@ -152,3 +152,11 @@ def test_forks_go_on_beyond_the_trained_segment() -> None:
     repeated = TensorDict(pixels=context["pixels"].repeat_interleave(forks, 0), batch_size=[2 * forks, CONTEXT])
     alone = imagine(model, repeated, actions)[-1]
     assert (prediction["pixels"].int() - alone["pixels"].int()).abs().max() <= 1  # rounding of another batch shape
+
+
+def test_a_goal_is_encoded_and_not_reconstructed() -> None:
+    model, batch = make(goal_conditioned=True), sequences()
+    batch["goal"] = batch["pixels"][:, -1:].expand_as(batch["pixels"])
+    assert model.reconstruct(batch[:, :1]).shape == (4, 1, 3, SIDE, SIDE)
+    codes = model.codes(batch)
+    assert codes["context"][0].shape[:2] == (4, 2) and codes["dynamics"][0].shape[:2] == (4, SEGMENT - 1)

@@ -81,6 +81,7 @@ class IVideoGPT(WorldModel):
             self.transformer = transformer(self.tokenizer.layout, action_dim)
         else:
             self.tokenizer, self.transformer = load_parts(pretrained, action_dim)
+        self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal_conditioned
         self.max_horizon = segment_length - self.context_length if horizon is None else horizon
