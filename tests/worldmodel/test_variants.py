@@ -169,3 +169,11 @@ def test_any_size_that_the_blocks_allow(side: int, widths: tuple[int, ...], patc
     assert imagine(model, batch[:, :CONTEXT], torch.zeros(2, 1, ACTION))[0]["pixels"].shape == (2, 3, side, side)
     with pytest.raises(ValueError, match="does not divide into"):
         type(model.tokenizer)(resolution=side + 1, block_out_channels=widths, patch=patch, norm_groups=4)
+
+
+def test_a_goal_is_encoded_and_not_reconstructed() -> None:
+    model, batch = make(goal_conditioned=True), sequences()
+    batch["goal"] = batch["pixels"][:, -1:].expand_as(batch["pixels"])
+    assert model.reconstruct(batch[:, :1]).shape == (4, 1, 3, SIDE, SIDE)
+    codes = model.codes(batch)
+    assert codes["context"][0].shape[:2] == (4, 2) and codes["dynamics"][0].shape[:2] == (4, SEGMENT - 1)
