@@ -19,7 +19,7 @@ from mbrl.plot import COLOURS, DASHES
 from mbrl.summary import Row
 
 MARKERS = ("o", "s", "^", "x")
-MARGIN = 1.15  # of a panel whose axis starts at 0 over its highest curve
+MARGIN = 1.3  # of a panel whose axis starts at 0 over its highest curve
 
 
 class Panel(NamedTuple):
@@ -119,4 +119,4 @@ def _draw(axis: Axes, panel: Panel, curves: Mapping[str, list[float]]) -> None:
     axis.grid(color="#d8d8d8", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     if len(drawn) > 1:
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, handlelength=3.5)
