@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
 from mbrl.held_out import HAND, Segments, draw_segments, shows_the_hand
@@ -24,6 +24,7 @@ from worldmodel.i3d import I3D, MIN_FRAMES
 from worldmodel.metrics import load_lpips
 from worldmodel.probe import PositionProbe, fit_probe
 
+EPISODES = 400  # held in memory, 12 KB a frame at 64 px
 PROBE_UPDATES = 400
 PROBE_EPISODES = 200  # more than that many updates can use
 
@@ -41,13 +42,13 @@ class LoadedModel:
 
 
 def load_model(path: Path) -> LoadedModel:
-    """The world model of a run folder's newest checkpoint, or that of a folder of weights in the published layout.
+    """The world model of a run's newest checkpoint, or of weights in the published layout: a folder or a hub id.
 
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it to load.
         ValueError: the run has no world model, or what was found cannot be read.
     """
-    if (path / "tokenizer").is_dir():
+    if (path / "tokenizer").is_dir() or not path.exists():
         return _load_weights(path)
     from mbrl.build import build_world_model, env_factory
     from mbrl.checkpoint import load_config, load_world_model
@@ -68,15 +69,29 @@ def _load_weights(path: Path) -> LoadedModel:
     from mbrl.build import make, pick_device
 
     settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
+    trained = path / "config.yaml"  # of mbrl pretrain
+    if trained.is_file():
+        settings.segment_length = OmegaConf.load(trained).worldmodel.segment_length
     model: WorldModel = make(settings, source=path)
     return LoadedModel(model.to(pick_device("auto")))
 
 
-def load_episodes(folder: Path) -> list[TensorDictBase]:
-    """The folder's episodes; bad files are left out and counted in a warning."""
-    from mbrl.episodes import read_episodes
+def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
+    """Episodes of a folder (any layout that EpisodeData reads) as records, frames resized to R; evenly spaced ones
+    where there are more than EPISODES.
 
-    return read_episodes(folder, strict=False)
+    Raises:
+        ValueError: frames are smaller than R.
+    """
+    from mbrl.segments import EpisodeData
+
+    data = EpisodeData(folder, resolution=resolution)
+    if data.smallest < resolution:
+        side = f"{data.smallest}x{data.smallest}"
+        raise ValueError(f"{folder} has frames of {side}, and the model is made for {resolution}x{resolution}")
+    chosen = range(0, len(data), -(-len(data) // EPISODES))
+    wholes = (data.segment(number, 0, data.lengths[number]) for number in chosen)
+    return [whole.exclude("next").update(whole.get("next", TensorDict())) for whole in wholes]
 
 
 def predict(
@@ -110,7 +125,8 @@ def predict(
     for name, (value, low) in least.items():
         if value < low:
             raise ValueError(f"--{name} must be {low} or more, not {value}")
-    episodes, loaded = load_episodes(data), load_model(model_path)
+    loaded = load_model(model_path)
+    episodes = load_episodes(data, loaded.model.resolution)
     horizon = check_horizon(loaded.model, horizon, fvd is not None)
     check_data(loaded.model, episodes, data)
     options = {"context": loaded.model.context_length, "horizon": horizon, "count": segments, "seed": seed}
@@ -152,11 +168,6 @@ def check_data(model: WorldModel, episodes: Sequence[TensorDictBase], data: Path
         keys = episode.keys()
         if "pixels" not in keys:
             raise ValueError(f"{data}: an episode has no pixels, and this model predicts nothing else")
-        if episode["pixels"].shape[-1] != model.resolution:
-            side = episode["pixels"].shape[-1]
-            raise ValueError(
-                f"{data} has frames of {side}x{side}, and the model is made for {model.resolution}x{model.resolution}"
-            )
         if model.action_dim and "action" not in keys:
             raise ValueError(f"{data}: an episode has no actions, and this model needs them")
         if model.action_dim and episode["action"].shape[-1] != model.action_dim:

@@ -27,7 +27,8 @@ def predict(options: argparse.Namespace) -> int:
     from mbrl.predict import predict as run
 
     given = {key: value for key, value in vars(options).items() if key not in ("run", "model", "data", "output")}
-    output = options.output or options.model / "predict"
+    beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
+    output = options.output or beside / "predict"
     rows, left_out = run(options.model, options.data, output, **given)
     steps = max(len(row.curve or []) for row in rows)
     cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
@@ -159,7 +160,7 @@ def _add_predict(verbs: Any) -> None:
     ]
     purpose = "imagine real episodes: videos, error along the horizon, and a table"
     verb = _add_verb(verbs, "predict", predict, purpose, examples)
-    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or {tokenizer,transformer}/")
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or weights (folder or hub id)")
     verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, best unseen in training")
     verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: as far as it goes)")
     verb.add_argument("--segments", type=int, default=64, metavar="M", help="how many to measure (default: 64)")

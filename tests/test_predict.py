@@ -182,7 +182,7 @@ def test_the_command_prints_a_table_and_what_was_left_out(
 def test_every_mistake_is_one_line(
     steered: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_episodes(tmp_path / "large", toy_episodes(1, side=32))
+    write_episodes(tmp_path / "small", toy_episodes(1, side=8))
     write_episodes(tmp_path / "short", toy_episodes(1, side=SIDE, steps=4))
     mistakes = {
         (data, "--samples", "0"): "--samples must be 1 or more, not 0",
@@ -190,7 +190,7 @@ def test_every_mistake_is_one_line(
         (data, "--horizon", "11"): "--horizon must be 1 to 10, as far as this model goes, not 11",
         (data, "--horizon", "0"): "--horizon must be 1 to 10",
         (tmp_path / "none",): "does not exist",
-        (tmp_path / "large",): "has frames of 32x32, and the model is made for 16x16",
+        (tmp_path / "small",): "has frames of 8x8, and the model is made for 16x16",
         (tmp_path / "short",): "the horizon can be at most 3",
         (data, "--fvd", "none.pt"): "no file none.pt to read weights from",
         (data, "--fvd", "none.pt", "--horizon", "3"): "--fvd needs videos of 9 frames or more",
