@@ -21,9 +21,10 @@ def rope_table(positions: int, head_width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d/2) of the last dimension; ``cos`` and ``sin`` [..., d] are broadcast."""
+    """Rotate pairs (i, i + d/2) of the last dimension; ``cos`` and ``sin`` [..., d], halves alike, are broadcast."""
     first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+    cos, sin = cos.chunk(2, -1)[0], sin.chunk(2, -1)[0]
+    return torch.cat([(first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)], -1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
