@@ -53,3 +53,13 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     angle = torch.tensor(3.0)  # the first pair (0, 4) turns by one radian a position
     expected = torch.stack([q[0] * angle.cos() - q[4] * angle.sin(), q[4] * angle.cos() + q[0] * angle.sin()])
     torch.testing.assert_close(turned_q[3, [0, 4]], expected)
+
+
+def test_dropped_weights_are_the_same_in_the_backward_pass() -> None:
+    q, k, _ = heads(30, torch.float32)
+    v = torch.eye(30).expand(2, 4, 30, 30).clone().requires_grad_()  # the result is the weights themselves
+    q.requires_grad_()
+    weights = causal_attention(q, k, v, dropout=0.5)
+    gradient = torch.autograd.grad(weights.sum(), v)[0]  # [.., key, :]: the sum over queries of the key's weights
+    torch.testing.assert_close(gradient[..., 0], weights.sum(-2), atol=1e-5, rtol=1e-5)
+    assert float((weights == 0).float().mean()) > 0.6  # the future, and half of the past
