@@ -17,6 +17,7 @@ from torch import Tensor
 from worldmodel.ivideogpt.attention import causal_attention, rotate
 from worldmodel.ivideogpt.llama import DecoderLayer
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.objectives import autocast
 from worldmodel.ivideogpt.transformer import VideoTransformer
 
 Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
@@ -25,29 +26,29 @@ Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
 @torch.no_grad()
 def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> Tensor:
     """Tokens int64 [B, H, n] under actions [B, H, A]; each frame is decoded too, unless told not to."""
-    transformer, layout, rollouts = model.transformer, model.layout, model.rollouts
-    edges = transformer.edges
-    state = model.start(context)
-    made = []
-    with torch.autocast(actions.device.type, model.dtype, enabled=model.dtype != torch.float32):
-        tokens = layout.join(state.codes)
-        slot = tokens.new_full((len(tokens), 1), layout.slot)
-        prefix = transformer.llm.model.embed_tokens(torch.cat([tokens, slot], 1))
+    transformer, tokenizer, layout = model.transformer, model.tokenizer, model.layout
+    edges, embedding, made = transformer.edges, transformer.llm.model.embed_tokens, []
+    top_k = model.rollouts.sampling.top_k or layout.vocabulary
+    with autocast(actions, model.dtype):
+        frames = context["pixels"].float() / 255
+        codes, _ = tokenizer.encode_context(frames)
+        features = tokenizer.context_features_for_decoder(codes, frames)
+        slot = codes.new_full((len(codes), 1), layout.slot)
+        prefix = embedding(torch.cat([layout.join(codes), slot], 1))
         for action in actions.unbind(1):
             prefix[:, -1] += edges.condition(action, None)
             past: Past = []
             hidden = forward(transformer, prefix, past)
             frame: list[Tensor] = []
             for _ in range(layout.dynamics_tokens):
-                logits = transformer.llm.lm_head(hidden[:, -1]).float()
-                frame.append(draw(logits, rollouts.sampling.top_k or logits.shape[-1]))
-                hidden = forward(transformer, transformer.llm.model.embed_tokens(frame[-1]), past)
+                frame.append(draw(transformer.llm.lm_head(hidden[:, -1]).float(), top_k))
+                hidden = forward(transformer, embedding(frame[-1]), past)
             edges.rewards(hidden[:, -1])
             made.append(torch.cat(frame, 1))
-            later = transformer.llm.model.embed_tokens(torch.cat([made[-1], slot], 1))
-            prefix = torch.cat([prefix, later], 1)
+            prefix = torch.cat([prefix, embedding(torch.cat([made[-1], slot], 1))], 1)
             if decode:
-                rollouts.pixels(state, made[-1].unsqueeze(1))
+                pixels = tokenizer.decode_dynamics(layout.codes(made[-1]).unsqueeze(1), features)
+                pixels.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
     return torch.stack(made, 1)
 
 

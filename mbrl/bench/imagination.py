@@ -1,11 +1,12 @@
 """How fast iVideoGPT imagines, against the published loop with the same weights, and how far from this machine's floor.
 
-What a step does at nano size and batch 32, one thread of a processor with AVX-512 bfloat16, as profiled: the rows
-"share of a step" tell it for the machine at hand. The floor counts the products of weights at the rate that this
-machine reaches at the token step's own shapes, the keys and values once through memory, and the tokenizer's decoder at
-the rate of large products. What lies above it is, in this order: attention of one query a row and head, whose products
-are too small for the matrix kernels (they arrange the keys anew for each); small operations between products; weights
-that have left the nearest cache by the time the next token needs them.
+The floor counts the products of weights at the rate that this machine reaches at the token step's own shapes, the keys
+and values once through memory for every token, and the tokenizer's decoder at the rate of large products. At nano size
+and batch 32, on one thread of a processor with AVX-512 bfloat16 (the rows "share of a step" tell it for the machine at
+hand), a third of a step is attention, whose products of one query a row and head are too small for the matrix kernels:
+they arrange the keys anew for each. A third is small operations (norms, rotations, gates, conversions, the draw, the
+decoder's activations), each bound by its own start or by memory. The products of weights and the convolutions share
+the last third, close to their floor.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from worldmodel.ivideogpt.llama import NORM_EPS, DecoderLayer
 from worldmodel.ivideogpt.transformer import VideoTransformer
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
-CACHED_TOKENS = 512
+CACHED_TOKENS = 2048
 
 
 @dataclass(frozen=True)
