@@ -63,6 +63,26 @@ def demos(options: argparse.Namespace) -> int:
     return 0
 
 
+def collect(options: argparse.Namespace) -> int:
+    from mbrl.dataset import Protocol, collect
+
+    given = {"resolution": options.resolution, "camera": options.camera}
+    env = {name: value for name, value in given.items() if value is not None}
+    folder = options.output or Path("runs") / "data" / ("-".join(options.tasks) if len(options.tasks) < 4 else "mixed")
+    rows = collect(
+        options.tasks,
+        options.episodes,
+        policies=options.policy,
+        protocol=Protocol(options.seed, options.noise, env),
+        workers=options.workers,
+        output=folder,
+    )
+    counts = [(row.task, row.policy, str(row.episodes), f"{row.successes / row.episodes:.2f}") for row in rows]
+    print_table([("task", "policy", "episodes", "success"), *counts])
+    print(folder)
+    return 0
+
+
 def print_table(rows: Sequence[Sequence[str]], least: Sequence[int] | None = None) -> None:
     """Prints rows of text in columns, each at least as wide as `least` says."""
     least = least or [0] * len(rows[0])
@@ -82,6 +102,7 @@ def add_verbs(verbs: Any) -> None:
     _add_evaluate(verbs)
     _add_plot(verbs)
     _add_demos(verbs)
+    _add_collect(verbs)
     _add_bench(verbs)
     _add_verb(verbs, "doctor", doctor, "say what this machine has and what mends it", ["mbrl doctor"])
 
@@ -140,6 +161,26 @@ def _add_demos(verbs: Any) -> None:
     verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
+
+
+def _add_collect(verbs: Any) -> None:
+    examples = [
+        "mbrl collect window-close plate-slide --episodes 50 --workers 2",
+        "mbrl collect all --episodes 30 --policy scripted noisy random --output runs/data/mt50",
+    ]
+    verb = _add_verb(verbs, "collect", collect, "play a data set of many tasks; go on where it was cut short", examples)
+    verb.add_argument("tasks", nargs="+", metavar="TASK", help="of the 50 tasks, such as door-lock; all: every one")
+    episodes = "of each task, shared evenly among the policies (default: 10)"
+    verb.add_argument("--episodes", type=_positive, default=10, metavar="N", help=episodes)
+    policies = "scripted, noisy (scripted, with noise) or random; several are given in a row (default: scripted)"
+    verb.add_argument("--policy", nargs="+", default=["scripted"], metavar="NAME", help=policies)
+    verb.add_argument("--noise", type=float, default=0.3, metavar="S", help="on the actions of noisy (default: 0.3)")
+    verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes (default: 1)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    as_set = "(default: as in configs/env/metaworld.yaml)"
+    verb.add_argument("--resolution", type=_positive, metavar="R", help=f"pixels of a side {as_set}")
+    verb.add_argument("--camera", metavar="NAME", help=f"corner, corner2, ... {as_set}")
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/data/TASK, or mixed for many)")
 
 
 def _add_bench(verbs: Any) -> None:
