@@ -37,13 +37,17 @@ def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, 
         Mean absolute errors of the imagined frames, in grey levels, at the first and the last step of the horizon.
     """
     real, imagined, is_imagined = imagine_along(model, rollout, horizon)
-    strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
-    write_video(path, strip)
     step = model.context_length + horizon
-    still = strip[model.context_length : step : max(1, horizon // 5)]
-    iio.imwrite(path.with_suffix(".png"), torch.cat(list(still), 1).permute(1, 2, 0).numpy())
+    comparison_video(path, real, imagined, is_imagined, slice(model.context_length, step, max(1, horizon // 5)))
     error = (real.float() - imagined.float()).abs().mean((1, 2, 3))
     return {"first": float(error[model.context_length]), "last": float(error[step - 1])}
+
+
+def comparison_video(path: Path, real: Tensor, imagined: Tensor, is_imagined: Tensor, still: slice) -> None:
+    """Write real | imagined | difference of frames uint8 [T, 3, R, R]; those of `still` as one PNG beside it."""
+    strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
+    write_video(path, strip)
+    iio.imwrite(path.with_suffix(".png"), torch.cat(list(strip[still]), 1).permute(1, 2, 0).numpy())
 
 
 @torch.no_grad()
