@@ -74,7 +74,6 @@ class Phase:
         self.progress: dict[str, Any] = {"step": 0, "wall_time": 0.0}
         self.objective, self._accelerator = model.objectives[name], accelerator
         self._seed = [seed, *name.encode()]
-        accelerator.gradient_accumulation_steps = accumulate
         optimizer = model.optimizers[name]
         share = partial(learning_rate, steps=steps, warmup=warmup, final=final_lr)
         self._scheduler = LambdaLR(optimizer, share)
@@ -99,6 +98,7 @@ class Phase:
             FloatingPointError: the gradient is not finite; the weights are as before.
         """
         metrics = []
+        self._accelerator.gradient_accumulation_steps = self.accumulate  # phases may differ
         for number in range(self.step * self.accumulate, (self.step + 1) * self.accumulate):
             self.draw_from(number)
             batch = next(batches).to(self._accelerator.device)
