@@ -18,10 +18,12 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         context_length: C, the number of real steps that ``start`` needs.
         max_horizon: how many steps may be imagined from one ``start``.
+        measures: names of what ``step`` says of how unsure the model is; more is less sure.
     """
 
     context_length: int
     max_horizon: int
+    measures: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -61,7 +63,8 @@ class WorldModel(nn.Module, ABC):
 
         Returns:
             The next state, and a TensorDict [B] with what the model predicts, such as ``pixels`` uint8
-            [B, 3, R, R], and ``reward`` float32 [B, 1] in the environment's units.
+            [B, 3, R, R], ``reward`` float32 [B, 1] in the environment's units, and each of ``measures`` float32
+            [B, 1].
         """
 
     @abstractmethod

@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Composite
 
+from worldmodel.ivideogpt.decoding import imagine
 from worldmodel.ivideogpt.model import IVideoGPT
 
 BATCH, HORIZON, ACTION, REPEATS = 32, 10, 4, 3
@@ -55,10 +56,11 @@ def cached(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool 
 def reencoded(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
     """The same, but every frame encodes all tokens before it again."""
     state, layout = model.start(context), model.layout
-    tokens, decoder = layout.join(state.codes), state.decoder
+    tokens, decoder = layout.join(state.codes), state.decoders[0]
     for step, action in enumerate(actions.unbind(1)):
         cache = decoder.encode(tokens, 1, decoder.edges.condition(actions[:, :step], None))
-        new, _ = decoder.imagine(cache, decoder.edges.condition(action, None), model.rollouts.sampling)
+        gain = decoder.edges.condition(action, None)
+        new = imagine([decoder], [cache], [gain], model.rollouts.sampling).tokens
         if decode:
             model.rollouts.pixels(state, new.unsqueeze(1))
         slot = tokens.new_full((BATCH, 1), layout.slot)

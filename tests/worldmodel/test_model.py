@@ -50,12 +50,11 @@ def tokenizer() -> CompressiveTokenizer:
 def make(seed: int = 0, *, tokenizer_updates: int = 0, every: int = 0, lr: float = 3e-3, **options: Any) -> IVideoGPT:
     torch.manual_seed(seed)
     defect = options.pop("rewards_off_by_one", False)
+    dropout = options.pop("dropout", 0.0)
+    small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, attention_dropout=dropout)
     return IVideoGPT(
         **{**specs(), **options.pop("specs", {})},
-        tokenizer=tokenizer,
-        transformer=partial(
-            VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, attention_dropout=options.pop("dropout", 0.0)
-        ),
+        **{"tokenizer": tokenizer, "transformer": small, **options.pop("parts", {})},
         tokenizer_optimizer=partial(torch.optim.AdamW, lr=lr),
         transformer_optimizer=partial(torch.optim.AdamW, lr=lr),
         training=TrainingPlan(tokenizer_updates, every, warmup_updates=2, rewards_off_by_one=defect),

@@ -10,72 +10,88 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.ivideogpt.attention import causal_attention
-
 
 @dataclass
 class KeyValueCache:
     """Context keys and values, shared by all forks of a row, and each fork's own, written in place.
 
     Attributes:
-        prefix_keys, prefix_values: one [B, h, P, d] a layer; never written again, so forks share them.
-        keys, values: [layers, R, h, S, d], of which the first ``filled`` places hold tokens.
+        prefix_keys, prefix_values: [layers, B, h, P, d]; never written after the context, so forks share them.
+        own: [layers, 2, R, h, S, d], keys and values, of which the first ``filled`` places hold tokens and the
+            others zeros.
+        future: [S, S], 0 up to the diagonal and -inf beyond: row i hides the places after the i-th.
         forks: rollout rows for each context row; row b * forks + i goes on from context row b.
         filled: tokens after the context.
     """
 
-    prefix_keys: list[Tensor]
-    prefix_values: list[Tensor]
-    keys: Tensor
-    values: Tensor
+    prefix_keys: Tensor
+    prefix_values: Tensor
+    own: Tensor
+    future: Tensor
     forks: int = 1
     filled: int = 0
 
     @classmethod
-    def allocate(cls, layers: int, rows: int, heads: int, room: int, width: int, like: Tensor) -> "KeyValueCache":
-        """Room for ``room`` tokens after the context, of the type and device of ``like``."""
-        shape = (layers, rows, heads, room, width)
-        return cls([], [], like.new_empty(shape), like.new_empty(shape))
+    def allocate(
+        cls, layers: int, rows: int, heads: int, width: int, *, prefix: int, room: int, like: Tensor
+    ) -> "KeyValueCache":
+        """Places for ``prefix`` context tokens and ``room`` later ones, of the type and device of ``like``."""
+        context = (layers, rows, heads, prefix, width)
+        # Zeros, because a place that is hidden weighs 0, and 0 times whatever memory holds may be nan.
+        own = like.new_zeros(layers, 2, rows, heads, room, width)
+        future = like.new_full((room, room), float("-inf")).triu(1)
+        return cls(like.new_empty(context), like.new_empty(context), own, future)
+
+    @property
+    def keys(self) -> Tensor:
+        """The rows' own keys [layers, R, h, S, d]."""
+        return self.own[:, 0]
 
     @property
     def position(self) -> int:
         """Index in the segment of the next token."""
-        return self.prefix_keys[0].shape[2] + self.filled
+        return self.prefix_keys.shape[3] + self.filled
 
     def fork(self, n: int) -> "KeyValueCache":
         """A cache of R * n rows over the same context tensors; tokens after the context are copied."""
-        layers, rows, heads, room, width = self.keys.shape
-        own = [x.new_empty(layers, rows * n, heads, room, width) for x in (self.keys, self.values)]
-        for new, old in zip(own, (self.keys, self.values), strict=True):
-            new[:, :, :, : self.filled] = old[:, :, :, : self.filled].repeat_interleave(n, 1)
-        return replace(self, keys=own[0], values=own[1], forks=self.forks * n)
+        return replace(self, own=self.own.repeat_interleave(n, 2), forks=self.forks * n)
 
-    def attend_context(self, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, dropout: float) -> Tensor:
-        """Store the next layer's context keys and values [B, h, P, d]; causal attention over them, in ``dtype``."""
-        self.prefix_keys.append(k.contiguous())
-        self.prefix_values.append(v.contiguous())
-        return causal_attention(q.to(dtype), k.to(dtype), v.to(dtype), dropout)
+    def attend(self, layer: int, qkv: Tensor, dropout: float) -> Tensor:
+        """Write one token's key and value in place, and attend to everything up to it.
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        """Write one token's key and value [R, h, d] in place, and attend to everything up to it.
+        The context's part of the products is one for all forks of a row, so their context is read once. The
+        whole room takes part, its empty places hidden: shapes stay the same from token to token (so that one
+        kernel serves all of them), and a slice of the room would be copied before the product.
 
-        The context part of the scores is one product for all forks of a row, so their context is read once.
+        Args:
+            qkv: [R, 3, h, d] of the cache's type; the query carries the scale of the scores.
 
         Returns:
             [R, h, d].
         """
-        end = self.filled + 1
-        keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, self.filled], values[:, :, self.filled] = k, v
-        q = q * q.shape[-1] ** -0.5
-        shared = q.unflatten(0, (-1, self.forks)).transpose(1, 2)  # [B, h, forks, d]
-        context = torch.matmul(shared, self.prefix_keys[layer].transpose(-1, -2))  # [B, h, forks, P]
-        own = torch.matmul(q.unsqueeze(2), keys[:, :, :end].transpose(-1, -2))  # [R, h, 1, end]
-        places = context.shape[-1]
-        scores = torch.cat([context.transpose(1, 2).flatten(0, 1), own.squeeze(2)], -1)
-        scores = scores.softmax(-1)  # [R, h, P + end]
+        rows, _, heads, width = qkv.shape
+        own = self.own[layer]
+        own[:, :, :, self.filled] = qkv[:, 1:].transpose(0, 1)
+        query = qkv[:, 0].reshape(rows * heads, 1, width)
+        shared = self._gather(query, heads)  # [B * h, forks, d]
+        context = torch.bmm(shared, self.prefix_keys[layer].flatten(0, 1).transpose(1, 2))  # [B * h, forks, P]
+        later = torch.baddbmm(self.future[self.filled], query, own[0].flatten(0, 1).transpose(1, 2))  # [R * h, 1, S]
+        weights = torch.cat([self._scatter(context, heads), later], -1).softmax(-1)
         if dropout:
-            scores = F.dropout(scores, dropout)
-        weights = scores[..., :places].unflatten(0, (-1, self.forks)).transpose(1, 2)
-        out = torch.matmul(weights, self.prefix_values[layer]).transpose(1, 2).flatten(0, 1)  # [R, h, d]
-        return out + torch.matmul(scores[..., places:].unsqueeze(2), values[:, :, :end]).squeeze(2)
+            weights = F.dropout(weights, dropout)
+        before, after = weights.split([context.shape[-1], later.shape[-1]], -1)
+        found = torch.bmm(self._gather(before, heads), self.prefix_values[layer].flatten(0, 1))
+        out = torch.baddbmm(self._scatter(found, heads), after, own[1].flatten(0, 1))  # [R * h, 1, d]
+        return out.view(rows, heads, width)
+
+    def _gather(self, x: Tensor, heads: int) -> Tensor:
+        """[R * h, 1, m] to [B * h, forks, m]: the forks of a row side by side."""
+        if self.forks == 1:
+            return x
+        return x.view(-1, self.forks, heads, x.shape[-1]).transpose(1, 2).flatten(0, 1)
+
+    def _scatter(self, x: Tensor, heads: int) -> Tensor:
+        """The inverse of ``_gather``."""
+        if self.forks == 1:
+            return x
+        return x.unflatten(0, (-1, heads)).transpose(1, 2).reshape(-1, 1, x.shape[-1])

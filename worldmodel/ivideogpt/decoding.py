@@ -1,19 +1,29 @@
 """Token by token decoding through a key/value cache, on a snapshot of the transformer's weights.
 
-R rollout rows, L context tokens, D width, n dynamics tokens a frame.
+R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame.
+
+A token of a small batch is many small operations over much memory, so the snapshot is laid out for few of them:
+the weight of each RMS norm is multiplied into the matrix after it, queries, keys and values are one product, and
+so are gate and up; the rotary pairs (i, i + d/2) are put side by side, as the two parts of a complex number, so that
+one complex product turns queries and keys and scales the queries.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.ivideogpt.attention import rotate
+from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.cache import KeyValueCache
 from worldmodel.ivideogpt.llama import NORM_EPS, DecoderLayer
 from worldmodel.ivideogpt.transformer import VideoTransformer
+
+# Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
+CACHED_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -55,24 +65,39 @@ def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 class _Layer:
-    """One layer's weights in the decoding type, queries, keys and values fused, gate and up fused."""
+    """One layer's weights in the decoding type, with the norms' weights multiplied in."""
 
-    def __init__(self, layer: DecoderLayer, dtype: torch.dtype) -> None:
+    def __init__(self, layer: DecoderLayer, heads: int, dtype: torch.dtype) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.attention_norm = layer.input_layernorm.weight.detach().clone().float()
-        self.mlp_norm = layer.post_attention_layernorm.weight.detach().clone().float()
-        qkv = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
-        self.qkv = torch.cat(qkv).detach().to(dtype)
+        norm, mlp_norm = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+        queries_keys = [_paired(proj.weight, heads) for proj in (attention.q_proj, attention.k_proj)]
+        qkv = [*queries_keys, attention.v_proj.weight]
+        self.qkv = (torch.cat(qkv).detach() * norm).to(dtype)
         self.out = attention.o_proj.weight.detach().to(dtype, copy=True)
-        self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).detach().to(dtype)
+        self.gate_up = (torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).detach() * mlp_norm).to(dtype)
         self.down = mlp.down_proj.weight.detach().to(dtype, copy=True)
 
+    def project(self, x: Tensor, turn: Tensor) -> Tensor:
+        """Residual stream [..., D] and its places' turns [..., 3, 1, d/2] to queries, keys, values [..., 3, h, d]."""
+        qkv = F.linear(_normalise(x).to(self.qkv.dtype), self.qkv).float()
+        pairs = torch.view_as_complex(qkv.view(*x.shape[:-1], 3, -1, turn.shape[-1], 2))
+        return torch.view_as_real(pairs * turn).flatten(-2).to(self.qkv.dtype)
+
     def feed(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual stream [..., D] and attention output [..., D] to the layer's output."""
-        x = x + F.linear(attended.to(self.out.dtype), self.out)
-        hidden = F.rms_norm(x, self.mlp_norm.shape, self.mlp_norm, NORM_EPS)
-        gate, up = F.linear(hidden.to(self.out.dtype), self.gate_up).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, self.down)
+        """Residual stream [..., D], which is written to, and attention output [..., D] to the layer's output."""
+        x = x.add_(F.linear(attended, self.out))
+        gate, up = F.linear(_normalise(x).to(self.out.dtype), self.gate_up).chunk(2, -1)
+        return x.add_(F.linear(F.silu(gate).mul_(up), self.down))
+
+
+def _paired(weight: Tensor, heads: int) -> Tensor:
+    """Rows [D, D] of queries or keys with each head's rotary pairs (i, i + d/2) next to each other."""
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def _normalise(x: Tensor) -> Tensor:
+    """x / rms(x) over the last dimension."""
+    return F.rms_norm(x, x.shape[-1:], None, NORM_EPS)
 
 
 class CachedDecoder:
@@ -80,19 +105,19 @@ class CachedDecoder:
 
     Args:
         transformer: the weights are copied; a later update of it does not change this decoder.
-        dtype: type of the matrix products; the residual stream and the norms stay float32.
+        dtype: type of the matrix products, keys and values; the residual stream and the norms stay float32.
         dropout: attention dropout while decoding; anything but 0 is a published defect for study.
     """
 
     def __init__(self, transformer: VideoTransformer, dtype: torch.dtype, dropout: float = 0.0) -> None:
         decoder, self.layout = transformer.llm.model, transformer.layout
         self.heads, self.dropout, self.dtype = transformer.heads, dropout, dtype
-        self.cos, self.sin = transformer.cos, transformer.sin
         self.embedding = decoder.embed_tokens.weight.detach().clone().float()
-        self.layers = [_Layer(layer, dtype) for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+        self.turn = _turns(transformer.cos, transformer.sin)
+        layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+        self.layers = [_Layer(layer, self.heads, dtype) for layer in layers]
         self.norm = decoder.norm.weight.detach().clone().float()
-        head = transformer.llm.lm_head.weight.detach()
-        self.any_head = head.to(dtype, copy=True)
+        self.any_head = (transformer.llm.lm_head.weight.detach() * self.norm).to(dtype)
         self.code_head = self.any_head[self.layout.context_codes : self.layout.separator]
         self.edges = copy.deepcopy(transformer.edges)
 
@@ -109,50 +134,112 @@ class CachedDecoder:
         if added is not None:
             x[:, self.layout.prefix :: self.layout.stride] += added
         batch, length, width = x.shape
-        room = frames * self.layout.stride
-        cache = KeyValueCache.allocate(len(self.layers), batch, self.heads, room, width // self.heads, x)
-        cos, sin = self.cos[:length], self.sin[:length]
-        for layer in self.layers:
-            q, k, v = self._project(layer, x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # [B, h, P, d]
-            attended = cache.attend_context(q, k, v, self.dtype, self.dropout)
-            x = layer.feed(x, attended.transpose(1, 2).flatten(2))
+        cache = KeyValueCache.allocate(
+            len(self.layers),
+            batch,
+            self.heads,
+            width // self.heads,
+            prefix=length,
+            room=frames * self.layout.stride,
+            like=self.code_head,
+        )
+        rows = max(CACHED_TOKENS // length, 1) if x.device.type == "cpu" else batch
+        for first in range(0, batch, rows):
+            self._encode_rows(x[first : first + rows], cache, slice(first, first + rows))
         return cache
 
-    @torch.no_grad()
-    def imagine(self, cache: KeyValueCache, added: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """One frame: the slot with what it gains, then n sampled codes, each fed back.
-
-        Args:
-            cache: R rows; gains n + 1 tokens.
-            added: [R, D] that the slot gains (Heads.condition); None for nothing.
-
-        Returns:
-            Tokens int64 [R, n] in the segment's numbering, and the final hidden state [R, D] at the last of them.
-        """
-        rows, layout = cache.keys.shape[1], self.layout
-        uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=cache.keys.device)
-        head, offset = (self.any_head, 0) if sampling.any_token else (self.code_head, layout.context_codes)
-        x = self.embedding[layout.slot].expand(rows, -1)
-        if added is not None:
-            x = x + added
-        tokens = []
-        for draw in uniform:
-            logits = F.linear(self._advance(x, cache).to(self.dtype), head).float()
-            tokens.append(sampling.choose(logits, draw) + offset)
-            x = F.embedding(tokens[-1], self.embedding)
-        return torch.stack(tokens, 1), self._advance(x, cache)
-
-    def _project(self, layer: _Layer, x: Tensor) -> Tensor:
-        hidden = F.rms_norm(x, layer.attention_norm.shape, layer.attention_norm, NORM_EPS)
-        return F.linear(hidden.to(self.dtype), layer.qkv).float()
-
-    def _advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
-        """One token's embedding [R, D] to its final hidden state [R, D]; the cache gains the token."""
-        cos, sin = self.cos[cache.position], self.sin[cache.position]
+    def _encode_rows(self, x: Tensor, cache: KeyValueCache, rows: slice) -> None:
+        """Put the keys and values of embeddings [b, P, D], which are written to, into the cache's ``rows``."""
+        turn = self.turn[: x.shape[1]]
         for index, layer in enumerate(self.layers):
-            q, k, v = self._project(layer, x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # [R, h, d]
-            attended = cache.attend(index, rotate(q, cos, sin), rotate(k, cos, sin), v, self.dropout)
+            q, k, v = layer.project(x, turn).permute(2, 0, 3, 1, 4)  # [b, h, P, d]
+            cache.prefix_keys[index, rows], cache.prefix_values[index, rows] = k, v
+            if index + 1 < len(self.layers):  # nobody reads what the last layer makes of the context
+                k, v = cache.prefix_keys[index, rows], cache.prefix_values[index, rows]
+                attended = causal_attention(q.contiguous(), k, v, self.dropout, scale=1.0)
+                x = layer.feed(x, attended.transpose(1, 2).flatten(2))
+
+    def slot(self, rows: int, added: Tensor | None) -> Tensor:
+        """The embedding of a slot [R, D] with what it gains (Heads.condition)."""
+        x = self.embedding[self.layout.slot].repeat(rows, 1)
+        return x if added is None else x.add_(added)
+
+    def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
+        """Of normalised states [R, D], float32 [R, V] over the dynamics codes, or over all tokens."""
+        return F.linear(hidden.to(self.dtype), self.any_head if any_token else self.code_head).float()
+
+    def advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+        """One token's embedding [R, D], written to, to its normalised state [R, D]; the cache gains the token."""
+        turn = self.turn[cache.position]
+        for index, layer in enumerate(self.layers):
+            attended = cache.attend(index, layer.project(x, turn), self.dropout)
             x = layer.feed(x, attended.flatten(1))
         cache.filled += 1
-        return F.rms_norm(x, self.norm.shape, self.norm, NORM_EPS)
+        return _normalise(x)
+
+
+class ImaginedFrame(NamedTuple):
+    """One frame as E decoders imagined it together."""
+
+    tokens: Tensor  # int64 [R, n] in the segment's numbering
+    ends: list[Tensor]  # each decoder's final hidden state [R, D] at the last of them
+    entropy: Tensor | None  # [R, 1], nats a token: of the distribution that the codes were drawn from
+    disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
+
+
+@torch.no_grad()
+def imagine(
+    decoders: Sequence[CachedDecoder],
+    caches: Sequence[KeyValueCache],
+    added: Sequence[Tensor | None],
+    sampling: Sampling,
+    measure: bool = False,
+) -> ImaginedFrame:
+    """One frame: the slot with what it gains, then n sampled codes, each fed back to every decoder.
+
+    Of several decoders the codes are drawn from the mean of their distributions. Their disagreement is the entropy of
+    that mean less the mean of their entropies (Jensen-Shannon divergence).
+
+    Args:
+        caches: of R rows, one a decoder; each gains n + 1 tokens.
+        added: [R, D] that each decoder's slot gains (Heads.condition); None for nothing.
+        measure: whether entropy and disagreement are wanted.
+    """
+    layout, rows = decoders[0].layout, caches[0].keys.shape[1]
+    uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
+    offset = 0 if sampling.any_token else layout.context_codes
+    inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
+    tokens, entropies = [], []
+    for draw in uniform:
+        hidden = [decoder.advance(x, cache) for decoder, x, cache in zip(decoders, inputs, caches, strict=True)]
+        logits = [decoder.logits(h, sampling.any_token) for decoder, h in zip(decoders, hidden, strict=True)]
+        mixed = logits[0] if len(logits) == 1 else torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
+        tokens.append(sampling.choose(mixed, draw) + offset)
+        if measure:
+            entropies.append(torch.stack([_entropy(x) for x in (mixed, *logits)]))
+        inputs = [F.embedding(tokens[-1], decoder.embedding) for decoder in decoders]
+    ends = [
+        decoder.advance(x, cache) * decoder.norm for decoder, x, cache in zip(decoders, inputs, caches, strict=True)
+    ]
+    entropy = disagreement = None
+    if measure:
+        found = torch.stack(entropies).mean(0)  # [1 + E, R]
+        entropy = found[0, :, None]
+        disagreement = (found[0] - found[1:].mean(0)).clamp(min=0.0)[:, None] if len(decoders) > 1 else None
+    return ImaginedFrame(torch.stack(tokens, 1), ends, entropy, disagreement)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Nats [R] of the distributions with logits [R, V]."""
+    log = logits.log_softmax(-1)
+    return -(log.exp() * log).sum(-1)
+
+
+def _turns(cos: Tensor, sin: Tensor) -> Tensor:
+    """Complex factors [positions, 3, 1, d/2] of a token's queries, keys and values, from the rotary table.
+
+    Queries are turned and scaled by d^-0.5, keys turned, values left as they are.
+    """
+    half = cos.shape[1] // 2
+    turn = torch.complex(cos[:, :half].float(), sin[:, :half].float())
+    return torch.stack([turn * cos.shape[1] ** -0.5, turn, torch.ones_like(turn)], 1).unsqueeze(2)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.ivideogpt.attention import attention
+
 EPS = 1e-6  # of every group norm of the convolutional blocks; cross-attention keeps torch's 1e-5
 
 
@@ -64,7 +66,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = rows(self.group_norm(x)).unsqueeze(1)  # [B, 1 head, S*S, W]
-        h = F.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
+        h = attention(self.to_q(h), self.to_k(h), self.to_v(h))
         return x + unrows(self.to_out[0](h.squeeze(1)), x)
 
 
@@ -90,9 +92,7 @@ class DownBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, layers: int, groups: int, resize: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers)
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers))
         self.downsamplers = nn.ModuleList([Downsample(outputs)] if resize else [])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,9 +106,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, layers: int, groups: int, resize: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers)
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers))
         self.upsamplers = nn.ModuleList([Upsample(outputs)] if resize else [])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +164,7 @@ class CrossAttention(nn.Module):
         q = F.linear(q, self.att.in_proj_weight[:width], self.att.in_proj_bias[:width])
         q = q.reshape(batch, -1, self.heads, width // self.heads).transpose(1, 2)  # [B, heads, F*S*S, W/heads]
         dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(q, context.keys, context.values, dropout_p=dropout)
+        found = attention(q, context.keys, context.values, dropout)
         found = self.att.out_proj(found.transpose(1, 2).reshape(len(z), -1, width))
         return F.silu(z + unrows(F.dropout(found, self.dropout, self.training), z))
 
