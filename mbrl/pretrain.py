@@ -132,7 +132,7 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
     validated = config.validation.every > 0
     mixture = partial(
         Mixture,
-        {str(folder): float(weight) for folder, weight in config.data.items()},
+        {str(folder): weight for folder, weight in config.data.items()},
         segment_length=config.worldmodel.segment_length,
         resolution=config.worldmodel.tokenizer.resolution,
         seed=config.seed,
@@ -198,6 +198,9 @@ def check(config: DictConfig) -> None:
     """
     if not isinstance(config.data, DictConfig) or not config.data:
         raise ValueError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
+    for folder, weight in config.data.items():
+        if not isinstance(weight, int | float):
+            raise ValueError(f"the weight of {folder} is {weight!r}: it must be a number")
     least = {"batch_size": 1, "log_every": 1, "checkpoint_every": 1, "workers": 0}
     least |= {"validation.every": 0, "validation.batches": 1, "validation.batch_size": 1}
     least |= {"video.every": 0, "video.segments": 1}
@@ -208,5 +211,10 @@ def check(config: DictConfig) -> None:
     for key, value in least.items():
         if OmegaConf.select(config, key) < value:
             raise ValueError(f"{key} must be {value} or more, not {OmegaConf.select(config, key)}")
-    if config.tokenizer.steps == 0 and config.worldmodel.pretrained is None:
-        raise ValueError("tokenizer.steps=0 leaves the tokenizer untrained: give worldmodel.pretrained too")
+    if config.worldmodel.pretrained is None:
+        warmup = OmegaConf.select(config, "worldmodel.tokenizer.quantizer.warmup", default=0)
+        if config.tokenizer.steps <= warmup:
+            raise ValueError(
+                f"tokenizer.steps ({config.tokenizer.steps}) must be more than quantizer.warmup ({warmup}), or the "
+                "tokenizer is not trained: raise it, or start from worldmodel.pretrained"
+            )
