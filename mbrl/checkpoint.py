@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -18,27 +20,25 @@ from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
+CHECKPOINTS = "checkpoints"  # the folder of that name in a run's folder
 # what may differ between a run and its continuation
 CONTINUES = ("run_dir", "threads", "eval", "video")
-
-
 SPARE = 64 * 2**20  # bytes beside the tensors: file system blocks, JSON, logs
 
 
-class RunCheckpoint:
-    """Atomic checkpoints of one run folder, the last two kept (TorchRL's Checkpoint and CheckpointRotation).
+class Checkpoints:
+    """Atomic checkpoints of named parts in one folder, the last two kept (TorchRL's Checkpoint and CheckpointRotation).
 
-    The replay's pixels are memory maps in the run folder already; a checkpoint holds where the episodes lie in them.
+    Args:
+        parts: what has a `state_dict`, or is a dictionary of JSON's types.
+        device: where tensors are put when they are read; None: where they were.
     """
 
-    def __init__(self, run_dir: Path, *, agent: Agent, replay: Replay, progress: dict[str, Any]) -> None:
-        parts: dict[str, Any] = {"policy": agent.policy, "agent": agent, "replay": replay, "progress": progress}
-        if agent.world_model is not None:
-            parts["world_model"] = agent.world_model
-        self._checkpoint = Checkpoint(rng=GlobalRNGState(), **parts)
-        self._rotation = _rotation(run_dir)
-        for leftover in self._rotation.directory.glob(".*.stage-*"):  # of a run that was killed while it wrote
-            shutil.rmtree(leftover)
+    def __init__(self, directory: Path, parts: dict[str, Any], device: torch.device | None = None) -> None:
+        self._checkpoint, self._device = Checkpoint(**parts), device
+        self._rotation = CheckpointRotation(directory, keep_last=2)
+        for leftover in directory.glob(".*.stage-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)  # another process may be removing it too
 
     def save(self, step: int) -> None:
         """Write a checkpoint and let go of the last but one.
@@ -68,8 +68,21 @@ class RunCheckpoint:
         latest = self._rotation.latest()
         if latest is None:
             return False
-        _load(self._checkpoint, latest)
+        _load(self._checkpoint, latest, map_location=self._device)
         return True
+
+
+class RunCheckpoint(Checkpoints):
+    """Checkpoints of a whole run.
+
+    The replay's pixels are memory maps in the run folder already; a checkpoint holds where the episodes lie in them.
+    """
+
+    def __init__(self, run_dir: Path, *, agent: Agent, replay: Replay, progress: dict[str, Any]) -> None:
+        parts: dict[str, Any] = {"policy": agent.policy, "agent": agent, "replay": replay, "progress": progress}
+        if agent.world_model is not None:
+            parts["world_model"] = agent.world_model
+        super().__init__(run_dir / CHECKPOINTS, {"rng": GlobalRNGState(), **parts})
 
 
 def load_policy(run: Path, policy: Policy) -> None:
@@ -92,14 +105,10 @@ def load_world_model(run: Path, world_model: WorldModel) -> None:
 
 
 def _newest(run: Path) -> Path:
-    latest = _rotation(run).latest()
+    latest = CheckpointRotation(run / CHECKPOINTS, keep_last=2).latest()
     if latest is None:
         raise FileNotFoundError(f"{run} holds no checkpoint: train it first (mbrl train run_dir={run})")
     return latest
-
-
-def _rotation(run_dir: Path) -> CheckpointRotation:
-    return CheckpointRotation(run_dir / "checkpoints", keep_last=2)
 
 
 def _load(checkpoint: Checkpoint, path: Path, **options: Any) -> None:
@@ -126,19 +135,24 @@ def load_config(run: Path) -> DictConfig:
     return config
 
 
-def claim_run_folder(run_dir: Path, config: DictConfig) -> None:
+def claim_run_folder(
+    run_dir: Path, config: DictConfig, *, continues: Collection[str] = CONTINUES, setting: str = "run_dir"
+) -> None:
     """Write the resolved configuration into the folder, or check that the folder is this configuration's.
+
+    Args:
+        continues: settings that may differ. setting: the one that names the folder.
 
     Raises:
         ValueError: the folder belongs to another configuration; names the first differences.
     """
     path = run_dir / "config.yaml"
     if path.exists():
-        differences = _differences(OmegaConf.load(path), config)
+        differences = _differences(OmegaConf.load(path), config, continues)
         if differences:
             raise ValueError(
                 f"{run_dir} belongs to another config ({'; '.join(differences[:3])}): "
-                "choose another folder with run_dir=... or remove that one"
+                f"choose another folder with {setting}=... or remove that one"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -146,13 +160,13 @@ def claim_run_folder(run_dir: Path, config: DictConfig) -> None:
     temporary.replace(path)
 
 
-def _differences(old: Any, new: Any) -> list[str]:
+def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
     flat_old, flat_new = _flat(OmegaConf.to_container(old)), _flat(OmegaConf.to_container(new, resolve=True))
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
         for key in keys
-        if key.split(".")[0] not in CONTINUES and flat_old.get(key, ...) != flat_new.get(key, ...)
+        if key.split(".")[0] not in continues and flat_old.get(key, ...) != flat_new.get(key, ...)
     ]
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -27,11 +28,22 @@ Settings are Hydra overrides: key=value, or a.b=value inside a group. `mbrl trai
 own options. With MBRL_TRACEBACK=1 in the environment, an error shows where it came from.
 """
 
+PRETRAIN_HELP = """\
+examples:
+  mbrl pretrain 'data={runs/data/window-close: 1.0}' output=runs/pretrained/nano
+  mbrl pretrain 'data={runs/data/mt50: 1.0, runs/demos/door-lock: 0.3}' worldmodel=ivideogpt_base output=runs/base
+  mbrl pretrain 'data={runs/demos/hammer: 1.0}' worldmodel.pretrained=runs/base tokenizer.steps=0 output=runs/tuned
+  torchrun --nproc-per-node 2 -m mbrl pretrain ...     on several GPUs or processes
+  mbrl train worldmodel.pretrained=runs/pretrained/nano      start an agent from what was learned
 
-def train(arguments: Sequence[str]) -> int:
-    """Hands the overrides to Hydra and the composed configuration to the training loop."""
+Given again, the same command goes on from the last checkpoint. `mbrl pretrain --cfg job` shows every setting.
+"""
+
+
+def run_configured(verb: str, arguments: Sequence[str]) -> int:
+    """Hands the overrides to Hydra, and the configuration composed from configs/VERB.yaml to `run` of mbrl.VERB."""
     if {"-h", "--help"} & set(arguments):
-        _print_train_help()
+        _print_help(verb)
         return 0
     import hydra
     from hydra._internal.utils import get_args_parser
@@ -39,20 +51,20 @@ def train(arguments: Sequence[str]) -> int:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG, check_overrides
+    from mbrl.overrides import CONFIG_MODULE, check_overrides
 
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
-        raise ValueError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl train --help`")
+        raise ValueError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl {verb} --help`")
     if not (parsed.config_path or parsed.config_name or parsed.config_dir):
-        check_overrides(parsed.overrides)
+        check_overrides(parsed.overrides, verb)
 
-    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=ROOT_CONFIG)
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)
     def job(config: DictConfig) -> None:
-        from mbrl.train import run
-
         try:
-            print(run(config))
+            folder = import_module(f"mbrl.{verb}").run(config)
+            if folder is not None:  # of several processes one says where it is
+                print(folder)
         except Exception as error:
             # told here, as Hydra puts a line of its own before it in main(); a sweep goes on to its next run
             code = None if HydraConfig.get().mode == RunMode.MULTIRUN else tell(error)
@@ -61,19 +73,28 @@ def train(arguments: Sequence[str]) -> int:
             sys.exit(code)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and main() never sees them
-    sys.argv = ["mbrl train", *arguments]
+    sys.argv = [f"mbrl {verb}", *arguments]
     job()
     return 0
 
 
-def _print_train_help() -> None:
+def _print_help(verb: str) -> None:
     from mbrl.overrides import groups
 
-    print("usage: mbrl train [setting=value ...]\n")
-    print("Train an agent; the results go to a folder under runs/.\n\nchoices:")
+    purpose, choices, examples = CONFIGURED[verb]
+    print(f"usage: mbrl {verb} [setting=value ...]\n\n{purpose}.\n\nchoices:")
     for group, members in groups().items():
-        print(f"  {group + '=':<13}{', '.join(members)}")
-    print(f"\n{TRAIN_HELP}", end="")
+        if group in choices:
+            print(f"  {group + '=':<13}{', '.join(members)}")
+    print(f"\n{examples}", end="")
+
+
+TRAIN_GROUPS = ("agent", "env", "experiment", "policy", "worldmodel")
+# the verbs with a configuration: purpose, the groups that can be chosen from, help
+CONFIGURED = {
+    "train": ("Train an agent; the results go to a folder under runs/", TRAIN_GROUPS, TRAIN_HELP),
+    "pretrain": ("Train a world model on folders of episodes", ("worldmodel",), PRETRAIN_HELP),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mbrl {version('mbrl')}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs.add_parser("train", help="train an agent, or go on where its run was broken off", add_help=False)
+    verbs.add_parser("pretrain", help="train a world model on folders of episodes, or go on", add_help=False)
     add_verbs(verbs)
     return parser
 
@@ -99,12 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     logging.basicConfig(format="mbrl: %(message)s", level=logging.WARNING)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra shows what others log as information
     try:
-        if arguments[:1] == ["train"]:
-            sys.exit(train(arguments[1:]))
+        if arguments and arguments[0] in CONFIGURED:
+            sys.exit(run_configured(arguments[0], arguments[1:]))
         options = build_parser().parse_args(arguments)
         sys.exit(options.run(options))
     except KeyboardInterrupt:
-        ways_on = {"train": "from the last checkpoint", "collect": "with what is missing"}
+        ways_on = dict.fromkeys(CONFIGURED, "from the last checkpoint") | {"collect": "with what is missing"}
         verb = arguments[0] if arguments else ""
         go_on = f"; the same command goes on {ways_on[verb]}" if verb in ways_on else ""
         print(f"\nmbrl: interrupted{go_on}", file=sys.stderr)

@@ -22,11 +22,45 @@ class Summarised(Protocol):
     def summary(self) -> dict[str, float]: ...
 
 
-class Logger:
-    """Writes each row as it comes, so that a killed run keeps all of them.
+class Metrics:
+    """metrics.jsonl and TensorBoard events of a run folder. Writes each row as it comes: a killed run keeps them all.
 
     A resumed run drops what was logged after its checkpoint and goes on there; its files then equal those of
-    a run that was never interrupted, but for `wall_time` and the keys that begin with `time/`.
+    a run that was never interrupted, but for `wall_time` and the keys that begin with `time/` or `memory/`.
+
+    Args:
+        run_dir: the run's folder, made where it is missing.
+        counter: the key of every row that says when it was written.
+        last: its value at the checkpoint that the run goes on from; -1 is a new run, and what another left goes.
+    """
+
+    def __init__(self, run_dir: Path, counter: str, last: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # costs a second
+
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._counter = counter
+        _cut(run_dir / "metrics.jsonl", lambda line: _metrics_step(line, counter) <= last)
+        self._rows = _open(run_dir / "metrics.jsonl")
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last + 1)
+
+    def write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
+        """Writes one row of counters (seconds in `wall_time`, if it is there) and values."""
+        # JSON has no nan or infinity: null says that there is no number
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        _append(self._rows, json.dumps({**counters, **finite}))
+        step = int(counters[self._counter])
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if "wall_time" in counters:
+            self._board.add_scalar("time/wall_time", counters["wall_time"], step)
+
+    def close(self) -> None:
+        self._board.close()
+        self._rows.close()
+
+
+class Logger:
+    """What a training run writes down; see Metrics for what a resumed run does with it.
 
     Args:
         run_dir: the run's folder, made where it is missing.
@@ -36,17 +70,12 @@ class Logger:
     """
 
     def __init__(self, run_dir: Path, total_env_steps: int, resume_env_steps: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # costs a second
-
-        run_dir.mkdir(parents=True, exist_ok=True)
         last = -1 if resume_env_steps is None else resume_env_steps
-        _cut(run_dir / "metrics.jsonl", lambda line: _metrics_step(line) <= last)
+        self._metrics = Metrics(run_dir, "env_steps", last)
         _cut(run_dir / "eval.csv", lambda line: line == EVAL_HEADER or _eval_step(line) <= last)
-        self._metrics = _open(run_dir / "metrics.jsonl")
         self._evals = _open(run_dir / "eval.csv")
         if self._evals.tell() == 0:
             _append(self._evals, EVAL_HEADER)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last + 1)
         self._progress = Progress(total_env_steps, max(last, 0))
         self._before = (0, 0.0)
 
@@ -66,14 +95,14 @@ class Logger:
             values["time/updates_per_second"] = (gradient_steps - steps) / (wall_time - seconds)
         self._before = (gradient_steps, wall_time)
         counters = {"env_steps": env_steps, "agent_steps": agent_steps, "gradient_steps": gradient_steps}
-        self._write({**counters, "wall_time": round(wall_time, 3)}, values)
+        self._metrics.write({**counters, "wall_time": round(wall_time, 3)}, values)
         self._progress.advance(env_steps, values.get("collect/success"))
 
     def log_eval(self, evaluation: Summarised, *, env_steps: int, seed: int) -> None:
         """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics."""
         means = evaluation.summary()
         _append(self._evals, f"{env_steps},{means['success']:.6g},{seed}")
-        self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
+        self._metrics.write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
         self._progress.advance(env_steps, means["success"])
 
     def tick(self) -> None:
@@ -82,18 +111,8 @@ class Logger:
 
     def close(self) -> None:
         self._progress.close()
-        self._board.close()
         self._metrics.close()
         self._evals.close()
-
-    def _write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
-        # JSON has no nan or infinity: null says that there is no number
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        _append(self._metrics, json.dumps({**counters, **finite}))
-        for name, value in values.items():
-            self._board.add_scalar(name, value, int(counters["env_steps"]))
-        if "wall_time" in counters:
-            self._board.add_scalar("time/wall_time", counters["wall_time"], int(counters["env_steps"]))
 
 
 def _open(path: Path) -> FileIO:
@@ -122,10 +141,10 @@ def _cut(path: Path, keep: Callable[[str], bool]) -> None:
     temporary.replace(path)
 
 
-def _metrics_step(line: str) -> float:
-    """The env steps of a row of metrics.jsonl; infinity where the row is unreadable."""
+def _metrics_step(line: str, counter: str) -> float:
+    """The counter's value in a row of metrics.jsonl; infinity where the row is unreadable."""
     try:
-        return float(json.loads(line)["env_steps"])
+        return float(json.loads(line)[counter])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

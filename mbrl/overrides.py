@@ -1,4 +1,4 @@
-"""Checks the settings given to `mbrl train` before anything is built: a slip costs one line and no wait."""
+"""Checks the settings of a verb with a configuration before anything is built: a slip costs one line and no wait."""
 
 import difflib
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ def groups() -> dict[str, list[str]]:
     return {name: members for name, members in sorted(found.items()) if members}
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Composes the configuration that `arguments` ask for.
+def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG) -> None:
+    """Composes the configuration of `root`, in configs/, that `arguments` ask for.
 
     Raises ValueError with one line that names the culprit and the nearest names that exist.
     A sweep (`seed=1,2,3`) is checked value by value, each with the first values of the others.
@@ -37,10 +37,10 @@ def check_overrides(arguments: Sequence[str]) -> None:
         _check_group_choices(overrides)
         values = [_plain_overrides(override) for override in overrides]
         first = [choices[0] for choices in values if choices]
-        _compose(first, overrides)
+        _compose(root, first, overrides)
         for position, choices in enumerate(choices for choices in values if choices):
             for choice in choices[1:]:
-                _compose([*first[:position], choice, *first[position + 1 :]], overrides)
+                _compose(root, [*first[:position], choice, *first[position + 1 :]], overrides)
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
@@ -78,17 +78,17 @@ def _check_group_choices(overrides: Sequence[Override]) -> None:
                 raise ValueError(f"no {group} named {name!r}{nearest(name, known[group])}")
 
 
-def _compose(lines: list[str], overrides: Sequence[Override]) -> None:
+def _compose(root: str, lines: list[str], overrides: Sequence[Override]) -> None:
     try:
-        compose(ROOT_CONFIG, overrides=lines)
+        compose(root, overrides=lines)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(error, overrides)) from error
+        raise ValueError(_explain(root, error, overrides)) from error
 
 
-def _explain(error: Exception, overrides: Sequence[Override]) -> str:
+def _explain(root: str, error: Exception, overrides: Sequence[Override]) -> str:
     known = groups()
     chosen = [override for override in overrides if override.key_or_group in known]
-    keys = _keys(compose(ROOT_CONFIG, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))
+    keys = _keys(compose(root, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))
     names = [*keys, *known]
     for override in overrides:
         key = override.key_or_group
@@ -122,4 +122,4 @@ def nearest(name: str, known: Sequence[str]) -> str:
     if wanted:
         return f"; nearest: {', '.join(wanted)}"
     few = len(known) <= 20
-    return f"; there are: {', '.join(known)}" if few else "; `mbrl train --cfg job` shows what there is"
+    return f"; there are: {', '.join(known)}" if few else "; `--cfg job` shows what there is"

@@ -11,6 +11,8 @@ from torchrl.data import Bounded, Composite, Unbounded
 import configs
 from mbrl.agent import Agent
 from mbrl.build import build_agent, build_replay, make
+from mbrl.pretrain import PHASES
+from mbrl.pretrain import check as check_pretraining
 from mbrl.train import check
 
 ROOT = Path(configs.__file__).parent
@@ -64,6 +66,20 @@ def test_every_part_is_built(group):
         with torch.device("meta"):  # sizes and names are checked, nothing is allocated
             part = make(settings, observation_spec=observations(side), action_spec=Specs.action_spec)
         assert sum(p.numel() for p in part.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", names("worldmodel"))
+def test_every_world_model_can_be_pretrained(name):
+    with initialize_config_module("configs", version_base="1.3"):
+        settings = compose("pretrain", [f"worldmodel={name}", "data={some/folder: 1.0}"])
+    OmegaConf.resolve(settings)
+    check_pretraining(settings)
+    with torch.device("meta"):
+        spec = observations(settings.worldmodel.tokenizer.resolution)
+        model = make(settings.worldmodel, observation_spec=spec, action_spec=Specs.action_spec)
+    for phase in PHASES:
+        assert settings[phase].steps > settings[phase].warmup > 0
+        assert model.optimizers[phase].param_groups[0]["lr"] == settings[phase].lr
 
 
 @pytest.mark.parametrize("name", names("agent"))

@@ -101,7 +101,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     if not full.exists():
         pytest.skip("this system has no /dev/full")
     logger = Logger(tmp_path, 100)
-    logger._metrics = FileIO(full, "a")
+    logger._metrics._rows = FileIO(full, "a")
     with pytest.raises(OSError, match="No space left on device") as caught:
         logger.log({}, env_steps=1, agent_steps=1, gradient_steps=1, wall_time=1.0)
     assert caught.value.filename == full

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.ivideogpt.processes import from_first_process, mean_over_processes
+
 
 class Quantized(NamedTuple):
     """What a quantizer makes of latents [..., D]."""
@@ -40,6 +42,10 @@ class VectorQuantizer(nn.Module):
             before a codebook, seeded from data at the end, limits how. Quantised from the start, latents of a young
             encoder all fall onto a few codes and stay there.
         chunk: latents compared with the codebook at a time, which bounds memory at chunk x K floats.
+
+    Where several processes train together, the running means of codes are those of the joint batch and dead codes are
+    revived onto latents of the first process, so that the codebook is the same everywhere. The statistics of
+    `positions` are each process's own while training.
     """
 
     usage: Tensor
@@ -144,7 +150,7 @@ class VectorQuantizer(nn.Module):
     def _revive(self, latents: Tensor) -> None:
         """Move unused codes onto random latents [M, D]; no branch on values, so that a GPU need not wait."""
         dead = self.usage < self.revive_below
-        seeds = latents[torch.randint(len(latents), (len(dead),), device=latents.device)]
+        seeds = from_first_process(latents[torch.randint(len(latents), (len(dead),), device=latents.device)])
         self.embedding.weight.copy_(torch.where(dead[:, None], seeds, self.embedding.weight))
         self.usage.masked_fill_(dead, 1.0)  # a fair chance to be chosen before it is judged again
         if self.moving_average:
@@ -157,10 +163,11 @@ class VectorQuantizer(nn.Module):
             return
         share = len(self.usage) / len(codes)
         counts = torch.bincount(codes, minlength=len(self.usage)).to(self.usage.dtype) * share
+        counts = mean_over_processes(counts)
         self.usage.lerp_(counts, 1.0 - self.usage_decay)
         if self.moving_average:
             sums = torch.zeros_like(self.sums).index_add_(0, codes, latents * share)
-            self.sums.lerp_(sums, 1.0 - self.usage_decay)
+            self.sums.lerp_(mean_over_processes(sums), 1.0 - self.usage_decay)
             self.embedding.weight.copy_(self.sums / self.usage.clamp(min=1e-6)[:, None])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes, check_widths, latent_side
 from worldmodel.ivideogpt.layers import KeysValues, fold, unfold
 from worldmodel.ivideogpt.layout import TokenLayout
+from worldmodel.ivideogpt.processes import mean_over_processes
 from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
 
 CONTRAST = 4.0  # of deviations from the background, whose standard deviation is about a quarter where things move
@@ -214,7 +215,7 @@ class CompressiveTokenizer(nn.Module):
         """Take a training batch [B, T, 3, R, R] into the mean picture, while that is still being made."""
         if self.training and self.background_batches and int(self.background_seen) < self.background_batches:
             self.background_seen += 1
-            self.background.lerp_(frames.float().mean((0, 1)), 1.0 / float(self.background_seen))
+            self.background.lerp_(mean_over_processes(frames.float().mean((0, 1))), 1.0 / float(self.background_seen))
 
     def _context_latents(self, frames: Tensor) -> tuple[Tensor, Context]:
         """frames [B, C, 3, R, R] -> (latents [B, C, N, D], the context for the encoder of future frames)."""

@@ -1,0 +1,152 @@
+"""What pretraining shows of itself: metrics, validation on segments held out, sample videos, progress, memory.
+
+B batch, T time, C context frames.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from tensordict import TensorDict
+from torch import Tensor
+from tqdm import tqdm
+
+from mbrl.logger import Metrics
+from mbrl.mixture import Mixture
+from mbrl.phase import Phase, mean
+from mbrl.video import imagination_video, write_comparison
+from worldmodel.base import WorldModel
+
+GIB = 2**30
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
+
+
+class VideoTokenizer(Protocol):
+    """Frames float [B, T, 3, R, R] in [0, 1] to tokens and back."""
+
+    def tokenize(self, frames: Tensor) -> Tensor: ...
+
+    def detokenize(self, tokens: Tensor) -> Tensor: ...
+
+
+class Reports:
+    """Reports of one phase. Every process makes them; the first one writes.
+
+    Args:
+        model: a world model with a `tokenizer` (VideoTokenizer).
+        held_out: batches for validation and videos. batches, segments: how many of them, and of a batch's rows.
+        first: steps of earlier phases; rows are numbered over all phases.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        phase: Phase,
+        model: Any,
+        accelerator: Accelerator,
+        held_out: Mixture,
+        *,
+        batches: int,
+        segments: int,
+        first: int,
+    ) -> None:
+        self._phase, self._model, self._accelerator, self._output = phase, model, accelerator, output
+        self._held_out, self._batches, self._segments, self._first = held_out, batches, segments, first
+        self._main, self._before = accelerator.is_main_process, (phase.step, time.monotonic())
+        last = first + phase.step
+        self._metrics = Metrics(output, "step", last or -1) if self._main else None
+        self._bar = tqdm(
+            total=phase.steps,
+            initial=phase.step,
+            desc=phase.name,
+            unit="step",
+            disable=not self._main,
+            mininterval=0.5 if sys.stderr.isatty() else LINE_SECONDS,
+        )
+
+    def tick(self) -> None:
+        """One step more is done."""
+        self._bar.update()
+
+    def log(self, metrics: dict[str, Tensor]) -> None:
+        """Write the means over all processes of a step's metrics, and the peak memory of the first process."""
+        step, now = self._phase.step, time.monotonic()
+        values = torch.stack([value.float().to(self._accelerator.device) for value in metrics.values()])
+        values = self._accelerator.reduce(values, "mean")
+        steps, seconds = self._before
+        self._before = (step, now)
+        named = dict(zip(metrics, values.tolist(), strict=True))
+        self._bar.set_postfix(loss=f"{named['loss']:.4g}", refresh=False)
+        speed = {"time/steps_per_second": (step - steps) / max(now - seconds, 1e-9)}
+        memory = {"memory/peak_gib": peak_memory(self._accelerator.device) / GIB}
+        self._write(self._phase.name, named, speed | memory, wall_time=round(self._phase.progress["wall_time"], 3))
+
+    def validate(self) -> None:
+        """Write the mean metrics over the same batches each time."""
+        if not self._main:
+            return
+        metrics, device = [], self._accelerator.device
+        with self._phase.evaluating():
+            for number in range(self._batches):
+                self._phase.draw_from(number)
+                metrics.append(self._phase.objective(self._held_out[number].to(device)))
+        values = {name: float(value) for name, value in mean(metrics).items()}
+        self._bar.set_postfix(validation_loss=f"{values['loss']:.4g}", refresh=False)
+        self._write(f"validation/{self._phase.name}", values, {})
+
+    def sample(self) -> None:
+        """Write videos/PHASE-STEP.mp4 and .png: real | reconstructed or imagined | difference."""
+        if not self._main:
+            return
+        segments = self._held_out[0][: self._segments].to(self._accelerator.device)
+        path = self._output / "videos" / f"{self._phase.name}-{self._phase.step:07d}.mp4"
+        with self._phase.evaluating():
+            self._phase.draw_from(0)
+            SAMPLES[self._phase.name](self._model, segments, path)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _write(self, group: str, values: dict[str, float], others: dict[str, float], **counters: float) -> None:
+        if self._metrics is not None:
+            named = {f"{group}/{name}": value for name, value in values.items()}
+            self._metrics.write({"step": self._first + self._phase.step, **counters}, named | others)
+
+
+def reconstruction_video(model: Any, segments: TensorDict, path: Path) -> None:
+    """Segments [B, T] beside what the tokenizer makes of them."""
+    tokenizer: VideoTokenizer = model.tokenizer
+    pixels = segments["pixels"]
+    frames = tokenizer.detokenize(tokenizer.tokenize(pixels.float() / 255)).float()
+    painted = frames.clamp(0, 1).mul(255).round().to(torch.uint8)
+    real, painted = pixels.flatten(0, 1).cpu(), painted.flatten(0, 1).cpu()
+    write_comparison(path, real, painted, torch.ones(len(real), dtype=torch.bool), range(pixels.shape[1]))
+
+
+def rollout_video(model: WorldModel, segments: TensorDict, path: Path) -> None:
+    """Segments [B, T] beside what the model imagines of each after its first C frames, under its actions."""
+    horizon = min(model.max_horizon, segments.shape[1] - model.context_length)
+    shown = segments[:, : model.context_length + horizon].clone()
+    if "action" not in shown.keys():
+        shown["action"] = torch.zeros(*shown.shape, 1, device=shown.device)  # a model without actions reads none
+    shown["goal"] = segments["pixels"][:, -1:].expand_as(shown["pixels"])  # for a model that is given one
+    imagination_video(model, shown.reshape(-1), horizon, path)
+
+
+SAMPLES = {"tokenizer": reconstruction_video, "transformer": rollout_video}
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held: on the GPU where it trains there, else in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
