@@ -56,9 +56,12 @@ def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> 
             return error
         return path
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         jobs = pool.map(one, episodes)
         return list(tqdm(jobs, total=len(episodes), desc=f"decoding {title}", unit="episode", delay=SHOW_AFTER))
+    finally:
+        pool.shutdown(cancel_futures=True)  # on an interrupt or a full disk, stop here: what is decoded is kept
 
 
 def _decoded(episode: Foreign, resolution: int | None) -> Path:

@@ -38,7 +38,7 @@ from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
 PACKAGES = ("metaworld", "mujoco", "torch")  # what an episode's bytes depend on beside the settings
-CHUNK = 5  # episodes for which a worker builds an environment (as long as playing one) and is not interrupted
+CHUNK = 5  # episodes for which a worker builds an environment, which takes about as long as playing one
 _NOT_STORED = ("_target_", "task", "frame_stack")  # of the environment's settings: no episode depends on them
 
 
@@ -71,7 +71,7 @@ class Protocol:
         env = OmegaConf.to_container(self.config("reach", "random").env, resolve=True)
         assert isinstance(env, dict)
         kept = {str(key): value for key, value in env.items() if key not in _NOT_STORED}
-        versions = {name: version(name) for name in PACKAGES}
+        versions = {name: version(name).partition("+")[0] for name in PACKAGES}  # the build does not matter
         return {"format": 1, "seed": self.seed, "noise": self.noise, "env": kept, "versions": versions}
 
 
@@ -213,8 +213,8 @@ def _play_all(jobs: list[Job], protocol: Protocol, output: Path, workers: int) -
 
 
 def _start_worker() -> None:
-    """Leave an interrupt to the parent, and end with it even where it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End at once on an interrupt, of which the parent tells; and with the parent, even where that was killed."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -5,7 +5,7 @@ v3.0: meta/episodes/*/*.parquet; several episodes share a parquet file and a vid
 `from_timestamp`. Paths are templates in meta/info.json. Row t of an episode holds the observation at t, the action
 taken there, and under `next.` what it led to: as in our record episodes (see `mbrl.episodes`).
 
-The first camera that meta/info.json names is read. pyarrow is an extra of this package.
+The first camera that meta/info.json names (depth maps aside) is read. pyarrow is an extra of this package.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def lerobot_episodes(folder: Path) -> list[Foreign]:
     path = folder / "meta" / "info.json"
     try:
         info = json.loads(path.read_text())
-        cameras = [key for key, feature in info["features"].items() if feature["dtype"] in ("video", "image")]
+        cameras = [key for key, feature in info["features"].items() if _is_camera(feature)]
         if not cameras:
             raise ValueError(f"{path}: no feature of dtype video or image")
         major = info["codebase_version"].removeprefix("v").split(".")[0]
@@ -86,7 +86,7 @@ def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
     columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     names = [f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
     for file in sorted((folder / "meta" / "episodes").glob("*/*.parquet")):
-        for row in _parquet().read_table(file, columns=columns + names * in_video).to_pylist():
+        for row in _read_table(file, columns=columns + names * in_video).to_pylist():
             index, length, *place = (row[name] for name in columns)
             data = folder / info["data_path"].format(chunk_index=place[0], file_index=place[1])
             video, begin = None, 0.0
@@ -95,6 +95,12 @@ def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
                 path = info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=number)
                 video = folder / path
             yield index, length, data, camera, _columns(info), video, begin, info["fps"]
+
+
+def _is_camera(feature: dict[str, Any]) -> bool:
+    details = feature.get("info") or {}
+    depth = any(value for name, value in details.items() if name.endswith("is_depth_map"))
+    return feature["dtype"] in ("video", "image") and not depth
 
 
 def _in_video(info: dict[str, Any], camera: str) -> bool:
@@ -108,18 +114,14 @@ def _columns(info: dict[str, Any]) -> dict[str, str]:
 def _read(episode: _Episode, resolution: int | None) -> dict[str, Tensor]:
     """The entries of one episode, frames cropped and resized as they are decoded."""
     wanted = [*episode.columns.values(), *([] if episode.video else [episode.camera])]
-    try:
-        only_this = [("episode_index", "=", episode.index)]
-        table = _parquet().read_table(episode.data, columns=wanted, filters=only_this)
-    except (ValueError, OSError, KeyError) as error:  # pyarrow's own errors are of these kinds
-        raise ValueError(f"{episode.data}: {error}") from error
+    table = _read_table(episode.data, columns=wanted, filters=[("episode_index", "=", episode.index)])
     if len(table) != episode.length:
         raise ValueError(f"{episode.data}: {len(table)} rows of episode {episode.index}, not {episode.length}")
     frames = _pictures(table[episode.camera].to_pylist()) if episode.video is None else _video(episode)
     entries = {"pixels": torch.cat(list(_fitted(frames, resolution)))}
     for key, column in episode.columns.items():
         flat = table[column].combine_chunks()
-        while hasattr(flat, "flatten") and "list" in str(flat.type):
+        while "list" in str(flat.type):
             flat = flat.flatten()
         rows = flat.to_numpy(zero_copy_only=False).reshape(episode.length, -1)
         entries[key] = torch.from_numpy(rows.astype(bool if key == "success" else np.float32))
@@ -158,6 +160,13 @@ def _fitted(frames: Iterator[npt.NDArray[np.uint8]], resolution: int | None) -> 
             waiting = []
     if waiting:
         yield fit(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
+
+
+def _read_table(path: Path, **options: Any) -> Any:
+    try:
+        return _parquet().read_table(path, **options)
+    except (ValueError, OSError, KeyError) as error:  # pyarrow's own errors are of these kinds
+        raise ValueError(f"{path}: torn or of another layout ({error})") from error
 
 
 def _parquet() -> Any:

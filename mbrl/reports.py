@@ -20,12 +20,11 @@ from tqdm import tqdm
 from mbrl.logger import Metrics
 from mbrl.mixture import Mixture
 from mbrl.phase import Phase, mean
-from mbrl.video import comparison_video, imagination_video
+from mbrl.video import imagination_video, write_comparison
 from worldmodel.base import WorldModel
 
 GIB = 2**30
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
-STILLS = 5  # pictures of a sample video's first segment that go into its PNG
 
 
 class VideoTokenizer(Protocol):
@@ -129,8 +128,8 @@ def reconstruction_video(model: Any, segments: TensorDict, path: Path) -> None:
     frames = tokenizer.detokenize(tokenizer.tokenize(pixels.float() / 255)).float()
     painted = frames.clamp(0, 1).mul(255).round().to(torch.uint8)
     real, length = pixels.flatten(0, 1).cpu(), pixels.shape[1]
-    still = slice(0, length, max(1, length // STILLS))
-    comparison_video(path, real, painted.flatten(0, 1).cpu(), torch.ones(len(real), dtype=torch.bool), still)
+    marks = torch.ones(len(real), dtype=torch.bool)
+    write_comparison(path, real, painted.flatten(0, 1).cpu(), marks, range(length))
 
 
 def rollout_video(model: WorldModel, segments: TensorDict, path: Path) -> None:

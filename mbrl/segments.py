@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 class _Header(NamedTuple):
     length: int
+    side: int  # pixels, as stored
     widths: dict[str, int]  # of each of KEYS that is there
 
 
@@ -47,7 +48,7 @@ class EpisodeData:
 
     Attributes:
         names: of the episodes, within the folder, without suffix; in order.
-        lengths: frames of each.
+        lengths: frames of each. smallest: side of the smallest frames as they are stored, in pixels.
         keys: which of `action`, `reward`, `success` and `state` every one has. widths: of each of them.
 
     Raises:
@@ -77,6 +78,7 @@ class EpisodeData:
             _log.warning("left out %d of %d episodes in %s, the first: %s", len(bad), len(found), folder, bad[0])
         self.names = [name for name, _, _ in good]
         self.lengths = [header.length for _, _, header in good]
+        self.smallest = min(header.side for _, _, header in good)
         self._files = [file for _, file, _ in good]
         self.keys, self.widths = _common_keys(self.folder, [header for _, _, header in good])
 
@@ -161,7 +163,7 @@ def _read_header(path: Path) -> _Header:
             raise ValueError(f"{path}: {key} cannot be {list(value.shape)} beside {shape[0]} frames")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ValueError(f"{path}: {key} holds NaN or infinite values")
-    return _Header(shape[0], {key: value.shape[1] for key, value in entries.items()})
+    return _Header(shape[0], shape[2], {key: value.shape[1] for key, value in entries.items()})
 
 
 def _common_keys(folder: Path, headers: list[_Header]) -> tuple[tuple[str, ...], dict[str, int]]:

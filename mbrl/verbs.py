@@ -23,6 +23,23 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def predict(options: argparse.Namespace) -> int:
+    from mbrl.predict import predict as run
+
+    given = {key: value for key, value in vars(options).items() if key not in ("run", "model", "data", "output")}
+    beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
+    output = options.output or beside / "predict"
+    rows, left_out = run(options.model, options.data, output, **given)
+    steps = max(len(row.curve or []) for row in rows)
+    cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
+    table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
+    print_table([("measure", "all steps", "step 1", f"step {steps}"), *table])
+    for name, reason in left_out.items():
+        print(f"left out: {name} ({reason})")
+    print(output)
+    return 0
+
+
 def plot(options: argparse.Namespace) -> int:
     from mbrl.plot import plot as draw
 
@@ -100,6 +117,7 @@ def format_number(value: object) -> str:
 def add_verbs(verbs: Any) -> None:
     """Adds every verb to argparse's sub-parsers."""
     _add_evaluate(verbs)
+    _add_predict(verbs)
     _add_plot(verbs)
     _add_demos(verbs)
     _add_collect(verbs)
@@ -133,6 +151,28 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--episodes", type=_positive, metavar="N", help=f"how many episodes {as_set}")
     verb.add_argument("--seed", type=int, metavar="S", help=f"which list of goals {as_set}")
     verb.add_argument("--video", type=Path, metavar="FILE", help="write the episodes to this .mp4 or .gif")
+
+
+def _add_predict(verbs: Any) -> None:
+    examples = [
+        "mbrl predict runs/mbpo_ivideogpt/door-lock/seed1 runs/demos/door-lock",
+        "mbrl predict RUN DATA --samples 20 --lpips vgg16.pth lpips.pth --fvd i3d_pretrained_400.pt",
+    ]
+    purpose = "imagine real episodes: videos, error along the horizon, and a table"
+    verb = _add_verb(verbs, "predict", predict, purpose, examples)
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or weights (folder or hub id)")
+    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, best unseen in training")
+    verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: as far as it goes)")
+    verb.add_argument("--segments", type=int, default=64, metavar="M", help="how many to measure (default: 64)")
+    samples = "rollouts of each; scores are their mean and the best (default: 1)"
+    verb.add_argument("--samples", type=int, default=1, metavar="K", help=samples)
+    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts at a time (default: 16)")
+    verb.add_argument("--videos", type=int, default=4, metavar="N", help="how many to write (default: 4)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of segments and codes (default: 0)")
+    lpips = "weights of torchvision's VGG16 and of the lpips package"
+    verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
+    verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400)")
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: MODEL/predict)")
 
 
 def _add_plot(verbs: Any) -> None:

@@ -1,47 +1,33 @@
-"""How fast iVideoGPT imagines: through the key/value cache, and re-encoding the prefix for every frame.
+"""How fast iVideoGPT imagines, against the published loop with the same weights, and how far from this machine's floor.
 
-Both loops use the same weights, encode the context frames once, sample alike and decode every frame as it comes.
-The second is what the published implementation does: a cache within a frame, none from frame to frame.
+The floor counts the products of weights at the rate that this machine reaches at the token step's own shapes, the keys
+and values once through memory for every token, and the tokenizer's decoder at the rate of large products. At nano size
+and batch 32, on one thread of a processor with AVX-512 bfloat16 (the rows "share of a step" tell it for the machine at
+hand), a third of a step is attention, whose products of one query a row and head are too small for the matrix kernels:
+they arrange the keys anew for each. A third is small operations (norms, rotations, gates, conversions, the draw, the
+decoder's activations), each bound by its own start or by memory. The products of weights and the convolutions share
+the last third, close to their floor.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
-from importlib.resources import files
+from functools import partial
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import Bounded, Composite
 
-from worldmodel.ivideogpt.decoding import imagine
+from mbrl.bench import Row, _published_loop
+from mbrl.bench._machine import copy_bandwidth, matrix_rate, operations, row, seconds, shares
+from mbrl.bench._models import BASE, NANO, build, starts
+from worldmodel.ivideogpt.decoding import CachedDecoder, imagine
 from worldmodel.ivideogpt.model import IVideoGPT
 
-BATCH, HORIZON, ACTION, REPEATS = 32, 10, 4, 3
+HORIZON = 10
 HORIZONS = (5, 10, 20, 40)
-
-
-def build(name: str = "ivideogpt_nano", segment_length: int = HORIZON + 2) -> IVideoGPT:
-    """A configured model with random weights, for segments of that length."""
-    config = OmegaConf.load(str(files("configs") / "worldmodel" / f"{name}.yaml"))
-    config.segment_length = segment_length
-    side = config.tokenizer.resolution
-    pixels = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))
-    torch.manual_seed(0)
-    make = instantiate(config, _partial_=True)
-    return make(observation_spec=pixels, action_spec=Bounded(-1, 1, (ACTION,))).eval()
-
-
-def inputs(model: IVideoGPT, horizon: int) -> tuple[TensorDict, Tensor]:
-    """Random context frames [B, C] and actions [B, H, A]."""
-    side = model.tokenizer.resolution
-    shape = (BATCH, model.context_length, 3, side, side)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-    return TensorDict(pixels=pixels, batch_size=shape[:2]), torch.rand(BATCH, horizon, ACTION) * 2 - 1
+BATCHES, REPEATS = {NANO: 32, BASE: 2}, {NANO: 3, BASE: 1}
+LARGE = 1024  # side of the products that large work is held against
 
 
 def cached(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
@@ -53,78 +39,95 @@ def cached(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool 
             model.rollouts.pixels(state, frame.tokens.unsqueeze(1))
 
 
-def reencoded(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
-    """The same, but every frame encodes all tokens before it again."""
-    state, layout = model.start(context), model.layout
-    tokens, decoder = layout.join(state.codes), state.decoders[0]
-    for step, action in enumerate(actions.unbind(1)):
-        cache = decoder.encode(tokens, 1, decoder.edges.condition(actions[:, :step], None))
-        gain = decoder.edges.condition(action, None)
-        new = imagine([decoder], [cache], [gain], model.rollouts.sampling).tokens
-        if decode:
-            model.rollouts.pixels(state, new.unsqueeze(1))
-        slot = tokens.new_full((BATCH, 1), layout.slot)
-        tokens = torch.cat([tokens, slot, new], 1)
-
-
 def token_evaluations(model: IVideoGPT, horizon: int) -> tuple[int, int]:
     """Tokens of a row that pass through the transformer: with the cache, and re-encoding each frame's prefix."""
     layout = model.layout
-    through_cache = layout.length(model.context_length + horizon)
-    return through_cache, sum(layout.prefix + layout.stride * (step + 1) for step in range(horizon))
+    again = sum(layout.prefix + layout.stride * (step + 1) for step in range(horizon))
+    return layout.prefix + layout.stride * horizon, again
 
 
-def seconds(*calls: Callable[[], object]) -> list[float]:
-    """Median wall-clock seconds of each call, interleaved, after one round to warm up."""
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(REPEATS + 1):
-        for call, taken in zip(calls, times, strict=True):
-            begin = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken[1:]) for taken in times]
+def against_published(name: str) -> list[Row]:
+    """Both loops, frames decoded as they come and not decoded, in turn."""
+    model, batch, size = build(name, HORIZON + 2), BATCHES[name], name.removeprefix("ivideogpt_")
+    inputs = starts(model, batch, HORIZON)
+    loops = [cached, _published_loop.imagine]
+    calls = [partial(loop, model, *inputs, decode=decode) for decode in (True, False) for loop in loops]
+    ours, theirs, our_tokens, their_tokens = seconds(calls, REPEATS[name])
+    few, many = token_evaluations(model, HORIZON)
+    steps = batch * HORIZON
+    return [
+        row(f"{size}, batch {batch}: imagined transitions", steps / ours, "1/s"),
+        row(f"{size}: imagined transitions, published loop", steps / theirs, "1/s"),
+        row(f"{size}: over the published loop", theirs / ours, "×", "≥ 6" if name == NANO else ""),
+        row(f"{size}: the same, frames not decoded", their_tokens / our_tokens, "×"),
+        row(f"{size}: transformer tokens a rollout", few, "tokens"),
+        row(f"{size}: ... in the published loop", many, "tokens"),
+        row(f"{size}: fewer transformer tokens", many / few, "×", "≥ 8"),
+    ]
 
 
-def step_milliseconds(model: IVideoGPT, horizon: int) -> float:
-    """Median cost of one imagined step of a rollout of ``horizon`` steps, the start left out."""
-    context, actions = inputs(model, horizon)
-    taken = []
+def floor_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
+    """Least time of one imagined step of ``batch`` rows, by part."""
+    context, actions = starts(model, batch, 1)
+    exact = CachedDecoder(model.transformer, torch.float32)  # whose products are torch's own, so that they count
+    cache = exact.encode(model.layout.join(model.start(context).codes), model.max_horizon)
+    added = exact.edges.condition(actions[:, 0], None)
+    products = operations(partial(imagine, [exact], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
+    state, frame = model.rollouts.advance(model.start(context), actions[:, 0])
+    decoding = operations(partial(model.rollouts.pixels, state, frame.tokens.unsqueeze(1)))
+    kept = state.cache
+    read = (kept.prefix_keys.nbytes + kept.prefix_values.nbytes + kept.own.nbytes) * model.layout.stride
+    outputs, width = exact.layers[0].gate_up.weight.shape
+    return {
+        "products of weights": 1e3 * products / matrix_rate(model.dtype, batch, width, outputs),
+        "keys and values read": 1e3 * read / copy_bandwidth(),
+        "frame decoded": 1e3 * decoding / matrix_rate(model.dtype, LARGE, LARGE, LARGE),
+    }
+
+
+def step_milliseconds(model: IVideoGPT, batch: int, horizon: int) -> float:
+    """Mean cost of one imagined step of a rollout of ``horizon`` steps, the start left out."""
+    context, actions = starts(model, batch, horizon)
     state = model.start(context)
+    began = time.perf_counter()
     for action in actions.unbind(1):
-        begin = time.perf_counter()
         state, _ = model.step(state, action)
-        taken.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(taken)
+    return 1e3 * (time.perf_counter() - began) / horizon
+
+
+def against_floor() -> list[Row]:
+    """One step at nano size: its floor, by part, what it takes, and where its time goes."""
+    model, batch = build(), BATCHES[NANO]
+    parts = floor_milliseconds(model, batch)
+    taken = min(step_milliseconds(model, batch, HORIZON) for _ in range(REPEATS[NANO]))
+    floor = sum(parts.values())
+    context, actions = starts(model, batch, HORIZON)
+    state = model.start(context)
+
+    def steps() -> None:
+        nonlocal state
+        for action in actions.unbind(1):
+            state, _ = model.step(state, action)
+
+    return [
+        *(row(f"floor of a step: {part}", value, "ms") for part, value in parts.items()),
+        row("floor of a step", floor, "ms"),
+        row("a step", taken, "ms"),
+        row("a step over its floor", taken / floor, "×"),
+        *(row(f"share of a step: {part}", 100 * share, "%") for part, share in shares(steps).items()),
+    ]
+
+
+def along_horizon() -> list[Row]:
+    """Cost of a step of rollouts of several lengths, all with room for the longest, in turn."""
+    model, batch = build(segment_length=max(HORIZONS) + 2), BATCHES[NANO]
+    times = [[step_milliseconds(model, batch, horizon) for horizon in HORIZONS] for _ in range(3)]
+    best = [min(column) for column in zip(*times, strict=True)]
+    rows = [row(f"step of a rollout of {h}", value, "ms") for h, value in zip(HORIZONS, best, strict=True)]
+    return [*rows, row(f"step at {HORIZONS[-1]} over step at {HORIZONS[0]}", best[-1] / best[0], "×", "flat: ≤ 1.1")]
 
 
 @torch.no_grad()
-def run() -> list[dict[str, object]]:
-    """Rows of name, value, unit and target; nano, batch 32, horizon 10, decoding included."""
-    model = build()
-    context, actions = inputs(model, HORIZON)
-    ours, theirs, ours_tokens, theirs_tokens, whole, start = seconds(
-        lambda: cached(model, context, actions),
-        lambda: reencoded(model, context, actions),
-        lambda: cached(model, context, actions, decode=False),
-        lambda: reencoded(model, context, actions, decode=False),
-        lambda: model.predict(context, actions),
-        lambda: model.start(context),
-    )
-    few, many = token_evaluations(model, HORIZON)
-    steps = BATCH * HORIZON
-    rows: list[tuple[str, float, str, str]] = [
-        ("imagined transitions", steps / ours, "1/s", "≥ 200 on 2 threads"),
-        ("imagined transitions, frames decoded at the end", steps / whole, "1/s", ""),
-        ("imagined transitions, prefix re-encoded", steps / theirs, "1/s", ""),
-        ("speed-up by the cache", theirs / ours, "×", ""),
-        ("speed-up by the cache, frames not decoded", theirs_tokens / ours_tokens, "×", ""),
-        ("start: 32 contexts encoded", 1e3 * start, "ms", ""),
-        ("transformer token evaluations a rollout", few, "tokens", ""),
-        ("transformer token evaluations, prefix re-encoded", many, "tokens", ""),
-        ("fewer token evaluations", many / few, "×", "≥ 8"),
-    ]
-    long = build(segment_length=max(HORIZONS) + model.context_length)
-    step_milliseconds(long, HORIZONS[0])  # warms up
-    for horizon in HORIZONS:
-        rows.append((f"step of a rollout of {horizon}", step_milliseconds(long, horizon), "ms", "flat"))
-    return [dict(zip(("name", "value", "unit", "target"), row, strict=True)) for row in rows]
+def run() -> list[Row]:
+    """Rows of name, value, unit and target."""
+    return [*against_published(NANO), *against_floor(), *along_horizon(), *against_published(BASE)]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from worldmodel.ivideogpt.layers import fold, unfold
 from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 from worldmodel.ivideogpt.objectives import tokenizer_losses
 from worldmodel.ivideogpt.quantizer import VectorQuantizer
@@ -251,3 +253,11 @@ def test_wrong_frames_are_one_line() -> None:
         made.encode_context(torch.zeros(1, 3, 3, 16, 16))
     with pytest.raises(ValueError, match="more than context_length 2 are needed"):
         made(torch.zeros(1, 2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_folding_is_pixel_unshuffle(side: int) -> None:
+    maps = torch.randn(2, 3, 8, 4)
+    folded = fold(maps, side)
+    assert torch.equal(folded, F.pixel_unshuffle(maps, side))
+    assert torch.equal(unfold(folded, side), maps)

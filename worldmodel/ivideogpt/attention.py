@@ -1,8 +1,11 @@
 """Attention and rotary positions. B batch, h heads, L tokens, S keys, d head width."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 ROPE_THETA = 1e4
 # On a CPU in bfloat16 two plain products are 2.0 to 3.9 times as fast, forward and backward together, as torch's fused
@@ -21,9 +24,10 @@ def rope_table(positions: int, head_width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d/2) of the last dimension; ``cos`` and ``sin`` [..., d] are broadcast."""
+    """Rotate pairs (i, i + d/2) of the last dimension; ``cos`` and ``sin`` [..., d], halves alike, are broadcast."""
     first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+    cos, sin = cos.chunk(2, -1)[0], sin.chunk(2, -1)[0]
+    return torch.cat([(first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)], -1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
@@ -33,7 +37,12 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scal
     """
     length = q.shape[2]
     if not _plain(q) or length > PLAIN_TOKENS:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
+        fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, is_causal=True, scale=scale)
+        if dropout and q.device.type == "cpu" and q.requires_grad:
+            # There the kernel knows no dropout, and what torch does instead keeps several numbers for every pair of
+            # tokens of every layer until the backward pass: more than all else together. Made again, they are few.
+            return checkpoint(fused, q, k, v, use_reentrant=False)
+        return fused(q, k, v)
     future = q.new_full((length, length), float("-inf")).triu(1)
     keys = k.flatten(0, 1).transpose(1, 2)
     alpha = q.shape[-1] ** -0.5 if scale is None else scale

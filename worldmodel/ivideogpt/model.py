@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
+from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective, autocast
 from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.rollout import Frame, ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import SegmentReader
@@ -89,6 +89,7 @@ class IVideoGPT(WorldModel):
         else:
             self.tokenizer, members = load_parts(pretrained, action_dim, ensemble)
         self.transformer, self.others = members[0], nn.ModuleList(members[1:])
+        self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal_conditioned
         self.max_horizon = segment_length - self.context_length if horizon is None else horizon
@@ -208,18 +209,12 @@ class IVideoGPT(WorldModel):
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
 
-    def predict(self, context: TensorDictBase, actions: Tensor) -> TensorDict:
-        """A whole rollout, its frames decoded in one batch at the end (or wherever it is anchored anew).
-
-        Args:
-            context: [B, C] as for ``start``.
-            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame. An action-free model reads H alone.
-
-        Returns:
-            [B, H] with ``pixels`` uint8 [B, H, 3, R, R] and what else ``step`` gives.
-        """
+    def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
+        """As WorldModel.predict; frames are decoded in one batch at the end (or wherever it is anchored anew)."""
         state = self.rollouts.start(context)
         pieces: list[TensorDict] = []
+        if samples > 1:
+            state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
         for part in actions.split(self.rollouts.segment_frames, 1):
             frames = []
             for action in part.unbind(1):
@@ -228,6 +223,29 @@ class IVideoGPT(WorldModel):
             state, pixels = self.rollouts.show(state, torch.stack([frame.tokens for frame in frames], 1))
             pieces.append(TensorDict.stack([_beside_pixels(frame) for frame in frames], 1).set("pixels", pixels))
         return torch.cat(pieces, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, context: TensorDictBase) -> Tensor:
+        """As WorldModel.reconstruct: encoded, quantised and decoded."""
+        frames = self._context_frames(context)
+        with mode(self.tokenizer, False), autocast(frames, self.dtype):
+            codes, _ = self.tokenizer.encode_context(frames)
+            decoded = self.tokenizer.context_features_for_decoder(codes, frames).frames.float()
+        return decoded[:, -self.context_length :].clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
+        """As WorldModel.codes: of the context (and the goal) [B, C, N] and of the frames after it [B, F, n]."""
+        past, future = self._context_frames(batch[:, : self.context_length]), batch["pixels"][:, self.context_length :]
+        with mode(self.tokenizer, False), autocast(past, self.dtype):
+            context, features = self.tokenizer.encode_context(past)
+            dynamics = self.tokenizer.encode_dynamics(future.float() / 255, features)
+        sizes = self.layout.context_codes, self.layout.dynamics_codes
+        return {"context": (context, sizes[0]), "dynamics": (dynamics, sizes[1])}
+
+    def _context_frames(self, context: TensorDictBase) -> Tensor:
+        """The frames of the layout's context in [0, 1], the goal among them."""
+        return self.rollouts.reader.context(context)[0].float() / 255
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, as ``pretrained`` and the loaders in official.py take them."""

@@ -154,7 +154,7 @@ class Rollouts:
         codes = codes.reshape(rows // state.cache.forks, -1, codes.shape[-1])  # forks are decoded as frames
         with self._imagining():
             decoded = self.tokenizer.decode_dynamics(codes, state.features).float()
-        pixels = decoded.clamp(0, 1).mul(255).round().to(torch.uint8)
+        pixels = decoded.clamp(0, 1).mul_(255).round_().to(torch.uint8)
         return pixels.reshape(rows, frames, *decoded.shape[2:])
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:

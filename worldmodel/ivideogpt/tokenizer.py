@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.ivideogpt.autoencoder import CrossSizes, Decoder, Encoder, NetSizes, check_widths, latent_side
-from worldmodel.ivideogpt.layers import KeysValues
+from worldmodel.ivideogpt.layers import KeysValues, fold, unfold
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.processes import mean_over_processes
 from worldmodel.ivideogpt.quantizer import Quantized, VectorQuantizer
@@ -252,15 +252,16 @@ class CompressiveTokenizer(nn.Module):
         output = self._unfold(output).unflatten(0, latents.shape[:2])
         if not self.copy_gate:
             return self._paint(output)
-        gate = output[:, :, 3:].sigmoid()
-        return gate * self._paint(output[:, :, :3]) + (1.0 - gate) * context.still.unsqueeze(1)
+        still = context.still.unsqueeze(1)
+        gate, painted = output[:, :, 3:].sigmoid(), self._paint(output[:, :, :3])
+        return torch.lerp(still, painted.to(still.dtype), gate.to(still.dtype))
 
     def _fold(self, frames: Tensor) -> Tensor:
         """[B, F, 3, R, R] -> [B*F, 3*stem², R/stem, R/stem], as deviation from the background where there is one."""
         frames = frames.flatten(0, 1)
         if self.background_batches:
             frames = CONTRAST * (frames - self.background)
-        return F.pixel_unshuffle(frames, self.stem_patch)
+        return fold(frames, self.stem_patch)
 
     def _paint(self, deviation: Tensor) -> Tensor:
         """What a decoder put out [..., 3, R, R] -> pixels."""
@@ -268,7 +269,7 @@ class CompressiveTokenizer(nn.Module):
 
     def _unfold(self, output: Tensor) -> Tensor:
         """[M, channels*stem², R/stem, R/stem] -> [M, channels, R, R]."""
-        return F.pixel_shuffle(output, self.stem_patch)
+        return unfold(output, self.stem_patch)
 
     def _check(self, frames: Tensor) -> None:
         expected = (3, self.resolution, self.resolution)

@@ -1,0 +1,51 @@
+"""iVideoGPT as configured, with random weights, and random inputs to measure it on."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import Bounded, Composite
+
+from worldmodel.ivideogpt.model import IVideoGPT
+
+NANO, BASE = "ivideogpt_nano", "ivideogpt_base"
+ACTION = 4
+
+
+def build(name: str = NANO, segment_length: int = 12) -> IVideoGPT:
+    """A configured model with random weights, for segments of that length."""
+    config = OmegaConf.load(str(files("configs") / "worldmodel" / f"{name}.yaml"))
+    config.segment_length = segment_length
+    side = config.tokenizer.resolution
+    pixels = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))
+    torch.manual_seed(0)
+    make = instantiate(config, _partial_=True)
+    model: IVideoGPT = make(observation_spec=pixels, action_spec=Bounded(-1, 1, (ACTION,)))
+    for quantizer in (model.tokenizer.quantize, model.tokenizer.dynamics_quantize):
+        if quantizer.warmup:
+            quantizer.seen.fill_(quantizer.warmup)  # a codebook at work, not one that waits for its encoder
+    return model.eval()
+
+
+def starts(model: IVideoGPT, batch: int, horizon: int) -> tuple[TensorDict, Tensor]:
+    """Random context frames [B, C] and actions [B, H, A]."""
+    side = model.tokenizer.resolution
+    shape = (batch, model.context_length, 3, side, side)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    return TensorDict(pixels=pixels, batch_size=shape[:2]), torch.rand(batch, horizon, ACTION) * 2 - 1
+
+
+def segments(model: IVideoGPT, batch: int) -> TensorDict:
+    """Random training segments [B, T] of the model's longest length."""
+    side, shape = model.tokenizer.resolution, (batch, model.segment_length)
+    return TensorDict(
+        pixels=torch.randint(0, 256, (*shape, 3, side, side), dtype=torch.uint8),
+        action=torch.rand(*shape, ACTION) * 2 - 1,
+        next=TensorDict(reward=torch.rand(*shape, 1), batch_size=shape),
+        batch_size=shape,
+    )

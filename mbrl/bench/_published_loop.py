@@ -1,0 +1,83 @@
+"""The published loop of imagination, plainly written, for the same weights: what our own is measured against.
+
+As there (thuml/iVideoGPT, mbrl/video_predictor.py), the context frames are tokenized and decoded once; every frame
+then runs the transformer over the whole prefix again, with a cache that lasts for that frame and grows by
+concatenation, draws each token from the top k of the whole vocabulary, and is decoded by itself. Plain means the
+model's own modules under autocast, one after the other. Where the published code does more than that, this loop does
+not: no logits at prefix positions, no encoding of blank future frames, no dropout, and the context's keys and values
+for the tokenizer's decoder are made once instead of for every frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from worldmodel.ivideogpt.attention import causal_attention, rotate
+from worldmodel.ivideogpt.llama import DecoderLayer
+from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.objectives import autocast
+from worldmodel.ivideogpt.transformer import VideoTransformer
+
+Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
+
+
+@torch.no_grad()
+def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> Tensor:
+    """Tokens int64 [B, H, n] under actions [B, H, A]; each frame is decoded too, unless told not to."""
+    transformer, tokenizer, layout = model.transformer, model.tokenizer, model.layout
+    edges, embedding, made = transformer.edges, transformer.llm.model.embed_tokens, []
+    top_k = model.rollouts.sampling.top_k or layout.vocabulary
+    with autocast(actions, model.dtype):
+        frames = context["pixels"].float() / 255
+        codes, _ = tokenizer.encode_context(frames)
+        features = tokenizer.context_features_for_decoder(codes, frames)
+        slot = codes.new_full((len(codes), 1), layout.slot)
+        prefix = embedding(torch.cat([layout.join(codes), slot], 1))
+        for action in actions.unbind(1):
+            prefix[:, -1] += edges.condition(action, None)
+            past: Past = []
+            hidden = forward(transformer, prefix, past)
+            frame: list[Tensor] = []
+            for _ in range(layout.dynamics_tokens):
+                frame.append(draw(transformer.llm.lm_head(hidden[:, -1]).float(), top_k))
+                hidden = forward(transformer, embedding(frame[-1]), past)
+            edges.rewards(hidden[:, -1])
+            made.append(torch.cat(frame, 1))
+            prefix = torch.cat([prefix, embedding(torch.cat([made[-1], slot], 1))], 1)
+            if decode:
+                pixels = tokenizer.decode_dynamics(layout.codes(made[-1]).unsqueeze(1), features)
+                pixels.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
+    return torch.stack(made, 1)
+
+
+def forward(transformer: VideoTransformer, x: Tensor, past: Past) -> Tensor:
+    """Embeddings [B, L, D] to final hidden states; ``past`` is empty or holds what came before, and grows."""
+    first = past[0][0].shape[2] if past else 0
+    cos, sin = transformer.cos[first : first + x.shape[1]], transformer.sin[first : first + x.shape[1]]
+    for index, layer in enumerate(transformer.llm.model.layers):
+        assert isinstance(layer, DecoderLayer)
+        attention, normed = layer.self_attn, layer.input_layernorm(x)
+        q, k, v = (
+            proj(normed).unflatten(-1, (transformer.heads, -1)).transpose(1, 2)
+            for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if index == len(past):
+            past.append((k, v))
+            found = causal_attention(q, k, v)
+        else:
+            k, v = torch.cat([past[index][0], k], 2), torch.cat([past[index][1], v], 2)
+            past[index] = k, v
+            found = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
+        x = x + attention.o_proj(found.transpose(1, 2).flatten(2))
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    hidden: Tensor = transformer.llm.model.norm(x)
+    return hidden
+
+
+def draw(logits: Tensor, top_k: int) -> Tensor:
+    """Tokens [B, 1] drawn from the ``top_k`` most likely of logits [B, V]."""
+    least = logits.topk(top_k).values[:, -1:]
+    return torch.multinomial(logits.masked_fill(logits < least, float("-inf")).softmax(-1), 1)

@@ -1,0 +1,39 @@
+"""Peak memory of one training step of the base model at batch 16; takes minutes on a CPU, so it runs on request alone.
+
+Each step is a process of its own, whose peak is what the operating system says. It holds the whole model in float32,
+and of the part that learns a gradient and two moments; the rest are activations and logits.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tqdm import tqdm
+
+from mbrl.bench import Row
+from mbrl.bench._machine import row
+from mbrl.bench._models import BASE
+
+BATCH = 16
+PARTS = {
+    "tokenizer": "tokenizer",
+    "transformer": "transformer, logits where there is a loss",
+    "all positions": "transformer, logits at all positions",
+}
+
+
+def peak_gigabytes(part: str, batch: int, name: str) -> float:
+    """Peak of one step of that part; RuntimeError with the last line of what it said where the step fails."""
+    command = [sys.executable, "-m", "mbrl.bench._step_memory", part, str(batch), name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"it was ended by signal {-done.returncode}; this machine may have too little memory"]
+        raise RuntimeError(f"the {part} step at batch {batch} failed: {said[-1]}")
+    return int(done.stdout.split()[-1]) / 1e9
+
+
+def run() -> list[Row]:
+    """Peaks of the base model's steps."""
+    bar = tqdm(PARTS.items(), desc="memory", unit="step", leave=False)
+    return [row(f"base, batch {BATCH}: {name}", peak_gigabytes(part, BATCH, BASE), "GB peak") for part, name in bar]

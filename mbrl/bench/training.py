@@ -1,0 +1,58 @@
+"""Training steps of iVideoGPT at nano size, and how far they are from this machine's floor.
+
+The floor of a step is its products and convolutions, forward and backward, at the rate of large products in the type
+that they run in, and the optimiser's pass over the weights (weights, gradients and two moments in, weights and moments
+out) at the bandwidth of a copy. What lies above it: operations on maps and activations between the products, which
+move memory and multiply nothing; convolutions of few channels, whose backward passes reach half of the rate or less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from tensordict import TensorDict
+
+from mbrl.bench import Row
+from mbrl.bench._machine import copy_bandwidth, matrix_rate, operations, row, seconds, shares
+from mbrl.bench._models import build, segments
+from worldmodel.ivideogpt.model import IVideoGPT
+
+BATCHES, REPEATS = (8, 16), 7  # 8 as the agent trains
+LARGE = 1024  # side of the products that the work is held against
+OPTIMISER_BYTES = 7 * 4  # of each weight: four numbers read, three written
+
+
+def step(model: IVideoGPT, part: str, batch: TensorDict) -> None:
+    """One update that trains that part alone."""
+    model.updates.fill_(0 if part == "tokenizer" else model.plan.tokenizer_updates)
+    model.update(batch)
+
+
+def floor_seconds(model: IVideoGPT, part: str, work: Callable[[], object]) -> float:
+    """Least time of a step: its multiplications, then the optimiser's pass over the weights."""
+    weights = sum(p.numel() for group in model.optimizers[part].param_groups for p in group["params"])
+    rate = matrix_rate(model.dtype, LARGE, LARGE, LARGE)
+    return operations(work) / rate + OPTIMISER_BYTES * weights / copy_bandwidth()
+
+
+@torch.enable_grad()
+def run() -> list[Row]:
+    """Steps a second of both parts at both batch sizes, beside their floors and where their time goes."""
+    model = build()
+    cases = [(part, batch) for part in ("tokenizer", "transformer") for batch in BATCHES]
+    work = [partial(step, model, part, segments(model, batch)) for part, batch in cases]
+    rows = []
+    for (part, batch), call, taken in zip(cases, work, seconds(work, REPEATS), strict=True):
+        floor = floor_seconds(model, part, call)
+        name = f"{part}, batch {batch}"
+        rows += [
+            row(f"training: {name}", 1 / taken, "steps/s"),
+            row(f"training: {name}, floor", 1 / floor, "steps/s"),
+            row(f"training: {name}, step over its floor", taken / floor, "×"),
+        ]
+        if batch == max(BATCHES):
+            parts = shares(call).items()
+            rows += [row(f"share of a {part} step: {group}", 100 * share, "%") for group, share in parts]
+    return rows

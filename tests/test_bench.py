@@ -1,0 +1,70 @@
+"""The benchmarks' own arithmetic: what they count, and that the loops they compare do the same."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mbrl import bench
+from mbrl.bench import _machine, _published_loop, imagination
+from mbrl.bench._models import NANO, build, starts
+from worldmodel.ivideogpt.decoding import Sampling
+
+
+def test_parts_are_no_benchmarks_and_long_ones_wait_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"imagination", "training", "memory"} <= set(bench.names())
+    assert not any(name.startswith("_") for name in bench.names())
+    ran: list[str] = []
+
+    class Fake:
+        def __init__(self, name: str) -> None:
+            self.name = name.rsplit(".", 1)[1]
+
+        def run(self) -> list[bench.Row]:
+            ran.append(self.name)
+            return []
+
+    monkeypatch.setattr(bench, "import_module", Fake)
+    list(bench.run_benchmarks())
+    assert set(ran) == set(bench.names()) - bench.ON_REQUEST
+    ran.clear()
+    list(bench.run_benchmarks(["memory"]))
+    assert ran == ["memory"]
+
+
+def test_operations_are_counted() -> None:
+    left, right = torch.randn(3, 5), torch.randn(7, 5)
+    assert _machine.operations(lambda: F.linear(left, right)) == 2 * 3 * 5 * 7
+    assert _machine.operations(lambda: F.linear(left, right), ("convolution",)) == 0
+
+
+def test_shares_are_of_the_whole() -> None:
+    maps, kernel = torch.randn(8, 16, 32, 32), torch.randn(16, 16, 3, 3)
+    shares = _machine.shares(partial(F.conv2d, maps, kernel))
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["convolutions"] > 0.5
+
+
+@torch.no_grad()
+def test_the_published_loop_imagines_what_ours_does() -> None:
+    model = build(NANO, 5)
+    model.dtype = torch.float32
+    rollouts = model.rollouts
+    rollouts.dtype, rollouts.sampling = torch.float32, Sampling(top_k=1, any_token=True)  # of one token: greedy
+    for parameter in model.transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    context, actions = starts(model, 3, 3)
+    theirs = _published_loop.imagine(model, context, actions, decode=False)
+    state, ours = model.start(context), []
+    for action in actions.unbind(1):
+        state, frame = rollouts.advance(state, action)
+        ours.append(frame.tokens)
+    assert torch.equal(torch.stack(ours, 1), theirs)
+
+
+def test_token_evaluations_by_hand() -> None:
+    model = build(NANO)  # contexts of 2 * 64 + 1 tokens, frames of 4 and a slot
+    assert imagination.token_evaluations(model, 2) == (129 + 10, (129 + 5) + (129 + 10))
+    few, many = imagination.token_evaluations(model, 10)
+    assert many / few >= 8
