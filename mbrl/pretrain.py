@@ -200,7 +200,7 @@ def check(config: DictConfig) -> None:
         raise ValueError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
     for folder, weight in config.data.items():
         if not isinstance(weight, int | float):
-            raise ValueError(f"the weight of {folder!r} is {weight!r}: it must be a number")
+            raise ValueError(f"the weight of {folder!s} is {weight!r}: it must be a number")
     least = {"batch_size": 1, "log_every": 1, "checkpoint_every": 1, "workers": 0}
     least |= {"validation.every": 0, "validation.batches": 1, "validation.batch_size": 1}
     least |= {"video.every": 0, "video.segments": 1}

@@ -127,8 +127,9 @@ def reconstruction_video(model: Any, segments: TensorDict, path: Path) -> None:
     pixels = segments["pixels"]
     frames = tokenizer.detokenize(tokenizer.tokenize(pixels.float() / 255)).float()
     painted = frames.clamp(0, 1).mul(255).round().to(torch.uint8)
-    real, painted = pixels.flatten(0, 1).cpu(), painted.flatten(0, 1).cpu()
-    write_comparison(path, real, painted, torch.ones(len(real), dtype=torch.bool), range(pixels.shape[1]))
+    real, length = pixels.flatten(0, 1).cpu(), pixels.shape[1]
+    marks = torch.ones(len(real), dtype=torch.bool)
+    write_comparison(path, real, painted.flatten(0, 1).cpu(), marks, range(length))
 
 
 def rollout_video(model: WorldModel, segments: TensorDict, path: Path) -> None:

@@ -74,9 +74,9 @@ def test_every_world_model_can_be_pretrained(name):
         settings = compose("pretrain", [f"worldmodel={name}", "data={some/folder: 1.0}"])
     OmegaConf.resolve(settings)
     check_pretraining(settings)
+    seen = observations(settings.worldmodel.tokenizer.resolution)
     with torch.device("meta"):
-        spec = observations(settings.worldmodel.tokenizer.resolution)
-        model = make(settings.worldmodel, observation_spec=spec, action_spec=Specs.action_spec)
+        model = make(settings.worldmodel, observation_spec=seen, action_spec=Specs.action_spec)
     for phase in PHASES:
         assert settings[phase].steps > settings[phase].warmup > 0
         assert model.optimizers[phase].param_groups[0]["lr"] == settings[phase].lr

@@ -94,6 +94,8 @@ class IVideoGPT(WorldModel):
         self.context_length = self.tokenizer.context_length - goal_conditioned
         self.max_horizon = segment_length - self.context_length if horizon is None else horizon
         self._check_sizes(observation_spec)
+        if pretrained is None:  # else the codebooks have been seeded
+            self._check_warmup()
         reader = self._reader(action_dim, goal_conditioned)
         self._perceptual = (perceptual,)  # in a tuple, so that its weights are no part of this model's
         # pretrained tokens have their meaning already
@@ -161,6 +163,8 @@ class IVideoGPT(WorldModel):
         numbers = observation_spec["state"].shape[-1] if "state" in observation_spec.keys() else 0
         if robot is not None and numbers < robot.size:
             raise ValueError(f"transformer.proprioception={robot.size}, but the environment's `state` has {numbers}")
+
+    def _check_warmup(self) -> None:
         warmup = self.tokenizer.quantize.warmup
         if 0 < self.plan.tokenizer_updates <= warmup:
             raise ValueError(
