@@ -120,6 +120,8 @@ class Agent:
         if not self.learns_model:
             return replay.transitions(self.batch_size)
         assert self.imagination is not None
+        if len(self.imagination) == 0:  # every rollout was cut at its first step
+            return replay.transitions(self.batch_size)
         imagined = self.imagination.transitions(self.batch_size - self.real)
         if self.real == 0:
             return imagined

@@ -16,6 +16,7 @@ from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation, 
 from mbrl.agent import Agent
 from mbrl.replay import Replay
 from policies.base import Policy
+from worldmodel.base import WorldModel
 
 # what may differ between a run and its continuation
 CONTINUES = ("run_dir", "threads", "eval", "video")
@@ -77,10 +78,24 @@ def load_policy(run: Path, policy: Policy) -> None:
     Raises:
         FileNotFoundError: the run has no checkpoint yet.
     """
+    _load(Checkpoint(policy=policy), _newest(run), map_location=policy.device)
+
+
+def load_world_model(run: Path, world_model: WorldModel) -> None:
+    """Put the weights of a run's newest checkpoint into `world_model`; its optimisers stay as they are.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    device = next(world_model.parameters()).device
+    _load(Checkpoint(world_model=world_model), _newest(run), map_location=device)
+
+
+def _newest(run: Path) -> Path:
     latest = _rotation(run).latest()
     if latest is None:
         raise FileNotFoundError(f"{run} holds no checkpoint: train it first (mbrl train run_dir={run})")
-    _load(Checkpoint(policy=policy), latest, map_location=policy.device)
+    return latest
 
 
 def _rotation(run_dir: Path) -> CheckpointRotation:

@@ -104,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         options = build_parser().parse_args(arguments)
         sys.exit(options.run(options))
     except KeyboardInterrupt:
-        go_on = "; the same command goes on from the last checkpoint" if arguments[:1] == ["train"] else ""
+        ways_on = {"train": "from the last checkpoint", "collect": "with what is missing"}
+        verb = arguments[0] if arguments else ""
+        go_on = f"; the same command goes on {ways_on[verb]}" if verb in ways_on else ""
         print(f"\nmbrl: interrupted{go_on}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:

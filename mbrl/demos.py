@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from mbrl.envs.metaworld import make_env
 from mbrl.episodes import to_records, write_episode
+from policies.base import Policy
 from policies.scripted import ScriptedPolicy
 
 ATTEMPTS = 20  # episodes tried for each one wanted before giving up
 
 _log = logging.getLogger(__name__)
+
+
+def play(env: EnvBase, policy: Policy) -> TensorDict:
+    """The record episode (see `mbrl.episodes`) of the policy, exploring, on the next goal of `env`."""
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        return to_records(env.rollout(10_000, policy.actor))
 
 
 def collect_demos(
@@ -48,12 +55,12 @@ def collect_demos(
     policy = ScriptedPolicy(env.observation_spec, env.action_spec, task=task, noise=noise)
     found: list[TensorDictBase] = []
     progress = tqdm(total=episodes, desc=f"{task} demonstrations", unit="episode")
-    with progress, torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+    with progress, torch.random.fork_rng():
         torch.manual_seed(seed)
         for attempt in range(1, ATTEMPTS * episodes + 1):
-            rollout = env.rollout(10_000, policy.actor)
-            if rollout["next", "success"].any():
-                found.append(to_records(rollout))
+            records = play(env, policy)
+            if records["success"].any():
+                found.append(records)
                 on_episode(len(found) - 1, found[-1])
                 progress.update()
             progress.set_postfix(success=f"{len(found)}/{attempt}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,10 +68,15 @@ def check_records(records: TensorDictBase, name: str) -> None:
 def write_episode(path: Path, records: TensorDictBase) -> None:
     """Write one record episode, whole or not at all: a file under this name is never torn."""
     check_records(records, str(path))
+    write_tensors(path, dict(records.items()))
+
+
+def write_tensors(path: Path, entries: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        temporary.write_bytes(save({key: value.contiguous() for key, value in records.items()}))
+        temporary.write_bytes(save({key: value.contiguous() for key, value in entries.items()}))
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

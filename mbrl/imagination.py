@@ -9,8 +9,10 @@ from tensordict import TensorDict
 from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.buffer import WEIGHT, EpisodeBuffer
 from mbrl.envs.imagined import ImaginationEnv
-from mbrl.replay import EpisodeBuffer, Replay
+from mbrl.replay import Replay
+from mbrl.trust import Settings, Trust
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
@@ -21,6 +23,7 @@ class Imagination:
     Args:
         rollouts: rollouts side by side, B. horizon: steps of each, H.
         retain: how many calls of `run` are kept; older rollouts, of older policies and models, leave.
+        cut_above, weigh_by: see Trust; without them every step is believed alike.
         divide_pixels_twice: bring back the published loop's defect 1: imagined pixels reach the policy divided by
             255 twice, so that it is almost blind to them.
         Other arguments: see ImaginationEnv and EpisodeBuffer.
@@ -37,8 +40,12 @@ class Imagination:
         rollouts: int,
         horizon: int,
         retain: int,
+        cut_above: Settings = None,
+        weigh_by: Settings = None,
         divide_pixels_twice: bool = False,
     ) -> None:
+        self.trust = Trust.of(cut_above, weigh_by)
+        self.trust.check(world_model)
         real = replay.online
         self.policy, self.horizon = policy, horizon
         self.divide_pixels_twice = divide_pixels_twice
@@ -62,9 +69,19 @@ class Imagination:
         """Imagine B rollouts of H steps from fresh real starts with the policy's exploration, and keep them."""
         with set_exploration_type(ExplorationType.RANDOM):
             rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
-        self.buffer.extend(imagined_records(self.env.history_records, rollout).cpu(), first=self.env.history - 1)
+        records = imagined_records(self.env.history_records, rollout)
         reward = rollout["next", "reward"]
-        return {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
+        metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
+        measured, lengths = self.env.measured(), None
+        metrics |= {name: values.mean() for name, values in measured.items()}
+        if self.trust.weigh_by:
+            records[WEIGHT] = _beside_actions(self.trust.weights(measured)[..., None], self.env.history)
+        if self.trust.cut_above:
+            steps = self.trust.steps(measured)
+            metrics["believed"] = steps.float().mean() / self.horizon
+            lengths = (steps + self.env.history).tolist()
+        self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
+        return metrics
 
     def transitions(self, batch_size: int) -> TensorDict:
         """Imagined n-step transitions, as EpisodeBuffer.transitions gives them."""
@@ -82,6 +99,12 @@ class Imagination:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.buffer.load_state_dict(state)
+
+
+def _beside_actions(values: torch.Tensor, history: int) -> torch.Tensor:
+    """Values [B, H, 1] of imagined steps as a key of records [B, history + H, 1]; 0 where no such action is."""
+    before = values.new_zeros(len(values), history - 1, 1)
+    return torch.cat([before, values, values.new_zeros(len(values), 1, 1)], 1)
 
 
 def imagined_records(history: TensorDict, rollout: TensorDict) -> TensorDict:

@@ -1,6 +1,9 @@
-"""Episodes as iVideoGPT's authors published them: a reader of their .npz files.
+"""Episodes as iVideoGPT's authors published them: readers of their .npz files, of which there are two layouts.
 
-Layout (thuml/iVideoGPT, from DrQ-v2): observation uint8 [L + 1, 3K, R, R], a stack of K pictures whose last
+Pretraining: image uint8 [T, H, W, 3]; action float [T, A] or [T - 1, A] where there are actions, action[k] leading
+from frame k to frame k + 1.
+
+Demonstrations (thuml/iVideoGPT, from DrQ-v2): observation uint8 [L + 1, 3K, R, R], a stack of K pictures whose last
 is the newest, mirrored (MuJoCo's rows flipped only); action float32 [L + 1, A], unclipped, action[k] having
 led to observation[k] and action[0] a placeholder; reward [L + 1, 1] alike, summed over an action repeat of 2,
 with 10 added where the task was solved; discount [L + 1, 1]. Success is not stored: it is inferred from the
@@ -10,6 +13,9 @@ bonus.
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +30,33 @@ _JUMP = 8.0  # a rise of the reward by this much in one step is the bonus settin
 _ENTRIES = ("observation", "action", "reward", "discount")
 
 
+def read_npz(path: Path) -> dict[str, torch.Tensor]:
+    """Read one episode of either layout: pixels uint8 [T, 3, H, W], and what else it has, as in a record episode.
+
+    ValueError naming the file, where it is torn, of another layout, or holds NaN.
+    """
+    with _open(path) as archive:
+        video = "image" in archive.files
+    if not video:
+        return dict(read_published(path).items())
+    entries = _load(path, ("image",), ("action",))
+    image, action = entries["image"], entries.get("action")
+    if image.ndim != 4 or image.shape[-1] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"{path}: image cannot be {image.dtype} {list(image.shape)} in an episode")
+    records = {"pixels": torch.from_numpy(image).permute(0, 3, 1, 2)}
+    if action is None:
+        return records
+    if action.ndim != 2 or len(action) not in (len(image), len(image) - 1):
+        raise ValueError(f"{path}: {len(image)} frames cannot have action {list(action.shape)}")
+    if not np.isfinite(action).all():
+        raise ValueError(f"{path}: action holds NaN or infinite values")
+    padded = np.zeros((len(image), action.shape[1]), np.float32)
+    padded[: len(action)] = action
+    return records | {"action": torch.from_numpy(padded)}
+
+
 def read_published(path: Path, *, upright: bool = True) -> TensorDict:
-    """Read one published episode as a record episode [L + 1] (see `mbrl.episodes`).
+    """Read one published demonstration as a record episode [L + 1] (see `mbrl.episodes`).
 
     Args:
         upright: turn the mirrored pictures the right way up; False keeps the published orientation.
@@ -33,7 +64,7 @@ def read_published(path: Path, *, upright: bool = True) -> TensorDict:
     Raises:
         ValueError: naming the file, where it is torn, of another layout, or holds NaN.
     """
-    entries = _load(path)
+    entries = _load(path, _ENTRIES[:3], _ENTRIES[3:])
     stack, action, reward = entries["observation"], entries["action"], entries["reward"].reshape(-1)
     rows = len(stack)
     pictures = stack.ndim == 4 and stack.shape[1] % 3 == 0 and stack.shape[2] == stack.shape[3]
@@ -73,15 +104,21 @@ def infer_success(reward: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return success
 
 
-def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in _ENTRIES[:3] if key not in archive.files]
-            if missing:
-                raise ValueError(f"not the published layout, it lacks {', '.join(missing)}")
-            return {key: archive[key] for key in _ENTRIES if key in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            yield archive
+    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _load(path: Path, needed: Sequence[str], optional: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    with _open(path) as archive:
+        missing = [key for key in needed if key not in archive.files]
+        if missing:
+            raise ValueError(f"not the published layout, it lacks {', '.join(missing)}")
+        return {key: archive[key] for key in (*needed, *optional) if key in archive.files}
 
 
 def _shift(values: npt.NDArray[Any]) -> torch.Tensor:

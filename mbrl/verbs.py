@@ -23,6 +23,23 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def predict(options: argparse.Namespace) -> int:
+    from mbrl.predict import predict as run
+
+    given = {key: value for key, value in vars(options).items() if key not in ("run", "model", "data", "output")}
+    beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
+    output = options.output or beside / "predict"
+    rows, left_out = run(options.model, options.data, output, **given)
+    steps = max(len(row.curve or []) for row in rows)
+    cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
+    table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
+    print_table([("measure", "all steps", "step 1", f"step {steps}"), *table])
+    for name, reason in left_out.items():
+        print(f"left out: {name} ({reason})")
+    print(output)
+    return 0
+
+
 def plot(options: argparse.Namespace) -> int:
     from mbrl.plot import plot as draw
 
@@ -63,6 +80,26 @@ def demos(options: argparse.Namespace) -> int:
     return 0
 
 
+def collect(options: argparse.Namespace) -> int:
+    from mbrl.dataset import Protocol, collect
+
+    given = {"resolution": options.resolution, "camera": options.camera}
+    env = {name: value for name, value in given.items() if value is not None}
+    folder = options.output or Path("runs") / "data" / ("-".join(options.tasks) if len(options.tasks) < 4 else "mixed")
+    rows = collect(
+        options.tasks,
+        options.episodes,
+        policies=options.policy,
+        protocol=Protocol(options.seed, options.noise, env),
+        workers=options.workers,
+        output=folder,
+    )
+    counts = [(row.task, row.policy, str(row.episodes), f"{row.successes / row.episodes:.2f}") for row in rows]
+    print_table([("task", "policy", "episodes", "success"), *counts])
+    print(folder)
+    return 0
+
+
 def print_table(rows: Sequence[Sequence[str]], least: Sequence[int] | None = None) -> None:
     """Prints rows of text in columns, each at least as wide as `least` says."""
     least = least or [0] * len(rows[0])
@@ -80,8 +117,10 @@ def format_number(value: object) -> str:
 def add_verbs(verbs: Any) -> None:
     """Adds every verb to argparse's sub-parsers."""
     _add_evaluate(verbs)
+    _add_predict(verbs)
     _add_plot(verbs)
     _add_demos(verbs)
+    _add_collect(verbs)
     _add_bench(verbs)
     _add_verb(verbs, "doctor", doctor, "say what this machine has and what mends it", ["mbrl doctor"])
 
@@ -114,6 +153,28 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--video", type=Path, metavar="FILE", help="write the episodes to this .mp4 or .gif")
 
 
+def _add_predict(verbs: Any) -> None:
+    examples = [
+        "mbrl predict runs/mbpo_ivideogpt/door-lock/seed1 runs/demos/door-lock",
+        "mbrl predict RUN DATA --samples 20 --lpips vgg16.pth lpips.pth --fvd i3d_pretrained_400.pt",
+    ]
+    purpose = "imagine real episodes: videos, error along the horizon, and a table"
+    verb = _add_verb(verbs, "predict", predict, purpose, examples)
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or weights (folder or hub id)")
+    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, best unseen in training")
+    verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: as far as it goes)")
+    verb.add_argument("--segments", type=int, default=64, metavar="M", help="how many to measure (default: 64)")
+    samples = "rollouts of each; scores are their mean and the best (default: 1)"
+    verb.add_argument("--samples", type=int, default=1, metavar="K", help=samples)
+    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts at a time (default: 16)")
+    verb.add_argument("--videos", type=int, default=4, metavar="N", help="how many to write (default: 4)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of segments and codes (default: 0)")
+    lpips = "weights of torchvision's VGG16 and of the lpips package"
+    verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
+    verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400)")
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: MODEL/predict)")
+
+
 def _add_plot(verbs: Any) -> None:
     examples = [
         "mbrl plot runs/drqv2/door-lock/seed1",
@@ -140,6 +201,26 @@ def _add_demos(verbs: Any) -> None:
     verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
+
+
+def _add_collect(verbs: Any) -> None:
+    examples = [
+        "mbrl collect window-close plate-slide --episodes 50 --workers 2",
+        "mbrl collect all --episodes 30 --policy scripted noisy random --output runs/data/mt50",
+    ]
+    verb = _add_verb(verbs, "collect", collect, "play a data set of many tasks; go on where it was cut short", examples)
+    verb.add_argument("tasks", nargs="+", metavar="TASK", help="of the 50 tasks, such as door-lock; all: every one")
+    episodes = "of each task, shared evenly among the policies (default: 10)"
+    verb.add_argument("--episodes", type=_positive, default=10, metavar="N", help=episodes)
+    policies = "scripted, noisy (scripted, with noise) or random; several are given in a row (default: scripted)"
+    verb.add_argument("--policy", nargs="+", default=["scripted"], metavar="NAME", help=policies)
+    verb.add_argument("--noise", type=float, default=0.3, metavar="S", help="on the actions of noisy (default: 0.3)")
+    verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes (default: 1)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    as_set = "(default: as in configs/env/metaworld.yaml)"
+    verb.add_argument("--resolution", type=_positive, metavar="R", help=f"pixels of a side {as_set}")
+    verb.add_argument("--camera", metavar="NAME", help=f"corner, corner2, ... {as_set}")
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/data/TASK, or mixed for many)")
 
 
 def _add_bench(verbs: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldmodel.base import WorldModel
 
-SCALE = 4  # a pixel becomes 4×4, so that 64 px can be watched
+SIDE = 256  # small frames are enlarged to about this, so that they can be watched
 BORDER = 4
 IMAGINED = (230, 159, 0)  # orange frame: imagined
 REAL = (0, 0, 0)
@@ -37,13 +37,21 @@ def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, 
         Mean absolute errors of the imagined frames, in grey levels, at the first and the last step of the horizon.
     """
     real, imagined, is_imagined = imagine_along(model, rollout, horizon)
-    strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
-    write_video(path, strip)
     step = model.context_length + horizon
-    still = strip[model.context_length : step : max(1, horizon // 5)]
-    iio.imwrite(path.with_suffix(".png"), torch.cat(list(still), 1).permute(1, 2, 0).numpy())
+    write_comparison(path, real, imagined, is_imagined, range(model.context_length, step))
     error = (real.float() - imagined.float()).abs().mean((1, 2, 3))
     return {"first": float(error[model.context_length]), "last": float(error[step - 1])}
+
+
+def write_comparison(path: Path, real: Tensor, imagined: Tensor, is_imagined: Tensor, shown: range) -> None:
+    """A video of real | imagined | difference, frames uint8 [T, 3, R, R], and as PNG beside it about five of `shown`.
+
+    The frames that `is_imagined` [T] says have an orange border, real ones a black one.
+    """
+    strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
+    write_video(path, strip)
+    still = strip[shown.start : shown.stop : max(1, len(shown) // 5)]
+    iio.imwrite(path.with_suffix(".png"), torch.cat(list(still), 1).permute(1, 2, 0).numpy())
 
 
 @torch.no_grad()
@@ -77,7 +85,8 @@ def side_by_side(real: Tensor, imagined: Tensor, is_imagined: Tensor) -> Tensor:
 
 
 def _framed(image: Tensor, colour: tuple[int, int, int]) -> Tensor:
-    large = image.repeat_interleave(SCALE, -1).repeat_interleave(SCALE, -2)
+    scale = max(1, SIDE // image.shape[-1])
+    large = image.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     size = large.shape[-1] + 2 * BORDER
     out = torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, size, size).clone()
     out[:, BORDER:-BORDER, BORDER:-BORDER] = large

@@ -84,7 +84,7 @@ def test_the_module_is_the_command() -> None:
     assert shown.stdout.startswith("usage: mbrl")
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "plot", "demos", "bench", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "plot", "demos", "collect", "bench", "doctor"])
 def test_each_verb_has_help_with_an_example(mbrl: Run, verb: str) -> None:
     code, out, _ = mbrl(verb, "--help")
     assert code == 0

@@ -20,14 +20,18 @@ def names(group: str) -> list[str]:
     return sorted(file.stem for file in (ROOT / group).glob("*.yaml"))
 
 
+def observations(side: int) -> Composite:
+    return Composite(
+        pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8),
+        frames=Bounded(0, 255, (9, side, side), dtype=torch.uint8),
+        state=Unbounded((39,)),
+    )
+
+
 class Specs:
     """What building an agent needs of Meta-World, without its simulator."""
 
-    observation_spec = Composite(
-        pixels=Bounded(0, 255, (3, 64, 64), dtype=torch.uint8),
-        frames=Bounded(0, 255, (9, 64, 64), dtype=torch.uint8),
-        state=Unbounded((39,)),
-    )
+    observation_spec = observations(64)
     action_spec = Bounded(-1, 1, (4,))
 
 
@@ -55,9 +59,10 @@ def test_every_choice_composes(group):
 @pytest.mark.parametrize("group", ["policy", "worldmodel"])
 def test_every_part_is_built(group):
     for name in names(group):
-        settings = OmegaConf.load(ROOT / group / f"{name}.yaml")
+        settings = config(f"+{group}@part={name}").part
+        side = settings.tokenizer.resolution if "tokenizer" in settings else 64
         with torch.device("meta"):  # sizes and names are checked, nothing is allocated
-            part = make(settings, observation_spec=Specs.observation_spec, action_spec=Specs.action_spec)
+            part = make(settings, observation_spec=observations(side), action_spec=Specs.action_spec)
         assert sum(p.numel() for p in part.parameters()) > 0
 
 
@@ -66,3 +71,18 @@ def test_yaml_header_says_how_to_run_it(name):
     text = (ROOT / "agent" / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     assert not OmegaConf.is_missing(OmegaConf.create(text), "name")
+
+
+@pytest.mark.parametrize(
+    ("name", "tokenizer", "transformer"),
+    [("ivideogpt_base", 114_159_174, 138_434_304), ("ivideogpt_base256", 310_472_774, 138_434_304)],
+)
+def test_base_models_have_the_published_sizes(name, tokenizer, transformer):
+    """Beside the action layer and the reward head, which no published file of these holds."""
+    settings = config(f"+worldmodel@part={name}").part
+    with torch.device("meta"):
+        model = make(
+            settings, observation_spec=observations(settings.tokenizer.resolution), action_spec=Specs.action_spec
+        )
+    assert sum(p.numel() for p in model.tokenizer.parameters()) == tokenizer
+    assert sum(p.numel() for p in model.transformer.llm.parameters()) == transformer

@@ -19,7 +19,7 @@ from mbrl.episodes import (
     write_episode,
     write_episodes,
 )
-from mbrl.published import infer_success, read_published
+from mbrl.published import infer_success, read_npz, read_published
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "official-demos"
 
@@ -173,6 +173,35 @@ def test_bad_published_files_are_named(tmp_path: Path, changes: dict[str, np.nda
     np.savez(path, **published(**changes))
     with pytest.raises(ValueError, match=r"bad\.npz: ") as error:
         read_published(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("actions", [None, 4, 3])
+def test_videos_in_the_pretraining_layout_read(tmp_path: Path, actions: int | None) -> None:
+    image = np.arange(4 * 6 * 8 * 3, dtype=np.uint8).reshape(4, 6, 8, 3)
+    action = np.arange(4.0)[:actions, None]  # float64, as some are
+    np.savez_compressed(tmp_path / "a.npz", image=image, **({} if actions is None else {"action": action}))
+    records = read_npz(tmp_path / "a.npz")
+    assert np.array_equal(records["pixels"].permute(0, 2, 3, 1).numpy(), image)
+    assert set(records) == {"pixels"} if actions is None else {"pixels", "action"}
+    if actions is not None:
+        assert records["action"].tolist() == [[0.0], [1.0], [2.0], [3.0 if actions == 4 else 0.0]]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"image": np.zeros((4, 6, 8, 3), np.float32)},
+        {"image": np.zeros((4, 3, 6, 8), np.uint8)},
+        {"image": np.zeros((4, 6, 8, 3), np.uint8), "action": np.zeros((2, 1), np.float32)},
+        {"image": np.zeros((4, 6, 8, 3), np.uint8), "action": np.full((4, 1), np.inf, np.float32)},
+        {"rgb": np.zeros((4, 6, 8, 3), np.uint8)},
+    ],
+)
+def test_bad_videos_are_named(tmp_path: Path, entries: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "bad.npz", **entries)
+    with pytest.raises(ValueError, match=r"bad\.npz: ") as error:
+        read_npz(tmp_path / "bad.npz")
     assert "\n" not in str(error.value)
 
 

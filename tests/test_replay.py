@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from mbrl.replay import TRAJECTORY, EpisodeBuffer, Replay
+from mbrl.buffer import EpisodeBuffer
+from mbrl.replay import TRAJECTORY, Replay
 
 GAMMA = 0.9
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 
@@ -18,10 +18,15 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         context_length: C, the number of real steps that ``start`` needs.
         max_horizon: how many steps may be imagined from one ``start``.
+        resolution: R. action_dim: A; 0 for a model that only watches.
+        measures: names of what ``step`` says of how unsure the model is; more is less sure.
     """
 
     context_length: int
     max_horizon: int
+    resolution: int
+    action_dim: int
+    measures: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -61,9 +66,39 @@ class WorldModel(nn.Module, ABC):
 
         Returns:
             The next state, and a TensorDict [B] with what the model predicts, such as ``pixels`` uint8
-            [B, 3, R, R], and ``reward`` float32 [B, 1] in the environment's units.
+            [B, 3, R, R], ``reward`` float32 [B, 1] in the environment's units, and each of ``measures`` float32
+            [B, 1].
         """
 
     @abstractmethod
     def fork(self, state: Any, n: int) -> Any:
         """A state of B * n rows: row b * n + i is the i-th copy of row b; the encoded context is shared."""
+
+    @torch.no_grad()
+    def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
+        """Whole rollouts; models that decode frames faster together do so here.
+
+        Args:
+            context: [B, C] as for ``start``.
+            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame. An action-free model reads H alone.
+            samples: n rollouts of each context under its actions.
+
+        Returns:
+            [B * n, H] with what ``step`` predicts; row b * n + i is the i-th rollout of context b.
+        """
+        state, steps = self.fork(self.start(context), samples), []
+        for action in actions.repeat_interleave(samples, 0).unbind(1):
+            state, prediction = self.step(state, action)
+            steps.append(prediction)
+        rollout = torch.stack(steps, 1)
+        assert isinstance(rollout, TensorDict)
+        return rollout
+
+    def reconstruct(self, context: TensorDictBase) -> Tensor:
+        """Of real steps [B, C] the frames uint8 as the model keeps them: whole, where it has no tokenizer."""
+        pixels: Tensor = context["pixels"]
+        return pixels
+
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
+        """The codes of real steps [B, T], T > C, and the size of their codebook, by codebook; {} without any."""
+        return {}

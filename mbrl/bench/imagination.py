@@ -21,7 +21,7 @@ from torch import Tensor
 from mbrl.bench import Row, _published_loop
 from mbrl.bench._machine import copy_bandwidth, matrix_rate, operations, row, seconds, shares
 from mbrl.bench._models import BASE, NANO, build, starts
-from worldmodel.ivideogpt.decoding import CachedDecoder
+from worldmodel.ivideogpt.decoding import CachedDecoder, imagine
 from worldmodel.ivideogpt.model import IVideoGPT
 
 HORIZON = 10
@@ -72,7 +72,7 @@ def floor_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     exact = CachedDecoder(model.transformer, torch.float32)  # whose products are torch's own, so that they count
     cache = exact.encode(model.layout.join(model.start(context).codes), model.max_horizon)
     added = exact.edges.condition(actions[:, 0], None)
-    products = operations(partial(exact.imagine, cache, added, model.rollouts.sampling), ("mm", "addmm"))
+    products = operations(partial(imagine, [exact], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
     state, frame = model.rollouts.advance(model.start(context), actions[:, 0])
     decoding = operations(partial(model.rollouts.pixels, state, frame.tokens.unsqueeze(1)))
     kept = state.cache

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
@@ -56,6 +57,7 @@ class ImaginationEnv(EnvBase):
         self._state: Any = None
         self._stack = torch.empty(0)
         self._steps = 0
+        self._measured: dict[str, list[Tensor]] = {name: [] for name in world_model.measures}
         self._make_specs(action_spec, resolution)
 
     def _make_specs(self, action_spec: TensorSpec, resolution: int) -> None:
@@ -80,15 +82,23 @@ class ImaginationEnv(EnvBase):
         self._state = self.world_model.start(history[:, -self.world_model.context_length :])
         self._stack = history["pixels"][:, -self.frame_stack :]
         self._steps = 0
+        for values in self._measured.values():
+            values.clear()
         return self._observation()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         self._state, prediction = self.world_model.step(self._state, tensordict["action"])
         self._stack = torch.cat([self._stack[:, 1:], prediction["pixels"][:, None]], 1)
         self._steps += 1
+        for name, values in self._measured.items():
+            values.append(prediction[name])
         out = self._observation()
         out["reward"] = prediction["reward"]
         return out
+
+    def measured(self) -> dict[str, Tensor]:
+        """Each of the world model's measures, [B, H] float32, for the rollout since the last reset."""
+        return {name: torch.cat(values, 1) for name, values in self._measured.items() if values}
 
     def _observation(self) -> TensorDict:
         truncated = torch.full((*self.batch_size, 1), self._steps >= self.horizon, device=self.device)

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Composite
 
+from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.quantizer import VectorQuantizer
@@ -108,6 +109,38 @@ def test_predict_equals_steps_and_leaves_the_mode() -> None:
     assert torch.equal(pixels, predicted["pixels"])
     assert torch.equal(rewards, predicted["reward"])
     assert model.training and model.tokenizer.training and model.transformer.training
+
+
+def test_samples_of_a_prediction_are_rollouts_of_the_same_context() -> None:
+    model, batch = make(sampling=Sampling(temperature=1.0)), sequences(2)
+    actions = torch.randn(2, 3, ACTION)
+    torch.manual_seed(3)
+    found = model.predict(batch[:, :CONTEXT], actions, samples=3)
+    assert found.batch_size == (6, 3) and found["reward"].shape == (6, 3, 1)
+    assert not torch.equal(found["pixels"][0], found["pixels"][1])
+    torch.manual_seed(3)
+    repeated = batch[:, :CONTEXT].repeat_interleave(3, 0)
+    single = model.predict(repeated, actions.repeat_interleave(3, 0))
+    assert (found["pixels"].int() - single["pixels"].int()).abs().max() <= 1  # rounding of another batch shape
+    torch.manual_seed(3)
+    plain = WorldModel.predict(model, batch[:, :CONTEXT], actions, 3)  # step by step
+    assert (found["pixels"].int() - plain["pixels"].int()).abs().max() <= 1
+    torch.testing.assert_close(found["reward"], plain["reward"])
+
+
+def test_reconstruction_and_codes_are_the_tokenizers() -> None:
+    model, batch = make().train(), sequences(2)
+    frames = batch["pixels"].float() / 255
+    model.tokenizer.eval()
+    expected, quantized, changes = model.tokenizer(frames)
+    model.tokenizer.train()
+    kept = model.reconstruct(batch[:, :CONTEXT])
+    assert torch.equal(kept, (expected[:, :CONTEXT].clamp(0, 1) * 255).round().to(torch.uint8))
+    codes = model.codes(batch)
+    assert codes.keys() == {"context", "dynamics"}
+    assert torch.equal(codes["context"][0], quantized.codes) and codes["context"][1] == 11
+    assert torch.equal(codes["dynamics"][0], changes.codes) and codes["dynamics"][1] == 13
+    assert model.training and model.tokenizer.training
 
 
 def test_forks_equal_separate_rollouts() -> None:

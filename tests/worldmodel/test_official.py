@@ -257,7 +257,7 @@ def test_an_agent_starts_from_weights(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "own")
     again = make(seed=2, pretrained=str(tmp_path / "own"))
     assert same(again.transformer, model.transformer)
-    wider = load_parts(tmp_path / "own", 3)[1]
+    wider = load_parts(tmp_path / "own", 3)[1][0]
     assert wider.action_linear is not None and wider.action_linear.weight.shape == (32, 3)
     assert not wider.action_linear.weight.any()
 
@@ -287,7 +287,7 @@ def test_greedy_rollout_of_loaded_weights() -> None:
         frames.append(frame)
     tokens = torch.stack([frame.tokens for frame in frames], 1)
     assert torch.equal(tokens, expected["rollout_tokens"])
-    rewards = torch.cat([frame.rewards for frame in frames if frame.rewards is not None], 1)
+    rewards = torch.cat([frame.reward for frame in frames if frame.reward is not None], 1)
     torch.testing.assert_close(symlog(rewards), expected["rollout_rewards"], atol=1e-4, rtol=0.0)
     shown = model.rollouts.pixels(state, tokens).float() / 255
     torch.testing.assert_close(shown, expected["rollout_frames"], atol=0.5 / 255 + 1e-4, rtol=0.0)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.transformer import VideoTransformer
 
@@ -68,10 +68,10 @@ def test_greedy_rollout_through_the_cache(transformer: VideoTransformer, expecte
     tokens, rewards = [], []
     for action in expected["actions"][:, 1:5].unbind(1):
         with torch.no_grad():
-            token, end = decoder.imagine(cache, decoder.edges.condition(action, None), greedy)
-            reward = decoder.edges.rewards(end)
+            frame = imagine([decoder], [cache], [decoder.edges.condition(action, None)], greedy)
+            reward = decoder.edges.rewards(frame.ends[0])
         assert reward is not None
-        tokens.append(token)
+        tokens.append(frame.tokens)
         rewards.append(reward)
     assert torch.equal(torch.stack(tokens, 1), expected["rollout_tokens"])
     torch.testing.assert_close(torch.cat(rewards, 1), expected["rollout_rewards"], atol=1e-4, rtol=0)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.cache import KeyValueCache
 from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.decoding import imagine as together
 from worldmodel.ivideogpt.heads import symexp, symlog
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.transformer import VideoTransformer
@@ -51,10 +52,10 @@ def imagine(
     decoder: CachedDecoder, cache: KeyValueCache, action: Tensor, sampling: Sampling = GREEDY
 ) -> tuple[Tensor, Tensor]:
     """The next frame's tokens and its reward in real units."""
-    tokens, end = decoder.imagine(cache, decoder.edges.condition(action, None), sampling)
-    reward = decoder.edges.rewards(end)
-    assert reward is not None
-    return tokens, symexp(reward)
+    frame = together([decoder], [cache], [decoder.edges.condition(action, None)], sampling)
+    reward = decoder.edges.rewards(frame.ends[0])
+    assert reward is not None and frame.entropy is None
+    return frame.tokens, symexp(reward)
 
 
 def cached_rollout(model: VideoTransformer, context: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

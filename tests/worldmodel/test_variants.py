@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Unbounded
 
-from tests.worldmodel.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, specs
+from tests.worldmodel.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, specs, tokenizer
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.proprioception import Proprioception
 from worldmodel.ivideogpt.transformer import VideoTransformer
@@ -80,8 +80,6 @@ def test_the_goal_stands_before_the_context() -> None:
 
 
 def test_goal_needs_a_place() -> None:
-    from tests.worldmodel.test_model import tokenizer
-
     def single() -> Any:
         return type(made := tokenizer())(**{**made.settings, "context_length": 1})
 
@@ -152,3 +150,30 @@ def test_forks_go_on_beyond_the_trained_segment() -> None:
     repeated = TensorDict(pixels=context["pixels"].repeat_interleave(forks, 0), batch_size=[2 * forks, CONTEXT])
     alone = imagine(model, repeated, actions)[-1]
     assert (prediction["pixels"].int() - alone["pixels"].int()).abs().max() <= 1  # rounding of another batch shape
+
+
+@pytest.mark.parametrize(("side", "widths", "patch"), [(24, (8, 8), 3), (48, (8, 8, 16), 2), (256, (8, 8, 8, 8, 8), 4)])
+def test_any_size_that_the_blocks_allow(side: int, widths: tuple[int, ...], patch: int) -> None:
+    def sized() -> Any:
+        made = tokenizer()
+        sizes = {"resolution": side, "block_out_channels": widths, "patch": patch, "stem_patch": 1}
+        return type(made)(**{**made.settings, **sizes, "max_att_resolution": 16})
+
+    model = make(specs=specs(side), parts={"tokenizer": sized})
+    batch = TensorDict(
+        pixels=torch.randint(0, 256, (2, SEGMENT, 3, side, side), dtype=torch.uint8),
+        action=torch.randn(2, SEGMENT, ACTION),
+        batch_size=[2, SEGMENT],
+    )
+    assert "code_loss" in model.update(batch)
+    assert imagine(model, batch[:, :CONTEXT], torch.zeros(2, 1, ACTION))[0]["pixels"].shape == (2, 3, side, side)
+    with pytest.raises(ValueError, match="does not divide into"):
+        type(model.tokenizer)(resolution=side + 1, block_out_channels=widths, patch=patch, norm_groups=4)
+
+
+def test_a_goal_is_encoded_and_not_reconstructed() -> None:
+    model, batch = make(goal_conditioned=True), sequences()
+    batch["goal"] = batch["pixels"][:, -1:].expand_as(batch["pixels"])
+    assert model.reconstruct(batch[:, :1]).shape == (4, 1, 3, SIDE, SIDE)
+    codes = model.codes(batch)
+    assert codes["context"][0].shape[:2] == (4, 2) and codes["dynamics"][0].shape[:2] == (4, SEGMENT - 1)

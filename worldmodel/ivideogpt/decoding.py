@@ -9,7 +9,9 @@ one complex product turns queries and keys and scales the queries.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -177,31 +179,17 @@ class CachedDecoder:
                 attended = causal_attention(q.contiguous(), k, v, self.dropout, scale=1.0)
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))
 
-    @torch.no_grad()
-    def imagine(self, cache: KeyValueCache, added: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """One frame: the slot with what it gains, then n sampled codes, each fed back.
+    def slot(self, rows: int, added: Tensor | None) -> Tensor:
+        """The embedding of a slot [R, D] with what it gains (Heads.condition)."""
+        x = self.embedding[self.layout.slot].repeat(rows, 1)
+        return x if added is None else x.add_(added)
 
-        Args:
-            cache: R rows; gains n + 1 tokens.
-            added: [R, D] that the slot gains (Heads.condition); None for nothing.
+    def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
+        """Of normalised states [R, D], float32 [R, V] over the dynamics codes, or over all tokens."""
+        head = self.any_head if any_token else self.code_head
+        return head(hidden).float()
 
-        Returns:
-            Tokens int64 [R, n] in the segment's numbering, and the final hidden state [R, D] at the last of them.
-        """
-        rows, layout = cache.keys.shape[1], self.layout
-        uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=cache.keys.device)
-        head, offset = (self.any_head, 0) if sampling.any_token else (self.code_head, layout.context_codes)
-        x = self.embedding[layout.slot].repeat(rows, 1)
-        if added is not None:
-            x += added
-        tokens = []
-        for draw in uniform:
-            logits = head(self._advance(x, cache)).float()
-            tokens.append(sampling.choose(logits, draw) + offset)
-            x = F.embedding(tokens[-1], self.embedding)
-        return torch.stack(tokens, 1), self._advance(x, cache) * self.norm
-
-    def _advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+    def advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
         """One token's embedding [R, D], written to, to its normalised state [R, D]; the cache gains the token."""
         turn = self.turn[cache.position]
         for index, layer in enumerate(self.layers):
@@ -209,6 +197,63 @@ class CachedDecoder:
             x = layer.feed(x, attended.flatten(1))
         cache.filled += 1
         return _normalise(x)
+
+
+class ImaginedFrame(NamedTuple):
+    """One frame as E decoders imagined it together."""
+
+    tokens: Tensor  # int64 [R, n] in the segment's numbering
+    ends: list[Tensor]  # each decoder's final hidden state [R, D] at the last of them
+    entropy: Tensor | None  # [R, 1], nats a token: of the distribution that the codes were drawn from
+    disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
+
+
+@torch.no_grad()
+def imagine(
+    decoders: Sequence[CachedDecoder],
+    caches: Sequence[KeyValueCache],
+    added: Sequence[Tensor | None],
+    sampling: Sampling,
+    measure: bool = False,
+) -> ImaginedFrame:
+    """One frame: the slot with what it gains, then n sampled codes, each fed back to every decoder.
+
+    Of several decoders the codes are drawn from the mean of their distributions. Their disagreement is the entropy of
+    that mean less the mean of their entropies (Jensen-Shannon divergence).
+
+    Args:
+        caches: of R rows, one a decoder; each gains n + 1 tokens.
+        added: [R, D] that each decoder's slot gains (Heads.condition); None for nothing.
+        measure: whether entropy and disagreement are wanted.
+    """
+    layout, rows = decoders[0].layout, caches[0].keys.shape[1]
+    uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
+    offset = 0 if sampling.any_token else layout.context_codes
+    inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
+    tokens, entropies = [], []
+    for draw in uniform:
+        hidden = [decoder.advance(x, cache) for decoder, x, cache in zip(decoders, inputs, caches, strict=True)]
+        logits = [decoder.logits(h, sampling.any_token) for decoder, h in zip(decoders, hidden, strict=True)]
+        mixed = logits[0] if len(logits) == 1 else torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
+        tokens.append(sampling.choose(mixed, draw) + offset)
+        if measure:
+            entropies.append(torch.stack([_entropy(x) for x in (mixed, *logits)]))
+        inputs = [F.embedding(tokens[-1], decoder.embedding) for decoder in decoders]
+    ends = [
+        decoder.advance(x, cache) * decoder.norm for decoder, x, cache in zip(decoders, inputs, caches, strict=True)
+    ]
+    entropy = disagreement = None
+    if measure:
+        found = torch.stack(entropies).mean(0)  # [1 + E, R]
+        entropy = found[0, :, None]
+        disagreement = (found[0] - found[1:].mean(0)).clamp(min=0.0)[:, None] if len(decoders) > 1 else None
+    return ImaginedFrame(torch.stack(tokens, 1), ends, entropy, disagreement)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Nats [R] of the distributions with logits [R, V]."""
+    log = logits.log_softmax(-1)
+    return -(log.exp() * log).sum(-1)
 
 
 def _turns(cos: Tensor, sin: Tensor) -> Tensor:

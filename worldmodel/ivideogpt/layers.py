@@ -92,9 +92,7 @@ class DownBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, layers: int, groups: int, resize: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers)
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers))
         self.downsamplers = nn.ModuleList([Downsample(outputs)] if resize else [])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,9 +106,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, layers: int, groups: int, resize: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers)
-        )
+        self.resnets = nn.ModuleList(ResnetBlock(inputs if i == 0 else outputs, outputs, groups) for i in range(layers))
         self.upsamplers = nn.ModuleList([Upsample(outputs)] if resize else [])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
+from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective, autocast
 from worldmodel.ivideogpt.official import load_parts, save_parts
-from worldmodel.ivideogpt.rollout import ImaginedState, Rollouts
+from worldmodel.ivideogpt.rollout import Frame, ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, decay_groups, gradient_step, mode
@@ -45,6 +45,9 @@ class IVideoGPT(WorldModel):
             means T - C. Beyond that the rollout's newest frames become its context, again and again.
         precision: "float32" or "bfloat16", of the large matrix products (weights stay float32).
         perceptual: (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss for the tokenizer, or None.
+        ensemble: transformers that learn side by side and imagine together; see decoding.imagine.
+        uncertainty: whether imagined steps say how unsure the model is: ``token_entropy``; ``reward_std`` where there
+            are several reward heads or transformers; ``disagreement`` where there are several transformers.
         action_conditioned: False for a model that only watches.
         goal_conditioned: a goal frame stands before the context; it takes one of the tokenizer's context places.
         pretrained: a folder, or an id on the Hugging Face hub, of published or own weights to start from; sizes then
@@ -69,42 +72,42 @@ class IVideoGPT(WorldModel):
         horizon: int | None = None,
         precision: str = "float32",
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        ensemble: int = 1,
+        uncertainty: bool = False,
         action_conditioned: bool = True,
         goal_conditioned: bool = False,
         pretrained: str | None = None,
         dropout_in_imagination: bool = False,
     ) -> None:
         super().__init__()
+        if ensemble < 1:
+            raise ValueError(f"ensemble must be 1 transformer or more, not {ensemble}")
         action_dim = action_spec.shape[-1] if action_conditioned else None
         if pretrained is None:
             self.tokenizer = tokenizer()
-            self.transformer = transformer(self.tokenizer.layout, action_dim)
+            members = [transformer(self.tokenizer.layout, action_dim) for _ in range(ensemble)]
         else:
-            self.tokenizer, self.transformer = load_parts(pretrained, action_dim)
+            self.tokenizer, members = load_parts(pretrained, action_dim, ensemble)
+        self.transformer, self.others = members[0], nn.ModuleList(members[1:])
+        self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal_conditioned
         self.max_horizon = segment_length - self.context_length if horizon is None else horizon
         self._check_sizes(observation_spec)
-        robot = self.transformer.proprioception
-        reader = SegmentReader(
-            self.tokenizer.resolution,
-            self.context_length,
-            segment_length,
-            action_dim,
-            proprioception=0 if robot is None else robot.size,
-            goal=goal_conditioned,
-            rewards_off_by_one=training.rewards_off_by_one,
-        )
+        reader = self._reader(action_dim, goal_conditioned)
         self._perceptual = (perceptual,)  # in a tuple, so that its weights are no part of this model's
         # pretrained tokens have their meaning already
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = {
             "tokenizer": tokenizer_optimizer(self.tokenizer.parameters()),
-            "transformer": transformer_optimizer(decay_groups(self.transformer)),
+            "transformer": transformer_optimizer(decay_groups(nn.ModuleList(members))),
         }
-        parts = (self.tokenizer, self.transformer, reader)
+        parts = (self.tokenizer, members, reader)
         horizons = (segment_length - self.context_length, self.max_horizon)
-        self.rollouts = Rollouts(*parts, sampling, *horizons, dtype=self.dtype, dropout=dropout_in_imagination)
+        self.rollouts = Rollouts(
+            *parts, sampling, *horizons, dtype=self.dtype, measure=uncertainty, dropout=dropout_in_imagination
+        )
+        self.measures = self._measures() if uncertainty else ()
         # in a dict that torch does not look into: their weights are those of the parts
         self.objectives: dict[str, nn.Module] = {
             "tokenizer": TokenizerObjective(self.tokenizer, reader, training, self.dtype, perceptual),
@@ -115,6 +118,23 @@ class IVideoGPT(WorldModel):
     def layout(self) -> TokenLayout:
         """Order and numbering of a segment's tokens."""
         return self.transformer.layout
+
+    def _reader(self, action_dim: int | None, goal: bool) -> SegmentReader:
+        robot = self.transformer.proprioception
+        return SegmentReader(
+            self.tokenizer.resolution,
+            self.context_length,
+            self.segment_length,
+            action_dim,
+            proprioception=0 if robot is None else robot.size,
+            goal=goal,
+            rewards_off_by_one=self.plan.rewards_off_by_one,
+        )
+
+    def _measures(self) -> tuple[str, ...]:
+        members, heads = 1 + len(self.others), self.transformer.reward_linear
+        several = heads is not None and heads.out_features * members > 1
+        return ("token_entropy", *["reward_std"] * several, *["disagreement"] * (members > 1))
 
     def _check_sizes(self, observation_spec: Composite) -> None:
         resolution, pixels = self.tokenizer.resolution, tuple(observation_spec["pixels"].shape)
@@ -178,46 +198,54 @@ class IVideoGPT(WorldModel):
         """As WorldModel.step; with proprioception there is ``state`` [B, P] too."""
         state, frame = self.rollouts.advance(state, action)
         state, pixels = self.rollouts.show(state, frame.tokens.unsqueeze(1))
-        prediction = TensorDict({"pixels": pixels.squeeze(1)}, batch_size=[state.rows])
-        if frame.rewards is not None:
-            prediction["reward"] = frame.rewards.mean(-1, keepdim=True)
-        if frame.robot is not None:
-            prediction["state"] = frame.robot
+        prediction = _beside_pixels(frame)
+        prediction["pixels"] = pixels.squeeze(1)
         return state, prediction
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
 
-    def predict(self, context: TensorDictBase, actions: Tensor) -> TensorDict:
-        """A whole rollout, its frames decoded in one batch at the end (or wherever it is anchored anew).
-
-        Args:
-            context: [B, C] as for ``start``.
-            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame. An action-free model reads H alone.
-
-        Returns:
-            [B, H] with ``pixels`` uint8 [B, H, 3, R, R], ``reward`` and ``state`` as in ``step``.
-        """
-        state, pieces = self.rollouts.start(context), []
+    def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
+        """As WorldModel.predict; frames are decoded in one batch at the end (or wherever it is anchored anew)."""
+        state = self.rollouts.start(context)
+        pieces: list[TensorDict] = []
+        if samples > 1:
+            state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
         for part in actions.split(self.rollouts.segment_frames, 1):
             frames = []
             for action in part.unbind(1):
                 state, frame = self.rollouts.advance(state, action)
                 frames.append(frame)
             state, pixels = self.rollouts.show(state, torch.stack([frame.tokens for frame in frames], 1))
-            piece = TensorDict({"pixels": pixels}, batch_size=pixels.shape[:2])
-            rewards = [frame.rewards for frame in frames if frame.rewards is not None]
-            robot = [frame.robot for frame in frames if frame.robot is not None]
-            if rewards:
-                piece["reward"] = torch.stack(rewards, 1).mean(-1, keepdim=True)
-            if robot:
-                piece["state"] = torch.stack(robot, 1)
-            pieces.append(piece)
+            pieces.append(TensorDict.stack([_beside_pixels(frame) for frame in frames], 1).set("pixels", pixels))
         return torch.cat(pieces, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, context: TensorDictBase) -> Tensor:
+        """As WorldModel.reconstruct: encoded, quantised and decoded."""
+        frames = self._context_frames(context)
+        with mode(self.tokenizer, False), autocast(frames, self.dtype):
+            codes, _ = self.tokenizer.encode_context(frames)
+            decoded = self.tokenizer.context_features_for_decoder(codes, frames).frames.float()
+        return decoded[:, -self.context_length :].clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
+        """As WorldModel.codes: of the context (and the goal) [B, C, N] and of the frames after it [B, F, n]."""
+        past, future = self._context_frames(batch[:, : self.context_length]), batch["pixels"][:, self.context_length :]
+        with mode(self.tokenizer, False), autocast(past, self.dtype):
+            context, features = self.tokenizer.encode_context(past)
+            dynamics = self.tokenizer.encode_dynamics(future.float() / 255, features)
+        sizes = self.layout.context_codes, self.layout.dynamics_codes
+        return {"context": (context, sizes[0]), "dynamics": (dynamics, sizes[1])}
+
+    def _context_frames(self, context: TensorDictBase) -> Tensor:
+        """The frames of the layout's context in [0, 1], the goal among them."""
+        return self.rollouts.reader.context(context)[0].float() / 255
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, as ``pretrained`` and the loaders in official.py take them."""
-        save_parts(folder, self.tokenizer, self.transformer)
+        save_parts(folder, self.tokenizer, self.transformer, *self.others)
 
     def fix_codes(self, fixed: bool) -> None:
         """Fix (or free) what gives tokens their meaning: the codebooks and, as planned, the encoders."""
@@ -239,6 +267,13 @@ class IVideoGPT(WorldModel):
             optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name
         )
         return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}
+
+
+def _beside_pixels(frame: Frame) -> TensorDict:
+    """What a frame holds beside its pixels, [R]."""
+    named = {"reward": frame.reward, "state": frame.robot, **frame.measures}
+    known = {name: value for name, value in named.items() if value is not None}
+    return TensorDict(known, batch_size=frame.tokens.shape[:1])
 
 
 def precision_dtype(name: str) -> torch.dtype:

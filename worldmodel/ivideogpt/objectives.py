@@ -3,7 +3,7 @@
 Legend: B batch, T frames, C context frames, F future frames, R resolution, M frames of a batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import TensorDictBase
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worldmodel.ivideogpt.heads import symexp
 from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
-from worldmodel.ivideogpt.segments import SegmentReader
+from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
 from worldmodel.ivideogpt.transformer import VideoTransformer
@@ -55,32 +55,41 @@ class TokenizerObjective(nn.Module):
 
 
 class TransformerObjective(nn.Module):
-    """A batch's loss for the transformer, under "loss", and detached metrics; its parameters are the transformer's.
+    """A batch's loss for the transformers, under "loss", and detached metrics; its parameters are theirs.
 
-    The tokenizer makes the tokens, in eval mode and without gradients; it is no part of this module.
+    The tokenizer makes the tokens, in eval mode and without gradients; it is no part of this module. Several
+    transformers learn side by side from their own first weights: their losses are added, other metrics averaged.
     """
 
     def __init__(
         self,
         tokenizer: CompressiveTokenizer,
-        transformer: VideoTransformer,
+        transformers: Sequence[VideoTransformer],
         reader: SegmentReader,
         plan: TrainingPlan,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.transformer, self.reader, self.plan, self.dtype = transformer, reader, plan, dtype
+        self.transformers = nn.ModuleList(transformers)
+        self.reader, self.plan, self.dtype = reader, plan, dtype
         self._tokenizer = (tokenizer,)
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Batch [B, T] with ``pixels``, ``action`` and, for these heads, rewards and ``state`` -> as above."""
-        segment, plan = self.reader(batch), self.plan
+        segment = self.reader(batch)
         with autocast(segment.pixels, self.dtype):
             with mode(self._tokenizer[0], False):
                 tokens = self._tokenizer[0].tokenize(segment.frames)
-            losses = self.transformer.losses(
-                tokens, segment.actions, segment.rewards, plan.full_vocabulary_loss, segment.states
-            )
+            found = [self._losses(model, tokens, segment) for model in self.transformers]
+        if len(found) == 1:
+            return found[0]
+        together = {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
+        return {name: values.sum() if name == "loss" else values.mean() for name, values in together.items()}
+
+    def _losses(self, model: nn.Module, tokens: Tensor, segment: Segment) -> dict[str, Tensor]:
+        assert isinstance(model, VideoTransformer)
+        plan = self.plan
+        losses = model.losses(tokens, segment.actions, segment.rewards, plan.full_vocabulary_loss, segment.states)
         loss = losses.code_loss + plan.reward_weight * losses.reward_loss + plan.state_weight * losses.state_loss
         metrics = {"loss": loss, "code_loss": losses.code_loss.detach(), "token_accuracy": losses.hits.float().mean()}
         if losses.reward is not None and segment.rewards is not None:

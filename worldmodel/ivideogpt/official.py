@@ -77,34 +77,51 @@ def load_transformer(
     return _build_transformer(path, tensors, config, action_dim, layout, heads).eval()
 
 
-def load_parts(source: str | Path, action_dim: int | None) -> tuple[CompressiveTokenizer, VideoTransformer]:
-    """Both parts to start an agent from: an action layer of width A (None: without one) and a reward head.
+def load_parts(
+    source: str | Path, action_dim: int | None, members: int = 1
+) -> tuple[CompressiveTokenizer, list[VideoTransformer]]:
+    """What an agent starts from: a tokenizer, and transformers with an action layer of width A and a reward head.
 
     What the files lack is fresh: a reward head is drawn, an action layer (also for one of another width) is zero.
+
+    Args:
+        action_dim: A; None for transformers without an action layer.
+        members: transformers wanted, of those that `save_parts` wrote.
     """
-    tokenizer = load_tokenizer(source)
-    path, tensors, config = _read_transformer(source)
-    layer = tensors.get("action_linear.weight")
-    if layer is not None and layer.shape[-1] != action_dim:
-        tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
-    norm = tensors.get("llm.model.norm.weight")
-    if norm is not None and "reward_linear.weight" not in tensors:
-        weight = torch.randn(1, len(norm)) * INITIAL_STD
-        tensors |= {"reward_linear.weight": weight, "reward_linear.bias": torch.zeros(1)}
-    transformer = _build_transformer(path, tensors, config, action_dim, tokenizer.layout)
-    return tokenizer.train(), transformer.train()
+    tokenizer, transformers = load_tokenizer(source), []
+    for member in range(members):
+        path, tensors, config = _read_transformer(source, _member(member))
+        layer = tensors.get("action_linear.weight")
+        if layer is not None and layer.shape[-1] != action_dim:
+            tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
+        norm = tensors.get("llm.model.norm.weight")
+        if norm is not None and "reward_linear.weight" not in tensors:
+            weight = torch.randn(1, len(norm)) * INITIAL_STD
+            tensors |= {"reward_linear.weight": weight, "reward_linear.bias": torch.zeros(1)}
+        transformers.append(_build_transformer(path, tensors, config, action_dim, tokenizer.layout).train())
+    return tokenizer.train(), transformers
 
 
-def save_parts(folder: str | Path, tokenizer: CompressiveTokenizer, transformer: VideoTransformer) -> None:
-    """Write both parts in the published layout; each file is whole or not there."""
+def save_parts(folder: str | Path, tokenizer: CompressiveTokenizer, *transformers: VideoTransformer) -> None:
+    """Write the parts in the published layout, more transformers beside the first; a file is whole or not there."""
     names = {argument: published for published, argument in RENAMED.items()}
     settings = {names.get(name, name): value for name, value in tokenizer.settings.items()}
     settings["quantizer"] = dict(getattr(tokenizer.settings["quantizer"], "keywords", {}))
     _write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), settings)
-    tensors = transformer.state_dict()
-    if all(name.startswith("llm.") for name in tensors):  # as the action-free files have it
-        tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
-    settings = {
+    for member, transformer in enumerate(transformers):
+        tensors = transformer.state_dict()
+        if all(name.startswith("llm.") for name in tensors):  # as the action-free files have it
+            tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
+        _write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer))
+
+
+def _member(number: int) -> str:
+    """The folder of a transformer: the first has the published name."""
+    return f"transformer-{number}" if number else "transformer"
+
+
+def _transformer_config(transformer: VideoTransformer) -> Config:
+    return {
         "model_type": "llama",
         "hidden_size": transformer.width,
         "num_hidden_layers": len(transformer.llm.model.layers),
@@ -116,7 +133,6 @@ def save_parts(folder: str | Path, tokenizer: CompressiveTokenizer, transformer:
         "rope_theta": ROPE_THETA,
         "tie_word_embeddings": False,
     }
-    _write(Path(folder) / "transformer", TRANSFORMER_FILE, tensors, settings)
 
 
 def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
@@ -144,9 +160,9 @@ def _shorten(tensors: Tensors, frames: int, wanted: int) -> Tensors:
     }
 
 
-def _read_transformer(source: str | Path) -> tuple[Path, Tensors, Config]:
+def _read_transformer(source: str | Path, part: str = "transformer") -> tuple[Path, Tensors, Config]:
     """Where it lies, its tensors under our names, its configuration."""
-    path = find(source, "transformer")
+    path = find(source, part)
     tensors, config = read(path, TRANSFORMER_FILE)
     if not config:  # a lone file, beside the folder of the model that it grew from
         config = read_config(path.parent / "transformer" / "config.json")

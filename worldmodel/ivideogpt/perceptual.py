@@ -5,17 +5,16 @@ torchvision's VGG16 (`features.0.weight`, `features.2.weight`, ..) and of the lp
 its whole-network files with `net.slice1.0.weight`, .. serve too).
 """
 
-import pickle
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from worldmodel.tensor_file import read_tensors
 
 WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # VGG16, stage by stage
 EPS = 1e-10
@@ -73,7 +72,7 @@ class PerceptualLoss(nn.Module):
 
         Raises FileNotFoundError where a file is absent, ValueError where one cannot be read or tensors are missing.
         """
-        tensors = {_plain_name(name): tensor for path in paths for name, tensor in _read(Path(path)).items()}
+        tensors = {_plain_name(name): tensor for path in paths for name, tensor in read_tensors(Path(path)).items()}
         depths = [len(stage) for stage in WIDTHS]
         # torchvision counts layers: a convolution and its ReLU are two, the pooling between stages is one.
         layers = [2 * i + sum(i >= sum(depths[: k + 1]) for k in range(len(depths))) for i in range(sum(depths))]
@@ -101,17 +100,3 @@ class PerceptualLoss(nn.Module):
 def _plain_name(name: str) -> str:
     """torchvision's name of a tensor that the lpips package saved as a part of its own network."""
     return re.sub(r"^(?:net\.)?slice\d+\.", "features.", name)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} to read perceptual weights from")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a file of tensors: {str(error).splitlines()[0]}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ValueError(f"{path} does not hold a dictionary of tensors")
-    return tensors

@@ -4,7 +4,7 @@ B contexts, C context frames of the layout (a goal among them), R = B * forks ro
 the robot's state, n dynamics tokens a frame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from worldmodel.ivideogpt.cache import KeyValueCache
-from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.heads import symexp
 from worldmodel.ivideogpt.objectives import autocast
 from worldmodel.ivideogpt.segments import SegmentReader
@@ -29,14 +29,19 @@ class ImaginedState:
     The cache is written in place, so a state can be stepped once; fork it to go on twice.
     """
 
-    decoder: CachedDecoder
-    cache: KeyValueCache
+    decoders: tuple[CachedDecoder, ...]  # one for each transformer
+    caches: tuple[KeyValueCache, ...]
     codes: Tensor  # int64 [B, C, N], of the contexts
     features: Context  # the contexts, decoded
     recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
     robot: Tensor | None  # [R, P]: the robot's state at the newest frame
     frame: int = 0
     anchor: int = 0  # frames imagined before the context was last encoded
+
+    @property
+    def cache(self) -> KeyValueCache:
+        """The first transformer's; all have the same rows, forks and places filled."""
+        return self.caches[0]
 
     @property
     def rows(self) -> int:
@@ -49,8 +54,9 @@ class Frame:
     """One imagined frame of R rows, not yet decoded."""
 
     tokens: Tensor  # int64 [R, n]
-    rewards: Tensor | None  # float32 [R, heads] in real units; None without a reward head
+    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads; None without a reward head
     robot: Tensor | None  # float32 [R, P]
+    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
 
 
 class Rollouts:
@@ -59,26 +65,29 @@ class Rollouts:
     Args:
         segment_frames: imagined frames that the transformer was trained to follow one context with.
         max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
-            become the context of what follows. dtype: of the large matrix products.
+            become the context of what follows.
+        measure: whether each frame says how unsure the model is. dtype: of the large matrix products.
         dropout: a published defect for study: leave the dropout of both parts on while imagining.
     """
 
     def __init__(
         self,
         tokenizer: CompressiveTokenizer,
-        transformer: VideoTransformer,
+        transformers: Sequence[VideoTransformer],
         reader: SegmentReader,
         sampling: Sampling,
         segment_frames: int,
         max_horizon: int,
         *,
         dtype: torch.dtype,
+        measure: bool = False,
         dropout: bool = False,
     ) -> None:
-        self.tokenizer, self.transformer, self.reader, self.sampling = tokenizer, transformer, reader, sampling
+        self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
+        self.layout, self.measure = tokenizer.layout, measure
         self.segment_frames, self.max_horizon = segment_frames, max_horizon
         self.dtype, self.dropout = dtype, dropout
-        self._snapshot: CachedDecoder | None = None
+        self._snapshot: tuple[CachedDecoder, ...] = ()
         self._snapshot_of: list[tuple[int, int]] = []
 
     def start(self, context: TensorDictBase) -> ImaginedState:
@@ -91,9 +100,10 @@ class Rollouts:
             frames = pixels.float() / 255
             codes, _ = self.tokenizer.encode_context(frames)
             features = self.tokenizer.context_features_for_decoder(codes, frames)
-        decoder, room = self._decoder(), min(self.segment_frames, self.max_horizon - frame)
-        cache = decoder.encode(self.transformer.layout.join(codes), room)
-        return ImaginedState(decoder, cache, codes, features, pixels, robot, frame, anchor=frame)
+        decoders, room = self._decoders(), min(self.segment_frames, self.max_horizon - frame)
+        tokens = self.layout.join(codes)
+        caches = tuple(decoder.encode(tokens, room) for decoder in decoders)
+        return ImaginedState(decoders, caches, codes, features, pixels, robot, frame, anchor=frame)
 
     @torch.no_grad()
     def advance(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, Frame]:
@@ -108,12 +118,22 @@ class Rollouts:
             raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
         if state.frame - state.anchor == self.segment_frames:
             state = self._anchor(state.recent, state.robot, state.frame)
-        edges = state.decoder.edges
-        added = edges.condition(None if action is None else action.float(), state.robot)
-        tokens, end = state.decoder.imagine(state.cache, added, self.sampling)
-        rewards, robot = edges.rewards(end), edges.states(end, state.robot)
-        frame = Frame(tokens, None if rewards is None else symexp(rewards), robot)
-        return replace(state, frame=state.frame + 1, robot=robot), frame
+        edges = [decoder.edges for decoder in state.decoders]
+        action = None if action is None else action.float()
+        added = [edge.condition(action, state.robot) for edge in edges]
+        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure)
+        rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
+        robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
+        robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
+        measures = {"token_entropy": found.entropy, "disagreement": found.disagreement}
+        reward = None
+        if rewards[0] is not None:
+            heads = torch.cat([r for r in rewards if r is not None], -1)  # [R, heads], symlog
+            reward = symexp(heads.mean(-1, keepdim=True))
+            if self.measure and heads.shape[-1] > 1:
+                measures["reward_std"] = symexp(heads).std(-1, keepdim=True)
+        known = {name: value for name, value in measures.items() if value is not None}
+        return replace(state, frame=state.frame + 1, robot=robot), Frame(found.tokens, reward, robot, known)
 
     def show(self, state: ImaginedState, tokens: Tensor) -> tuple[ImaginedState, Tensor]:
         """Decode the tokens [R, F, n] of the F newest frames.
@@ -122,7 +142,7 @@ class Rollouts:
             The state, which knows these frames now, and their pixels uint8 [R, F, 3, side, side].
         """
         pixels = self.pixels(state, tokens)
-        fixed = self.transformer.layout.context_length - self.reader.context_length  # the goal stays
+        fixed = self.layout.context_length - self.reader.context_length  # the goal stays
         goal, past = state.recent[:, :fixed], state.recent[:, fixed:]
         newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
         return replace(state, recent=torch.cat([goal, newest], 1)), pixels
@@ -130,7 +150,7 @@ class Rollouts:
     def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
         """Tokens [R, F, n] of frames since the state's context was encoded to pixels uint8 [R, F, 3, side, side]."""
         rows, frames, _ = tokens.shape
-        codes = self.transformer.layout.codes(tokens)
+        codes = self.layout.codes(tokens)
         codes = codes.reshape(rows // state.cache.forks, -1, codes.shape[-1])  # forks are decoded as frames
         with self._imagining():
             decoded = self.tokenizer.decode_dynamics(codes, state.features).float()
@@ -143,10 +163,15 @@ class Rollouts:
             raise ValueError(f"a state can be forked into 1 or more, not {n}")
         self._check_fresh(state)
         robot = None if state.robot is None else state.robot.repeat_interleave(n, 0)
-        return replace(state, cache=state.cache.fork(n), recent=state.recent.repeat_interleave(n, 0), robot=robot)
+        return replace(
+            state,
+            caches=tuple(cache.fork(n) for cache in state.caches),
+            recent=state.recent.repeat_interleave(n, 0),
+            robot=robot,
+        )
 
     def _check_fresh(self, state: ImaginedState) -> None:
-        if state.cache.filled != (state.frame - state.anchor) * self.transformer.layout.stride:
+        if state.cache.filled != (state.frame - state.anchor) * self.layout.stride:
             raise ValueError("this imagined state was stepped before: fork a state to go on from it twice")
 
     @contextmanager
@@ -154,21 +179,21 @@ class Rollouts:
         """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(autocast(self.transformer.cos, self.dtype))
+            stack.enter_context(autocast(self.transformers[0].cos, self.dtype))
             stack.enter_context(mode(self.tokenizer, self.dropout))
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
                 quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
             yield
 
     def forget(self) -> None:
-        """The transformer has learned: a fused optimiser does not count its writes, so they cannot be seen."""
-        self._snapshot = None
+        """The transformers have learned: a fused optimiser does not count its writes, so they cannot be seen."""
+        self._snapshot = ()
 
-    def _decoder(self) -> CachedDecoder:
-        """The transformer's weights as they are now, copied again only where they have changed."""
-        versions = [(p.data_ptr(), p._version) for p in self.transformer.parameters()]
-        if self._snapshot is None or versions != self._snapshot_of:
-            attention_dropout = self.transformer.attention_dropout if self.dropout else 0.0
-            self._snapshot = CachedDecoder(self.transformer, self.dtype, attention_dropout)
+    def _decoders(self) -> tuple[CachedDecoder, ...]:
+        """The transformers' weights as they are now, copied again only where they have changed."""
+        versions = [(p.data_ptr(), p._version) for model in self.transformers for p in model.parameters()]
+        if not self._snapshot or versions != self._snapshot_of:
+            dropout = self.transformers[0].attention_dropout if self.dropout else 0.0
+            self._snapshot = tuple(CachedDecoder(model, self.dtype, dropout) for model in self.transformers)
             self._snapshot_of = versions
         return self._snapshot

@@ -1,0 +1,75 @@
+"""Episodes of other people's layouts, decoded once: from then on they are read like our own, a slice at a time.
+
+A decoded episode is a safetensors file with `pixels` uint8 [T, 3, R, R] and those of `action`, `reward`, `success` and
+`state` that it has, aligned as in a record episode (see `mbrl.episodes`). It lies in $XDG_CACHE_HOME/mbrl/episodes
+(~/.cache where that is not set) under a name made from the files it came from, so that a changed file is decoded anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+from tqdm import tqdm
+
+from mbrl.episodes import SUFFIX, write_tensors
+from mbrl.frames import fit
+
+_VERSION = 1  # of what a decoded episode holds: raise it where that changes
+SHOW_AFTER = 2.0  # seconds: a progress bar only over what takes longer
+
+
+class Foreign(NamedTuple):
+    """An episode that is not one of our own files.
+
+    Attributes:
+        name: within its folder. files: what it is read from.
+        read: given R, the entries of a decoded episode; frames may be left in any size. ValueError where it is torn.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    read: Callable[[int | None], dict[str, Tensor]]
+
+
+def cache_folder() -> Path:
+    """Where decoded episodes lie."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "mbrl" / "episodes"
+
+
+def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> list[Path | ValueError]:
+    """Decode what is not decoded yet, on all cores; the decoded files, or why there is none."""
+
+    def one(episode: Foreign) -> Path | ValueError:
+        try:
+            path = _decoded(episode, resolution)
+            if not path.exists():
+                entries = episode.read(resolution)
+                write_tensors(path, entries | {"pixels": fit(entries["pixels"], resolution)})
+        except ValueError as error:
+            return error
+        return path
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        jobs = pool.map(one, episodes)
+        return list(tqdm(jobs, total=len(episodes), desc=f"decoding {title}", unit="episode", delay=SHOW_AFTER))
+    finally:
+        pool.shutdown(cancel_futures=True)  # on an interrupt or a full disk, stop here: what is decoded is kept
+
+
+def _decoded(episode: Foreign, resolution: int | None) -> Path:
+    parts = [str(_VERSION), str(resolution), episode.name]
+    for file in episode.files:
+        if not file.is_file():
+            raise ValueError(f"{file} is missing")
+        stat = file.stat()
+        parts += [str(file.resolve()), str(stat.st_size), str(stat.st_mtime_ns)]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return cache_folder() / key[:2] / f"{key[2:40]}{SUFFIX}"

@@ -1,0 +1,20 @@
+"""Frames of any size made square and of one size."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fit(frames: Tensor, resolution: int | None) -> Tensor:
+    """Frames uint8 [T, 3, H, W] cropped to their central square and resized, antialiased, to [T, 3, R, R].
+
+    None keeps the square's own size. Frames that fit already are handed back as they are.
+    """
+    height, width = frames.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = frames[..., top : top + side, left : left + side]
+    if resolution in (None, side):
+        return square
+    return F.interpolate(square, (resolution, resolution), mode="bilinear", antialias=True)

@@ -1,0 +1,176 @@
+"""A folder of episodes, of which segments are read without reading the rest.
+
+It may hold, at any depth, our own .safetensors episodes (see `mbrl.episodes`) and .npz episodes as iVideoGPT's authors
+published them (see `mbrl.published`); or it is a LeRobot data set (see `mbrl.lerobot`). All but our own are decoded
+once, see `mbrl.conversion`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tensordict import TensorDict
+from torch import Tensor
+from tqdm import tqdm
+
+from mbrl.conversion import SHOW_AFTER, Foreign, convert
+from mbrl.episodes import SUFFIX
+from mbrl.frames import fit
+from mbrl.lerobot import is_lerobot, lerobot_episodes
+from mbrl.published import read_npz
+
+KEYS = ("action", "reward", "success", "state")  # what an episode may have beside its pixels
+_EARNED = ("reward", "success")  # these stand under "next" in a segment
+
+_log = logging.getLogger(__name__)
+
+
+class _Header(NamedTuple):
+    length: int
+    side: int  # pixels, as stored
+    widths: dict[str, int]  # of each of KEYS that is there
+
+
+class EpisodeData:
+    """Segments of the episodes of one folder.
+
+    Args:
+        resolution: R; frames of another size are cropped to their central square and resized. None keeps that square.
+        strict: ValueError at the first torn, empty or too short (under 2 frames) episode; otherwise such episodes are
+            left out and counted in one warning.
+
+    Attributes:
+        names: of the episodes, within the folder, without suffix; in order.
+        lengths: frames of each. smallest: side of the smallest frames as they are stored, in pixels.
+        keys: which of `action`, `reward`, `success` and `state` every one has. widths: of each of them.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no good episode in it.
+        ValueError: the actions (or states) of two episodes differ in width.
+    """
+
+    def __init__(self, folder: Path, *, resolution: int | None = None, strict: bool = False) -> None:
+        self.folder, self.resolution = Path(folder), resolution
+        if resolution is not None and resolution < 1:
+            raise ValueError(f"resolution is {resolution}: it must be 1 or more")
+        found = _find(self.folder, resolution)
+        good: list[tuple[str, Path, _Header]] = []
+        bad: list[ValueError] = []
+        for name, file in tqdm(found, desc=f"indexing {folder}", unit="episode", delay=SHOW_AFTER, leave=False):
+            try:
+                if isinstance(file, ValueError):
+                    raise file
+                good.append((name, file, _read_header(file)))
+            except ValueError as error:
+                if strict:
+                    raise
+                bad.append(error)
+        if not good:
+            raise FileNotFoundError(f"{folder}: none of its {len(found)} episodes can be read, the first: {bad[0]}")
+        if bad:
+            _log.warning("left out %d of %d episodes in %s, the first: %s", len(bad), len(found), folder, bad[0])
+        self.names = [name for name, _, _ in good]
+        self.lengths = [header.length for _, _, header in good]
+        self.smallest = min(header.side for _, _, header in good)
+        self._files = [file for _, file, _ in good]
+        self.keys, self.widths = _common_keys(self.folder, [header for _, _, header in good])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def action_dim(self) -> int | None:
+        """A, or None where there are no actions."""
+        return self.widths.get("action")
+
+    def segment(self, episode: int, start: int, length: int, keys: Sequence[str] | None = None) -> TensorDict:
+        """Rows `start` to `start + length` of an episode, [T]; of `keys` alone, where they are given.
+
+        `pixels` uint8 [T, 3, R, R], and where the folder has them `action` [T, A], `state` [T, S], ("next", "reward")
+        [T, 1] and ("next", "success") [T, 1]. action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last
+        row's are not to be used.
+        """
+        if start < 0 or length < 1 or start + length > self.lengths[episode]:
+            last = start + length
+            raise ValueError(f"{self.names[episode]} has {self.lengths[episode]} frames: not {start} to {last}")
+        rows, keys = slice(start, start + length), self.keys if keys is None else keys
+        with _open(self._files[episode]) as file:
+            entries = {key: file.get_slice(key)[rows] for key in ("pixels", *keys)}
+        segment = TensorDict({"pixels": fit(entries.pop("pixels"), self.resolution)}, batch_size=[length])
+        for key, value in entries.items():
+            segment.set(("next", key) if key in _EARNED else key, value)
+        return segment
+
+
+def _find(folder: Path, resolution: int | None) -> list[tuple[str, Path | ValueError]]:
+    """Every episode's name, and its file in our own layout or why there is none; in the order of their names."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist, or is no folder")
+    own: list[tuple[str, Path | ValueError]] = []
+    if is_lerobot(folder):
+        foreign = lerobot_episodes(folder)
+    else:
+        own = [(_name(folder, path), path) for path in folder.rglob(f"[!.]*{SUFFIX}")]
+        paths = folder.rglob("[!.]*.npz")
+        foreign = [Foreign(_name(folder, path), (path,), partial(_read_npz, path)) for path in paths]
+    if not own and not foreign:
+        raise FileNotFoundError(f"{folder} holds no episodes (.safetensors, .npz, or a LeRobot data set)")
+    names = [episode.name for episode in foreign]
+    found = own + list(zip(names, convert(foreign, resolution, str(folder)), strict=True))
+    return sorted(found, key=lambda episode: episode[0])
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _read_npz(path: Path, resolution: int | None) -> dict[str, Tensor]:
+    entries = read_npz(path)
+    return {key: entries[key] for key in ("pixels", *KEYS) if key in entries}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: torn or no safetensors file ({error})") from error
+
+
+def _read_header(path: Path) -> _Header:
+    """What the index must know; ValueError where the file is no episode of 2 frames or more, or holds NaN."""
+    with _open(path) as file:
+        present = set(file.keys())
+        if "pixels" not in present:
+            raise ValueError(f"{path}: no episode with pixels")
+        pixels = file.get_slice("pixels")
+        shape = pixels.get_shape()
+        if pixels.get_dtype() != "U8" or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise ValueError(f"{path}: pixels cannot be {pixels.get_dtype()} {shape} in an episode")
+        if shape[0] < 2:
+            raise ValueError(f"{path}: an episode has 2 frames or more, not {shape[0]}")
+        entries = {key: file.get_tensor(key) for key in KEYS if key in present}
+    for key, value in entries.items():
+        if value.ndim != 2 or len(value) != shape[0]:
+            raise ValueError(f"{path}: {key} cannot be {list(value.shape)} beside {shape[0]} frames")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(f"{path}: {key} holds NaN or infinite values")
+    return _Header(shape[0], shape[2], {key: value.shape[1] for key, value in entries.items()})
+
+
+def _common_keys(folder: Path, headers: list[_Header]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The keys that every episode has, and their widths."""
+    keys = tuple(key for key in KEYS if all(key in header.widths for header in headers))
+    for key in keys:
+        widths = sorted({header.widths[key] for header in headers})
+        if len(widths) > 1:
+            raise ValueError(f"{folder}: {key} has {' and '.join(map(str, widths))} numbers in different episodes")
+    return keys, {key: headers[0].widths[key] for key in keys}

@@ -1,0 +1,58 @@
+"""How far an imagined rollout is believed, by what the world model says of how unsure it is. B rollouts, H steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldmodel.base import WorldModel
+
+Settings = Mapping[str, float | None] | None
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Cuts rollouts short, or draws their transitions less often (after M2AC and Infoprop, which do so for MBPO).
+
+    Attributes:
+        cut_above: measure -> the value above which a step, and all after it, is left out.
+        weigh_by: measure -> scale: a transition counts by exp(-s / scale), s the sum of the measure up to its step.
+    """
+
+    cut_above: Mapping[str, float]
+    weigh_by: Mapping[str, float]
+
+    @classmethod
+    def of(cls, cut_above: Settings, weigh_by: Settings) -> Trust:
+        """From settings in which None stands for a measure that is not asked for."""
+        given = ((settings or {}).items() for settings in (cut_above, weigh_by))
+        return cls(*({name: value for name, value in items if value is not None} for items in given))
+
+    @property
+    def measures(self) -> list[str]:
+        """What must be known of each step."""
+        return [*self.cut_above, *self.weigh_by]
+
+    def check(self, world_model: WorldModel) -> None:
+        """ValueError where the world model does not say what is asked for, or a scale is not positive."""
+        for name in self.measures:
+            if name not in world_model.measures:
+                known = ", ".join(world_model.measures) or "none: set world_model.uncertainty=true"
+                raise ValueError(f"imagination needs the measure {name!r}, but this world model has {known}")
+        for name, scale in self.weigh_by.items():
+            if not scale > 0:
+                raise ValueError(f"imagination.weigh_by.{name} must be above 0, not {scale}")
+
+    def steps(self, measured: Mapping[str, Tensor]) -> Tensor:
+        """Steps of each rollout that are believed, int64 [B]; measures are [B, H]."""
+        over = [measured[name] > limit for name, limit in self.cut_above.items()]
+        believed = ~torch.stack(over).any(0)
+        return believed.cumprod(1).sum(1)
+
+    def weights(self, measured: Mapping[str, Tensor]) -> Tensor:
+        """Weights in (0, 1] of the transitions, float32 [B, H]."""
+        doubt = [measured[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]
+        return torch.stack(doubt).sum(0).neg().exp()

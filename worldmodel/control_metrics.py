@@ -1,0 +1,89 @@
+"""What decides whether a world model is good for control: rewards, successes, hand positions and codes. Pure functions.
+
+B segments, K samples of each, H steps, N values.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CENTIMETRES = 100.0  # in a metre
+
+
+def reward_error(predicted: Tensor, real: Tensor) -> Tensor:
+    """Mean |r̂ - r| of each step: predicted [B, K, H] and real [B, H] to [H]."""
+    return (predicted - real.unsqueeze(1)).abs().mean((0, 1))
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of predicted against true success; each rate is nan where nothing is there to divide by."""
+
+    hits: int
+    false_alarms: int
+    misses: int
+    rejections: int
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted successes that are true."""
+        return _share(self.hits, self.hits + self.false_alarms)
+
+    @property
+    def recall(self) -> float:
+        """Share of true successes that are predicted."""
+        return _share(self.hits, self.hits + self.misses)
+
+    @property
+    def hallucinated(self) -> float:
+        """False-positive rate: share of the steps without success in which success is predicted."""
+        return _share(self.false_alarms, self.false_alarms + self.rejections)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def confusion(predicted: Tensor, actual: Tensor) -> Confusion:
+    """Counts over bool tensors that broadcast against each other."""
+    predicted, actual = torch.broadcast_tensors(predicted, actual)
+    pairs = ((predicted & actual), (predicted & ~actual), (~predicted & actual), (~predicted & ~actual))
+    return Confusion(*(int(pair.sum()) for pair in pairs))
+
+
+def success_threshold(rewards: Tensor, success: Tensor) -> float:
+    """The reward from which on a step counts as a success: the cut with the highest balanced accuracy.
+
+    Args:
+        rewards: real ones [N]. success: bool [N], of the same steps.
+
+    Returns:
+        The midpoint between the two neighbouring rewards that the cut falls between.
+
+    Raises:
+        ValueError: all steps are successes, or none is.
+    """
+    successes = int(success.sum())
+    if successes in (0, len(success)):
+        raise ValueError(f"{successes} of {len(success)} real steps are successes: no reward tells them apart")
+    ordered, order = rewards.double().sort()
+    label = success[order].double()
+    below = torch.cat([label.new_zeros(1), label.cumsum(0)])[:-1]  # successes under a cut just below each reward
+    rank = torch.arange(len(label), dtype=torch.float64, device=label.device)
+    recall = 1 - below / successes
+    specificity = (rank - below) / (len(label) - successes)
+    fresh = torch.cat([torch.ones_like(success[:1]), ordered[1:] > ordered[:-1]])  # equal rewards cannot be parted
+    best = int(torch.where(fresh, recall + specificity, -1.0).argmax())
+    return float(ordered[best] if best == 0 else (ordered[best - 1] + ordered[best]) / 2)
+
+
+def distance_cm(positions: Tensor, real: Tensor) -> Tensor:
+    """Mean distance of each step in centimetres: positions [B, K, H, 3] and real [B, H, 3], in metres, to [H]."""
+    return CENTIMETRES * (positions - real.unsqueeze(1)).norm(dim=-1).mean((0, 1))
+
+
+def codebook_usage(codes: Tensor, size: int) -> tuple[float, float]:
+    """Share of a codebook's `size` codes that occur in `codes`, and the perplexity of their distribution."""
+    share = torch.bincount(codes.flatten(), minlength=size).double() / codes.numel()
+    return float((share > 0).double().mean()), float(torch.special.entr(share).sum().exp())
