@@ -73,9 +73,9 @@ def floor_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     cache = exact.encode(model.layout.join(model.start(context).codes), model.max_horizon)
     added = exact.edges.condition(actions[:, 0], None)
     products = operations(partial(imagine, [exact], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
-    state, frame = model.rollouts.advance(model.start(context), actions[:, 0])
-    decoding = operations(partial(model.rollouts.pixels, state, frame.tokens.unsqueeze(1)))
-    kept = state.cache
+    state, imagined = model.rollouts.advance(model.start(context), actions[:, 0])
+    decoding = operations(partial(model.rollouts.pixels, state, imagined.tokens.unsqueeze(1)))
+    kept = state.caches[0]
     read = (kept.prefix_keys.nbytes + kept.prefix_values.nbytes + kept.own.nbytes) * model.layout.stride
     outputs, width = exact.layers[0].gate_up.weight.shape
     return {
