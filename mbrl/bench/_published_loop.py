@@ -1,11 +1,12 @@
 """The published loop of imagination, plainly written, for the same weights: what our own is measured against.
 
-As there (thuml/iVideoGPT, mbrl/video_predictor.py), the context frames are tokenized and decoded once; every frame
-then runs the transformer over the whole prefix again, with a cache that lasts for that frame and grows by
-concatenation, draws each token from the top k of the whole vocabulary, and is decoded by itself. Plain means the
-model's own modules under autocast, one after the other. Where the published code does more than that, this loop does
-not: no logits at prefix positions, no encoding of blank future frames, no dropout, and the context's keys and values
-for the tokenizer's decoder are made once instead of for every frame.
+As there (thuml/iVideoGPT, mbrl/video_predictor.py, over transformers 4.38.2), the context frames are tokenized and
+decoded once; every frame then runs the transformer over the whole prefix again, with logits at all of its positions and
+a key/value cache that lasts for that frame and grows by concatenation; each token is drawn from the top k of the whole
+vocabulary, and one more than the frame has, which is dropped; every frame is decoded by itself. Plain means the model's
+own modules under autocast, one after the other. Where the published code does more than that this loop does not: no
+encoding of blank future frames, no dropout, no hidden states of all layers kept, and the context's keys and values for
+the tokenizer's decoder are made once instead of for every frame.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
             prefix[:, -1] += edges.condition(action, None)
             past: Past = []
             hidden = forward(transformer, prefix, past)
-            frame: list[Tensor] = []
+            frame = [draw(transformer.llm.lm_head(hidden).float()[:, -1], top_k)]
             for _ in range(layout.dynamics_tokens):
-                frame.append(draw(transformer.llm.lm_head(hidden[:, -1]).float(), top_k))
                 hidden = forward(transformer, embedding(frame[-1]), past)
+                frame.append(draw(transformer.llm.lm_head(hidden).float()[:, -1], top_k))
             edges.rewards(hidden[:, -1])
-            made.append(torch.cat(frame, 1))
+            made.append(torch.cat(frame[:-1], 1))
             prefix = torch.cat([prefix, embedding(torch.cat([made[-1], slot], 1))], 1)
             if decode:
                 pixels = tokenizer.decode_dynamics(layout.codes(made[-1]).unsqueeze(1), features)

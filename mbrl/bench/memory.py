@@ -28,8 +28,8 @@ def peak_gigabytes(part: str, batch: int, name: str) -> float:
     command = [sys.executable, "-m", "mbrl.bench._step_memory", part, str(batch), name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        signal = f"it was ended by signal {-done.returncode}; this machine may have too little memory"
-        said = done.stderr.strip().splitlines() or [signal]
+        ended = f"it was ended by signal {-done.returncode}; this machine may have too little memory"
+        said = done.stderr.strip().splitlines() or [ended]
         raise RuntimeError(f"the {part} step at batch {batch} failed: {said[-1]}")
     return int(done.stdout.split()[-1]) / 1e9
 
