@@ -4,7 +4,7 @@ A *record episode* of L steps has batch [L + 1]. Row t holds the observation at 
 `state` float32 [S]; at least one) and what the action taken there led to: `action` float32 [A], `reward`
 float32 [1] earned by it, `success`, `terminated` and `truncated` bool [1] after it. The last row is the final
 observation: the rest is zero. On disk it is one safetensors file. The folders of iVideoGPT's authors (.npz,
-see `mbrl.published`) read as well.
+see `mbrl.data.published`) read as well.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
     Raises:
         FileNotFoundError: there is no such folder, or no episode in it.
     """
-    from mbrl.published import read_published
+    from mbrl.data.published import read_published
 
     folder = Path(folder)
     readers = {SUFFIX: read_episode, ".npz": read_published}

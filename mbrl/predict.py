@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
-from mbrl.held_out import HAND, Segments, draw_segments, shows_the_hand
 from mbrl.overrides import CONFIG_MODULE
-from mbrl.report import write_report
-from mbrl.scores import FOLDS, Imagining, Judges, score
-from mbrl.summary import Row, summarise
+from mbrl.prediction.held_out import HAND, Segments, draw_segments, shows_the_hand
+from mbrl.prediction.report import write_report
+from mbrl.prediction.scores import FOLDS, Imagining, Judges, score
+from mbrl.prediction.summary import Row, summarise
 from mbrl.video import write_comparison
 from worldmodel.base import WorldModel
 from worldmodel.control_metrics import success_threshold
@@ -83,7 +83,7 @@ def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
     Raises:
         ValueError: frames are smaller than R.
     """
-    from mbrl.segments import EpisodeData
+    from mbrl.data.segments import EpisodeData
 
     data = EpisodeData(folder, resolution=resolution)
     if data.smallest < resolution:

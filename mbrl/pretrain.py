@@ -23,9 +23,9 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.build import make, pick_device
 from mbrl.checkpoint import claim_run_folder
-from mbrl.mixture import Mixture, loader
-from mbrl.phase import Phase
-from mbrl.reports import GIB, Reports, peak_memory
+from mbrl.data.mixture import Mixture, loader
+from mbrl.pretraining.phase import Phase
+from mbrl.pretraining.reports import GIB, Reports, peak_memory
 
 PHASES = ("tokenizer", "transformer")
 # what may differ between a run and its continuation

@@ -81,7 +81,7 @@ def demos(options: argparse.Namespace) -> int:
 
 
 def collect(options: argparse.Namespace) -> int:
-    from mbrl.dataset import Protocol, collect
+    from mbrl.data.dataset import Protocol, collect
 
     given = {"resolution": options.resolution, "camera": options.camera}
     env = {name: value for name, value in given.items() if value is not None}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from mbrl.data.published import infer_success, read_npz, read_published
 from mbrl.envs.toy import make_env
 from mbrl.episodes import (
     check_records,
@@ -19,7 +20,6 @@ from mbrl.episodes import (
     write_episode,
     write_episodes,
 )
-from mbrl.published import infer_success, read_npz, read_published
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "official-demos"
 

@@ -19,7 +19,7 @@ from mbrl.build import build_agent, build_replay, env_factory
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.episodes import write_episodes
 from mbrl.predict import LoadedModel, check_data, load_model, predict, reward_of_success
-from tests.test_scores import SIDE, Steering, episodes
+from tests.prediction.test_scores import SIDE, Steering, episodes
 from tests.worldmodel.test_model import make
 from worldmodel.ivideogpt.transformer import VideoTransformer
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchrl.checkpoint import CheckpointRotation
 
+from mbrl.data.mixture import Mixture
 from mbrl.envs.toy import make_env
 from mbrl.episodes import to_records, write_episodes, write_tensors
-from mbrl.mixture import Mixture
 from mbrl.pretrain import build_model, run
 
 SIDE, LENGTH = 32, 5

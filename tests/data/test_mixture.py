@@ -11,9 +11,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mbrl.augmentation import Augmentation
+from mbrl.data.augmentation import Augmentation
+from mbrl.data.mixture import Mixture, loader
 from mbrl.episodes import write_episode, write_tensors
-from mbrl.mixture import Mixture, loader
 from tests.fakes import episode
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mbrl import cli
-from mbrl.dataset import Protocol, Row, collect
+from mbrl.data.dataset import Protocol, Row, collect
 from mbrl.episodes import read_episode
 
 SHORT = Protocol(seed=3, noise=0.5, env={"resolution": 16, "episode_length": 20})
@@ -65,13 +65,13 @@ def test_what_is_there_is_not_played_again_and_the_rest_comes_out_the_same(
     assert contents(broken) == contents(whole)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert torch.equal(torch.get_rng_state(), random_numbers)
-    monkeypatch.setattr("mbrl.dataset.play", lambda *_: pytest.fail("nothing was missing"))
+    monkeypatch.setattr("mbrl.data.dataset.play", lambda *_: pytest.fail("nothing was missing"))
     collect(["reach"], 4, policies=POLICIES[1:], protocol=SHORT, output=broken)
 
 
 def test_a_killed_collection_of_two_workers_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from mbrl.dataset import *\n"
+        "import sys; from pathlib import Path; from mbrl.data.dataset import *\n"
         "if __name__ == '__main__':\n"
         "    protocol = Protocol(3, 0.5, {'resolution': 16, 'episode_length': 20})\n"
         "    collect(['reach'], 10, protocol=protocol, workers=2, output=Path(sys.argv[1]))\n"

@@ -18,8 +18,8 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mbrl.augmentation import Augmentation, augment
-from mbrl.segments import EpisodeData
+from mbrl.data.augmentation import Augmentation, augment
+from mbrl.data.segments import EpisodeData
 
 Split = Literal["train", "validation"]
 

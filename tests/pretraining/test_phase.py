@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from mbrl.phase import Phase, learning_rate
+from mbrl.pretraining.phase import Phase, learning_rate
 
 PLAIN = {"steps": 4, "warmup": 0, "final_lr": 1.0, "clip_norm": 1e9, "accumulate": 1, "ema_decay": 0.0, "seed": 0}
 

@@ -7,9 +7,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from mbrl.held_out import Segments, draw_segments
-from mbrl.scores import Imagining, Judges, other_actions, score
-from mbrl.summary import Row, summarise
+from mbrl.prediction.held_out import Segments, draw_segments
+from mbrl.prediction.scores import Imagining, Judges, other_actions, score
+from mbrl.prediction.summary import Row, summarise
 from tests.fakes import CountingWorldModel
 from worldmodel.base import WorldModel
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbrl.augmentation import Augmentation, Parameters, augment
+from mbrl.data.augmentation import Augmentation, Parameters, augment
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 NOTHING = (1.0, 1.0, 1.0, 0.0)

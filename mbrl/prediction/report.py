@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mbrl.plot import COLOURS, DASHES
-from mbrl.summary import Row
+from mbrl.prediction.summary import Row
 
 MARKERS = ("o", "s", "^", "x")
 MARGIN = 1.3  # of a panel whose axis starts at 0 over its highest curve

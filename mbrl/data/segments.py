@@ -1,8 +1,8 @@
 """A folder of episodes, of which segments are read without reading the rest.
 
 It may hold, at any depth, our own .safetensors episodes (see `mbrl.episodes`) and .npz episodes as iVideoGPT's authors
-published them (see `mbrl.published`); or it is a LeRobot data set (see `mbrl.lerobot`). All but our own are decoded
-once, see `mbrl.conversion`.
+published them (see `mbrl.data.published`); or it is a LeRobot data set (see `mbrl.data.lerobot`). All but our own are
+decoded once, see `mbrl.data.conversion`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tensordict import TensorDict
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl.conversion import SHOW_AFTER, Foreign, convert
+from mbrl.data.conversion import SHOW_AFTER, Foreign, convert
+from mbrl.data.frames import fit
+from mbrl.data.lerobot import is_lerobot, lerobot_episodes
+from mbrl.data.published import read_npz
 from mbrl.episodes import SUFFIX
-from mbrl.frames import fit
-from mbrl.lerobot import is_lerobot, lerobot_episodes
-from mbrl.published import read_npz
 
 KEYS = ("action", "reward", "success", "state")  # what an episode may have beside its pixels
 _EARNED = ("reward", "success")  # these stand under "next" in a segment

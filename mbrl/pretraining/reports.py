@@ -17,9 +17,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from tqdm import tqdm
 
+from mbrl.data.mixture import Mixture
 from mbrl.logger import Metrics
-from mbrl.mixture import Mixture
-from mbrl.phase import Phase, mean
+from mbrl.pretraining.phase import Phase, mean
 from mbrl.video import imagination_video, write_comparison
 from worldmodel.base import WorldModel
 

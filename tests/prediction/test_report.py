@@ -5,8 +5,8 @@ import json
 import math
 from pathlib import Path
 
-from mbrl.report import draw, write_report
-from mbrl.summary import Row
+from mbrl.prediction.report import draw, write_report
+from mbrl.prediction.summary import Row
 
 ROWS = [
     Row("psnr", 20.0, [21.0, 19.0]),

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbrl.segments import EpisodeData
-from tests import lerobot_files
-from tests.lerobot_files import grey, write_v2, write_v3
+from mbrl.data.segments import EpisodeData
+from tests.data import lerobot_files
+from tests.data.lerobot_files import grey, write_v2, write_v3
 
 pytest.importorskip("pyarrow", reason="pyarrow is an extra: pip install 'mbrl[lerobot]'")
 

@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mbrl.conversion import Foreign
-from mbrl.frames import fit
+from mbrl.data.conversion import Foreign
+from mbrl.data.frames import fit
 
 _COLUMNS = {"action": "action", "state": "observation.state", "reward": "next.reward", "success": "next.success"}
 _AT_ONCE = 64  # frames that lie in memory at full size

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mbrl.held_out import draw_segments, shows_the_hand
+from mbrl.prediction.held_out import draw_segments, shows_the_hand
 from tests.fakes import episode
 
 

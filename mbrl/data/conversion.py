@@ -17,8 +17,8 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
+from mbrl.data.frames import fit
 from mbrl.episodes import SUFFIX, write_tensors
-from mbrl.frames import fit
 
 _VERSION = 1  # of what a decoded episode holds: raise it where that changes
 SHOW_AFTER = 2.0  # seconds: a progress bar only over what takes longer

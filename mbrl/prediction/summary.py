@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.scores import Judges, Scores
+from mbrl.prediction.scores import Judges, Scores
 from worldmodel.control_metrics import (
     Confusion,
     codebook_usage,

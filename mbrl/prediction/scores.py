@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.held_out import HAND, Segments
+from mbrl.prediction.held_out import HAND, Segments
 from worldmodel.base import WorldModel
 from worldmodel.i3d import I3D
 from worldmodel.metrics import Distance, frame_scores

@@ -1,0 +1,1 @@
+"""Folders of episodes: recorded, read in four layouts, mixed and augmented."""
