@@ -7,6 +7,7 @@ Source: iVideoGPT (Wu et al., NeurIPS 2024, arXiv 2405.15223).
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -281,8 +282,22 @@ def _beside_pixels(frame: Frame) -> TensorDict:
 
 
 def precision_dtype(name: str) -> torch.dtype:
-    """The type of that name; ValueError where it is none of PRECISIONS."""
+    """The type of that name; float32 where this machine would only emulate bfloat16, many times slower.
+
+    Raises:
+        ValueError: the name is none of PRECISIONS.
+    """
     if name not in PRECISIONS:
         close = difflib.get_close_matches(name, PRECISIONS, 1, 0.0)[0]
         raise ValueError(f"precision {name!r} is unknown: did you mean {close!r}?")
+    if PRECISIONS[name] == torch.bfloat16 and not computes_bfloat16():
+        logging.getLogger(__name__).warning("this machine does not compute in bfloat16: float32 takes its place")
+        return torch.float32
     return PRECISIONS[name]
+
+
+def computes_bfloat16() -> bool:
+    """Whether the GPU, where there is one, or else the processor has instructions for bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
