@@ -274,12 +274,12 @@ def test_not_finite_changes_nothing() -> None:
 
 
 def test_bfloat16_is_not_emulated(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("worldmodel.ivideogpt.model.computes_bfloat16", lambda: False)
+    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: False)
     assert make(precision="bfloat16").dtype == torch.float32
     assert [record.message for record in caplog.records] == [
         "this machine does not compute in bfloat16: float32 takes its place"
     ]
-    monkeypatch.setattr("worldmodel.ivideogpt.model.computes_bfloat16", lambda: True)
+    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: True)
     assert make(precision="bfloat16").dtype == torch.bfloat16
 
 

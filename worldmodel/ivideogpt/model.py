@@ -6,8 +6,6 @@ Source: iVideoGPT (Wu et al., NeurIPS 2024, arXiv 2405.15223).
 
 from __future__ import annotations
 
-import difflib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,8 +17,9 @@ from torch import Tensor, nn
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective, autocast
+from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
+from worldmodel.ivideogpt.precision import autocast, precision_dtype
 from worldmodel.ivideogpt.rollout import Frame, ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
@@ -29,8 +28,6 @@ from worldmodel.ivideogpt.transformer import VideoTransformer
 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class IVideoGPT(WorldModel):
@@ -279,25 +276,3 @@ def _beside_pixels(frame: Frame) -> TensorDict:
     named = {"reward": frame.reward, "state": frame.robot, **frame.measures}
     known = {name: value for name, value in named.items() if value is not None}
     return TensorDict(known, batch_size=frame.tokens.shape[:1])
-
-
-def precision_dtype(name: str) -> torch.dtype:
-    """The type of that name; float32 where this machine would only emulate bfloat16, many times slower.
-
-    Raises:
-        ValueError: the name is none of PRECISIONS.
-    """
-    if name not in PRECISIONS:
-        close = difflib.get_close_matches(name, PRECISIONS, 1, 0.0)[0]
-        raise ValueError(f"precision {name!r} is unknown: did you mean {close!r}?")
-    if PRECISIONS[name] == torch.bfloat16 and not computes_bfloat16():
-        logging.getLogger(__name__).warning("this machine does not compute in bfloat16: float32 takes its place")
-        return torch.float32
-    return PRECISIONS[name]
-
-
-def computes_bfloat16() -> bool:
-    """Whether the GPU, where there is one, or else the processor has instructions for bfloat16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

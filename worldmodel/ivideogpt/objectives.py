@@ -11,17 +11,13 @@ from torch import Tensor, nn
 
 from worldmodel.ivideogpt.heads import symexp
 from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
+from worldmodel.ivideogpt.precision import autocast
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
 from worldmodel.ivideogpt.transformer import VideoTransformer
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
-
-
-def autocast(tensor: Tensor, dtype: torch.dtype) -> torch.autocast:
-    """Large matrix products in ``dtype`` on the tensor's device; none where that is float32."""
-    return torch.autocast(tensor.device.type, dtype, enabled=dtype != torch.float32)
 
 
 class TokenizerObjective(nn.Module):

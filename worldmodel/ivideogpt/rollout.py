@@ -15,7 +15,7 @@ from torch import Tensor
 from worldmodel.ivideogpt.cache import KeyValueCache
 from worldmodel.ivideogpt.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.heads import symexp
-from worldmodel.ivideogpt.objectives import autocast
+from worldmodel.ivideogpt.precision import autocast
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer, Context
 from worldmodel.ivideogpt.training import mode
