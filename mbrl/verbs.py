@@ -51,11 +51,11 @@ def bench(options: argparse.Namespace) -> int:
     from mbrl.bench import run_benchmarks
 
     results = run_benchmarks(options.names)
-    widths = (48, 10, 14, 0)
+    widths = (60, 10, 14, 0)
     print_table([("benchmark", "value", "unit", "target")], widths)
-    for rows in results:
-        cells = [(row["name"], format_number(row["value"]), row["unit"], row["target"]) for row in rows]
-        print_table([[str(cell) for cell in row] for row in cells], widths)
+    for row in results:
+        cells = (row["name"], format_number(row["value"]), row["unit"], row["target"])
+        print_table([[str(cell) for cell in cells]], widths)
     return 0
 
 

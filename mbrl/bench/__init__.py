@@ -1,4 +1,4 @@
-"""Benchmarks: each module here has `run() -> list[dict]` with rows of name, value, unit and target.
+"""Benchmarks: each module here has `run()`, which gives rows of name, value, unit and target, each as it is known.
 
 A module whose name begins with an underscore is no benchmark but a part of some.
 """
@@ -18,8 +18,8 @@ def names() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def run_benchmarks(chosen: Sequence[str] = ()) -> Iterator[list[Row]]:
-    """Runs the chosen benchmarks (where none is named, all but ON_REQUEST) and yields each one's rows as it ends.
+def run_benchmarks(chosen: Sequence[str] = ()) -> Iterator[Row]:
+    """Runs the chosen benchmarks (where none is named, all but ON_REQUEST) and yields their rows.
 
     Raises ValueError for a name that does not exist, before the first one runs.
     """
@@ -29,4 +29,4 @@ def run_benchmarks(chosen: Sequence[str] = ()) -> Iterator[list[Row]]:
             close = difflib.get_close_matches(name, known) or known
             raise ValueError(f"no benchmark named {name!r}; there are: {', '.join(close)}")
     default = [name for name in known if name not in ON_REQUEST]
-    return (import_module(f"{__name__}.{name}").run() for name in chosen or default)
+    return (row for name in chosen or default for row in import_module(f"{__name__}.{name}").run())

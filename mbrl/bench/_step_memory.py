@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mbrl.bench._models import build, segments
 from mbrl.bench.training import step
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.objectives import autocast
+from worldmodel.ivideogpt.precision import autocast
 from worldmodel.ivideogpt.training import gradient_step
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -34,7 +35,7 @@ def peak_gigabytes(part: str, batch: int, name: str) -> float:
     return int(done.stdout.split()[-1]) / 1e9
 
 
-def run() -> list[Row]:
+def run() -> Iterator[Row]:
     """Peaks of the base model's steps."""
-    bar = tqdm(PARTS.items(), desc="memory", unit="step", leave=False)
-    return [row(f"base, batch {BATCH}: {name}", peak_gigabytes(part, BATCH, BASE), "GB peak") for part, name in bar]
+    for part, name in tqdm(PARTS.items(), desc="memory", unit="step", leave=False):
+        yield row(f"base, batch {BATCH}: {name}", peak_gigabytes(part, BATCH, BASE), "GB peak")
