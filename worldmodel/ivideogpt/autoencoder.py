@@ -124,15 +124,20 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, context: Sequence[KeysValues] = ()) -> tuple[Tensor, list[Tensor]]:
         """-> (frames [B, 3, S, S], the maps after the middle block and after each of the L levels)."""
+        maps = self.maps(x, len(self.up_blocks), context)
+        return self.conv_out(F.silu(self.conv_norm_out(maps[-1]))), maps
+
+    def maps(self, x: Tensor, last: int, context: Sequence[KeysValues] = ()) -> list[Tensor]:
+        """The maps after the middle block (stage 0) and after each level up to stage `last`."""
         # Latents are made of tokens, channels last, and a CPU's group norm is 9 times as slow on such maps in bfloat16.
         x, maps = self.conv_in(x.contiguous()), []
-        for i, block in enumerate((self.mid_block, *self.up_blocks)):
+        for i, block in enumerate((self.mid_block, *self.up_blocks[:last])):
             x = block(x)
             if i in self.attended:
                 j = self.attended.index(i)
                 x = self.cross_att_blocks[j](x, context[j])
             maps.append(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x))), maps
+        return maps
 
     def project(self, maps: Sequence[Tensor], context_length: int) -> list[KeysValues]:
         """Keys and values for `context` from the maps [B*C, W, S, S] that the context's decoder handed out."""

@@ -99,7 +99,7 @@ class Rollouts:
         with self._imagining():
             frames = pixels.float() / 255
             codes, _ = self.tokenizer.encode_context(frames)
-            features = self.tokenizer.context_features_for_decoder(codes, frames)
+            features = self.tokenizer.context_features_for_decoder(codes, frames, painted=False)
         decoders, room = self._decoders(), min(self.segment_frames, self.max_horizon - frame)
         tokens = self.layout.join(codes)
         caches = tuple(decoder.encode(tokens, room) for decoder in decoders)

@@ -184,13 +184,18 @@ class CompressiveTokenizer(nn.Module):
         """frames [B, F, 3, R, R] in [0, 1] -> codes [B, F, n] int64, counted from 0."""
         return self.dynamics_quantize.encode(self._dynamics_latents(frames, context))
 
-    def context_features_for_decoder(self, codes: Tensor, frames: Tensor | None = None) -> Context:
+    def context_features_for_decoder(
+        self, codes: Tensor, frames: Tensor | None = None, *, painted: bool = True
+    ) -> Context:
         """codes [B, C, N] -> the context for `decode_dynamics`; its `frames` are the decoded context frames.
 
-        frames: the context frames themselves [B, C, 3, R, R] where at hand; a gated decoder then copies from the
-        real last frame, else from the decoded one.
+        Args:
+            frames: the context frames themselves [B, C, 3, R, R] where at hand; a gated decoder then copies from the
+                real last frame, else from the decoded one.
+            painted: False where nobody looks at the decoded context frames: the decoder then stops at the last of its
+                maps that future frames attend to, and `frames` are the given ones.
         """
-        return self._decode_context(self.quantize.embed(codes), frames)
+        return self._decode_context(self.quantize.embed(codes), frames, painted)
 
     def decode_dynamics(self, codes: Tensor, context: Context) -> Tensor:
         """codes [B, F, n] -> frames [B, F, 3, R, R] float, not clamped to [0, 1]."""
@@ -235,11 +240,15 @@ class CompressiveTokenizer(nn.Module):
         patches = patches.unflatten(1, (-1, self.patch**2)).transpose(1, 2).flatten(1, 2)  # published: channel last
         return self.quant_linear(patches.flatten(2).transpose(1, 2)).unflatten(0, frames.shape[:2])
 
-    def _decode_context(self, latents: Tensor, frames: Tensor | None) -> Context:
+    def _decode_context(self, latents: Tensor, frames: Tensor | None, painted: bool = True) -> Context:
         """latents [B, C, N, D] -> the context for the decoder of future frames."""
         maps = latents.flatten(0, 1).transpose(1, 2).unflatten(2, (self.latent_side, self.latent_side))
-        decoded, features = self.decoder(self.post_quant_conv(maps))
-        decoded = self._paint(self._unfold(decoded).unflatten(0, latents.shape[:2]))
+        maps = self.post_quant_conv(maps)
+        if painted or frames is None:
+            output, features = self.decoder(maps)
+            decoded = self._paint(self._unfold(output).unflatten(0, latents.shape[:2]))
+        else:
+            decoded, features = frames, self.decoder.maps(maps, self.cond_decoder.attended[-1])
         attention = tuple(self.cond_decoder.project(features, self.context_length))
         return Context(attention, decoded, (decoded if frames is None else frames)[:, -1])
 
