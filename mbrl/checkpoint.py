@@ -150,8 +150,9 @@ def claim_run_folder(
     if path.exists():
         differences = _differences(OmegaConf.load(path), config, continues)
         if differences:
+            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise ValueError(
-                f"{run_dir} belongs to another config ({'; '.join(differences[:3])}): "
+                f"{run_dir} belongs to another config ({'; '.join(differences[:3])}{more}): "
                 f"choose another folder with {setting}=... or remove that one"
             )
     run_dir.mkdir(parents=True, exist_ok=True)

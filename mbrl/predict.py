@@ -202,7 +202,8 @@ def fit_probes(episodes: Sequence[TensorDictBase], device: torch.device, seed: i
 @torch.no_grad()
 def write_videos(folder: Path, loaded: LoadedModel, segments: Segments, seed: int) -> None:
     """Write segment-00.mp4, .. with a still beside each: real | imagined | difference, the first C frames real."""
-    actions = segments.leading("action")
+    steps = segments.leading("pixels").shape[:2]
+    actions = segments.leading("action") if loaded.model.action_dim else torch.zeros(*steps, 0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rollout = loaded.model.predict(segments.before().to(loaded.device), actions.to(loaded.device))

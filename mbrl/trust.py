@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worldmodel.base import WorldModel
 
+LEAST = 1e-8  # of a weight, so that a batch can be drawn even where the model is unsure of everything
 Settings = Mapping[str, float | None] | None
 
 
@@ -40,7 +41,7 @@ class Trust:
         """ValueError where the world model does not say what is asked for, or a scale is not positive."""
         for name in self.measures:
             if name not in world_model.measures:
-                known = ", ".join(world_model.measures) or "none: set world_model.uncertainty=true"
+                known = ", ".join(world_model.measures) or "none: set agent.world_model.uncertainty=true"
                 raise ValueError(f"imagination needs the measure {name!r}, but this world model has {known}")
         for name, scale in self.weigh_by.items():
             if not scale > 0:
@@ -55,4 +56,4 @@ class Trust:
     def weights(self, measured: Mapping[str, Tensor]) -> Tensor:
         """Weights in (0, 1] of the transitions, float32 [B, H]."""
         doubt = [measured[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]
-        return torch.stack(doubt).sum(0).neg().exp()
+        return torch.stack(doubt).sum(0).neg().exp().clamp(min=LEAST)

@@ -74,7 +74,7 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
             frames.append(prediction["pixels"])
         pieces.append(torch.cat(frames))
         marks.append(torch.arange(context + horizon) >= context)
-    return rollout["pixels"][:whole], torch.cat(pieces).cpu(), torch.cat(marks)
+    return rollout["pixels"][:whole].cpu(), torch.cat(pieces).cpu(), torch.cat(marks)
 
 
 def side_by_side(real: Tensor, imagined: Tensor, is_imagined: Tensor) -> Tensor:

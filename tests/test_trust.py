@@ -97,5 +97,5 @@ def test_bad_settings() -> None:
         imagination(cut_above={"reward_std": 1.0})
     with pytest.raises(ValueError, match="must be above 0, not 0"):
         imagination(weigh_by={"doubt": 0.0})
-    with pytest.raises(ValueError, match=r"none: set world_model\.uncertainty=true"):
+    with pytest.raises(ValueError, match=r"none: set agent\.world_model\.uncertainty=true"):
         Trust.of({"doubt": 1.0}, None).check(CountingWorldModel())

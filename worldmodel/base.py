@@ -19,6 +19,7 @@ class WorldModel(nn.Module, ABC):
         context_length: C, the number of real steps that ``start`` needs.
         max_horizon: how many steps may be imagined from one ``start``.
         resolution: R. action_dim: A; 0 for a model that only watches.
+        goal_conditioned: whether ``start`` needs a ``goal`` frame. predicts_reward: whether ``step`` gives a reward.
         measures: names of what ``step`` says of how unsure the model is; more is less sure.
     """
 
@@ -26,6 +27,8 @@ class WorldModel(nn.Module, ABC):
     max_horizon: int
     resolution: int
     action_dim: int
+    goal_conditioned: bool = False
+    predicts_reward: bool = True
     measures: tuple[str, ...] = ()
 
     @property

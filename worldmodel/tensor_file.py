@@ -21,7 +21,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a file of tensors: {str(error).splitlines()[0]}") from None
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if unsafe else str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a file of tensors: {reason}") from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} does not hold a dictionary of tensors")
     return tensors

@@ -203,8 +203,14 @@ def _play_all(jobs: list[Job], protocol: Protocol, output: Path, workers: int) -
         return
     context = multiprocessing.get_context("spawn")  # a forked process hangs where this one has opened OpenGL
     pool = ProcessPoolExecutor(min(workers, max(1, len(jobs))), mp_context=context, initializer=_start_worker)
+    # workers start with interrupts ignored: while they import they could only print where they were
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for future in as_completed([pool.submit(_play_job, job, protocol, output) for job in jobs]):
+        futures = [pool.submit(_play_job, job, protocol, output) for job in jobs]
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise OSError("a worker was killed (out of memory?): the same command goes on from here") from error

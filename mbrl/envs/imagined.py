@@ -50,6 +50,9 @@ class ImaginationEnv(EnvBase):
                 f"imagination horizon {horizon}: this world model can go 1 to {world_model.max_horizon} steps "
                 "(lengthen the segments that it is trained on)"
             )
+        if world_model.goal_conditioned or not world_model.predicts_reward:
+            lack = "needs a goal, which no replay holds" if world_model.goal_conditioned else "predicts no rewards"
+            raise ValueError(f"this world model {lack}: an agent cannot learn from what it imagines")
         super().__init__(device=device, batch_size=[batch_size])
         self.world_model, self.starts = world_model, starts
         self.horizon, self.frame_stack = horizon, frame_stack

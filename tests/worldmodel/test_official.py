@@ -25,6 +25,7 @@ needs_recording = pytest.mark.skipif(
 )
 SIZES: list[dict[str, Any]] = [
     {"context_length": 1},
+    {"max_att_resolution": 8},  # smaller than the latents: the decoder's middle block attends alone
     {"block_out_channels": (32, 64), "resolution": 32, "layers_per_block": 2},
     {"block_out_channels": (32, 32, 64, 64), "resolution": 128, "max_att_resolution": 32, "context_length": 3},
 ]

@@ -164,6 +164,8 @@ def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
     made = small(dropout=0.0, motion_weight=5.0, perceptual_weight=2.0)
     frames = torch.rand(2, 5, 3, 16, 16)
     out = tokenizer_losses(made, frames, samples=2, perceptual=lambda a, b: (a - b).square().mean())
+    alike = tokenizer_losses(made, frames, perceptual=lambda ours, real: ours.new_tensor(float(len(real))))
+    assert float(alike["perceptual"]) == made.perceptual_weight * len(frames) * frames.shape[1]  # context + future
     parts = ["context_error", "future_error", "context_commitment", "dynamics_commitment", "perceptual"]
     torch.testing.assert_close(out["loss"], sum(out[name] for name in parts))
     assert out["loss"].requires_grad and not any(v.requires_grad for k, v in out.items() if k != "loss")

@@ -63,15 +63,19 @@ def test_data_without_rewards_train_no_reward_head() -> None:
 def test_the_goal_stands_before_the_context() -> None:
     """Of two context places one is the goal's: one real frame is enough, and the goal changes what is imagined."""
     model, batch = make(goal_conditioned=True), sequences()
-    assert model.context_length == 1 and model.max_horizon == SEGMENT - 1
-    assert "code_loss" in model.update(batch)  # the segment's last frame is its goal
+    assert model.context_length == 1 and model.max_horizon == SEGMENT - CONTEXT
+    assert "code_loss" in model.update(batch)  # the segment's last frame is its goal, and not predicted
     segment = model.objectives["transformer"].reader(batch)
     assert torch.equal(segment.pixels[:, 0], batch["pixels"][:, -1])
-    assert torch.equal(segment.pixels[:, 1:], batch["pixels"])
-    assert torch.equal(segment.actions, batch["action"][:, :-1])
+    assert torch.equal(segment.pixels[:, 1:], batch["pixels"][:, :-1])
+    assert torch.equal(segment.actions, batch["action"][:, :-2])
+    assert torch.equal(segment.rewards, batch["next", "reward"][:, :-2])
     batch["goal"] = torch.zeros(4, 3, SIDE, SIDE, dtype=torch.uint8).unsqueeze(1).expand(-1, SEGMENT, -1, -1, -1)
     context = batch[:, :1]
     assert torch.equal(model.start(context).recent[:, 0], context["goal"][:, 0])
+    assert torch.equal(model.objectives["transformer"].reader(batch).pixels[:, 0], batch["goal"][:, 0])
+    with pytest.raises(ValueError, match="sequences of 2 frames: this model trains on 3 to 6"):
+        model.update(batch[:, :2])
     other = context.clone().set("goal", torch.full_like(context["goal"], 200))
     codes = [model.start(start).codes for start in (context, other)]
     assert not torch.equal(codes[0][:, 0], codes[1][:, 0]) and torch.equal(codes[0][:, 1], codes[1][:, 1])

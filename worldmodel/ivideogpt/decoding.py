@@ -204,7 +204,7 @@ class ImaginedFrame(NamedTuple):
 
     tokens: Tensor  # int64 [R, n] in the segment's numbering
     ends: list[Tensor]  # each decoder's final hidden state [R, D] at the last of them
-    entropy: Tensor | None  # [R, 1], nats a token: of the distribution that the codes were drawn from
+    entropy: Tensor | None  # [R, 1], nats a token: of all codes, whatever the temperature and top_k
     disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
 
 

@@ -85,12 +85,16 @@ class IVideoGPT(WorldModel):
             self.tokenizer = tokenizer()
             members = [transformer(self.tokenizer.layout, action_dim) for _ in range(ensemble)]
         else:
-            self.tokenizer, members = load_parts(pretrained, action_dim, ensemble)
+            asked = {**getattr(tokenizer, "keywords", {}), **getattr(transformer, "keywords", {})}
+            self.tokenizer, members = load_parts(pretrained, action_dim, ensemble, goal_conditioned, asked)
         self.transformer, self.others = members[0], nn.ModuleList(members[1:])
         self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal_conditioned
-        self.max_horizon = segment_length - self.context_length if horizon is None else horizon
+        self.goal_conditioned = goal_conditioned
+        futures = segment_length - self.tokenizer.context_length
+        self.max_horizon = futures if horizon is None else horizon
+        self.predicts_reward = self.transformer.reward_linear is not None
         self._check_sizes(observation_spec)
         if pretrained is None:  # else the codebooks have been seeded
             self._check_warmup()
@@ -103,10 +107,14 @@ class IVideoGPT(WorldModel):
             "transformer": transformer_optimizer(decay_groups(nn.ModuleList(members))),
         }
         parts = (self.tokenizer, members, reader)
-        horizons = (segment_length - self.context_length, self.max_horizon)
         self.rollouts = Rollouts(
-            *parts, sampling, *horizons, dtype=self.dtype, measure=uncertainty, dropout=dropout_in_imagination
+            *(*parts, sampling, futures, self.max_horizon),
+            dtype=self.dtype,
+            measure=uncertainty,
+            dropout=dropout_in_imagination,
         )
+        # a fused optimiser does not count its writes to the weights, so every step says that it was taken
+        self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         self.measures = self._measures() if uncertainty else ()
         # in a dict that torch does not look into: their weights are those of the parts
         self.objectives: dict[str, nn.Module] = {
@@ -124,7 +132,7 @@ class IVideoGPT(WorldModel):
         return SegmentReader(
             self.tokenizer.resolution,
             self.context_length,
-            self.segment_length,
+            self.segment_length - goal,
             action_dim,
             proprioception=0 if robot is None else robot.size,
             goal=goal,
@@ -145,11 +153,11 @@ class IVideoGPT(WorldModel):
             )
         if self.context_length < 1:
             raise ValueError("goal_conditioned needs a tokenizer.context_length of 2 or more: the goal takes one place")
-        futures = self.segment_length - self.context_length
+        context, futures = self.tokenizer.context_length, self.segment_length - self.tokenizer.context_length
         if futures < 1 or self.max_horizon < 1:
             raise ValueError(
-                f"segment_length {self.segment_length} leaves no future frame after a context of {self.context_length}:"
-                f" make it at least {self.context_length + 1}, and horizon ({self.max_horizon}) at least 1"
+                f"segment_length {self.segment_length} leaves no future frame after a context of {context}: make it at "
+                f"least {context + 1}, and horizon ({self.max_horizon}) at least 1"
             )
         tokens, most = self.layout.prefix + self.layout.stride * futures, self.transformer.max_positions
         if tokens > most:
@@ -247,7 +255,7 @@ class IVideoGPT(WorldModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, as ``pretrained`` and the loaders in official.py take them."""
-        save_parts(folder, self.tokenizer, self.transformer, *self.others)
+        save_parts(folder, self.tokenizer, self.transformer, *self.others, goal=self.goal_conditioned)
 
     def fix_codes(self, fixed: bool) -> None:
         """Fix (or free) what gives tokens their meaning: the codebooks and, as planned, the encoders."""
@@ -263,7 +271,6 @@ class IVideoGPT(WorldModel):
         with mode(self.objectives[name], True):
             metrics = self.objectives[name](batch)
         loss = metrics.pop("loss")
-        self.rollouts.forget()
         optimizer, plan = self._optimizers[name], self.plan
         norm = gradient_step(
             optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name

@@ -123,8 +123,10 @@ def tokenizer_losses(
         "dynamics_commitment": dynamics.loss,
     }
     if perceptual is not None:
-        similar = perceptual(output.flatten(0, 1), frames.flatten(0, 1))
-        parts["perceptual"] = tokenizer.perceptual_weight * similar
+        # context and future frames weigh alike, as published, however many of each there are
+        halves = zip(output.tensor_split([length], 1), frames.tensor_split([length], 1), strict=True)
+        distances = [perceptual(ours.flatten(0, 1), real.flatten(0, 1)) for ours, real in halves]
+        parts["perceptual"] = tokenizer.perceptual_weight * torch.stack(distances).sum()
     loss = torch.stack(list(parts.values())).sum()
     with torch.no_grad():
         still = frames[:, length - 1 : length]

@@ -5,9 +5,11 @@ B batch, T frames, C context frames, L tokens, A action width. Source: thuml/iVi
 """
 
 import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,6 +26,7 @@ from worldmodel.ivideogpt.weights import Config, Tensors, assign, find, read, re
 TOKENIZER_FILE, TRANSFORMER_FILE = "diffusion_pytorch_model", "model"
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # a head that served a loss of the published training alone, and a buffer of old versions of transformers
+_log = logging.getLogger(__name__)
 NOT_NEEDED = re.compile(r"action_recon_linear\..*|.*rotary_emb\.inv_freq")
 
 
@@ -78,16 +81,32 @@ def load_transformer(
 
 
 def load_parts(
-    source: str | Path, action_dim: int | None, members: int = 1
+    source: str | Path,
+    action_dim: int | None,
+    members: int = 1,
+    goal: bool = False,
+    asked: Mapping[str, Any] | None = None,
 ) -> tuple[CompressiveTokenizer, list[VideoTransformer]]:
-    """What an agent starts from: a tokenizer, and transformers with an action layer of width A and a reward head.
+    """What an agent starts from: a tokenizer, and transformers with an action layer of width A and reward heads.
 
-    What the files lack is fresh: a reward head is drawn, an action layer (also for one of another width) is zero.
+    What the files lack is fresh: reward heads are drawn, an action layer (also for one of another width) is zero.
 
     Args:
         action_dim: A; None for transformers without an action layer.
         members: transformers wanted, of those that `save_parts` wrote.
+        goal: whether the weights are to be used with a goal frame.
+        asked: sizes that were asked for; where the weights overrule them, a warning says so. `reward_heads` is how many
+            are drawn where there are none.
+
+    Raises:
+        FileNotFoundError, ValueError: as load_tokenizer and load_transformer; also where the weights were saved with a
+            goal and are used without, or the reverse, or hold fewer transformers.
     """
+    told, there, asked = wants_goal(source), 1 + len(further_members(source)), asked or {}
+    if told not in (None, goal):
+        raise ValueError(f"{source}: these weights were trained with goal_conditioned={str(told).lower()}: set it so")
+    if members > there:
+        raise ValueError(f"ensemble={members} transformers were asked for, and {source} holds {there}")
     tokenizer, transformers = load_tokenizer(source), []
     for member in range(members):
         path, tensors, config = _read_transformer(source, _member(member))
@@ -96,14 +115,51 @@ def load_parts(
             tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
         norm = tensors.get("llm.model.norm.weight")
         if norm is not None and "reward_linear.weight" not in tensors:
-            weight = torch.randn(1, len(norm)) * INITIAL_STD
-            tensors |= {"reward_linear.weight": weight, "reward_linear.bias": torch.zeros(1)}
+            count = asked.get("reward_heads", 1)
+            std = INITIAL_STD if count == 1 else len(norm) ** -0.5
+            tensors |= {"reward_linear.weight": torch.randn(count, len(norm)) * std} if count else {}
+            tensors |= {"reward_linear.bias": torch.zeros(count)} if count else {}
         transformers.append(_build_transformer(path, tensors, config, action_dim, tokenizer.layout).train())
+        _say_what_is_overruled(asked, tokenizer.settings | transformer_arguments(tensors, config, None))
+    if there > members:
+        _log.warning("%s holds %d transformers; the first %d are used (ensemble)", source, there, members)
     return tokenizer.train(), transformers
 
 
-def save_parts(folder: str | Path, tokenizer: CompressiveTokenizer, *transformers: VideoTransformer) -> None:
-    """Write the parts in the published layout, more transformers beside the first; a file is whole or not there."""
+def wants_goal(source: str | Path) -> bool | None:
+    """Whether weights were saved by a goal-conditioned model; None where, as in the published files, nothing tells."""
+    path = find(source, "transformer")
+    return read_config((path if path.is_dir() else path.parent) / "config.json").get("goal_conditioned")
+
+
+def further_members(source: str | Path) -> list[Path]:
+    """The folders of the transformers that `save_parts` wrote beside the first."""
+    folder = find(source, "transformer").parent
+    found: list[Path] = []
+    while (folder / _member(len(found) + 1)).is_dir():
+        found.append(folder / _member(len(found) + 1))
+    return found
+
+
+def _say_what_is_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+    names = [name for name in asked if name in found and name not in ("quantizer", "code_dim")]
+    overruled = [name for name in names if plain(asked[name]) != plain(found[name])]
+    if overruled:
+        told = ", ".join(f"{name} {plain(found[name])} (not {plain(asked[name])})" for name in overruled[:4])
+        more = f" and {len(overruled) - 4} more" if len(overruled) > 4 else ""
+        _log.warning("the weights overrule the settings: %s%s", told, more)
+
+
+def save_parts(
+    folder: str | Path, tokenizer: CompressiveTokenizer, *transformers: VideoTransformer, goal: bool = False
+) -> None:
+    """Write the parts in the published layout, more transformers beside the first; a file is whole or not there.
+
+    goal: whether they were trained with a goal frame, which nothing else in the files tells.
+    """
     names = {argument: published for published, argument in RENAMED.items()}
     settings = {names.get(name, name): value for name, value in tokenizer.settings.items()}
     settings["quantizer"] = dict(getattr(tokenizer.settings["quantizer"], "keywords", {}))
@@ -112,7 +168,7 @@ def save_parts(folder: str | Path, tokenizer: CompressiveTokenizer, *transformer
         tensors = transformer.state_dict()
         if all(name.startswith("llm.") for name in tensors):  # as the action-free files have it
             tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
-        _write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer))
+        _write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
 
 
 def _member(number: int) -> str:
@@ -120,8 +176,9 @@ def _member(number: int) -> str:
     return f"transformer-{number}" if number else "transformer"
 
 
-def _transformer_config(transformer: VideoTransformer) -> Config:
+def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
     return {
+        "goal_conditioned": goal,
         "model_type": "llama",
         "hidden_size": transformer.width,
         "num_hidden_layers": len(transformer.llm.model.layers),

@@ -27,7 +27,12 @@ class Proprioception(nn.Module):
         nn.init.normal_(self.predict.weight, std=0.02)
 
     def watch(self, states: Tensor, after: Tensor) -> None:
-        """Take a training batch [..., P] of states and of those one step later into the running means."""
+        """Take a training batch [..., P] of states and of those one step later into the running means.
+
+        One that is not finite is passed over: its loss will be refused, and the means must not keep it.
+        """
+        if not torch.isfinite(states).all() or not torch.isfinite(after).all():
+            return
         with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
             for norm, values in ((self.states, states), (self.changes, after - states)):
                 norm.train()(values.flatten(0, -2).float())

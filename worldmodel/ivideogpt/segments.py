@@ -33,9 +33,10 @@ class SegmentReader:
     """What a model wants of a batch; checks it.
 
     Attributes:
-        resolution: R. context_length: real context frames. longest: T at most.
+        resolution: R. context_length: real context frames. longest: T at most, a goal not counted.
         action_dim: A; None for a model without actions. proprioception: P; 0 for none.
-        goal: the goal frame stands before the context: ``goal`` uint8 [B, 3, R, R], or the segment's last frame.
+        goal: a goal frame stands before the context. In training it is the segment's last frame, which is not predicted
+            (as published), or the last of ``goal`` uint8 [B, T, 3, R, R] where the batch has that.
         rewards_off_by_one: a published defect for study: the reward of the transition after a frame's own.
     """
 
@@ -51,22 +52,21 @@ class SegmentReader:
         """Read a batch [B, T]; ValueError where it does not fit the model."""
         pixels, length = batch["pixels"], self.context_length
         self.check_pixels(pixels, "a batch needs pixels uint8 [B, T,")
-        frames = pixels.shape[1]
+        frames = pixels.shape[1] - self.goal
         if not length < frames <= self.longest:
-            raise ValueError(
-                f"sequences of {frames} frames: this model trains on {length + 1} to {self.longest} (segment_length)"
-            )
+            least, most, given = length + 1 + self.goal, self.longest + self.goal, pixels.shape[1]
+            raise ValueError(f"sequences of {given} frames: this model trains on {least} to {most} (segment_length)")
         leading = slice(length - 1, frames - 1)
         earned = slice(length, frames) if self.rewards_off_by_one else leading
         known = batch.keys(True)
         if self.goal:
-            goal = batch["goal"] if "goal" in known else pixels[:, -1]
-            pixels = torch.cat([goal[:, None], pixels], 1)
+            goal = batch["goal"] if "goal" in known else pixels
+            pixels = torch.cat([goal[:, -1:], pixels[:, :-1]], 1)
         rewards = batch["next", "reward"][:, earned].float() if ("next", "reward") in known else None
         states = None
         if self.proprioception:
             values = self.read_states(batch)
-            states = values[:, leading], values[:, length:]
+            states = values[:, leading], values[:, length:frames]
         return Segment(pixels, self._actions(batch, leading), rewards, states)
 
     def context(self, context: TensorDictBase) -> tuple[Tensor, Tensor | None]:

@@ -56,6 +56,8 @@ def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
         if name.replace("q_pos_emb", "kv_pos_emb") in tensors
     ]
     sides = [math.isqrt(count) for count in queries.values()]  # the smallest is that of the latents
+    # the decoder's middle block attends whatever the sides; the encoder tells whether they are small enough
+    encoder_attends = any(name.startswith("cond_encoder.") for name in queries)
     attention = r"\.mid_block\.attentions\..*"
     return {
         "block_out_channels": None if None in widths or not widths else widths,
@@ -68,7 +70,7 @@ def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
         "stem_patch": stem,
         "resolution": min(sides) * (stem or 1) << (levels - 1) if sides and levels else None,
         "context_length": int(Counter(frames).most_common(1)[0][0]) if frames else None,
-        "max_att_resolution": max(sides, default=None),
+        "max_att_resolution": max(sides, default=0) if encoder_attends else min(sides, default=1) - 1,
         "context_mid_attention": any(re.fullmatch(rf"(?:en|de)coder{attention}", name) for name in tensors),
         "dynamics_mid_attention": any(re.fullmatch(rf"cond_(?:en|de)coder{attention}", name) for name in tensors),
     }
