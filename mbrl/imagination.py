@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from mbrl.replay import Replay
 from mbrl.trust import Settings, Trust
 from policies.base import Policy
 from worldmodel.base import WorldModel
+
+_log = logging.getLogger(__name__)
 
 
 class Imagination:
@@ -44,6 +47,7 @@ class Imagination:
         weigh_by: Settings = None,
         divide_pixels_twice: bool = False,
     ) -> None:
+        self._warned = False
         self.trust = Trust.of(cut_above, weigh_by)
         self.trust.check(world_model)
         real = replay.online
@@ -79,6 +83,9 @@ class Imagination:
         if self.trust.cut_above:
             steps = self.trust.steps(measured)
             metrics["believed"] = steps.float().mean() / self.horizon
+            if not self._warned and not steps.any():
+                self._warned = True
+                _log.warning("imagination: every rollout was cut at its first step; cut_above may be too low")
             lengths = (steps + self.env.history).tolist()
         self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
         return metrics

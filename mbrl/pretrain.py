@@ -61,6 +61,8 @@ def run(config: DictConfig) -> Path | None:
             phase = build_phase(config, parts, name)
             if phase.step < phase.steps:
                 train(config, parts, phase)
+            elif parts.accelerator.is_main_process:
+                _log.warning("%s: all %d steps are done already", name, phase.steps)
             phase.finish()
     if parts.accelerator.is_main_process:
         parts.model.save_pretrained(parts.output)
@@ -147,7 +149,8 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
     )
     held_out = mixture(batch_size=config.validation.batch_size, split="validation" if validated else "train")
     if accelerator.is_main_process and "reward" not in data.keys:
-        _log.warning("the data hold no rewards: a reward head stays untrained")
+        _log.warning("the data hold no rewards: a reward head stays untrained "
+            "(worldmodel.transformer.reward_heads=0 leaves it out)")
     return data, held_out
 
 
@@ -216,5 +219,6 @@ def check(config: DictConfig) -> None:
         if config.tokenizer.steps <= warmup:
             raise ValueError(
                 f"tokenizer.steps ({config.tokenizer.steps}) must be more than quantizer.warmup ({warmup}), or the "
-                "tokenizer is not trained: raise it, or start from worldmodel.pretrained"
+                "tokenizer is not trained: raise it, lower worldmodel.tokenizer.quantizer.warmup, or start from "
+                "worldmodel.pretrained"
             )

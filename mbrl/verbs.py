@@ -25,6 +25,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     from mbrl.predict import predict as run
+    from mbrl.prediction.meaning import meaning
 
     given = {key: value for key, value in vars(options).items() if key not in ("run", "model", "data", "output")}
     beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
@@ -33,7 +34,8 @@ def predict(options: argparse.Namespace) -> int:
     steps = max(len(row.curve or []) for row in rows)
     cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
     table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
-    print_table([("measure", "all steps", "step 1", f"step {steps}"), *table])
+    told = [[*line, meaning(line[0])] for line in table]
+    print_table([("measure", "all steps", "step 1", f"step {steps}", ""), *told])
     for name, reason in left_out.items():
         print(f"left out: {name} ({reason})")
     print(output)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -13,6 +16,8 @@ from worldmodel.base import WorldModel
 
 SIDE = 256  # small frames are enlarged to about this, so that they can be watched
 BORDER = 4
+CAPTION = 16  # height of a line of text
+GAIN = 2  # of the difference, so that it can be seen
 IMAGINED = (230, 159, 0)  # orange frame: imagined
 REAL = (0, 0, 0)
 
@@ -43,15 +48,28 @@ def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, 
     return {"first": float(error[model.context_length]), "last": float(error[step - 1])}
 
 
-def write_comparison(path: Path, real: Tensor, imagined: Tensor, is_imagined: Tensor, shown: range) -> None:
+def write_comparison(
+    path: Path, real: Tensor, imagined: Tensor, is_imagined: Tensor, shown: range, made: str = "imagined"
+) -> None:
     """A video of real | imagined | difference, frames uint8 [T, 3, R, R], and as PNG beside it about five of `shown`.
 
-    The frames that `is_imagined` [T] says have an orange border, real ones a black one.
+    The frames that `is_imagined` [T] says have an orange border, real ones a black one. `made` names the middle column.
     """
     strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
     write_video(path, strip)
-    still = strip[shown.start : shown.stop : max(1, len(shown) // 5)]
-    iio.imwrite(path.with_suffix(".png"), torch.cat(list(still), 1).permute(1, 2, 0).numpy())
+    chosen = shown[:: max(1, len(shown) // 5)]
+    rows = [_captions(strip.shape[-1], ("real", made, f"difference x {GAIN}"))]
+    for step in chosen:
+        rows += [_captions(strip.shape[-1], (f"frame {step}",)), strip[step]]
+    iio.imwrite(path.with_suffix(".png"), torch.cat(rows, 1).permute(1, 2, 0).numpy())
+
+
+def _captions(width: int, texts: Sequence[str]) -> Tensor:
+    """A white strip [3, CAPTION, width] with a text at the start of each of three columns."""
+    image = Image.new("RGB", (width, CAPTION), "white")
+    for column, text in enumerate(texts):
+        ImageDraw.Draw(image).text((column * width // 3 + BORDER, 1), text, "black", ImageFont.load_default(12))
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 @torch.no_grad()
@@ -79,7 +97,7 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
 
 def side_by_side(real: Tensor, imagined: Tensor, is_imagined: Tensor) -> Tensor:
     """real | imagined | difference of one step, each [3, R, R], as one picture [3, H, W]."""
-    difference = (real.int() - imagined.int()).abs().mul(2).clamp(max=255).to(torch.uint8)
+    difference = (real.int() - imagined.int()).abs().mul(GAIN).clamp(max=255).to(torch.uint8)
     colour = IMAGINED if is_imagined else REAL
     return torch.cat([_framed(real, REAL), _framed(imagined, colour), _framed(difference, REAL)], -1)
 

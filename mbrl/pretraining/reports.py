@@ -129,7 +129,7 @@ def reconstruction_video(model: Any, segments: TensorDict, path: Path) -> None:
     painted = frames.clamp(0, 1).mul(255).round().to(torch.uint8)
     real, length = pixels.flatten(0, 1).cpu(), pixels.shape[1]
     marks = torch.ones(len(real), dtype=torch.bool)
-    write_comparison(path, real, painted.flatten(0, 1).cpu(), marks, range(length))
+    write_comparison(path, real, painted.flatten(0, 1).cpu(), marks, range(length), "reconstructed")
 
 
 def rollout_video(model: WorldModel, segments: TensorDict, path: Path) -> None:

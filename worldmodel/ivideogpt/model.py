@@ -78,8 +78,6 @@ class IVideoGPT(WorldModel):
         dropout_in_imagination: bool = False,
     ) -> None:
         super().__init__()
-        if ensemble < 1:
-            raise ValueError(f"ensemble must be 1 transformer or more, not {ensemble}")
         action_dim = action_spec.shape[-1] if action_conditioned else None
         if pretrained is None:
             self.tokenizer = tokenizer()
@@ -87,14 +85,13 @@ class IVideoGPT(WorldModel):
         else:
             asked = {**getattr(tokenizer, "keywords", {}), **getattr(transformer, "keywords", {})}
             self.tokenizer, members = load_parts(pretrained, action_dim, ensemble, goal_conditioned, asked)
-        self.transformer, self.others = members[0], nn.ModuleList(members[1:])
-        self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
+        self.transformer, self.others = _first_and_others(members)
         self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal_conditioned
-        self.goal_conditioned = goal_conditioned
+        self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         futures = segment_length - self.tokenizer.context_length
         self.max_horizon = futures if horizon is None else horizon
-        self.predicts_reward = self.transformer.reward_linear is not None
+        self.goal_conditioned, self.predicts_reward = goal_conditioned, self.transformer.reward_linear is not None
         self._check_sizes(observation_spec)
         if pretrained is None:  # else the codebooks have been seeded
             self._check_warmup()
@@ -107,12 +104,8 @@ class IVideoGPT(WorldModel):
             "transformer": transformer_optimizer(decay_groups(nn.ModuleList(members))),
         }
         parts = (self.tokenizer, members, reader)
-        self.rollouts = Rollouts(
-            *(*parts, sampling, futures, self.max_horizon),
-            dtype=self.dtype,
-            measure=uncertainty,
-            dropout=dropout_in_imagination,
-        )
+        switches = (self.dtype, uncertainty, dropout_in_imagination)
+        self.rollouts = Rollouts(*parts, sampling, futures, self.max_horizon, *switches)
         # a fused optimiser does not count its writes to the weights, so every step says that it was taken
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         self.measures = self._measures() if uncertainty else ()
@@ -276,6 +269,12 @@ class IVideoGPT(WorldModel):
             optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name
         )
         return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}
+
+
+def _first_and_others(members: list[VideoTransformer]) -> tuple[VideoTransformer, nn.ModuleList]:
+    if not members:
+        raise ValueError("ensemble must be 1 transformer or more")
+    return members[0], nn.ModuleList(members[1:])
 
 
 def _beside_pixels(frame: Frame) -> TensorDict:

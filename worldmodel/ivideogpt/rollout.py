@@ -78,7 +78,6 @@ class Rollouts:
         sampling: Sampling,
         segment_frames: int,
         max_horizon: int,
-        *,
         dtype: torch.dtype,
         measure: bool = False,
         dropout: bool = False,
