@@ -92,7 +92,11 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     if demos is not None:
         from mbrl.episodes import read_episodes
 
-        replay.add_demos(read_episodes(Path(demos)))
+        bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
+        episodes = read_episodes(Path(demos))
+        for episode in episodes:
+            episode["reward"] += bonus * episode["success"]
+        replay.add_demos(episodes)
     return replay
 
 

@@ -41,15 +41,18 @@ class LoadedModel:
         return next(self.model.parameters()).device
 
 
-def load_model(path: Path) -> LoadedModel:
+def load_model(path: Path, goal: bool | None = None) -> LoadedModel:
     """The world model of a run's newest checkpoint, or of weights in the published layout: a folder or a hub id.
+
+    Args:
+        goal: whether weights are conditioned on a goal; None: as they say (the published ones do not).
 
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it to load.
         ValueError: the run has no world model, or what was found cannot be read.
     """
     if (path / "tokenizer").is_dir() or not path.exists():
-        return _load_weights(path)
+        return _load_weights(path, goal)
     from mbrl.build import build_world_model, env_factory
     from mbrl.checkpoint import load_config, load_world_model
 
@@ -65,14 +68,14 @@ def load_model(path: Path) -> LoadedModel:
     return LoadedModel(model.eval(), float(config.env.get("success_bonus", 0.0)))
 
 
-def _load_weights(path: Path) -> LoadedModel:
+def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
     from mbrl.build import make, pick_device
 
     settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
     trained = path / "config.yaml"  # of mbrl pretrain
     if trained.is_file():
         settings.segment_length = OmegaConf.load(trained).worldmodel.segment_length
-    model: WorldModel = make(settings, source=path)
+    model: WorldModel = make(settings, source=path, goal=goal)
     return LoadedModel(model.to(pick_device("auto")))
 
 
@@ -107,13 +110,14 @@ def predict(
     seed: int = 0,
     lpips: Sequence[Path] = (),
     fvd: Path | None = None,
+    goal: bool | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
     """Imagine real segments, measure, and write videos, horizon.png, table.json and table.csv into `output`.
 
     Args:
         horizon: steps to imagine; None for as far as the model goes. segments: how many are measured.
         samples: K rollouts of each. batch_size: rollouts side by side. videos: how many are written.
-        lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
+        goal: see load_model. lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
 
     Returns:
         The table, and what was left out with the reason.
@@ -125,7 +129,7 @@ def predict(
     for name, (value, low) in least.items():
         if value < low:
             raise ValueError(f"--{name} must be {low} or more, not {value}")
-    loaded = load_model(model_path)
+    loaded = load_model(model_path, goal)
     episodes = load_episodes(data, loaded.model.resolution)
     horizon = check_horizon(loaded.model, horizon, fvd is not None)
     check_data(loaded.model, episodes, data)

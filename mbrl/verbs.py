@@ -174,6 +174,8 @@ def _add_predict(verbs: Any) -> None:
     lpips = "weights of torchvision's VGG16 and of the lpips package"
     verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
     verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400)")
+    goal = "published weights that are conditioned on a goal, which their files do not say"
+    verb.add_argument("--goal", action="store_true", default=None, help=goal)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: MODEL/predict)")
 
 

@@ -10,6 +10,7 @@ import imageio.v3 as iio
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from safetensors.torch import save_file
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         model = Steering()
         for name, value in options.items():
             setattr(model, name, value)
-        monkeypatch.setattr(verb, "load_model", lambda path: LoadedModel(model))
+        monkeypatch.setattr(verb, "load_model", lambda path, goal: LoadedModel(model))
 
     put()
     return put
@@ -237,6 +238,27 @@ def test_a_folder_of_weights_predicts_what_its_files_hold(conditioned: bool, tmp
     (tmp_path / "weights" / "transformer" / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="transformer"):
         load_model(tmp_path / "weights")
+
+
+def test_weights_and_data_without_actions(tmp_path: Path) -> None:
+    make(action_conditioned=False).save_pretrained(tmp_path / "weights")
+    silent = [episode.select("pixels") for episode in toy_episodes(2, side=SIDE)]
+    (tmp_path / "data").mkdir()
+    for number, episode in enumerate(silent):
+        save_file({"pixels": episode["pixels"].contiguous()}, tmp_path / "data" / f"{number}.safetensors")
+    rows, left_out = predict(tmp_path / "weights", tmp_path / "data", tmp_path / "out", horizon=3, segments=2, videos=1)
+    assert {"psnr", "ssim"} <= {row.name for row in rows} and "controllability" in left_out
+    assert (tmp_path / "out" / "segment-00.mp4").is_file()
+
+
+def test_weights_say_whether_they_want_a_goal_and_bring_all_transformers(tmp_path: Path) -> None:
+    make(goal_conditioned=True, ensemble=2).save_pretrained(tmp_path / "own")
+    model = load_model(tmp_path / "own").model
+    assert model.goal_conditioned and model.context_length == 1 and len(model.others) == 1
+    config = tmp_path / "own" / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"goal_conditioned": true,', ""))  # as published
+    assert not load_model(tmp_path / "own").model.goal_conditioned
+    assert load_model(tmp_path / "own", goal=True).model.goal_conditioned
 
 
 def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:
