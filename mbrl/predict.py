@@ -57,6 +57,8 @@ def load_model(path: Path, goal: bool | None = None) -> LoadedModel:
     from mbrl.checkpoint import load_config, load_world_model
 
     config = load_config(path)
+    if "env" not in config:
+        raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not come to its first checkpoint there")
     env = env_factory(config)(seed=config.seed)
     try:
         model = build_world_model(config, env)
