@@ -58,7 +58,7 @@ def load_model(path: Path, goal: bool | None = None) -> LoadedModel:
 
     config = load_config(path)
     if "env" not in config:
-        raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not come to its first checkpoint there")
+        raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not reached its first checkpoint")
     env = env_factory(config)(seed=config.seed)
     try:
         model = build_world_model(config, env)

@@ -264,9 +264,10 @@ def test_weights_say_whether_they_want_a_goal_and_bring_all_transformers(tmp_pat
 def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         load_model(tmp_path)
-    (tmp_path / "config.yaml").write_text("worldmodel: {}\n")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").write_text("worldmodel: {}\n")
     with pytest.raises(FileNotFoundError, match="holds no weights yet"):
-        load_model(tmp_path)
+        load_model(tmp_path / "begun")
     with initialize_config_module("configs", version_base="1.3"):
         claim_run_folder(tmp_path, compose("train", [f"run_dir={tmp_path}", "agent=drqv2", "env=toy"]))
     with pytest.raises(ValueError, match="a run of agent 'drqv2', which learns no world model"):
