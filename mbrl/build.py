@@ -19,6 +19,10 @@ from policies.base import Policy
 from worldmodel.base import WorldModel
 
 
+# of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
+NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination")
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the GPU where there is one."""
     if name == "auto":
@@ -112,5 +116,5 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
             resolution=env.observation_spec["pixels"].shape[-1],
             **config.agent.imagination,
         )
-    schedule = {k: v for k, v in config.agent.items() if k not in ("name", "policy", "world_model", "imagination")}
+    schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}
     return make(schedule, policy=policy, world_model=world_model, imagination=imagination)

@@ -32,6 +32,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         seed: int = 0,
         worker: int = 0,
         *,
+        pixels: bool = True,
         resolution: int = 64,
         action_repeat: int = 1,
         episode_length: int = 50,
@@ -52,10 +53,10 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         self._canvas = np.empty((3, resolution, resolution), np.uint8)
         self._canvas[:] = np.reshape(_BACKGROUND, (3, 1, 1))
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        entries: dict[str, spaces.Space[Any]] = {
-            "pixels": spaces.Box(0, 255, (3, resolution, resolution), np.uint8),
-            "state": spaces.Box(-np.inf, np.inf, (4,), np.float32),
-        }
+        self.pixels = pixels
+        entries: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-np.inf, np.inf, (4,), np.float32)}
+        if pixels:
+            entries["pixels"] = spaces.Box(0, 255, (3, resolution, resolution), np.uint8)
         self.observation_space = spaces.Dict(entries)
 
     def reset(
@@ -92,10 +93,12 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return float((x * x + y * y) ** 0.5)
 
     def _observe(self) -> Observation:
-        pixels = self._canvas.copy()
-        self._draw(pixels, self._goal, _GOAL)
-        self._draw(pixels, self._agent, _AGENT)
-        return {"pixels": pixels, "state": np.concatenate([self._agent, self._goal]).astype(np.float32)}
+        observation: Observation = {"state": np.concatenate([self._agent, self._goal]).astype(np.float32)}
+        if self.pixels:
+            observation["pixels"] = self._canvas.copy()
+            self._draw(observation["pixels"], self._goal, _GOAL)
+            self._draw(observation["pixels"], self._agent, _AGENT)
+        return observation
 
     def _draw(
         self, pixels: npt.NDArray[np.uint8], place: npt.NDArray[np.float64], colour: tuple[int, ...]
@@ -111,6 +114,7 @@ def make_env(
     seed: int = 0,
     worker: int = 0,
     *,
+    pixels: bool = True,
     resolution: int = 64,
     frame_stack: int = 3,
     action_repeat: int = 1,
@@ -122,6 +126,7 @@ def make_env(
     Args:
         task: there is only "toy"; it names run folders.
         seed, worker: with the episode's number they give its start and goal, and nothing else does.
+        pixels: draw `pixels` and stack them as `frames`; without, only `state`.
         resolution: R in pixels. frame_stack: K. action_repeat: env steps of an agent step.
         episode_length: in env steps; a multiple of action_repeat.
         first_episode: number of the first reset.
@@ -133,9 +138,10 @@ def make_env(
     env = Toy(
         seed,
         worker,
+        pixels=pixels,
         resolution=resolution,
         action_repeat=action_repeat,
         episode_length=episode_length,
         first_episode=first_episode,
     )
-    return wrap_gym(env, frame_stack)
+    return wrap_gym(env, frame_stack if pixels else 0)
