@@ -161,8 +161,11 @@ class EpisodeBuffer:
         return batch
 
     def steps(self, *observations: str) -> TensorDict:
-        """Every single step that can be drawn, oldest first: [N] with the observations and those under "next", `action`,
-        ("next", "reward") [1], and `index` int64 [N], the number of its record among all ever written."""
+        """Every single step that can be drawn, oldest first.
+
+        Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1], and
+        `index` int64 [N], the number of the step's record among all ever written.
+        """
         counts = self._lengths - 1 - self._firsts
         before = self._starts + self._firsts - (counts.cumsum(0) - counts)
         index = torch.arange(int(counts.sum())) + before.repeat_interleave(counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -37,8 +37,9 @@ class Horizon:
         """From a length that stays, or from the four numbers."""
         if not isinstance(horizon, Mapping):
             return cls(horizon, horizon, 0, 1)
-        if set(horizon) != set(cls.__dataclass_fields__):
-            raise ValueError(f"imagination.horizon has {', '.join(horizon)}: give {', '.join(cls.__dataclass_fields__)}")
+        wanted = [field.name for field in fields(cls)]
+        if sorted(horizon) != sorted(wanted):
+            raise ValueError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(wanted)}")
         return cls(**horizon)
 
     def __post_init__(self) -> None:
@@ -58,7 +59,8 @@ class Imagination:
 
     Args:
         rollouts: rollouts side by side, B. horizon: steps of each, H; or the numbers of a `Horizon`.
-        retain: how many calls of `run` are kept (at their horizon); older rollouts, of older policies and models, leave.
+        retain: how many calls of `run` are kept (at their horizon); older rollouts, of older policies
+            and models, leave.
         cut_above, weigh_by: see Trust; without them every step is believed alike.
         divide_pixels_twice: bring back the published loop's defect 1: imagined pixels reach the policy divided by
             255 twice, so that it is almost blind to them.

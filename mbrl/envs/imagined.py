@@ -20,14 +20,15 @@ class ImaginationEnv(EnvBase):
     """Rollouts that a world model imagines, each branched from a real state.
 
     A reset draws `starts(batch, length)`: real histories [batch, length] with `action` and what the model observes
-    (`pixels`, `state`) whose last row is the state to branch from; `history` is the length asked for, the longest that the model and the frame stack need.
+    (`pixels`, `state`) whose last row is the state to branch from; `history` is the length asked for, the longest that
+    the model and the frame stack need.
     The model's state (its key/value cache) stays inside the env: it would be stacked at every step of a rollout.
     The horizon's end is a truncation, never a termination.
 
     Args:
         world_model: what imagines. starts: where rollouts branch from, e.g. Replay.starts.
-        action_spec: the real env's. batch_size: rollouts side by side. horizon: steps of a rollout, which may be set anew
-            before a reset.
+        action_spec: the real env's. batch_size: rollouts side by side.
+        horizon: steps of a rollout, which may be set anew before a reset.
         resolution: R of the frames; None for a world model without pixels.
         frame_stack: K frames that make `frames`, built from the real history at first.
 
