@@ -18,7 +18,6 @@ from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
-
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
 NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination")
 
