@@ -110,7 +110,7 @@ def test_a_step_too_far_is_not_rewarded() -> None:
     assert losses.metrics["clipped"] == 1.0
 
 
-def test_the_encoder_learns_from_the_critic_alone() -> None:
+def test_the_encoder_learns_from_both_losses_and_each_head_from_its_own() -> None:
     torch.manual_seed(0)
     policy = small(observation="frames", feature_size=None)
     give_the_critic_an_opinion(policy)
@@ -122,7 +122,7 @@ def test_the_encoder_learns_from_the_critic_alone() -> None:
         for gradients in [torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)]
     }
     assert {key for key, value in reached.items() if value} == {
-        ("encoder", "critic"), ("head", "actor"), ("critic", "critic")
+        ("encoder", "actor"), ("encoder", "critic"), ("head", "actor"), ("critic", "critic")
     }  # fmt: skip
     assert not any(parameter.requires_grad for parameter in policy.slow_critic.parameters())
 
