@@ -135,12 +135,13 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
     policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
     if world_model is not None and imagines(config):
+        pixels = "pixels" in world_model.observations
         imagination = Imagination(
             world_model,
             policy,
             replay,
             action_spec=env.action_spec,
-            resolution=env.observation_spec["pixels"].shape[-1],
+            resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
             **config.agent.imagination,
         )
     planner = build_planner(config, env, policy, world_model)

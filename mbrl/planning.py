@@ -210,6 +210,8 @@ class PlanningActor(TensorDictModuleBase):
 
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
     """ValueError where the world model cannot serve this planner."""
+    if world_model.observations != ("pixels",):
+        raise ValueError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
     if not 1 <= planner.horizon <= world_model.max_horizon:
         raise ValueError(
             f"planner.horizon {planner.horizon}: this world model can go 1 to {world_model.max_horizon} steps "
