@@ -72,14 +72,7 @@ class PlanningPolicy(Policy):
             replan_every=replan_every,
             proposals=proposals,
         )
-        self.actor.plan(self._blank())  # a model that needs more than this says so now
-
-    def _blank(self) -> TensorDict:
-        """What the actor reads, one row of zeros."""
-        actor, side = self.actor, self.actor.imagination.world_model.resolution
-        frames = torch.zeros(1, 3 * actor.frame_stack, side, side, dtype=torch.uint8)
-        memory = {key: spec.zero()[None] for key, spec in actor.memory.items()}
-        return TensorDict({"frames": frames, **memory}, batch_size=[1]).to(self.device)
+        self.actor.plan(self.actor.blank().to(self.device))  # a model that needs more than this says so now
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Nothing to learn."""
@@ -170,6 +163,13 @@ class PlanningActor(TensorDictModuleBase):
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """TorchRL's way for a module to say what it remembers from step to step."""
         return TensorDictPrimer({key: spec.clone() for key, spec in self.memory.items()}, expand_specs=True)
+
+    def blank(self) -> TensorDict:
+        """What it reads at the start of an episode of black frames, one row."""
+        side = self.imagination.world_model.resolution
+        frames = torch.zeros(1, 3 * self.frame_stack, side, side, dtype=torch.uint8)
+        memory = {key: spec.zero()[None] for key, spec in self.memory.items()}
+        return TensorDict({"frames": frames, **memory}, batch_size=[1])
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -43,9 +43,7 @@ class SamplingPlanner(Planner):
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.iterations < 1:
-            raise ValueError(
-                f"planner: horizon ({self.horizon}) and iterations ({self.iterations}) must be 1 or more"
-            )
+            raise ValueError(f"planner: horizon ({self.horizon}) and iterations ({self.iterations}) must be 1 or more")
         if not 1 <= self.elites <= self.candidates:
             raise ValueError(f"planner: elites ({self.elites}) must be 1 to candidates ({self.candidates})")
         if not 0 < self.min_std <= self.std:

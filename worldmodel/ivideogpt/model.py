@@ -105,6 +105,7 @@ class IVideoGPT(WorldModel):
         }
         parts = (self.tokenizer, members, reader)
         switches = (self.dtype, uncertainty, dropout_in_imagination)
+        self._imagined_after = -1  # updates
         self.rollouts = Rollouts(*parts, sampling, futures, self.max_horizon, *switches)
         # a fused optimiser does not count its writes to the weights, so every step says that it was taken
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
@@ -195,6 +196,10 @@ class IVideoGPT(WorldModel):
 
     def start(self, context: TensorDictBase) -> ImaginedState:
         """As WorldModel.start; a goal-conditioned model needs ``goal``, one with proprioception ``state``."""
+        updates = int(self.updates)
+        if updates != self._imagined_after:  # weights may be shared with the process that trains them, versions are not
+            self._imagined_after = updates
+            self.rollouts.forget()
         return self.rollouts.start(context)
 
     def step(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, TensorDict]:
@@ -210,7 +215,7 @@ class IVideoGPT(WorldModel):
 
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
         """As WorldModel.predict; frames are decoded in one batch at the end (or wherever it is anchored anew)."""
-        state = self.rollouts.start(context)
+        state = self.start(context)
         if samples > 1:
             state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
         frames, pixels = self.rollouts.follow(state, actions, decode=actions.shape[1])

@@ -7,6 +7,7 @@ the robot's state, n dynamics tokens a frame.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -88,6 +89,10 @@ class Rollouts:
         self.dtype, self.dropout = dtype, dropout
         self._snapshot: tuple[CachedDecoder, ...] = ()
         self._snapshot_of: list[tuple[int, int]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the snapshot: another process makes its own, as a CPU's laid out weights cannot be sent."""
+        return {**self.__dict__, "_snapshot": (), "_snapshot_of": []}
 
     def start(self, context: TensorDictBase) -> ImaginedState:
         """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
