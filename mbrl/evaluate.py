@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules.utils import get_env_transforms_from_module, get_primers_from_module
 
 from policies.base import Policy
 
@@ -56,6 +57,7 @@ class Evaluator:
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy without exploration on goal number `index`."""
+        self.env = remembering(self.env, policy)
         self.env.seek(index)
         training = policy.training
         policy.eval()
@@ -69,6 +71,17 @@ class Evaluator:
         self.env.close()
 
 
+def remembering(env: EnvBase, policy: Policy) -> EnvBase:
+    """The environment with what the policy's actor remembers from step to step, zeros at a reset.
+
+    An actor that remembers says so in TorchRL's way, by `make_tensordict_primer`; it reads its keys, and writes them
+    under "next".
+    """
+    if get_primers_from_module(policy.actor, warn=False) is None or "is_init" in env.observation_spec.keys():
+        return env
+    return env.append_transform(get_env_transforms_from_module(policy.actor))
+
+
 def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
     """Success at any step, at the last step, return, and agent steps to the first success (0 without one)."""
     success = rollout["next", "success"].flatten()
@@ -78,19 +91,21 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
 
 def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None) -> dict[str, float]:
     """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames."""
-    from mbrl.build import agent_steps_per_episode, build_policy, env_factory
-    from mbrl.checkpoint import load_config, load_policy
+    from mbrl.build import agent_steps_per_episode, build_acting, env_factory
+    from mbrl.checkpoint import load_config, load_policy, load_world_model
 
     config = load_config(run)
     make_env = env_factory(config, evaluation=True)
     evaluator = Evaluator(make_env, episodes=episodes, longest=agent_steps_per_episode(config), seed=seed)
-    policy = build_policy(config, evaluator.env)
+    acting, policy, world_model = build_acting(config, evaluator.env)
     load_policy(run, policy)
+    if world_model is not None:
+        load_world_model(run, world_model)
     try:
         if video is not None:
             from mbrl.video import write_video
 
-            write_video(video, torch.cat([evaluator.play(policy, i)["pixels"] for i in range(min(episodes, 4))]))
-        return evaluator(policy).summary()
+            write_video(video, torch.cat([evaluator.play(acting, i)["pixels"] for i in range(min(episodes, 4))]))
+        return evaluator(acting).summary()
     finally:
         evaluator.close()
