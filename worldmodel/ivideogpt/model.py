@@ -54,6 +54,7 @@ class IVideoGPT(WorldModel):
     """
 
     updates: Tensor
+    _imagined_after = -1  # updates
 
     def __init__(
         self,
@@ -105,7 +106,6 @@ class IVideoGPT(WorldModel):
         }
         parts = (self.tokenizer, members, reader)
         switches = (self.dtype, uncertainty, dropout_in_imagination)
-        self._imagined_after = -1  # updates
         self.rollouts = Rollouts(*parts, sampling, futures, self.max_horizon, *switches)
         # a fused optimiser does not count its writes to the weights, so every step says that it was taken
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
