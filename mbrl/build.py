@@ -107,12 +107,13 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
     policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
     if world_model is not None:
+        pixels = "pixels" in world_model.observations
         imagination = Imagination(
             world_model,
             policy,
             replay,
             action_spec=env.action_spec,
-            resolution=env.observation_spec["pixels"].shape[-1],
+            resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
             **config.agent.imagination,
         )
     schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}
