@@ -14,13 +14,13 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 from torchrl.modules import DreamerV3MLP, SymExpTwoHot
-from torchrl.modules.functional import symexp
+from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from worldmodel.base import WorldModel
-from worldmodel.dreamer_nets import NORM_EPS, PixelDecoder, PixelEncoder, StateEncoder
+from worldmodel.dreamer_nets import NORM_EPS, PixelDecoder, PixelEncoder, StateEncoder, pictures
 from worldmodel.recurrence import Latent, Recurrence
-from worldmodel.rssm_losses import kl_losses, pixel_loss, state_loss
+from worldmodel.rssm_losses import kl_losses, squared_error
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -132,26 +132,26 @@ class RSSM(WorldModel):
             before: latent states [B] of the rows before.
         """
         steps = self._arrivals(batch, before)
-        latent, posterior = self.recurrence.observe(
-            self.encoder(steps.observation), steps.action, steps.is_init, before or self.recurrence.initial(len(batch))
-        )
+        shape, seen = steps.is_init.shape, self.read(steps.observation)
+        before = before or self.recurrence.initial(len(batch))
+        embedding = self.encoder(seen).unflatten(0, shape)
+        latent, posterior = self.recurrence.observe(embedding, steps.action, steps.is_init, before)
         features = latent.features  # [B, T, F]
         dynamics, representation = kl_losses(posterior, self.recurrence.prior(latent.deter), self.free_nats)
-        reconstruct = pixel_loss if self.key == "pixels" else state_loss
         earned = (~steps.is_init).float()  # no action earned anything on arriving at an episode's first step
         reward = self.two_hot.loss(self.reward_head(features), steps.reward) * earned
         goes_on = F.binary_cross_entropy_with_logits(
             self.continue_head(features).squeeze(-1), (~steps.terminated).float(), reduction="none"
         )
-        by_step = {
-            "reconstruction": reconstruct(self.decoder(features), steps.observation),
-            "reward": reward,
-            "continue": goes_on,
-            "dynamics": dynamics,
-            "representation": representation,
+        losses = {
+            "reconstruction": squared_error(self.decoder(features.flatten(0, 1)), seen),
+            "reward": reward.mean(),
+            "continue": goes_on.mean(),
+            "dynamics": dynamics.mean(),
+            "representation": representation.mean(),
         }
-        assert by_step.keys() == SCALES.keys()
-        return {name: loss.mean() for name, loss in by_step.items()}, latent
+        assert losses.keys() == SCALES.keys()
+        return losses, latent
 
     def _arrivals(self, batch: TensorDictBase, before: Latent | None) -> Arrivals:
         observation, action, after = batch[self.key], batch["action"], batch["next"]
@@ -168,7 +168,8 @@ class RSSM(WorldModel):
     def start(self, context: TensorDictBase) -> Latent:
         seen, action = context[self.key], F.pad(context["action"][:, :-1], (0, 0, 1, 0))
         is_init = torch.zeros(seen.shape[:2], dtype=torch.bool, device=seen.device)
-        latent, _ = self.recurrence.observe(self.encoder(seen), action, is_init, self.recurrence.initial(len(seen)))
+        embedding = self.encoder(self.read(seen)).unflatten(0, is_init.shape)
+        latent, _ = self.recurrence.observe(embedding, action, is_init, self.recurrence.initial(len(seen)))
         return Latent(latent.deter[:, -1], latent.stoch[:, -1])
 
     def step(self, state: Latent, action: Tensor) -> tuple[Latent, TensorDict]:
@@ -180,8 +181,12 @@ class RSSM(WorldModel):
     def fork(self, state: Latent, n: int) -> Latent:
         return Latent(*(part.repeat_interleave(n, 0) for part in state))
 
+    def read(self, observation: Tensor) -> Tensor:
+        """pixels or state [*B, ...] -> pictures in [0, 1] or symlog values, [N, ...]: what is encoded and drawn."""
+        return pictures(observation) if self.key == "pixels" else symlog(observation.flatten(0, -2))
+
     def decode(self, features: Tensor) -> Tensor:
-        """Features [*B, F] -> pixels uint8 or state, as the environment has them."""
+        """Features [N, F] -> pixels uint8 or state, as the environment has them."""
         predicted: Tensor = self.decoder(features)
         return (predicted * 255).round().to(torch.uint8) if self.key == "pixels" else symexp(predicted)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torchrl.modules.functional import symlog
+from torch.nn import functional as F
 
 
 def divergence(left: Tensor, right: Tensor) -> Tensor:
@@ -21,11 +21,6 @@ def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tenso
     return dynamics, representation
 
 
-def pixel_loss(predicted: Tensor, pixels: Tensor) -> Tensor:
-    """Squared error summed over a picture: predicted [*B, 3, R, R] in [0, 1] and pixels uint8 -> [*B]."""
-    return (predicted - pixels.float() / 255).square().sum((-3, -2, -1))
-
-
-def state_loss(predicted: Tensor, state: Tensor) -> Tensor:
-    """Squared error of symlog values summed over a state: predicted [*B, S], in symlog space -> [*B]."""
-    return (predicted - symlog(state)).square().sum(-1)
+def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Summed over all that was observed at a step, [N, ...] each, and averaged over the N steps: 0-d."""
+    return F.mse_loss(predicted, target, reduction="sum") / len(target)
