@@ -18,6 +18,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
+from mbrl.episodes import LATENT
 from policies.returns import n_step
 
 WEIGHT = "weight"
@@ -63,6 +64,7 @@ class EpisodeBuffer:
         self.directory = directory
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
+        self.latents: TensorDictBase | None = None  # [size], beside the records: they change, and a memory map must not
         self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
 
     def __len__(self) -> int:
@@ -97,10 +99,14 @@ class EpisodeBuffer:
             raise ValueError(
                 f"replay: {count * length} records do not fit into a capacity of {self.capacity}; raise replay.capacity"
             )
+        latents = records.get(LATENT, None)
+        records = records.exclude(LATENT)
         refuse_non_finite(records)
         if self._buffer is None:
             self._buffer = self._allocate(records[0, 0])
         self._buffer.extend(records.reshape(-1))
+        if latents is not None:
+            self.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
         self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first)], 1)])
@@ -147,18 +153,37 @@ class EpisodeBuffer:
             batch["next", out] = self._observe(key, episode, last + 1)
         return batch
 
-    def sequences(self, batch_size: int, length: int) -> TensorDict:
+    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """Draw segments of `length` rows within one episode, uniformly over all of them: [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
+        before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
+            the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
+            `index` int64 [1], its number for `recall` and `remember` until the next episode comes.
         """
         episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
-        rows = self._rows(episode[:, None], offset[:, None] + torch.arange(length))
+        steps = offset[:, None] + torch.arange(-before, length)
+        rows = self._rows(episode[:, None], steps.clamp(min=0))
+        length += before
         names = [*self._observation_keys(), "action"]
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=[batch_size, length])
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=[batch_size, length])
+        if before:
+            batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
         return batch
+
+    def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
+        """The latents [N] of records [N]; `unknown` [] stands for those that no actor has noted."""
+        if self.latents is None:
+            self.latents = unknown.expand(self.size).clone()
+        return self.latents[index]
+
+    def remember(self, index: Tensor, latents: TensorDictBase) -> None:
+        """Note the latents [N] of records [N]."""
+        if self.latents is None:
+            self.latents = torch.zeros_like(latents[0].expand(self.size))
+        self.latents[index] = latents
 
     def steps(self, *observations: str) -> TensorDict:
         """Every single step that can be drawn, oldest first.
@@ -226,8 +251,10 @@ class EpisodeBuffer:
 
     # ------------------------------------------------------------- checkpoint
     def state_dict(self) -> dict[str, Any]:
-        """Where the episodes lie; and the records themselves where they are not memory-mapped."""
+        """Where the episodes lie, and their latents; and the records themselves where they are not memory-mapped."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
+        if self.latents is not None:
+            state["latents"] = self.latents.to_dict()
         if self.directory is None and self._buffer is not None:
             state["data"] = self.records.to_dict()
         return state
@@ -237,6 +264,8 @@ class EpisodeBuffer:
             raise ValueError(f"replay: the checkpoint holds {state['size']} records, this configuration {self.size}")
         self.head = state["head"]
         self._table = torch.as_tensor(state["episodes"]).reshape(-1, len(Episode._fields)).clone()
+        if "latents" in state:
+            self.latents = TensorDict(state["latents"], batch_size=[self.size]).clone()
         if self.directory is not None and self.head:
             self._buffer = self._wrap(TensorDict.load_memmap(str(self.directory)))
         elif "data" in state:
