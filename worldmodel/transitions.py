@@ -15,7 +15,7 @@ _PROBED = 1000  # transitions that rule out most candidates for a copy
 
 def uniform(index: Tensor, salt: int) -> Tensor:
     """A number in [0, 1) for each int64 index: the same for the same index and salt, for ever (splitmix64's mixing)."""
-    mixed = index * -7046029254386353131 + (salt + 1) * -4658895280553007687
+    mixed = (index + (salt << 40)) * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         mixed = (mixed ^ _shifted(mixed, shift)) * factor
     return _shifted(mixed ^ _shifted(mixed, 31), 11).double() * 2.0**-53
