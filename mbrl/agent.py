@@ -74,6 +74,11 @@ class Agent:
         return self.policy.actor
 
     @property
+    def random_steps(self) -> int:
+        """Agent steps that are taken at random before the policy acts."""
+        return self.learning_starts
+
+    @property
     def gradient_steps(self) -> int:
         """Policy updates so far."""
         return self.counts["policy"]

@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.envs.gym import carrying
 from policies.base import Policy
 
 
@@ -45,6 +46,7 @@ class Evaluator:
         if episodes < 1:
             raise ValueError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
+        self._carrying: EnvBase | None = None
         self.episodes, self.longest = episodes, longest
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
@@ -56,12 +58,14 @@ class Evaluator:
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy without exploration on goal number `index`."""
+        if self._carrying is None:
+            self._carrying = carrying(self.env, policy.carried)
         self.env.seek(index)
         training = policy.training
         policy.eval()
         with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
             away = policy.device != self.env.device
-            rollout = self.env.rollout(self.longest, policy.actor, auto_cast_to_device=away)
+            rollout = self._carrying.rollout(self.longest, policy.actor, auto_cast_to_device=away)
         policy.train(training)
         return rollout
 

@@ -87,7 +87,7 @@ def build(config: DictConfig) -> Run:
         env_factory(config),
         agent.policy,
         seed=config.seed,
-        random_steps=agent.learning_starts - progress["agent_steps"],
+        random_steps=agent.random_steps - progress["agent_steps"],
         first_episode=progress["episodes"],
         **config.collect,
     )

@@ -17,7 +17,7 @@ from torchrl.modules import DreamerV3MLP, SymExpTwoHot
 from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
-from worldmodel.base import WorldModel
+from worldmodel.base import LatentWorldModel, Learned
 from worldmodel.dreamer_nets import NORM_EPS, PixelDecoder, PixelEncoder, StateEncoder, pictures
 from worldmodel.recurrence import Latent, Recurrence
 from worldmodel.rssm_losses import kl_losses, squared_error
@@ -41,7 +41,7 @@ class Arrivals(NamedTuple):
     is_init: Tensor
 
 
-class RSSM(WorldModel):
+class RSSM(LatentWorldModel):
     """Latent dynamics learned from pixels or from state.
 
     Args:
@@ -114,26 +114,20 @@ class RSSM(WorldModel):
 
     # ---------------------------------------------------------------- learning
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        losses, _ = self.losses(batch)
-        require_finite(losses)
+        """The first row of each sequence is observed as an episode's first."""
+        learned = self._learn(_from_scratch(batch, self.key), self.recurrence.initial(len(batch)))
         optimizer = self._optimizers["world_model"]
         optimizer.zero_grad(set_to_none=True)
-        total(losses).backward()
+        learned.loss.backward()
         optimizer.step()
-        return metrics(losses)
+        return learned.metrics
 
-    def losses(self, batch: TensorDictBase, before: Latent | None = None) -> tuple[dict[str, Tensor], Latent]:
-        """What to descend, by the names of SCALES and 0-d; and the latent states, with their gradients.
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+        return self._learn(_going_on(batch, self.key), self.unpack(before))
 
-        Args:
-            batch: [B, T] as for `update`; its first row is observed as an episode's first. With `before`:
-                [B, 1 + T], whose first row precedes what is observed, and `is_init` bool [B, 1 + T, 1], where an
-                episode begins.
-            before: latent states [B] of the rows before.
-        """
-        steps = self._arrivals(batch, before)
+    def losses(self, steps: Arrivals, before: Latent) -> tuple[dict[str, Tensor], Latent]:
+        """What is descended, by the names of SCALES and 0-d; and the latent states [B, T], with their gradients."""
         shape, seen = steps.is_init.shape, self.read(steps.observation)
-        before = before or self.recurrence.initial(len(batch))
         embedding = self.encoder(seen).unflatten(0, shape)
         latent, posterior = self.recurrence.observe(embedding, steps.action, steps.is_init, before)
         features = latent.features  # [B, T, F]
@@ -153,28 +147,33 @@ class RSSM(WorldModel):
         assert losses.keys() == SCALES.keys()
         return losses, latent
 
-    def _arrivals(self, batch: TensorDictBase, before: Latent | None) -> Arrivals:
-        observation, action, after = batch[self.key], batch["action"], batch["next"]
-        reward, terminated = after["reward"].squeeze(-1), after["terminated"].squeeze(-1)
-        if before is not None:
-            is_init = batch["is_init"].squeeze(-1)[:, 1:]
-            terminated = terminated[:, :-1] & ~is_init
-            return Arrivals(observation[:, 1:], action[:, :-1], reward[:, :-1], terminated, is_init)
-        is_init = torch.zeros_like(terminated)
-        is_init[:, 0] = True
-        return Arrivals(observation, *(F.pad(action[:, :-1], (0, 0, 1, 0)), _shifted(reward), _shifted(terminated)), is_init)
+    def _learn(self, steps: Arrivals, before: Latent) -> Learned:
+        losses, latent = self.losses(steps, before)
+        require_finite(losses)
+        loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
+        return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
 
     # -------------------------------------------------------------- predicting
     def start(self, context: TensorDictBase) -> Latent:
-        seen, action = context[self.key], F.pad(context["action"][:, :-1], (0, 0, 1, 0))
+        seen, action = context[self.key], _shifted(context["action"])
         is_init = torch.zeros(seen.shape[:2], dtype=torch.bool, device=seen.device)
-        embedding = self.encoder(self.read(seen)).unflatten(0, is_init.shape)
-        latent, _ = self.recurrence.observe(embedding, action, is_init, self.recurrence.initial(len(seen)))
+        latent = self._observe(seen, action, is_init, self.recurrence.initial(len(seen)))
         return Latent(latent.deter[:, -1], latent.stoch[:, -1])
 
+    def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Latent:
+        latent = self._observe(observed[self.key][:, None], action[:, None], is_init, self.unpack(before))
+        return Latent(latent.deter[:, 0], latent.stoch[:, 0])
+
+    def _observe(self, observation: Tensor, action: Tensor, is_init: Tensor, before: Latent) -> Latent:
+        embedding = self.encoder(self.read(observation)).unflatten(0, is_init.shape)
+        return self.recurrence.observe(embedding, action, is_init, before)[0]
+
+    def imagine(self, state: Latent, action: Tensor) -> Latent:
+        return self.recurrence.imagine(state, action)
+
     def step(self, state: Latent, action: Tensor) -> tuple[Latent, TensorDict]:
-        state = self.recurrence.imagine(state, action)
-        features = state.features
+        state = self.imagine(state, action)
+        features = self.features(state)
         predicted = {self.key: self.decode(features), "reward": self.reward(features)}
         return state, TensorDict(predicted, batch_size=[len(action)])
 
@@ -190,29 +189,49 @@ class RSSM(WorldModel):
         predicted: Tensor = self.decoder(features)
         return (predicted * 255).round().to(torch.uint8) if self.key == "pixels" else symexp(predicted)
 
+    def features(self, state: Latent) -> Tensor:
+        return state.features
+
     def reward(self, features: Tensor) -> Tensor:
-        """Features [*B, F] -> expected reward of arriving there [*B, 1]."""
         expected: Tensor = self.two_hot(self.reward_head(features))
         return expected
 
     def goes_on(self, features: Tensor) -> Tensor:
-        """Features [*B, F] -> probability that the episode goes on from there [*B, 1]."""
         return torch.sigmoid(self.continue_head(features))
+
+    # ----------------------------------------------------------------- packing
+    @property
+    def unknown(self) -> TensorDict:
+        state = self.recurrence.initial(1)
+        return self.pack(state)[0]
+
+    def pack(self, state: Latent) -> TensorDict:
+        deter, classes = state.deter.detach().flatten(0, -2), state.stoch.detach().argmax(-1).to(torch.uint8)
+        return TensorDict(deter=deter, stoch=classes.flatten(0, -2), batch_size=[len(deter)])
+
+    def unpack(self, packed: TensorDictBase) -> Latent:
+        deter = packed["deter"]
+        return Latent(deter, F.one_hot(packed["stoch"].long(), self.recurrence.classes).to(deter.dtype))
 
 
 def _shifted(values: Tensor) -> Tensor:
-    """values[t - 1] at t, [B, T]; zero at first."""
+    """values[:, t - 1] at t; zero at first."""
     return torch.cat((torch.zeros_like(values[:, :1]), values[:, :-1]), 1)
 
 
-def total(losses: dict[str, Tensor]) -> Tensor:
-    """The weighted sum of `RSSM.losses`."""
-    return torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
+def _from_scratch(batch: TensorDictBase, key: str) -> Arrivals:
+    """All rows of sequences [B, T], the first as an episode's first."""
+    reward, terminated = (_shifted(batch["next", name].squeeze(-1)) for name in ("reward", "terminated"))
+    is_init = torch.zeros_like(terminated)
+    is_init[:, 0] = True
+    return Arrivals(batch[key], _shifted(batch["action"]), reward, terminated, is_init)
 
 
-def metrics(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses as metrics: detached, `…_loss`."""
-    return {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+def _going_on(batch: TensorDictBase, key: str) -> Arrivals:
+    """All rows but the first of sequences [B, 1 + T]."""
+    reward, terminated = (batch["next", name].squeeze(-1)[:, :-1] for name in ("reward", "terminated"))
+    is_init = batch["is_init"].squeeze(-1)[:, 1:]
+    return Arrivals(batch[key][:, 1:], batch["action"][:, :-1], reward, terminated & ~is_init, is_init)
 
 
 def require_finite(losses: dict[str, Tensor]) -> None:
