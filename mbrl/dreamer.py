@@ -1,10 +1,10 @@
-"""DreamerV3's agent (Hafner et al. 2023, arXiv 2301.04104): one update trains the world model and, inside it, the actor-critic.
+"""DreamerV3's agent (Hafner et al. 2023, arXiv 2301.04104): a world model and an actor-critic inside it, in one update.
 
 B segments, T steps of each, H imagined steps, F features of a latent state, A action.
 
 The latent state of an episode under way lives in the TensorDict that env and actor hand to each other, so that several
-workers and an evaluation in between do not disturb one another. It comes into the replay with the observation that it was made of,
-and every update goes on from it and writes back what the new weights make of it.
+workers and an evaluation in between do not disturb one another. It comes into the replay with the observation that
+it was made of, and every update goes on from it and writes back what newer weights make of it.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class LatentPolicy(Policy):
 
 
 class DreamerV3(Agent):
-    """One gradient step trains all: the world model on replayed segments, the actor-critic on what it imagines from each of
-    their steps, and the critic on these steps too.
+    """One gradient step trains all: the world model on replayed segments, the actor-critic on what it imagines from
+    each of their steps, and the critic on these steps too.
 
     Args:
         policy: a LatentPolicy.

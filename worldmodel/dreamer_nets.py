@@ -42,7 +42,7 @@ class PixelEncoder(nn.Module):
     def __init__(self, resolution: int, depth: int) -> None:
         super().__init__()
         self.layers = DreamerV3ImageEncoder(depth=depth, mults=MULTIPLIERS, kernel_size=KERNEL, norm_eps=NORM_EPS)
-        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layers.to(memory_format=torch.channels_last)
         self.out_features = MULTIPLIERS[-1] * depth * smallest_side(resolution) ** 2
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -53,9 +53,9 @@ class PixelEncoder(nn.Module):
 class Upconvolution(nn.Module):
     """Nearest upsampling to twice the side and a 5×5 convolution, in one: maps [N, C, S, S] -> [N, C', 2 S, 2 S].
 
-    A pixel of the upsampled maps is one of four in a cell, and of the 5×5 under the kernel several are the same
-    pixel below: so the kernel is folded into one of 3×3 for each of the four, which is convolved with the small maps. The
-    result is the same at a fifth of the time.
+    A pixel of the upsampled maps is one of four in a cell, and of the 5×5 under the kernel several are the same pixel
+    below: so the kernel is folded into one of 3×3 for each of the four, which is convolved with the small maps. The
+    result is the same, in a fifth of the time.
     """
 
     fold: Tensor
@@ -76,7 +76,7 @@ class Upconvolution(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Features [N, F] -> pictures [N, 3, R, R] in (0, 1): upconvolutions, RMS norm and SiLU before each, then a sigmoid."""
+    """Features [N, F] -> pictures [N, 3, R, R] in (0, 1): upconvolutions after RMS norm and SiLU, then a sigmoid."""
 
     def __init__(self, features: int, resolution: int, depth: int, units: int) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 B batch, T time, A action, D deterministic width, S categoricals, K classes of each, H hidden width, E embedding.
 
-TorchRL's RSSM modules compute the same (see `mbrl bench dreamer`); written anew because theirs repeat the shared inputs for each
-block, multiply embeddings and actions inside the loop over time, and hand a TensorDict through it.
+TorchRL's RSSM modules compute the same (`mbrl bench dreamer` compares them); written anew because theirs repeat the
+shared inputs for each block, and multiply embeddings and actions and compute priors inside the loop over time.
 """
 
 from __future__ import annotations
@@ -156,14 +156,17 @@ class Recurrence(nn.Module):
         actions = self.gru.from_action(action * keep).unbind(1)
         seen = self.of_embedding(embedding).unbind(1)
         deter, stoch = before.deter, before.stoch.flatten(1)
-        deters, stochs, posteriors = [], [], []
+        deters: list[Tensor] = []
+        stochs: list[Tensor] = []
+        posteriors: list[Tensor] = []
         for t in range(time):
             deter = self.gru(deter * keep[:, t], stoch * keep[:, t], actions[t])
             posterior = self._posterior(deter, seen[t])
             drawn = sample(posterior, exponential[:, t])
             stoch = drawn.flatten(1)
-            for steps, value in ((deters, deter), (stochs, drawn), (posteriors, posterior)):
-                steps.append(value)
+            deters.append(deter)
+            stochs.append(drawn)
+            posteriors.append(posterior)
         return Latent(torch.stack(deters, 1), torch.stack(stochs, 1)), torch.stack(posteriors, 1)
 
     def _posterior(self, deter: Tensor, seen: Tensor) -> Tensor:

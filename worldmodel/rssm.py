@@ -1,8 +1,8 @@
 """DreamerV3's recurrent state-space model (Hafner et al. 2023, arXiv 2301.04104) as a world model.
 
-B batch, T time, C context, A action, D deterministic width, F features, R resolution. What TorchRL does right is used: MLPs,
-two-hot rewards, LaProp with adaptive gradient clipping. Not its losses (free bits per categorical by default) and not
-its RSSM modules (see worldmodel/recurrence.py).
+B batch, T time, C context, A action, D deterministic width, F features, R resolution. What TorchRL does right is used:
+MLPs, two-hot rewards, LaProp with adaptive gradient clipping. Not its losses (by default they clip free bits per
+categorical, leave the uniform share out and balance the KL otherwise) and not its RSSM modules (see worldmodel/recurrence.py).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RSSM(LatentWorldModel):
             raise ValueError(f"rssm: units is {units}; it must be a multiple of 16 from 32 on")
         self.key = "pixels" if pixels else "state"
         if self.key not in [str(key) for key in observation_spec]:
-            raise ValueError(f"dreamerv3 is to learn from {self.key}, which the environment does not give: see agent.pixels")
+            raise ValueError(f"dreamerv3 learns from {self.key}, which the environment does not give: see agent.pixels")
         self.observations = (self.key,)
         self.context_length, self.free_nats, self.action_dim = context_length, free_nats, action_spec.shape[-1]
         deter, classes = 8 * units, units // 16
@@ -238,4 +238,4 @@ def require_finite(losses: dict[str, Tensor]) -> None:
     """FloatingPointError naming the losses where one is NaN or infinite; one device synchronisation in all."""
     if not bool(torch.isfinite(torch.stack([loss.detach() for loss in losses.values()])).all()):
         described = ", ".join(f"{name} = {float(loss)}" for name, loss in losses.items())
-        raise FloatingPointError(f"a loss of the world model is no longer finite ({described}): lower its learning rate")
+        raise FloatingPointError(f"a loss is no longer finite ({described}): lower the world model's learning rate")
