@@ -17,7 +17,6 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agent import Agent, Metrics
 from mbrl.replay import Replay
@@ -168,13 +167,12 @@ class DreamerV3(Agent):
     @torch.no_grad()
     def dream(self, state: Any) -> TensorDict:
         """Roll the actor out from latent states [N]: rollouts [N, H + 1] as `ActorCritic.losses` wants them."""
-        model, actor = self.policy.world_model, self.policy.actor
+        model, actor = self.policy.world_model, self.policy.behaviour.actor
         features, actions = [model.features(state)], []
-        with set_exploration_type(ExplorationType.RANDOM):
-            for _ in range(self.horizon):
-                actions.append(actor.act(features[-1]))
-                state = model.imagine(state, actions[-1])
-                features.append(model.features(state))
+        for _ in range(self.horizon):
+            actions.append(actor.distribution(features[-1]).sample())
+            state = model.imagine(state, actions[-1])
+            features.append(model.features(state))
         visited = torch.stack(features, 1)  # [N, H + 1, F]
         reward = model.reward(visited[:, 1:])
         none = torch.zeros_like(reward[:, :1])

@@ -109,8 +109,45 @@ def pictures(pixels: Tensor) -> Tensor:
     return flat.float() / 255
 
 
+class Standardiser(nn.Module):
+    """Numbers by their mean and deviation over all batches so far.
+
+    DreamerV3 has none: its symlog tames large numbers, but a robot's state is metres, and centimetres in it weigh less
+    than the KL allows for nothing.
+    """
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("square", torch.ones(width))
+
+    @torch.no_grad()
+    def observe(self, values: Tensor) -> None:
+        """Take a batch [N, S] into account; each weighs alike."""
+        self.count += 1
+        weight = 1 / self.count
+        self.mean.lerp_(values.mean(0), weight)
+        self.square.lerp_(values.square().mean(0), weight)
+
+    @property
+    def deviation(self) -> Tensor:
+        """[S]; at least a hundredth, as what never moved might yet."""
+        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
+
+    def inverse(self, values: Tensor) -> Tensor:
+        return values * self.deviation + self.mean
+
+
 class StateEncoder(nn.Module):
-    """symlog values of states [N, S] -> embeddings [N, E]: an MLP."""
+    """Symlog values of states [N, S] -> embeddings [N, E]: an MLP."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from worldmodel.base import LatentWorldModel, Learned
-from worldmodel.dreamer_nets import NORM_EPS, PixelDecoder, PixelEncoder, StateEncoder, pictures
+from worldmodel.dreamer_nets import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures
 from worldmodel.recurrence import Latent, Recurrence
 from worldmodel.rssm_losses import kl_losses, squared_error
 
@@ -105,6 +105,7 @@ class RSSM(LatentWorldModel):
             self.decoder = PixelDecoder(self.feature_size, self.resolution, depth, units)
         else:
             self.state_dim = shape[-1]
+            self.standardiser = Standardiser(self.state_dim)
             self.encoder = StateEncoder(self.state_dim, units)
             self.decoder = DreamerV3MLP(self.feature_size, self.state_dim, depth=3, num_cells=units, norm_eps=NORM_EPS)
 
@@ -148,6 +149,8 @@ class RSSM(LatentWorldModel):
         return losses, latent
 
     def _learn(self, steps: Arrivals, before: Latent) -> Learned:
+        if self.key == "state":
+            self.standardiser.observe(steps.observation.flatten(0, -2))
         losses, latent = self.losses(steps, before)
         require_finite(losses)
         loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
@@ -182,12 +185,16 @@ class RSSM(LatentWorldModel):
 
     def read(self, observation: Tensor) -> Tensor:
         """pixels or state [*B, ...] -> pictures in [0, 1] or symlog values, [N, ...]: what is encoded and drawn."""
-        return pictures(observation) if self.key == "pixels" else symlog(observation.flatten(0, -2))
+        if self.key == "pixels":
+            return pictures(observation)
+        return symlog(self.standardiser(observation.flatten(0, -2)))
 
     def decode(self, features: Tensor) -> Tensor:
         """Features [N, F] -> pixels uint8 or state, as the environment has them."""
         predicted: Tensor = self.decoder(features)
-        return (predicted * 255).round().to(torch.uint8) if self.key == "pixels" else symexp(predicted)
+        if self.key == "pixels":
+            return (predicted * 255).round().to(torch.uint8)
+        return self.standardiser.inverse(symexp(predicted))
 
     def features(self, state: Latent) -> Tensor:
         return state.features
