@@ -244,5 +244,5 @@ def _going_on(batch: TensorDictBase, key: str) -> Arrivals:
 def require_finite(losses: dict[str, Tensor]) -> None:
     """FloatingPointError naming the losses where one is NaN or infinite; one device synchronisation in all."""
     if not bool(torch.isfinite(torch.stack([loss.detach() for loss in losses.values()])).all()):
-        described = ", ".join(f"{name} = {float(loss)}" for name, loss in losses.items())
+        described = ", ".join(f"{name} = {loss.item()}" for name, loss in losses.items())
         raise FloatingPointError(f"a loss is no longer finite ({described}): lower the world model's learning rate")
