@@ -19,9 +19,11 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
 from mbrl.episodes import LATENT
+from mbrl.latents import Latents
 from policies.returns import n_step
 
 WEIGHT = "weight"
+LOG_PROB = "action_log_prob"
 
 
 class Episode(NamedTuple):
@@ -64,7 +66,7 @@ class EpisodeBuffer:
         self.directory = directory
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
-        self.latents: TensorDictBase | None = None  # [size], beside the records: they change, and a memory map must not
+        self.latents = Latents(self.size)
         self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
 
     def __len__(self) -> int:
@@ -106,7 +108,7 @@ class EpisodeBuffer:
             self._buffer = self._allocate(records[0, 0])
         self._buffer.extend(records.reshape(-1))
         if latents is not None:
-            self.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
+            self.latents.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
         self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first)], 1)])
@@ -159,7 +161,7 @@ class EpisodeBuffer:
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
         before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
-            `index` int64 [1], its number for `recall` and `remember` until the next episode comes.
+            `index` int64 [1], its number in `latents` until the next episode comes.
         """
         episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
         steps = offset[:, None] + torch.arange(-before, length)
@@ -173,17 +175,29 @@ class EpisodeBuffer:
             batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
         return batch
 
-    def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
-        """The latents [N] of records [N]; `unknown` [] stands for those that no actor has noted."""
-        if self.latents is None:
-            self.latents = unknown.expand(self.size).clone()
-        return self.latents[index]
+    def rollouts(self, batch_size: int) -> TensorDict:
+        """Draw different episodes whole, of the newest one's length: [B, T] rows from their first to learn from.
 
-    def remember(self, index: Tensor, latents: TensorDictBase) -> None:
-        """Note the latents [N] of records [N]."""
-        if self.latents is None:
-            self.latents = torch.zeros_like(latents[0].expand(self.size))
-        self.latents[index] = latents
+        B is `batch_size`, or all there are. `frames` [3K, R, R] where there are pixels, the rows before the first being
+        the history of their stacks; other observations, `action`, `action_log_prob` where it was recorded,
+        ("next", "reward") and ("next", "terminated"); what stands under an action is not to be used in the last row.
+        """
+        if not len(self._table):
+            raise ValueError("replay: there is no rollout to draw; imagine one first")
+        _, length, first = self._table[-1].tolist()
+        alike = ((self._lengths == length) & (self._firsts == first)).nonzero().flatten()
+        drawn = alike[torch.randperm(len(alike))[:batch_size]]
+        shape = (len(drawn), length - first)
+        episode = drawn[:, None].expand(shape).flatten()
+        offset = torch.arange(first, length).expand(shape).flatten()
+        rows = self._rows(episode, offset)
+        known = [key for key in ("action", LOG_PROB) if key in self.records.keys()]
+        flat: dict[str, Any] = {key: self._gather(key, rows) for key in known}
+        for key in self._observation_keys():
+            flat["frames" if key == "pixels" else key] = self._observe(key, episode, offset)
+        after = {key: self._gather(key, rows) for key in ("reward", "terminated")}
+        flat["next"] = TensorDict(after, batch_size=[len(rows)])
+        return TensorDict(flat, batch_size=[len(rows)]).reshape(shape)
 
     def steps(self, *observations: str) -> TensorDict:
         """Every single step that can be drawn, oldest first.
@@ -253,8 +267,7 @@ class EpisodeBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Where the episodes lie, and their latents; and the records themselves where they are not memory-mapped."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
-        if self.latents is not None:
-            state["latents"] = self.latents.to_dict()
+        state["latents"] = self.latents.state_dict()
         if self.directory is None and self._buffer is not None:
             state["data"] = self.records.to_dict()
         return state
@@ -264,8 +277,7 @@ class EpisodeBuffer:
             raise ValueError(f"replay: the checkpoint holds {state['size']} records, this configuration {self.size}")
         self.head = state["head"]
         self._table = torch.as_tensor(state["episodes"]).reshape(-1, len(Episode._fields)).clone()
-        if "latents" in state:
-            self.latents = TensorDict(state["latents"], batch_size=[self.size]).clone()
+        self.latents.load_state_dict(state.get("latents", {}))
         if self.directory is not None and self.head:
             self._buffer = self._wrap(TensorDict.load_memmap(str(self.directory)))
         elif "data" in state:

@@ -79,16 +79,16 @@ class Replay:
         return self._mixed(batch_size, draw)
 
     def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
-        """The latents [N] of records by their `index` [N] of `sequences`; see EpisodeBuffer.recall."""
+        """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] where nobody has noted any."""
         latents = unknown.expand(len(index)).clone()
         for buffer, chosen, rows in self._owners(index):
-            latents[chosen] = buffer.recall(rows, unknown)
+            latents[chosen] = buffer.latents.recall(rows, unknown)
         return latents
 
     def remember(self, index: Tensor, latents: TensorDictBase) -> None:
         """Note the latents [N] of records by their `index` [N] of `sequences`."""
         for buffer, chosen, rows in self._owners(index):
-            buffer.remember(rows, latents[chosen])
+            buffer.latents.remember(rows, latents[chosen])
 
     def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor, Tensor]]:
         """Each buffer, which of the numbers are its own, and the rows that they mean."""
@@ -130,11 +130,11 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         state = self.online.state_dict()
-        if self.demos is not None and self.demos.latents is not None:
-            state["demo_latents"] = self.demos.latents.to_dict()
+        if self.demos is not None:
+            state["demo_latents"] = self.demos.latents.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.online.load_state_dict(state)
-        if self.demos is not None and "demo_latents" in state:
-            self.demos.latents = TensorDict(state["demo_latents"], batch_size=[self.demos.size]).clone()
+        if self.demos is not None:
+            self.demos.latents.load_state_dict(state.get("demo_latents", {}))
