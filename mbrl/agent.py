@@ -85,6 +85,13 @@ class Agent:
         return self.learning_starts
 
     @property
+    def imagines(self) -> tuple[WorldModel, int] | None:
+        """The world model and how many steps are imagined in it, for a video; None without either."""
+        if self.world_model is None or self.imagination is None:
+            return None
+        return self.world_model, self.imagination.horizon
+
+    @property
     def gradient_steps(self) -> int:
         """Policy updates so far."""
         return self.counts["policy"]

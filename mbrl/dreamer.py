@@ -133,6 +133,10 @@ class DreamerV3(Agent):
         """None: the actor begins all but uniform, and only what it saw has latent states."""
         return 0
 
+    @property
+    def imagines(self) -> tuple[LatentWorldModel, int]:
+        return self.policy.world_model, self.horizon
+
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1
         model, behaviour, device = self.policy.world_model, self.policy.behaviour, self.policy.device

@@ -143,9 +143,10 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
     plot([run.directory], run.directory / "curve.png")
-    model = run.agent.world_model
-    if run.agent.imagination is not None and model is not None and "pixels" in model.observations and config.video:
-        rollout, horizon = run.evaluator.play(run.agent.policy, 0), run.agent.imagination.horizon
+    imagines = run.agent.imagines
+    if config.video and imagines is not None and "pixels" in imagines[0].observations:
+        model, horizon = imagines
+        rollout = run.evaluator.play(run.agent.policy, 0)
         imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
 
 
@@ -161,9 +162,8 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
-    learns_model = config.agent.get("world_model") is not None and config.agent.real_ratio < 1
     segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
-    if learns_model and per_episode + 1 < segment:
+    if config.agent.get("real_ratio", 0.0) < 1 and per_episode + 1 < segment:
         raise ValueError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"
