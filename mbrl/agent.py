@@ -86,16 +86,20 @@ class Agent:
         return self.planner or self.policy
 
     @property
+    def random_steps(self) -> int:
+        """Agent steps that are taken at random before the policy acts."""
+        return self.learning_starts
+
+    @property
+    def imagined(self) -> tuple[WorldModel, int] | None:
+        """The world model and how many steps are imagined in it; None where nothing is imagined."""
+        rollouts = self.planner or self.imagination
+        return None if self.world_model is None or rollouts is None else (self.world_model, rollouts.horizon)
+
+    @property
     def gradient_steps(self) -> int:
         """Policy updates so far."""
         return self.counts["policy"]
-
-    @property
-    def horizon(self) -> int | None:
-        """Steps of an imagined rollout; None where nothing is imagined."""
-        if self.planner is not None:
-            return self.planner.horizon
-        return None if self.imagination is None else self.imagination.horizon
 
     @property
     def learns_model(self) -> bool:

@@ -23,6 +23,7 @@ from tensordict import TensorDict, TensorDictBase
 
 OBSERVATIONS = ("pixels", "state")
 FLAGS = ("success", "terminated", "truncated")
+LATENT = "latent"  # what a recurrent actor made of the observation; lives in the replay, never in files
 SUFFIX = ".safetensors"
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
     for key in OBSERVATIONS:
         if key in keys:
             records[key] = torch.cat([rollout[key], after[key][-1:]])
+    if LATENT in after.keys():  # of the observation at t, handed on to t + 1; the final one was not looked at
+        records[LATENT] = torch.cat([after[LATENT], torch.zeros_like(after[LATENT][-1:])])
     for key in ("action", "reward", *FLAGS):
         value = rollout["action"] if key == "action" else after[key]
         records[key] = torch.cat([value, torch.zeros_like(value[-1:])])

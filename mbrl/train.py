@@ -21,7 +21,6 @@ from mbrl.build import (
     build_replay,
     env_factory,
     env_steps_per_step,
-    imagines,
 )
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.collect import make_collector
@@ -88,7 +87,7 @@ def build(config: DictConfig) -> Run:
         env_factory(config),
         agent.acting,
         seed=config.seed,
-        random_steps=agent.learning_starts - progress["agent_steps"],
+        random_steps=agent.random_steps - progress["agent_steps"],
         first_episode=progress["episodes"],
         **config.collect,
     )
@@ -144,9 +143,11 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
     plot([run.directory], run.directory / "curve.png")
-    model, horizon = run.agent.world_model, run.agent.horizon
-    if horizon is not None and model is not None and "pixels" in model.observations and config.video:
-        imagination_video(model, run.evaluator.play(run.agent.acting, 0), horizon, run.directory / "imagination.mp4")
+    imagined = run.agent.imagined
+    if config.video and imagined is not None and "pixels" in imagined[0].observations:
+        model, horizon = imagined
+        rollout = run.evaluator.play(run.agent.acting, 0)
+        imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:
@@ -161,8 +162,8 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
-    learns_model = imagines(config) or config.agent.get("planner") is not None
     segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
+    learns_model = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
     if learns_model and per_episode + 1 < segment:
         raise ValueError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "

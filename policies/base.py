@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite
 
 
 class Policy(nn.Module, ABC):
@@ -22,11 +25,15 @@ class Policy(nn.Module, ABC):
         actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] within the action
             spec. Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is
             what a collector runs.
+        carried: keys that the actor writes under "next" and is to find at the next step, zeros in an episode's
+            first; with them it is given ``is_init``. None where it needs no memory. ``latent`` among them is kept
+            in the replay, with the observation that the actor made it of.
         learns_from: what `update` wants: single transitions, or whole rollouts of its own.
         optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
     """
 
     actor: TensorDictModuleBase
+    carried: Composite | None = None
     learns_from: Literal["transitions", "rollouts"] = "transitions"
 
     def __init__(self) -> None:
