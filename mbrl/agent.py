@@ -9,12 +9,14 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from mbrl.cloning import Cloning
 from mbrl.imagination import Imagination
 from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
 Metrics = dict[str, Tensor]
+LATE = 2**62  # env steps by which every schedule is over
 
 
 class Agent:
@@ -30,6 +32,7 @@ class Agent:
         model_updates_first: world-model updates before the first imagination.
         model_updates_per_step: world-model updates per agent step from then on.
         imagine_every: agent steps between two calls of imagination.
+        cloning: how demonstrations are imitated; None: not.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Agent:
         model_updates_first: int = 0,
         model_updates_per_step: float = 0.0,
         imagine_every: int = 100,
+        cloning: Cloning | None = None,
     ) -> None:
         real = round(batch_size * real_ratio)
         if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
@@ -62,6 +66,8 @@ class Agent:
         self.model_batch_size, self.segment_length = model_batch_size, segment_length
         self.model_updates_first, self.model_updates_per_step = model_updates_first, model_updates_per_step
         self.imagine_every = imagine_every
+        self.cloning = cloning or Cloning()
+        self.cloned, self._cloning_weight = 0, 0.0
         self.counts = {"policy": 0, "world_model": 0, "imagination": 0}
 
     @property
@@ -70,12 +76,29 @@ class Agent:
 
     @property
     def gradient_steps(self) -> int:
-        """Policy updates so far."""
-        return self.counts["policy"]
+        """Policy updates so far, those of cloning among them."""
+        return self.counts["policy"] + self.cloned
+
+    @property
+    def random_steps(self) -> int:
+        """Agent steps at the start whose actions are random: none where there is a clone to act."""
+        return 0 if self.cloning.updates else self.learning_starts
 
     @property
     def learns_model(self) -> bool:
         return self.real < self.batch_size
+
+    def clone(self, replay: Replay, most: int, on_update: Callable[[], Any] = lambda: None) -> Metrics:
+        """Do up to `most` of the cloning updates that are left, on demonstrations alone; means over this call."""
+        assert replay.demos is not None
+        self.set_env_steps(0)
+        sums = MetricMeans()
+        for _ in range(min(most, self.cloning.updates - self.cloned)):
+            batch = replay.demos.transitions(self.batch_size)
+            sums.add("policy", self.policy.clone(batch.to(self.policy.device)))
+            self.cloned += 1
+            on_update()
+        return sums.means()
 
     def update(
         self, replay: Replay, agent_steps: int, env_steps: int, on_update: Callable[[], Any] = lambda: None
@@ -84,7 +107,7 @@ class Agent:
 
         `on_update` is called after each gradient step, for a progress bar.
         """
-        self.policy.set_env_steps(env_steps)
+        self.set_env_steps(env_steps)
         learned = agent_steps - self.learning_starts
         if learned < 0 or len(replay.online) == 0:
             return {}
@@ -101,6 +124,12 @@ class Agent:
             on_update()
         return sums.means()
 
+    def set_env_steps(self, env_steps: int) -> None:
+        """Move what follows a schedule to so many env steps."""
+        self._cloning_weight = self.cloning.weight_at(env_steps)
+        # around what a clone does, the exploration of a beginner would bury it: it begins where the schedule ends
+        self.policy.set_env_steps(LATE if self.cloning.updates else env_steps)
+
     def _update_world_model(self, replay: Replay) -> Metrics:
         assert self.world_model is not None
         self.counts["world_model"] += 1
@@ -114,7 +143,11 @@ class Agent:
 
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1
-        return self.policy.update(self._batch(replay).to(self.policy.device))
+        batch = self._batch(replay)
+        demonstrated = batch.pop("demonstrated", None)
+        if self._cloning_weight > 0 and demonstrated is not None:
+            batch["cloning"] = self._cloning_weight * demonstrated
+        return self.policy.update(batch.to(self.policy.device))
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         if not self.learns_model:
@@ -125,12 +158,14 @@ class Agent:
         imagined = self.imagination.transitions(self.batch_size - self.real)
         if self.real == 0:
             return imagined
-        real = replay.transitions(self.real).select(*imagined.keys(True, True))
-        return torch.cat([real, imagined])
+        real = replay.transitions(self.real)
+        if "demonstrated" in real.keys():
+            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
+        return torch.cat([real.select(*imagined.keys(True, True)), imagined])
 
     def state_dict(self) -> dict[str, Any]:
         """What learning goes on from, beside the weights of `policy` and `world_model`."""
-        state: dict[str, Any] = {"counts": dict(self.counts), "optimizers": {}}
+        state: dict[str, Any] = {"counts": dict(self.counts), "cloned": self.cloned, "optimizers": {}}
         for name, optimizer in self._optimizers().items():
             state["optimizers"][name] = optimizer.state_dict()
         if self.imagination is not None:
@@ -138,7 +173,7 @@ class Agent:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts = state["counts"]
+        self.counts, self.cloned = state["counts"], state["cloned"]
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         if self.imagination is not None:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from mbrl.build import build_policy, env_factory
 from mbrl.demos import play
 from mbrl.envs.simulator import resolve_task, task_names
-from mbrl.episodes import SUFFIX, write_episode
+from mbrl.episodes import SUFFIX, about_episode, write_episode
 from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
@@ -245,7 +245,7 @@ def _play_job(job: Job, protocol: Protocol, output: Path) -> list[bool]:
                 actor = build_policy(configs[policy], env)  # anew, as scripts may remember what they did before
                 torch.manual_seed(_noise_seed(protocol.seed, job.task, kind, number))
                 records = play(env, actor)
-            write_episode(_path(output, job.task, policy, number), records)
+            write_episode(_path(output, job.task, policy, number), records, about_episode(job.task, env.action_repeat))
             solved.append(bool(records["success"].any()))
     finally:
         env.close()
