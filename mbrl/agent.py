@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Agent:
         model_batch_size, segment_length: segments [B, T] of a world-model update.
         model_updates_first: world-model updates before the first imagination.
         model_updates_per_step: world-model updates per agent step from then on.
+        model_fit_every: agent steps between two fits of a world model that is fitted to all real steps; each takes at
+            most the updates that are due by the two arguments above.
         imagine_every: agent steps between two calls of imagination.
         cloning: how demonstrations are imitated; None: not.
     """
@@ -49,6 +51,7 @@ class Agent:
         segment_length: int = 12,
         model_updates_first: int = 0,
         model_updates_per_step: float = 0.0,
+        model_fit_every: int = 0,
         imagine_every: int = 100,
         cloning: Cloning | None = None,
     ) -> None:
@@ -65,10 +68,12 @@ class Agent:
         self.updates_per_step, self.learning_starts = updates_per_step, learning_starts
         self.model_batch_size, self.segment_length = model_batch_size, segment_length
         self.model_updates_first, self.model_updates_per_step = model_updates_first, model_updates_per_step
-        self.imagine_every = imagine_every
+        self.model_fit_every, self.imagine_every = model_fit_every, imagine_every
         self.cloning = cloning or Cloning()
         self.cloned, self._cloning_weight = 0, 0.0
-        self.counts = {"policy": 0, "world_model": 0, "imagination": 0}
+        self.counts = {"policy": 0, "world_model": 0, "imagination": 0, "fits": 0}
+        if world_model is not None and world_model.fits and self.learns_model and model_fit_every < 1:
+            raise ValueError(f"agent.model_fit_every is {model_fit_every}: this world model is fitted, give 1 or more")
 
     @property
     def actor(self) -> Any:
@@ -113,12 +118,11 @@ class Agent:
             return {}
         sums = MetricMeans()
         if self.learns_model:
-            due = self.model_updates_first + int(learned * self.model_updates_per_step)
-            while self.counts["world_model"] < due:
-                sums.add("world_model", self._update_world_model(replay))
+            for metrics in self._learn_model(replay, learned):
+                sums.add("world_model", metrics)
                 on_update()
             while self.counts["imagination"] <= learned // self.imagine_every:
-                sums.add("imagination", self._imagine())
+                sums.add("imagination", self._imagine(env_steps))
         while self.counts["policy"] < int(learned * self.updates_per_step):
             sums.add("policy", self._update_policy(replay))
             on_update()
@@ -130,16 +134,36 @@ class Agent:
         # around what a clone does, the exploration of a beginner would bury it: it begins where the schedule ends
         self.policy.set_env_steps(LATE if self.cloning.updates else env_steps)
 
+    def _learn_model(self, replay: Replay, learned: int) -> Iterator[Metrics]:
+        """The updates, or fits, of the world model that are due."""
+        assert self.world_model is not None
+        if self.world_model.fits:
+            while self.counts["fits"] <= learned // self.model_fit_every:
+                yield self._fit_world_model(replay)
+            return
+        while self.counts["world_model"] < self.model_updates_first + int(learned * self.model_updates_per_step):
+            yield self._update_world_model(replay)
+
+    def _fit_world_model(self, replay: Replay) -> Metrics:
+        assert self.world_model is not None
+        later = round(self.model_updates_per_step * self.model_fit_every)
+        most = later if self.counts["fits"] else self.model_updates_first
+        steps = replay.steps(*self.world_model.observations)
+        metrics = self.world_model.fit(steps.to(self.policy.device), most)
+        self.counts["fits"] += 1
+        self.counts["world_model"] += int(metrics["updates"])
+        return {**metrics, "gradient_steps": torch.tensor(float(self.counts["world_model"]))}
+
     def _update_world_model(self, replay: Replay) -> Metrics:
         assert self.world_model is not None
         self.counts["world_model"] += 1
         batch = replay.sequences(self.model_batch_size, self.segment_length)
         return self.world_model.update(batch.to(self.policy.device))
 
-    def _imagine(self) -> Metrics:
+    def _imagine(self, env_steps: int) -> Metrics:
         assert self.imagination is not None
         self.counts["imagination"] += 1
-        return self.imagination.run()
+        return self.imagination.run(env_steps)
 
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1

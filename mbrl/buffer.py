@@ -9,7 +9,6 @@ when sampling. B batch, T time, K frame stack, R records of an episode.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,17 +61,33 @@ class EpisodeBuffer:
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
         self.directory = directory
-        self.episodes: deque[Episode] = deque()
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
-        self._starts = self._lengths = self._firsts = torch.empty(0, dtype=torch.int64)
+        self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
         return int((self._lengths - 1 - self._firsts).sum())
 
+    @property
+    def episodes(self) -> list[Episode]:
+        """Those that can be drawn from, oldest first."""
+        return [Episode(*row) for row in self._table.tolist()]
+
+    @property
+    def _starts(self) -> Tensor:
+        return self._table[:, 0]
+
+    @property
+    def _lengths(self) -> Tensor:
+        return self._table[:, 1]
+
+    @property
+    def _firsts(self) -> Tensor:
+        return self._table[:, 2]
+
     # ---------------------------------------------------------------- writing
-    def extend(self, records: TensorDictBase, first: int = 0, lengths: Sequence[int] | None = None) -> None:
+    def extend(self, records: TensorDictBase, first: int = 0, lengths: Sequence[int] | Tensor | None = None) -> None:
         """Append N finished episodes of R rows each: records [N, R]; rows before `first` serve as history only.
 
         lengths: rows of each episode that count, where they are cut short; None for all R.
@@ -86,12 +101,11 @@ class EpisodeBuffer:
         if self._buffer is None:
             self._buffer = self._allocate(records[0, 0])
         self._buffer.extend(records.reshape(-1))
-        rows = [length] * count if lengths is None else lengths
-        self.episodes.extend(Episode(self.head + i * length, rows[i], first) for i in range(count))
+        starts = self.head + torch.arange(count) * length
+        rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
+        self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first)], 1)])
         self.head += count * length
-        while self.head - self.episodes[0].start > self.capacity:
-            self.episodes.popleft()
-        self._index_episodes()
+        self._table = self._table[self._starts >= self.head - self.capacity]
 
     def _allocate(self, record: TensorDictBase) -> ReplayBuffer:
         data = record.to_tensordict().expand(self.size)
@@ -106,10 +120,6 @@ class EpisodeBuffer:
 
     def _wrap(self, data: TensorDictBase) -> ReplayBuffer:
         return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
-
-    def _index_episodes(self) -> None:
-        table = torch.tensor(list(self.episodes), dtype=torch.int64).reshape(-1, 3)
-        self._starts, self._lengths, self._firsts = table.unbind(1)
 
     # ---------------------------------------------------------------- drawing
     def transitions(self, batch_size: int) -> TensorDict:
@@ -149,6 +159,21 @@ class EpisodeBuffer:
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=[batch_size, length])
         return batch
+
+    def steps(self, *observations: str) -> TensorDict:
+        """Every single step that can be drawn, oldest first.
+
+        Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1], and
+        `index` int64 [N], the number of the step's record among all ever written.
+        """
+        counts = self._lengths - 1 - self._firsts
+        before = self._starts + self._firsts - (counts.cumsum(0) - counts)
+        index = torch.arange(int(counts.sum())) + before.repeat_interleave(counts)
+        rows, following = index % self.size, (index + 1) % self.size
+        after = TensorDict({key: self._gather(key, following) for key in observations}, batch_size=[len(index)])
+        after["reward"] = self._gather("reward", rows)
+        now: dict[str, Any] = {key: self._gather(key, rows) for key in (*observations, "action")}
+        return TensorDict({**now, "next": after, "index": index}, batch_size=[len(index)])
 
     def _draw(self, weights: Tensor, batch_size: int, what: int = 2) -> tuple[Tensor, Tensor]:
         """An episode and a place in it, uniform over the sum of `weights` places."""
@@ -202,7 +227,7 @@ class EpisodeBuffer:
     # ------------------------------------------------------------- checkpoint
     def state_dict(self) -> dict[str, Any]:
         """Where the episodes lie; and the records themselves where they are not memory-mapped."""
-        state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": [list(e) for e in self.episodes]}
+        state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
         if self.directory is None and self._buffer is not None:
             state["data"] = self.records.to_dict()
         return state
@@ -211,8 +236,7 @@ class EpisodeBuffer:
         if state["size"] != self.size:
             raise ValueError(f"replay: the checkpoint holds {state['size']} records, this configuration {self.size}")
         self.head = state["head"]
-        self.episodes = deque(Episode(*row) for row in state["episodes"])
-        self._index_episodes()
+        self._table = torch.as_tensor(state["episodes"]).reshape(-1, len(Episode._fields)).clone()
         if self.directory is not None and self.head:
             self._buffer = self._wrap(TensorDict.load_memmap(str(self.directory)))
         elif "data" in state:

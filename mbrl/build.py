@@ -114,14 +114,16 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
         from mbrl.demos import require_fit
 
         needed = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
+        needed |= set(world_model.observations) if world_model is not None else set()
         require_fit(replay.demos.records, env.observation_spec, env.action_spec, needed)
     if world_model is not None:
+        pixels = "pixels" in world_model.observations
         imagination = Imagination(
             world_model,
             policy,
             replay,
             action_spec=env.action_spec,
-            resolution=env.observation_spec["pixels"].shape[-1],
+            resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
             **config.agent.imagination,
         )
     schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}

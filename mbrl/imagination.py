@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,7 +13,8 @@ from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.buffer import WEIGHT, EpisodeBuffer
-from mbrl.envs.imagined import ImaginationEnv
+from mbrl.envs.imagined import ImaginationEnv, check_horizon
+from mbrl.episodes import OBSERVATIONS
 from mbrl.replay import Replay
 from mbrl.trust import Settings, Trust
 from policies.base import Policy
@@ -20,12 +23,44 @@ from worldmodel.base import WorldModel
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Horizon:
+    """A rollout's length in steps that goes from `first` to `last`, linearly between two counts of env steps (MBPO)."""
+
+    first: int
+    last: int
+    from_env_steps: int
+    to_env_steps: int
+
+    @classmethod
+    def of(cls, horizon: int | Mapping[str, int]) -> Horizon:
+        """From a length that stays, or from the four numbers."""
+        if not isinstance(horizon, Mapping):
+            return cls(horizon, horizon, 0, 1)
+        wanted = [field.name for field in fields(cls)]
+        if sorted(horizon) != sorted(wanted):
+            raise ValueError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(wanted)}")
+        return cls(**horizon)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.from_env_steps < self.to_env_steps:
+            raise ValueError(
+                f"imagination.horizon: from_env_steps ({self.from_env_steps}) must lie in 0 up to "
+                f"to_env_steps ({self.to_env_steps})"
+            )
+
+    def at(self, env_steps: int) -> int:
+        passed = (env_steps - self.from_env_steps) / (self.to_env_steps - self.from_env_steps)
+        return self.first + int(min(max(passed, 0.0), 1.0) * (self.last - self.first))
+
+
 class Imagination:
     """Short imagined rollouts, kept as episodes whose first rows are the real history they branched from.
 
     Args:
-        rollouts: rollouts side by side, B. horizon: steps of each, H.
-        retain: how many calls of `run` are kept; older rollouts, of older policies and models, leave.
+        rollouts: rollouts side by side, B. horizon: steps of each, H; or the numbers of a `Horizon`.
+        retain: how many calls of `run` are kept (at their horizon); older rollouts, of older policies
+            and models, leave.
         cut_above, weigh_by: see Trust; without them every step is believed alike.
         divide_pixels_twice: bring back the published loop's defect 1: imagined pixels reach the policy divided by
             255 twice, so that it is almost blind to them.
@@ -39,9 +74,9 @@ class Imagination:
         replay: Replay,
         *,
         action_spec: TensorSpec,
-        resolution: int,
+        resolution: int | None = None,
         rollouts: int,
-        horizon: int,
+        horizon: int | Mapping[str, int],
         retain: int,
         cut_above: Settings = None,
         weigh_by: Settings = None,
@@ -51,26 +86,40 @@ class Imagination:
         self.trust = Trust.of(cut_above, weigh_by)
         self.trust.check(world_model)
         real = replay.online
-        self.policy, self.horizon = policy, horizon
+        self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
+        for steps in (self.schedule.first, self.schedule.last):
+            check_horizon(world_model, steps)
         self.divide_pixels_twice = divide_pixels_twice
         self.env = ImaginationEnv(
             world_model,
             replay.starts,
             action_spec=action_spec,
             batch_size=rollouts,
-            horizon=horizon,
+            horizon=self.schedule.at(0),
             resolution=resolution,
             frame_stack=real.frame_stack,
             device=policy.device,
         )
-        rows = self.env.history + horizon
         self.buffer = EpisodeBuffer(
-            retain * rollouts * rows, frame_stack=real.frame_stack, n_step=real.n_step, gamma=real.gamma
+            self._records(max(self.schedule.first, self.schedule.last)),
+            frame_stack=real.frame_stack,
+            n_step=real.n_step,
+            gamma=real.gamma,
         )
 
+    @property
+    def horizon(self) -> int:
+        """Steps of a rollout now."""
+        return self.env.horizon
+
+    def _records(self, horizon: int) -> int:
+        return self.retain * self.env.batch_size[0] * (self.env.history + horizon)
+
     @torch.no_grad()
-    def run(self) -> dict[str, torch.Tensor]:
+    def run(self, env_steps: int = 0) -> dict[str, torch.Tensor]:
         """Imagine B rollouts of H steps from fresh real starts with the policy's exploration, and keep them."""
+        self.env.horizon = self.schedule.at(env_steps)
+        self.buffer.capacity = self._records(self.horizon)
         with set_exploration_type(ExplorationType.RANDOM):
             rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
         records = imagined_records(self.env.history_records, rollout)
@@ -86,7 +135,7 @@ class Imagination:
             if not self._warned and not steps.any():
                 self._warned = True
                 _log.warning("imagination: every rollout was cut at its first step; cut_above may be too low")
-            lengths = (steps + self.env.history).tolist()
+            lengths = (steps + self.env.history).cpu()
         self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
         return metrics
 
@@ -124,9 +173,10 @@ def imagined_records(history: TensorDict, rollout: TensorDict) -> TensorDict:
     def after(values: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return torch.cat([before[:, :-1], values, torch.zeros_like(values[:, :1])], 1)
 
+    observations = [key for key in OBSERVATIONS if ("next", key) in rollout.keys(True)]
     none = torch.zeros(batch, length, 1, device=rollout.device)
     return TensorDict(
-        pixels=torch.cat([history["pixels"], rollout["next", "pixels"]], 1),
+        **{key: torch.cat([history[key], rollout["next", key]], 1) for key in observations},
         action=after(rollout["action"], history["action"]),
         reward=after(rollout["next", "reward"], none),
         terminated=after(rollout["next", "terminated"], none.bool()),

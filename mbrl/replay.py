@@ -79,6 +79,14 @@ class Replay:
         """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at."""
         return self.sequences(batch_size, length)
 
+    def steps(self, *observations: str) -> TensorDict:
+        """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""
+        steps = [self.online.steps(*observations)]
+        if self.demos:
+            steps.insert(0, self.demos.steps(*observations))
+            steps[0]["index"] = -1 - steps[0]["index"]
+        return torch.cat(steps)
+
     def _mixed(self, batch_size: int, draw: Any) -> TensorDict:
         # rounded at random, so that a small share of a small batch is right on average
         from_demos = int(batch_size * self.demo_share + float(torch.rand(()))) if self.demos else 0

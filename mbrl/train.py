@@ -157,12 +157,12 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 
 
 def finish(config: DictConfig, run: Run) -> None:
-    """The picture of the curve, and the video of imagination beside reality."""
+    """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
     plot([run.directory], run.directory / "curve.png")
-    drawn = "pixels" in run.evaluator.env.observation_spec.keys()
-    if run.agent.imagination is not None and run.agent.world_model is not None and config.video and drawn:
+    model = run.agent.world_model
+    if run.agent.imagination is not None and model is not None and "pixels" in model.observations and config.video:
         rollout, horizon = run.evaluator.play(run.agent.policy, 0), run.agent.imagination.horizon
-        imagination_video(run.agent.world_model, rollout, horizon, run.directory / "imagination.mp4")
+        imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:
@@ -178,9 +178,10 @@ def check(config: DictConfig) -> None:
             "so that a run can be saved between episodes"
         )
     learns_model = config.agent.get("world_model") is not None and config.agent.real_ratio < 1
-    if learns_model and per_episode + 1 < config.agent.segment_length:
+    segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
+    if learns_model and per_episode + 1 < segment:
         raise ValueError(
-            f"agent.segment_length ({config.agent.segment_length}) is longer than the {per_episode + 1} frames "
+            f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"
         )
     check_demonstrations(config)

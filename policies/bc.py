@@ -15,54 +15,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
-from policies.networks import ConvEncoder, mlp, random_shift, trunk
+from policies.networks import ConvEncoder, RunningNorm, mlp, random_shift, trunk
+from policies.specs import action_size, frames_shape, state_size
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
 
+# of a number in `state`, in its own unit (metres): a few demonstrations hardly vary some, and others do later
+MIN_STD = 0.01
 
-def imitation(mean: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
+
+def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
     """What imitation adds to an actor's loss -Q, 0-d: weight · |Q| · squared error, a mean over the demonstrated rows.
 
     The factor |Q|, the batch's mean, lets a weight mean the same at any scale of rewards; the other way round it is
     TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), whose α is 1 / weight.
 
     Args:
-        mean: the actor's actions [B, A] without noise. value: what the critics say of the actor, [B, 1].
+        action: what the actor does, [B, A]. value: what the critics say of the actor, [B, 1].
         batch: `action` [B, A] and `cloning` [B, 1], a row's weight: 0 where it was not demonstrated.
     """
     weight = batch["cloning"]
-    error = (mean.float() - batch["action"]).square().mean(-1, keepdim=True)
+    error = (action.float() - batch["action"]).square().mean(-1, keepdim=True)
     return (weight * error).sum() / (weight > 0).sum().clamp(min=1) * value.detach().abs().mean()
-
-
-class InputNorm(nn.Module):
-    """Centres and scales vectors by the mean and the standard deviation of all that it was shown.
-
-    Entries that hardly vary are scaled as if they did by `least`: what they do beyond the data must not be blown up.
-    """
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, size: int, least: float = 0.01) -> None:
-        super().__init__()
-        self.least = least
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.zeros(size))
-
-    def show(self, rows: Tensor) -> None:
-        """Take rows [B, S] into the statistics (Chan's parallel update)."""
-        share = (len(rows) / (self.count + len(rows))).float()
-        difference = rows.mean(0) - self.mean
-        self.variance.lerp_(rows.var(0, unbiased=False), share).add_(difference.square() * share * (1 - share))
-        self.mean.add_(difference * share)
-        self.count.add_(len(rows))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return (rows - self.mean) / self.variance.sqrt().clamp(min=self.least)
 
 
 class BehaviourCloning(Policy):
@@ -92,29 +67,30 @@ class BehaviourCloning(Policy):
         shift_pad: int,
     ) -> None:
         super().__init__()
-        given = [str(key) for key in observation_spec.keys()]
-        self.key = "frames" if "frames" in given else "state"
-        if self.key not in given:
-            raise ValueError(f"bc imitates from frames or state, and the environment gives {', '.join(given)}")
-        shape, actions = observation_spec[self.key].shape, action_spec.shape[-1]
-        self.norm = InputNorm(shape[-1]) if self.key == "state" else None
-        if self.norm is not None:
-            body: list[nn.Module] = [self.norm, mlp((shape[-1], hidden_size, hidden_size, actions), layer_norm=True)]
+        self.key = "frames" if "frames" in observation_spec.keys() else "state"
+        actions = action_size(action_spec, "bc")
+        self.normalizer, self.shift_pad = None, shift_pad
+        if self.key == "state":
+            size = state_size(observation_spec, "bc")
+            self.normalizer = RunningNorm(size, min_std=MIN_STD)
+            body: list[nn.Module] = [self.normalizer, mlp((size, hidden_size, hidden_size, actions), layer_norm=True)]
         else:
             encoder = ConvEncoder(
-                shape[-3], shape[-1], channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size
+                *frames_shape(observation_spec, "bc"),
+                channels=encoder_channels,
+                strides=encoder_strides,
+                kernel_size=kernel_size,
             )
             head = mlp((feature_size, hidden_size, hidden_size, actions))
             body = [encoder, trunk(encoder.out_features, feature_size), head]
         self.net = nn.Sequential(*body, nn.Tanh())
-        self.shift_pad = shift_pad
         self.actor = TensorDictModule(self.net, in_keys=[self.key], out_keys=["action"])
         self.optimizers = {"actor": torch.optim.Adam(self.net.parameters(), lr=learning_rate, fused=True)}
 
     def clone(self, batch: TensorDictBase) -> dict[str, Tensor]:
         seen = batch[self.key]
-        if self.norm is not None:
-            self.norm.show(seen)
+        if self.normalizer is not None:
+            self.normalizer.observe(seen)
         else:
             seen = random_shift(seen, self.shift_pad)
         loss = F.mse_loss(self.net(seen), batch["action"])

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from policies.base import Policy, require_finite
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, mlp, random_shift, soft_update, trunk
+from policies.specs import action_size, frames_shape
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -126,8 +127,8 @@ class DrQV2(Policy):
             raise ValueError(f"drqv2: precision is float32 or bfloat16, not {precision}")
         if std_env_steps < 1:
             raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
-        channels, resolution = frames_shape(observation_spec)
-        actions = action_size(action_spec)
+        channels, resolution = frames_shape(observation_spec, "drqv2")
+        actions = action_size(action_spec, "drqv2")
         encoder = ConvEncoder(
             channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size
         )
@@ -214,22 +215,3 @@ class DrQV2(Policy):
         # Without the cache: weights cast under no_grad would be reused where gradients are needed.
         device = self.actor.env_steps.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.lower_precision, cache_enabled=False)
-
-
-def frames_shape(observation_spec: Composite) -> tuple[int, int]:
-    """Channels and resolution of ``frames``; a clear ValueError where the env gives none."""
-    given = [str(key) for key in observation_spec]
-    if "frames" not in given:
-        raise ValueError(f"drqv2 learns from frames, not {', '.join(given)}: set env.pixels=true and env.frame_stack=3")
-    shape = observation_spec["frames"].shape
-    if len(shape) < 3 or shape[-1] != shape[-2]:
-        raise ValueError(f"drqv2 needs square frames [3K, R, R], not {tuple(shape)}: see env.resolution")
-    return shape[-3], shape[-1]
-
-
-def action_size(action_spec: TensorSpec) -> int:
-    """Number of actions A; a clear ValueError unless they are continuous in [-1, 1]."""
-    space = action_spec.space
-    if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
-        raise ValueError(f"drqv2 needs continuous actions in [-1, 1], not {action_spec}: rescale them in the env")
-    return action_spec.shape[-1]

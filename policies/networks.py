@@ -5,7 +5,7 @@ B batch, C channels, R resolution, D encoder features, F trunk features, A actio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -109,6 +109,13 @@ def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
     return network
 
 
+def perceptron(
+    in_size: int, out_size: int, *, hidden_sizes: Sequence[int] = (256, 256), layer_norm: bool = False
+) -> nn.Sequential:
+    """``mlp`` with its ends apart from its hidden layers, which are what a configuration chooses."""
+    return mlp((in_size, *hidden_sizes, out_size), layer_norm=layer_norm)
+
+
 def trunk(encoded_size: int, feature_size: int) -> nn.Sequential:
     """The bottleneck between encoder and heads: [*B, D] -> [*B, F] in (-1, 1)."""
     return nn.Sequential(mlp((encoded_size, feature_size)), nn.LayerNorm(feature_size), nn.Tanh())
@@ -129,6 +136,52 @@ class TwinCritic(nn.Module):
         both = torch.cat((self.trunk(features), action), dim=-1)
         # One batched product for both heads is no faster (1 thread, B 128, width 1024: 20.0 ms either way).
         return torch.stack([head(both) for head in self.heads])
+
+
+class Critics(nn.Module):
+    """N independent networks of one kind: features [B, D], action [B, A] -> values [N, B, 1]."""
+
+    def __init__(self, network: Callable[[int, int], nn.Module], in_size: int, count: int) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(network(in_size, 1) for _ in range(count))
+
+    def forward(self, features: Tensor, action: Tensor) -> Tensor:
+        both = torch.cat((features, action), dim=-1)
+        # One after the other: with batched products an update took 1.3 times as long (1 thread, B 256, width 256).
+        return torch.stack([network(both) for network in self.networks])
+
+
+class RunningNorm(nn.Module):
+    """(x - mean) / std, per number, with the mean and the variance of all rows observed so far.
+
+    Args:
+        size: S, numbers in a row.
+        min_std: smaller deviations count as this much, so that a number which hardly moves is not blown up.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, *, min_std: float = 1e-3) -> None:
+        super().__init__()
+        self.min_std = min_std
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def observe(self, rows: Tensor) -> None:
+        """Take in [B, S], in place (Chan et al. 1979, updating formulae for the sample variance)."""
+        variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        self.count += len(rows)
+        share = (len(rows) / self.count).float()
+        moved = mean - self.mean
+        self.mean += share * moved
+        self.variance.lerp_(variance, share).add_(share * (1 - share) * moved.square())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.variance.sqrt().clamp(min=self.min_std)
 
 
 def orthogonal_init(module: nn.Module) -> None:

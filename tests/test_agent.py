@@ -28,7 +28,7 @@ def test_schedule_is_counted_per_agent_step():
     seen = []
     for agent_steps in (100, 110, 115, 120):
         agent.update(replay, agent_steps, 2 * agent_steps)
-        seen.append(tuple(agent.counts.values()))
+        seen.append(tuple(agent.counts[name] for name in ("policy", "world_model", "imagination")))
     assert seen == [(0, 3, 1), (5, 5, 2), (7, 6, 2), (10, 7, 3)]
     assert agent.gradient_steps == 10
 

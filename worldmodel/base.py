@@ -18,15 +18,21 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         context_length: C, the number of real steps that ``start`` needs.
         max_horizon: how many steps may be imagined from one ``start``.
-        resolution: R. action_dim: A; 0 for a model that only watches.
+        observations: what it observes and predicts: ``pixels``, ``state``, or both.
+        resolution: R, where it sees pixels. state_dim: width of ``state``, where it predicts it.
+        action_dim: A; 0 for a model that only watches.
+        fits: whether it learns by ``fit``, from all that happened, instead of by ``update``.
         goal_conditioned: whether ``start`` needs a ``goal`` frame. predicts_reward: whether ``step`` gives a reward.
         measures: names of what ``step`` says of how unsure the model is; more is less sure.
     """
 
     context_length: int
     max_horizon: int
+    observations: tuple[str, ...] = ("pixels",)
     resolution: int
+    state_dim: int
     action_dim: int
+    fits: bool = False
     goal_conditioned: bool = False
     predicts_reward: bool = True
     measures: tuple[str, ...] = ()
@@ -51,12 +57,29 @@ class WorldModel(nn.Module, ABC):
             FloatingPointError: a loss or a gradient is not finite; no weight was changed.
         """
 
+    def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
+        """Train on all that happened, until data that are held out are predicted no better.
+
+        Args:
+            transitions: [N] single steps: each of ``observations`` and the same under "next", ``action`` [N, A],
+                ``("next", "reward")`` [N, 1], and ``index`` int64 [N], which stays with a transition for ever.
+            max_updates: gradient steps at most.
+
+        Returns:
+            Flat metrics, detached 0-d tensors; ``updates`` is the number of gradient steps taken.
+
+        Raises:
+            FloatingPointError: a loss is not finite.
+            TypeError: the model learns by ``update``.
+        """
+        raise TypeError(f"{type(self).__name__} learns by update, not by fit")
+
     @abstractmethod
     def start(self, context: TensorDictBase) -> Any:
         """Encode real steps once.
 
         Args:
-            context: [B, C], oldest first, with ``pixels`` and ``action``; ``action[:, c]`` leads to frame
+            context: [B, C], oldest first, with ``observations`` and ``action``; ``action[:, c]`` leads to frame
                 c + 1, so the last one is unused.
 
         Returns:

@@ -19,14 +19,17 @@ Starts = Callable[[int, int], TensorDictBase]
 class ImaginationEnv(EnvBase):
     """Rollouts that a world model imagines, each branched from a real state.
 
-    A reset draws `starts(batch, length)`: real histories [batch, length] with `pixels` and `action` whose last row is
-    the state to branch from; `history` is the length asked for, the longest that the model and the frame stack need.
+    A reset draws `starts(batch, length)`: real histories [batch, length] with `action` and what the model observes
+    (`pixels`, `state`) whose last row is the state to branch from; `history` is the length asked for, the longest that
+    the model and the frame stack need.
     The model's state (its key/value cache) stays inside the env: it would be stacked at every step of a rollout.
     The horizon's end is a truncation, never a termination.
 
     Args:
         world_model: what imagines. starts: where rollouts branch from, e.g. Replay.starts.
-        action_spec: the real env's. batch_size: rollouts side by side. horizon: steps of a rollout.
+        action_spec: the real env's. batch_size: rollouts side by side.
+        horizon: steps of a rollout, which may be set anew before a reset.
+        resolution: R of the frames; None for a world model without pixels.
         frame_stack: K frames that make `frames`, built from the real history at first.
 
     Raises:
@@ -41,36 +44,37 @@ class ImaginationEnv(EnvBase):
         action_spec: TensorSpec,
         batch_size: int,
         horizon: int,
-        resolution: int,
-        frame_stack: int,
+        resolution: int | None = None,
+        frame_stack: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not 1 <= horizon <= world_model.max_horizon:
-            raise ValueError(
-                f"imagination horizon {horizon}: this world model can go 1 to {world_model.max_horizon} steps "
-                "(lengthen the segments that it is trained on)"
-            )
+        check_horizon(world_model, horizon)
         if world_model.goal_conditioned or not world_model.predicts_reward:
             lack = "needs a goal, which no replay holds" if world_model.goal_conditioned else "predicts no rewards"
             raise ValueError(f"this world model {lack}: an agent cannot learn from what it imagines")
         super().__init__(device=device, batch_size=[batch_size])
         self.world_model, self.starts = world_model, starts
         self.horizon, self.frame_stack = horizon, frame_stack
-        self.history = max(world_model.context_length, frame_stack)
+        self.sees_pixels = "pixels" in world_model.observations
+        self.history = max(world_model.context_length, frame_stack if self.sees_pixels else 1)
         self._state: Any = None
-        self._stack = torch.empty(0)
+        self._seen: dict[str, Tensor] = {}  # the newest frames [B, K, 3, R, R], and other observations
         self._steps = 0
         self._measured: dict[str, list[Tensor]] = {name: [] for name in world_model.measures}
         self._make_specs(action_spec, resolution)
 
-    def _make_specs(self, action_spec: TensorSpec, resolution: int) -> None:
+    def _make_specs(self, action_spec: TensorSpec, resolution: int | None) -> None:
         shape, device = self.batch_size, self.device
-        frame = (resolution, resolution)
 
         def image(channels: int) -> Bounded:
-            return Bounded(0, 255, (*shape, channels, *frame), dtype=torch.uint8, device=device)
+            sides = (resolution, resolution)
+            return Bounded(0, 255, (*shape, channels, *sides), dtype=torch.uint8, device=device)
 
-        entries = {"pixels": image(3), "frames": image(3 * self.frame_stack)}
+        entries: dict[str, TensorSpec] = {}
+        if self.sees_pixels:
+            entries |= {"pixels": image(3), "frames": image(3 * self.frame_stack)}
+        if "state" in self.world_model.observations:
+            entries["state"] = Unbounded((*shape, self.world_model.state_dim), dtype=torch.float32, device=device)
         self.observation_spec = Composite(entries, shape=shape, device=device)
         self.action_spec = action_spec.to(device).expand(*shape, *action_spec.shape)
         self.reward_spec = Unbounded((*shape, 1), dtype=torch.float32, device=device)
@@ -83,7 +87,9 @@ class ImaginationEnv(EnvBase):
         history = self.starts(self.batch_size[0], self.history).to(self.device)
         self.history_records = history
         self._state = self.world_model.start(history[:, -self.world_model.context_length :])
-        self._stack = history["pixels"][:, -self.frame_stack :]
+        self._seen = {key: history[key][:, -1] for key in self.world_model.observations}
+        if self.sees_pixels:
+            self._seen["pixels"] = history["pixels"][:, -self.frame_stack :]
         self._steps = 0
         for values in self._measured.values():
             values.clear()
@@ -91,7 +97,9 @@ class ImaginationEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         self._state, prediction = self.world_model.step(self._state, tensordict["action"])
-        self._stack = torch.cat([self._stack[:, 1:], prediction["pixels"][:, None]], 1)
+        for key, seen in self._seen.items():
+            now = prediction[key]
+            self._seen[key] = torch.cat([seen[:, 1:], now[:, None]], 1) if key == "pixels" else now
         self._steps += 1
         for name, values in self._measured.items():
             values.append(prediction[name])
@@ -105,17 +113,22 @@ class ImaginationEnv(EnvBase):
 
     def _observation(self) -> TensorDict:
         truncated = torch.full((*self.batch_size, 1), self._steps >= self.horizon, device=self.device)
-        return TensorDict(
-            pixels=self._stack[:, -1],
-            frames=self._stack.flatten(1, 2),
-            truncated=truncated,
-            terminated=torch.zeros_like(truncated),
-            done=truncated.clone(),
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        seen = dict(self._seen)
+        if self.sees_pixels:
+            seen |= {"pixels": self._seen["pixels"][:, -1], "frames": self._seen["pixels"].flatten(1, 2)}
+        seen |= {"truncated": truncated, "terminated": torch.zeros_like(truncated), "done": truncated.clone()}
+        return TensorDict(seen, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         """Imagination draws from torch's global generator; there is no other randomness to seed."""
         if seed is not None:
             torch.manual_seed(seed)
+
+
+def check_horizon(world_model: WorldModel, horizon: int) -> None:
+    """ValueError where rollouts of this length are more than the model can imagine."""
+    if not 1 <= horizon <= world_model.max_horizon:
+        raise ValueError(
+            f"imagination horizon {horizon}: this world model can go 1 to {world_model.max_horizon} steps "
+            "(lengthen the segments that it is trained on)"
+        )

@@ -1,0 +1,54 @@
+"""Residual networks that let critics and actors grow: BroNet and SimBa. B batch, W width."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from policies.networks import orthogonal_init
+
+
+class Residual(nn.Module):
+    """x + layers(x)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.layers(x)
+        return added
+
+
+def bro_net(in_size: int, out_size: int, *, width: int, blocks: int) -> nn.Sequential:
+    """BroNet (Nauman et al. 2024, arXiv 2405.16158): [*B, in] -> [*B, out].
+
+    Linear, LayerNorm, ReLU; then ``blocks`` residual blocks (Linear, LayerNorm, ReLU, Linear, LayerNorm); then Linear.
+    """
+
+    def block() -> Residual:
+        first = (nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())
+        return Residual(*first, nn.Linear(width, width), nn.LayerNorm(width))
+
+    stem = (nn.Linear(in_size, width), nn.LayerNorm(width), nn.ReLU())
+    return _initialised(*stem, *(block() for _ in range(blocks)), nn.Linear(width, out_size))
+
+
+def simba(in_size: int, out_size: int, *, width: int, blocks: int, expansion: int = 4) -> nn.Sequential:
+    """SimBa (Lee et al. 2024, arXiv 2410.09754) without its normalisation of inputs: [*B, in] -> [*B, out].
+
+    Linear; then ``blocks`` residual blocks (LayerNorm, Linear to ``expansion`` times the width, ReLU, Linear back);
+    then LayerNorm and Linear. ``RunningNorm`` normalises what comes in, once for all networks of a policy.
+    """
+
+    def block() -> Residual:
+        inner = expansion * width
+        return Residual(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+
+    stem = nn.Linear(in_size, width)
+    return _initialised(stem, *(block() for _ in range(blocks)), nn.LayerNorm(width), nn.Linear(width, out_size))
+
+
+def _initialised(*layers: nn.Module) -> nn.Sequential:
+    network = nn.Sequential(*layers)
+    orthogonal_init(network)
+    return network

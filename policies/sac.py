@@ -1,0 +1,200 @@
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905) from ``state``.
+
+B batch, S numbers in a state, A action, N critics.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.nn.probabilistic import InteractionType, interaction_type
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policies.base import Policy, require_finite
+from policies.bc import imitation
+from policies.networks import Critics, RunningNorm, perceptron, soft_update
+from policies.specs import action_size, state_size
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite, TensorSpec
+
+Network = Callable[[int, int], nn.Module]  # (numbers in, numbers out) -> [*B, in] -> [*B, out]
+
+DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+layer_norm_perceptron = partial(perceptron, layer_norm=True)
+
+
+class StateActor(TensorDictModuleBase):
+    """Reads ``state`` [*B, S], writes ``action`` [*B, A] = tanh of a gaussian's draw, or of its mean.
+
+    Plain tensor code, not a distribution object: it runs at every step of the environment.
+    """
+
+    def __init__(self, network: nn.Module, normalizer: RunningNorm | None) -> None:
+        super().__init__()
+        self.in_keys, self.out_keys = ["state"], ["action"]
+        self.network, self.normalizer = network, normalizer
+
+    def features(self, state: Tensor) -> Tensor:
+        """What the networks see of a state: itself, or normalised."""
+        return state if self.normalizer is None else self.normalizer(state)
+
+    def gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the standard deviation before tanh, [*B, A] each."""
+        mean, raw = self.network(features).chunk(2, dim=-1)
+        # Squashed, not clamped: outside a clamp's bounds there is no gradient back.
+        return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
+
+    def sample(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """A draw [*B, A] in (-1, 1) that gradients pass through, and the logarithm of its density, [*B, 1]."""
+        mean, log_std = self.gaussian(features)
+        noise = torch.randn_like(mean)
+        return squash(mean, log_std, noise)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        mean, log_std = self.gaussian(self.features(tensordict["state"]))
+        if interaction_type() not in DETERMINISTIC:
+            mean = mean + log_std.exp() * torch.randn_like(mean)
+        return tensordict.set("action", torch.tanh(mean))
+
+
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """tanh(mean + std * noise) and its log density under tanh(N(mean, std²)), summed over actions to [*B, 1]."""
+    before = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise.square() - log_std - LOG_SQRT_2PI
+    # log(1 - tanh²(z)), in a form that is exact for large z too
+    log_slope = 2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before))
+    return torch.tanh(before), (gaussian - log_slope).sum(dim=-1, keepdim=True)
+
+
+class SAC(Policy):
+    """A tanh-gaussian actor, N critics of which the lowest counts, and a temperature that holds the entropy.
+
+    Args:
+        observation_spec: must hold ``state`` float32 [S].
+        action_spec: bounded to [-1, 1], [A].
+        actor_network, critic_network: called with the numbers that go in and come out; ``perceptron`` or one of
+            ``policies.residual``.
+        normalizer: called with S, normalises states for all networks; None: they see states as they are.
+        critics: N.
+        learning_rate: of all. weight_decay: AdamW's, of actor and critics; with 0 it is Adam.
+        target_rate: share of the critics that their targets take over at each update.
+        temperature: the first one. target_entropy: in nats; None is -A / 2, as in BRO and SimBa: each action is
+            then drawn about as widely as from a uniform interval of e^-0.5 = 0.6, where -A gives 0.37.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        actor_network: Network = perceptron,
+        critic_network: Network = layer_norm_perceptron,
+        normalizer: Callable[[int], RunningNorm] | None = None,
+        critics: int = 2,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 0.0,
+        target_rate: float = 0.005,
+        temperature: float = 1.0,
+        target_entropy: float | None = None,
+    ) -> None:
+        super().__init__()
+        if critics < 1 or temperature <= 0:
+            raise ValueError(f"sac: critics ({critics}) must be 1 or more and temperature ({temperature}) above 0")
+        states, actions = state_size(observation_spec, "sac"), action_size(action_spec, "sac")
+        normalize = None if normalizer is None else normalizer(states)
+        self.actor: StateActor = StateActor(actor_network(states, 2 * actions), normalize)
+        self.critic = Critics(critic_network, states + actions, critics)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.target_rate = target_rate
+        self.target_entropy = -actions / 2 if target_entropy is None else target_entropy
+        adam = partial(torch.optim.AdamW, lr=learning_rate, fused=True)
+        self.optimizers = {
+            "critic": adam(self.critic.parameters(), weight_decay=weight_decay),
+            "actor": adam(self.actor.parameters(), weight_decay=weight_decay),
+            "temperature": adam([self.log_temperature], weight_decay=0.0),
+        }
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        features, metrics = self._learn_values(batch)
+        metrics |= self._update_actor(features, batch)
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
+        return metrics
+
+    def clone(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """What the actor draws imitates, so that it draws ever less widely; the critics learn as in `update`."""
+        features, metrics = self._learn_values(batch)
+        loss = F.mse_loss(self.actor.sample(features)[0], batch["action"])
+        self.optimizers["actor"].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers["actor"].step()
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        metrics["cloning_loss"] = loss.detach()
+        require_finite({name: metrics[name] for name in ("critic_loss", "cloning_loss")})
+        return metrics
+
+    def _learn_values(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of the batch's states, once the critics have learned from it."""
+        state, following = batch["state"], batch["next"]
+        if self.actor.normalizer is not None:
+            self.actor.normalizer.observe(state)
+        features = self.actor.features(state)
+        target = self.target(
+            self.actor.features(following["state"]), following["reward"], batch["gamma"], following["terminated"]
+        )
+        return features, self._update_critic(features, batch["action"], target)
+
+    @torch.no_grad()
+    def target(self, next_features: Tensor, reward: Tensor, gamma: Tensor, terminated: Tensor) -> Tensor:
+        """What the critics should say, [B, 1]: rewards, then the lowest target critic's value and the entropy."""
+        action, log_prob = self.actor.sample(next_features)
+        value = self.target_critic(next_features, action).amin(dim=0) - self.log_temperature.exp() * log_prob
+        return reward + gamma * ~terminated * value
+
+    def critic_loss(self, values: Tensor, target: Tensor) -> Tensor:
+        """Squared errors of [N, B, 1] against [B, 1]: summed over the critics, averaged over the batch."""
+        return len(values) * F.mse_loss(values, target.expand_as(values))
+
+    def actor_losses(self, features: Tensor, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """The actor's loss, and the entropy [] of what it draws."""
+        action, log_prob = self.actor.sample(features)
+        value = self.critic(features, action).amin(dim=0)
+        loss = (self.log_temperature.detach().exp() * log_prob - value).mean()
+        if "cloning" in batch.keys():
+            loss = loss + imitation(action, batch, value)
+        return loss, -log_prob.detach().mean()
+
+    def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
+        values = self.critic(features, action)  # [N, B, 1]
+        loss = self.critic_loss(values, target)
+        self.optimizers["critic"].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers["critic"].step()
+        return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
+
+    def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One step of the actor, and one of the temperature towards the target entropy."""
+        loss, entropy = self.actor_losses(features, batch)
+        # With less entropy than wanted its gradient is negative, so that the temperature rises.
+        temperature_loss = self.log_temperature * (entropy - self.target_entropy)
+        for name in ("actor", "temperature"):
+            self.optimizers[name].zero_grad(set_to_none=True)
+        (loss + temperature_loss).backward(inputs=[*self.actor.parameters(), self.log_temperature])
+        for name in ("actor", "temperature"):
+            self.optimizers[name].step()
+        temperature = self.log_temperature.detach().exp()
+        return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": temperature}

@@ -1,0 +1,40 @@
+"""What a policy needs to know of an environment's specs; a clear ValueError where the environment lacks it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite, TensorSpec
+
+
+def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
+    """Channels 3K and resolution R of ``frames``, which ``policy`` learns from."""
+    given = [str(key) for key in observation_spec]
+    if "frames" not in given:
+        raise ValueError(
+            f"{policy} learns from frames, not {', '.join(given)}: set env.pixels=true and env.frame_stack=3"
+        )
+    shape = observation_spec["frames"].shape
+    if len(shape) < 3 or shape[-1] != shape[-2]:
+        raise ValueError(f"{policy} needs square frames [3K, R, R], not {tuple(shape)}: see env.resolution")
+    return shape[-3], shape[-1]
+
+
+def state_size(observation_spec: Composite, policy: str) -> int:
+    """Numbers in ``state`` [S], which ``policy`` learns from."""
+    given = [str(key) for key in observation_spec]
+    if "state" not in given:
+        raise ValueError(f"{policy} learns from state: this environment gives only {', '.join(given)}")
+    shape = observation_spec["state"].shape
+    if len(shape) != 1:
+        raise ValueError(f"{policy} needs a flat state [S], not {tuple(shape)}")
+    return shape[0]
+
+
+def action_size(action_spec: TensorSpec, policy: str) -> int:
+    """Number of actions A, which must be continuous in [-1, 1]."""
+    space = action_spec.space
+    if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
+        raise ValueError(f"{policy} needs continuous actions in [-1, 1], not {action_spec}: rescale them in the env")
+    return action_spec.shape[-1]

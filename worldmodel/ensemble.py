@@ -1,0 +1,231 @@
+"""A probabilistic ensemble that predicts the next state and the reward (PETS, Chua et al. 2018, arXiv 1805.12114; MBPO,
+Janner et al. 2019, arXiv 1906.08253).
+
+N transitions, B rows, M members, E elites, D numbers of a state, A action width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from worldmodel.base import WorldModel
+from worldmodel.members import Members
+from worldmodel.transitions import COPIED_NOWHERE, Normaliser, bootstrap, copies, held_out
+
+if TYPE_CHECKING:
+    from torchrl.data import Composite, TensorSpec
+
+MAX_HELD_OUT = 2000  # transitions that judge the members; more cost time and say no more
+
+
+class Data(NamedTuple):
+    """Normalised inputs [N, D + A] and targets [N, D + 1]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def rows(self, rows: Tensor) -> Data:
+        return Data(self.inputs[rows], self.targets[rows])
+
+
+class ProbabilisticEnsemble(WorldModel):
+    """M Gaussian networks, each on its own bootstrap of the data; the best E of them imagine.
+
+    Every imagined step draws one elite per row (as MBPO does), in equal parts, and a sample of its Gaussian. Entries of
+    the next state which in all data so far equal an entry of the state before are copied, exactly: a goal, and the
+    previous frame in Meta-World where one env step is one agent step. (Where actions are repeated, the previous frame
+    shows the moment between two agent steps, and is predicted.)
+
+    Args:
+        observation_spec: must hold ``state`` [D]. action_spec: [A].
+        optimizer: called with the parameters.
+        members: M. elites: E, those with the least error on held-out data.
+        width, layers: of each network's hidden layers.
+        residual: predict the change of the state instead of the next state.
+        batch_size: transitions of a gradient step, for each member.
+        holdout: share of the transitions that is never trained on.
+        check_every: gradient steps between two looks at the held-out data.
+        patience: looks without improvement of any member after which a fit ends.
+        uncertainty: whether imagined steps say how far the elites differ: ``disagreement``, the deviation of their mean
+            predictions in units of the data's, root mean square over the entries of the state; and ``reward_std``, of
+            their mean rewards in the environment's units. Costs a prediction by every elite.
+    """
+
+    context_length, observations, fits = 1, ("state",), True
+    max_horizon = 1000
+    source: Tensor
+    elites: Tensor
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        members: int = 7,
+        elites: int = 5,
+        width: int = 200,
+        layers: int = 4,
+        residual: bool = True,
+        batch_size: int = 256,
+        holdout: float = 0.1,
+        check_every: int = 25,
+        patience: int = 3,
+        uncertainty: bool = False,
+    ) -> None:
+        super().__init__()
+        if "state" not in observation_spec.keys():
+            raise ValueError("the ensemble predicts `state`, which this environment does not show")
+        if not 1 <= elites <= members:
+            raise ValueError(f"world_model.elites is {elites}: it must be 1 to members ({members})")
+        if not 0 < holdout < 1:
+            raise ValueError(f"world_model.holdout is {holdout}: it must lie between 0 and 1")
+        self.state_dim, self.action_dim = observation_spec["state"].shape[-1], action_spec.shape[-1]
+        inputs = self.state_dim + self.action_dim
+        self.members = Members(members, inputs, self.state_dim + 1, width=width, layers=layers)
+        self.residual, self.batch_size, self.holdout = residual, batch_size, holdout
+        self.check_every, self.patience = check_every, patience
+        self.measures = ("disagreement", "reward_std") if uncertainty else ()
+        self.of_inputs, self.of_states, self.of_rewards = Normaliser(inputs), Normaliser(self.state_dim), Normaliser(1)
+        self.register_buffer("source", torch.full((self.state_dim,), COPIED_NOWHERE))
+        self.register_buffer("elites", torch.arange(elites))
+        self._optimizers = {"ensemble": optimizer(self.members.parameters())}
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self._optimizers
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} learns by fit, not by update")
+
+    # --------------------------------------------------------------- learning
+    def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
+        index = transitions["index"]
+        held = held_out(index, self.holdout)
+        if held.all() or not held.any():
+            raise ValueError(f"{len(index)} transitions are too few to hold out {self.holdout} of them: collect more")
+        self._measure(transitions, ~held)
+        data, judged = self._data(transitions[~held]), self._data(transitions[held][-MAX_HELD_OUT:])
+        shares = self._shares(index[~held])
+        best, errors = self._snapshot(), self._errors(judged)
+        updates = waited = 0
+        losses = []
+        while updates < max_updates and waited < self.patience:
+            steps = min(self.check_every, max_updates - updates)
+            losses += [self._gradient_step(data, shares) for _ in range(steps)]
+            updates += steps
+            now = self._errors(judged)
+            better = now < errors
+            self._keep(best, better)
+            waited = 0 if (now < 0.99 * errors).any() else waited + 1
+            errors = torch.where(better, now, errors)
+        self._restore(best)
+        self.elites.copy_(errors.argsort()[: len(self.elites)].sort().values)
+        loss = torch.stack(losses).mean() if losses else torch.zeros(())
+        return {"loss": loss, "updates": torch.tensor(float(updates)), **self._judge(judged, errors)}
+
+    def _measure(self, transitions: TensorDictBase, training: Tensor) -> None:
+        """What is copied, by all transitions; units, by those that are trained on."""
+        state, after = transitions["state"], transitions["next", "state"]
+        self.source.copy_(copies(state, after))
+        self.of_inputs.measure(torch.cat([state, transitions["action"]], -1)[training])
+        self.of_states.measure((after - state if self.residual else after)[training])
+        self.of_rewards.measure(transitions["next", "reward"][training])
+
+    def _data(self, transitions: TensorDictBase) -> Data:
+        state, after = transitions["state"], transitions["next", "state"]
+        inputs = self.of_inputs(torch.cat([state, transitions["action"]], -1))
+        states = self.of_states(after - state if self.residual else after)
+        return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1))
+
+    @property
+    def _predicted(self) -> Tensor:
+        """Which of the D + 1 outputs are no copies, bool."""
+        return torch.cat([self.source == COPIED_NOWHERE, self.source.new_ones(1, dtype=torch.bool)])
+
+    def _shares(self, index: Tensor) -> list[Tensor]:
+        """Each member's bootstrap: rows of the data, as often as they are in it."""
+        rows = torch.arange(len(index), device=index.device)
+        return [rows.repeat_interleave(bootstrap(index, member)) for member in range(self.members.count)]
+
+    def _gradient_step(self, data: Data, shares: list[Tensor]) -> Tensor:
+        drawn = [share[torch.randint(len(share), (self.batch_size,), device=share.device)] for share in shares]
+        batch = data.rows(torch.stack(drawn))
+        loss = self.members.loss(self.members(batch.inputs), batch.targets, self._predicted)
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError("the ensemble's loss is no longer finite: lower world_model.optimizer.lr")
+        optimizer = self._optimizers["ensemble"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _errors(self, judged: Data) -> Tensor:
+        """Mean squared error of each member's mean in the data's units, [M]."""
+        mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
+        return (mean - judged.targets)[..., self._predicted].square().mean((1, 2))
+
+    @torch.no_grad()
+    def _judge(self, judged: Data, errors: Tensor) -> dict[str, Tensor]:
+        chosen = self.elites
+        mean = self.members(judged.inputs.expand(len(chosen), -1, -1), chosen).mean.mean(0)
+        reward = (mean - judged.targets)[:, -1].square().mean()
+        return {"holdout_error": errors[chosen].mean(), "holdout_reward_error": reward}
+
+    def _snapshot(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.members.own_parameters()]
+
+    def _keep(self, best: list[Tensor], better: Tensor) -> None:
+        for kept, parameter in zip(best, self.members.own_parameters(), strict=True):
+            kept[better] = parameter.detach()[better]
+
+    def _restore(self, best: list[Tensor]) -> None:
+        for kept, parameter in zip(best, self.members.own_parameters(), strict=True):
+            parameter.data.copy_(kept)
+
+    # -------------------------------------------------------------- imagining
+    def start(self, context: TensorDictBase) -> Tensor:
+        state: Tensor = context["state"][:, -1]
+        return state
+
+    def fork(self, state: Tensor, n: int) -> Tensor:
+        return state.repeat_interleave(n, 0)
+
+    @torch.no_grad()
+    def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
+        inputs = self.of_inputs(torch.cat([state, action], -1))
+        measured: dict[str, Tensor] = {}
+        if self.measures:
+            every = self.members(inputs.expand(len(self.elites), -1, -1), self.elites)
+            measured = self._disagreement(every.mean)
+        outputs = self._one_elite_a_row(inputs)
+        after = self._after(state, outputs[:, :-1])
+        reward = self.of_rewards.inverse(outputs[:, -1:])
+        return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
+
+    def _one_elite_a_row(self, inputs: Tensor) -> Tensor:
+        """A sample [B, D + 1] of the prediction of an elite drawn for each row, every elite as often as another."""
+        count, elites = len(inputs), len(self.elites)
+        order = torch.randperm(count, device=inputs.device)
+        spare = -count % elites
+        rows = torch.cat([order, order.new_zeros(spare)]).reshape(elites, -1)
+        sample = self.members(inputs[rows], self.elites).sample().flatten(0, 1)
+        return torch.empty_like(sample[:count]).index_copy_(0, order, sample[:count])
+
+    def _after(self, state: Tensor, outputs: Tensor) -> Tensor:
+        change = self.of_states.inverse(outputs)
+        copied = state[:, self.source.clamp(min=0)]
+        return torch.where(self.source == COPIED_NOWHERE, state + change if self.residual else change, copied)
+
+    def _disagreement(self, means: Tensor) -> dict[str, Tensor]:
+        """Of the elites' mean predictions [E, B, D + 1]."""
+        spread = means.std(0, correction=0)
+        states = spread[:, :-1][:, self.source == COPIED_NOWHERE]
+        rewards = spread[:, -1:] * self.of_rewards.deviation
+        return {"disagreement": states.square().mean(-1, keepdim=True).sqrt(), "reward_std": rewards}

@@ -1,0 +1,67 @@
+"""The networks of an ensemble: Gaussian multilayer perceptrons that are computed side by side.
+
+M members, B rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions, [M, B, O] each."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self) -> Tensor:
+        return self.mean + torch.randn_like(self.mean) * (0.5 * self.log_variance).exp()
+
+
+class Members(nn.Module):
+    """M perceptrons of equal sizes, each layer of all of them one batched product.
+
+    The log-variances lie softly between two learned bounds (PETS, Chua et al. 2018, arXiv 1805.12114).
+
+    Args:
+        members: M. inputs: I. outputs: O. width: of each hidden layer. layers: hidden layers.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, *, width: int, layers: int) -> None:
+        super().__init__()
+        self.count = members
+        sizes = [inputs, *[width] * layers, 2 * outputs]
+        pairs = list(itertools.pairwise(sizes))
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(members, i, o)) for i, o in pairs)
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in pairs)
+        self.highest = nn.Parameter(torch.full((outputs,), 0.5))
+        self.lowest = nn.Parameter(torch.full((outputs,), -10.0))
+        for weight in self.weights:
+            std = 0.5 * weight.shape[1] ** -0.5
+            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+    def forward(self, inputs: Tensor, chosen: Tensor | None = None) -> Gaussian:
+        """Inputs [M, B, I], or [m, B, I] for the m members that `chosen` [m] numbers."""
+        hidden = inputs
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if chosen is not None:
+                weight, bias = weight[chosen], bias[chosen]
+            hidden = torch.baddbmm(bias, F.silu(hidden) if number else hidden, weight)
+        mean, raw = hidden.chunk(2, -1)
+        capped = self.highest - F.softplus(self.highest - raw)
+        return Gaussian(mean, self.lowest + F.softplus(capped - self.lowest))
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those with an axis of members in front."""
+        return [*self.weights, *self.biases]
+
+    def loss(self, predicted: Gaussian, targets: Tensor, wanted: Tensor) -> Tensor:
+        """Negative log-likelihood of targets [M, B, O], summed over members, where `wanted` bool [O]; 0-d."""
+        error = (predicted.mean - targets).square() * (-predicted.log_variance).exp() + predicted.log_variance
+        spread = (self.highest - self.lowest)[wanted].sum()  # the bounds are no wider than they need to be
+        return error[..., wanted].mean((1, 2)).sum() + 0.01 * spread

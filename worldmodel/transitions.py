@@ -1,0 +1,74 @@
+"""Transitions as an ensemble learns from them: which are whose, what must be predicted at all, and in which units.
+
+N transitions, M members, D numbers of a state. All of it is a function of the transitions alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LEAST_DEVIATION = 1e-4  # what varies less is scaled by this: it is as good as constant, or the simulator's jitter
+COPIED_NOWHERE = -1
+_PROBED = 1000  # transitions that rule out most candidates for a copy
+
+
+def uniform(index: Tensor, salt: int) -> Tensor:
+    """A number in [0, 1) for each int64 index: the same for the same index and salt, for ever (splitmix64's mixing)."""
+    mixed = (index + (salt << 40)) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
+    return _shifted(mixed ^ _shifted(mixed, 31), 11).double() * 2.0**-53
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    return (bits >> by) & ((1 << (64 - by)) - 1)  # torch shifts the sign in
+
+
+def bootstrap(index: Tensor, member: int) -> Tensor:
+    """How often each transition is in a member's data: Poisson(1), the limit of drawing N of N; int64 [N]."""
+    chances = torch.distributions.Poisson(torch.ones((), dtype=torch.float64)).log_prob(torch.arange(8.0)).exp()
+    return torch.searchsorted(chances.cumsum(0), uniform(index, salt=1 + member), right=True)
+
+
+def held_out(index: Tensor, share: float) -> Tensor:
+    """Which transitions are never trained on, bool [N]."""
+    return uniform(index, salt=0) < share
+
+
+def copies(state: Tensor, after: Tensor) -> Tensor:
+    """For each entry of the next state the entry of the state that it equals in every transition, int64 [D].
+
+    COPIED_NOWHERE where there is none. An entry that equals itself, like a goal, is a copy of itself.
+    """
+    probe = state[:_PROBED, :, None] == after[:_PROBED, None, :]
+    there, here = probe.all(0).nonzero().unbind(1)
+    holds = (state[:, there] == after[:, here]).all(0)
+    source = torch.full((state.shape[1],), COPIED_NOWHERE, device=state.device)
+    itself = holds & (there == here)
+    source[here[holds]] = there[holds]
+    source[here[itself]] = there[itself]
+    return source
+
+
+class Normaliser(nn.Module):
+    """To zero mean and unit deviation, per entry, and back."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("deviation", torch.ones(size))
+
+    def measure(self, values: Tensor) -> None:
+        """Take mean and deviation from values [N, size]."""
+        self.mean.copy_(values.mean(0))
+        self.deviation.copy_(values.std(0, correction=0).clamp(min=LEAST_DEVIATION))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
+
+    def inverse(self, values: Tensor) -> Tensor:
+        return values * self.deviation + self.mean
