@@ -199,13 +199,26 @@ class Agent:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts, self.cloned = state["counts"], state["cloned"]
         for name, optimizer in self._optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_optimizer(optimizer, state["optimizers"][name])
         if self.imagination is not None:
             self.imagination.load_state_dict(state["imagination"])
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         learners = {"policy": self.policy, "world_model": self.world_model}
         return {f"{n}/{k}": o for n, learner in learners.items() if learner for k, o in learner.optimizers.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """As its `load_state_dict`, and each moment lies in memory as its parameter does.
+
+    Files hold plain tensors. A fused optimiser steps through memory, whatever the strides: beside a channels-last
+    parameter, moments in plain order would belong to other weights.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class MetricMeans:
