@@ -178,6 +178,10 @@ class SAC(Policy):
             loss = loss + imitation(action, batch, value)
         return loss, -log_prob.detach().mean()
 
+    def temperature_loss(self, entropy: Tensor) -> Tensor:
+        """Its gradient is negative where there is less entropy than wanted, so that the temperature rises."""
+        return self.log_temperature * (entropy - self.target_entropy)
+
     def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
         values = self.critic(features, action)  # [N, B, 1]
         loss = self.critic_loss(values, target)
@@ -189,11 +193,9 @@ class SAC(Policy):
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor, and one of the temperature towards the target entropy."""
         loss, entropy = self.actor_losses(features, batch)
-        # With less entropy than wanted its gradient is negative, so that the temperature rises.
-        temperature_loss = self.log_temperature * (entropy - self.target_entropy)
         for name in ("actor", "temperature"):
             self.optimizers[name].zero_grad(set_to_none=True)
-        (loss + temperature_loss).backward(inputs=[*self.actor.parameters(), self.log_temperature])
+        (loss + self.temperature_loss(entropy)).backward(inputs=[*self.actor.parameters(), self.log_temperature])
         for name in ("actor", "temperature"):
             self.optimizers[name].step()
         temperature = self.log_temperature.detach().exp()

@@ -1,13 +1,15 @@
 """The benchmarks' own arithmetic: what they count, and that the loops they compare do the same."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torchrl.data import Bounded
 
 from mbrl import bench
-from mbrl.bench import _machine, _published_loop, imagination
+from mbrl.bench import _machine, _plain_sac, _published_loop, imagination, policies
 from mbrl.bench._models import NANO, build, starts
 from worldmodel.ivideogpt.decoding import Sampling
 
@@ -68,3 +70,17 @@ def test_token_evaluations_by_hand() -> None:
     assert imagination.token_evaluations(model, 2) == (129 + 10, (129 + 5) + (129 + 10))
     few, many = imagination.token_evaluations(model, 10)
     assert many / few >= 8
+
+
+def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "EPISODES", 2)
+    policy, batch = policies._policy("sac", Bounded(-1.0, 1.0, (4,))), policies._filled().transitions(16)
+    other = copy.deepcopy(policy)
+    update = _plain_sac.plain(other, batch)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        policy.update(batch)
+        torch.manual_seed(seed)
+        update()
+    for name, value in policy.named_parameters():
+        torch.testing.assert_close(other.get_parameter(name), value)

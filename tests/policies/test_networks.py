@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from policies.networks import ConvEncoder, mlp, orthogonal_init, soft_update
+from policies.networks import ConvEncoder, Critics, RunningNorm, mlp, orthogonal_init, perceptron, soft_update
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,31 @@ def test_soft_update_moves_by_the_rate() -> None:
     soft_update(target, source, 0.25)
     assert target.weight.tolist() == [[1.5]]
     assert source.weight.tolist() == [[3.0]]
+
+
+def test_critics_are_independent() -> None:
+    torch.manual_seed(0)
+    critics = Critics(perceptron, 5, 3)
+    features, action = torch.randn(4, 3), torch.randn(4, 2)
+    values = critics(features, action)
+    assert values.shape == (3, 4, 1)
+    values[1].sum().backward()
+    learned = [any(bool(p.grad.any()) for p in network.parameters()) for network in critics.networks]
+    assert learned == [False, True, False]
+
+
+def test_running_norm_equals_the_statistics_of_all_rows() -> None:
+    torch.manual_seed(0)
+    rows = 5.0 + torch.randn(70, 3) * torch.tensor([0.1, 1.0, 10.0])
+    norm = RunningNorm(3)
+    for part in rows.split([10, 20, 40]):
+        norm.observe(part)
+    torch.testing.assert_close(norm.mean, rows.mean(0))
+    torch.testing.assert_close(norm.variance, rows.var(0, correction=0))
+    torch.testing.assert_close(norm(rows), (rows - rows.mean(0)) / rows.std(0, correction=0))
+
+
+def test_running_norm_does_not_blow_up_what_hardly_moves() -> None:
+    norm = RunningNorm(1, min_std=0.5)
+    norm.observe(torch.full((8, 1), 2.0))
+    assert norm(torch.tensor([3.0])).tolist() == [2.0]

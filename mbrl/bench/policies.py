@@ -1,0 +1,71 @@
+"""SAC's update against a plain loop of the same networks and batch, and against TorchRL's losses, in one run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from importlib.resources import files
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torchrl.data import Bounded, Composite, Unbounded
+
+from mbrl.bench import Row, _plain_sac
+from mbrl.bench._machine import row, seconds
+from mbrl.replay import Replay
+from policies.sac import SAC
+
+STATE, ACTIONS, BATCH = 39, 4, 256  # Meta-World's
+EPISODES, STEPS = 500, 100
+GAMMA, REPEATS = 0.99, 60
+
+
+def run() -> Iterator[Row]:
+    """Updates a second of all three in turn, of ours with each kind of networks, and what drawing the batch costs."""
+    action_spec = Bounded(-1.0, 1.0, (ACTIONS,))
+    policy, replay = _policy("sac", action_spec), _filled()
+    batch = replay.transitions(BATCH)
+    calls = [
+        lambda: policy.update(batch),
+        _plain_sac.plain(copy.deepcopy(policy), batch),
+        _plain_sac.torchrl(copy.deepcopy(policy), batch, action_spec),
+        lambda: replay.transitions(BATCH),
+    ]
+    ours, plain, torchrl, drawing = seconds(calls, REPEATS)
+    name = f"SAC update, batch {BATCH}"
+    yield row(name, 1 / ours, "updates/s")
+    yield row(f"{name}: a plain loop of the same networks", 1 / plain, "updates/s")
+    yield row(f"{name}: ours over the plain loop", plain / ours, "×", "≥ 0.8")
+    yield row(f"{name}: ours over TorchRL's losses", torchrl / ours, "×", "≥ 1")
+    yield row(f"drawing {BATCH} transitions of states", 1e3 * drawing, "ms", "≤ 1")
+    yield row(f"{name}, the batch drawn for it", 1 / (ours + drawing), "updates/s")
+    for networks in ("sac_bro", "sac_simba"):
+        other = _policy(networks, action_spec)
+        (taken,) = seconds([lambda other=other: other.update(batch)], REPEATS // 3)  # type: ignore[misc]
+        yield row(f"{name}: networks of {networks}", 1 / taken, "updates/s")
+
+
+def _policy(name: str, action_spec: Bounded) -> SAC:
+    config = OmegaConf.load(str(files("configs") / "policy" / f"{name}.yaml"))
+    build = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
+    policy: SAC = build(observation_spec=Composite(state=Unbounded((STATE,))), action_spec=action_spec)
+    return policy
+
+
+def _filled() -> Replay:
+    """A replay as large as a run of 100k env steps leaves it, in memory."""
+    replay = Replay(EPISODES * (STEPS + 1), n_step=1, gamma=GAMMA)
+    flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
+    records = TensorDict(
+        state=torch.randn(EPISODES, STEPS + 1, STATE),
+        action=torch.rand(EPISODES, STEPS + 1, ACTIONS) * 1.8 - 0.9,
+        reward=torch.rand(EPISODES, STEPS + 1, 1),
+        success=flag,
+        terminated=flag.clone(),
+        truncated=flag.clone(),
+        batch_size=[EPISODES, STEPS + 1],
+    )
+    replay.online.extend(records)
+    return replay

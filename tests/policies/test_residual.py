@@ -1,0 +1,31 @@
+"""BroNet and SimBa: their layers in order, and the linear pathway from input to output."""
+
+import torch
+from torch import nn
+
+from policies.residual import Residual, bro_net, simba
+
+
+def kinds(layers: nn.Sequential) -> list[type]:
+    return [type(layer) for layer in layers]
+
+
+def test_bro_net_layers() -> None:
+    network = bro_net(3, 2, width=8, blocks=2)
+    assert kinds(network) == [nn.Linear, nn.LayerNorm, nn.ReLU, Residual, Residual, nn.Linear]
+    assert kinds(network[3].layers) == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear, nn.LayerNorm]
+    assert network(torch.randn(5, 3)).shape == (5, 2)
+
+
+def test_simba_layers() -> None:
+    network = simba(3, 2, width=8, blocks=2)
+    assert kinds(network) == [nn.Linear, Residual, Residual, nn.LayerNorm, nn.Linear]
+    assert kinds(network[1].layers) == [nn.LayerNorm, nn.Linear, nn.ReLU, nn.Linear]
+    assert network[1].layers[1].out_features == 32
+    assert network(torch.randn(5, 3)).shape == (5, 2)
+
+
+def test_a_block_adds_to_its_input() -> None:
+    double = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(double.weight, 2.0)
+    assert Residual(double)(torch.tensor([3.0])).tolist() == [9.0]
