@@ -25,7 +25,8 @@ class Agent:
     Args:
         policy: acts and learns. world_model: predicts; None is model-free.
         imagination: rolls the policy out in the world model; needed where real_ratio < 1.
-        batch_size: transitions of a policy update. updates_per_step: policy updates per agent step.
+        batch_size: transitions of a policy update; or rollouts, where the policy learns from those.
+        updates_per_step: policy updates per agent step.
         learning_starts: agent steps with random actions before anything learns.
         real_ratio: share of a batch that is real; 1 is exactly the model-free agent (nothing else is trained or drawn).
         model_batch_size, segment_length: segments [B, T] of a world-model update.
@@ -60,6 +61,11 @@ class Agent:
             raise ValueError(
                 f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
                 "give a ratio in [0, 1] that leaves each part at least one"
+            )
+        if policy.learns_from == "rollouts" and real_ratio != 0:
+            raise ValueError(
+                f"agent.real_ratio is {real_ratio}, but this policy learns from imagined rollouts alone: leave it at 0 "
+                "(its model-free control is another agent, see its yaml)"
             )
         if real_ratio < 1 and imagination is None:
             raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
@@ -177,6 +183,8 @@ class Agent:
         if not self.learns_model:
             return replay.transitions(self.batch_size)
         assert self.imagination is not None
+        if self.policy.learns_from == "rollouts":
+            return self.imagination.rollouts(self.batch_size)
         if len(self.imagination) == 0:  # every rollout was cut at its first step
             return replay.transitions(self.batch_size)
         imagined = self.imagination.transitions(self.batch_size - self.real)

@@ -21,6 +21,7 @@ from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 from policies.returns import n_step
 
 WEIGHT = "weight"
+LOG_PROB = "action_log_prob"
 
 
 class Episode(NamedTuple):
@@ -159,6 +160,30 @@ class EpisodeBuffer:
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=[batch_size, length])
         return batch
+
+    def rollouts(self, batch_size: int) -> TensorDict:
+        """Draw different episodes whole, of the newest one's length: [B, T] rows from their first to learn from.
+
+        B is `batch_size`, or all there are. `frames` [3K, R, R] where there are pixels, the rows before the first being
+        the history of their stacks; other observations, `action`, `action_log_prob` where it was recorded,
+        ("next", "reward") and ("next", "terminated"); what stands under an action is not to be used in the last row.
+        """
+        if not len(self._table):
+            raise ValueError("replay: there is no rollout to draw; imagine one first")
+        _, length, first = self._table[-1].tolist()
+        alike = ((self._lengths == length) & (self._firsts == first)).nonzero().flatten()
+        drawn = alike[torch.randperm(len(alike))[:batch_size]]
+        shape = (len(drawn), length - first)
+        episode = drawn[:, None].expand(shape).flatten()
+        offset = torch.arange(first, length).expand(shape).flatten()
+        rows = self._rows(episode, offset)
+        known = [key for key in ("action", LOG_PROB) if key in self.records.keys()]
+        flat: dict[str, Any] = {key: self._gather(key, rows) for key in known}
+        for key in self._observation_keys():
+            flat["frames" if key == "pixels" else key] = self._observe(key, episode, offset)
+        after = {key: self._gather(key, rows) for key in ("reward", "terminated")}
+        flat["next"] = TensorDict(after, batch_size=[len(rows)])
+        return TensorDict(flat, batch_size=[len(rows)]).reshape(shape)
 
     def steps(self, *observations: str) -> TensorDict:
         """Every single step that can be drawn, oldest first.

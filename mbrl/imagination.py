@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.buffer import WEIGHT, EpisodeBuffer
+from mbrl.buffer import LOG_PROB, WEIGHT, EpisodeBuffer
 from mbrl.envs.imagined import ImaginationEnv, check_horizon
 from mbrl.episodes import OBSERVATIONS
 from mbrl.replay import Replay
@@ -85,6 +85,11 @@ class Imagination:
         self._warned = False
         self.trust = Trust.of(cut_above, weigh_by)
         self.trust.check(world_model)
+        if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice):
+            raise ValueError(
+                "imagination: cut_above, weigh_by and divide_pixels_twice change single transitions, "
+                "but this policy learns from whole rollouts: leave them out"
+            )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
         for steps in (self.schedule.first, self.schedule.last):
@@ -127,6 +132,8 @@ class Imagination:
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
         measured, lengths = self.env.measured(), None
         metrics |= {name: values.mean() for name, values in measured.items()}
+        if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
+            records[LOG_PROB] = _beside_actions(rollout[LOG_PROB], self.env.history)
         if self.trust.weigh_by:
             records[WEIGHT] = _beside_actions(self.trust.weights(measured)[..., None], self.env.history)
         if self.trust.cut_above:
@@ -146,6 +153,10 @@ class Imagination:
             for part in (batch, batch["next"]):
                 part["frames"] = part["frames"].float() / 255
         return batch
+
+    def rollouts(self, batch_size: int) -> TensorDict:
+        """Whole imagined rollouts [B, H + 1], as EpisodeBuffer.rollouts gives them; row 0 is the real state."""
+        return self.buffer.rollouts(batch_size)
 
     def __len__(self) -> int:
         return len(self.buffer)

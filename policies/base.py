@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -21,10 +22,12 @@ class Policy(nn.Module, ABC):
         actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] within the action
             spec. Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is
             what a collector runs.
+        learns_from: what `update` wants: single transitions, or whole rollouts of its own.
         optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
     """
 
     actor: TensorDictModuleBase
+    learns_from: Literal["transitions", "rollouts"] = "transitions"
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,13 +40,16 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on a batch [B] of transitions.
+        """One gradient step, on a batch [B] of transitions unless ``learns_from`` says otherwise.
 
         The batch holds observations, ``action`` [B, A], ``("next", "reward")`` [B, 1] (the n-step discounted
         sum), the observations n steps later under "next", ``("next", "terminated")`` bool [B, 1] and
         ``gamma`` [B, 1], the discount of the bootstrap value. So the target is
         ``reward + gamma * (1 - terminated) * V(next)``. Where there is ``cloning`` [B, 1], an actor keeps to the
         ``action`` of the rows in which it is above 0, demonstrated ones, with this weight (``policies.bc.imitation``).
+
+        A policy that learns from rollouts is given [B, H + 1] rows instead: observations, ``action``, and under
+        "next" ``reward`` and ``terminated`` of what that action brought (the last row's are not to be used).
 
         Returns:
             Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.

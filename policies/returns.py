@@ -42,3 +42,32 @@ def n_step(reward: Tensor, last: Tensor, gamma: float) -> NStep:
     # where, not a product: a step that does not count may hold NaN.
     total = torch.where(counts, reward * discounts, 0.0).sum(dim=1, keepdim=True)
     return NStep(total, gamma ** steps.to(reward.dtype), steps)
+
+
+def lambda_return(
+    reward: Tensor, next_value: Tensor, next_continue: Tensor, *, gamma: float, lambda_: float
+) -> Tensor:
+    """λ-returns of a stretch of H steps, bootstrapped from the value of the state that the last step leads to.
+
+    R_t = r_t + γ c_t ((1 - λ) v_t + λ R_{t+1}) and R_H = v_{H-1}, with everything on the right of r_t belonging to
+    the state that the action t leads to (DreamerV3, arXiv 2301.04104, equation 7).
+
+    Args:
+        reward: [B, H], r_t earned by the action t.
+        next_value: [B, H], v_t, value of the state that the action t leads to.
+        next_continue: [B, H], c_t, probability that the episode goes on from there (0 where it terminated).
+        gamma: discount of one step. lambda_: 0 is one step and a value, 1 is all rewards and one value.
+
+    Returns:
+        [B, H].
+    """
+    if reward.ndim != 2 or not reward.shape == next_value.shape == next_continue.shape or reward.shape[1] == 0:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (reward, next_value, next_continue))
+        raise ValueError(f"lambda_return needs three tensors of one shape [B, H], H > 0; got {shapes}")
+    discount = gamma * next_continue
+    one_step = reward + discount * (1.0 - lambda_) * next_value
+    latest, returns = next_value[:, -1], []
+    for t in range(reward.shape[1] - 1, -1, -1):
+        latest = one_step[:, t] + lambda_ * discount[:, t] * latest
+        returns.append(latest)
+    return torch.stack(returns[::-1], dim=1)

@@ -88,7 +88,8 @@ class SAC(Policy):
         actor_network, critic_network: called with the numbers that go in and come out; ``perceptron`` or one of
             ``policies.residual``.
         normalizer: called with S, normalises states for all networks; None: they see states as they are.
-        critics: N.
+        critics: N. value_scale: what their networks' outputs are multiplied by, see ``Critics``; rewards, losses and
+            the temperature keep their units.
         learning_rate: of all. weight_decay: AdamW's, of actor and critics; with 0 it is Adam.
         target_rate: share of the critics that their targets take over at each update.
         temperature: the first one. target_entropy: in nats; None is -A / 2, as in BRO and SimBa: each action is
@@ -104,6 +105,7 @@ class SAC(Policy):
         critic_network: Network = layer_norm_perceptron,
         normalizer: Callable[[int], RunningNorm] | None = None,
         critics: int = 2,
+        value_scale: float = 1.0,
         learning_rate: float = 3e-4,
         weight_decay: float = 0.0,
         target_rate: float = 0.005,
@@ -111,12 +113,15 @@ class SAC(Policy):
         target_entropy: float | None = None,
     ) -> None:
         super().__init__()
-        if critics < 1 or temperature <= 0:
-            raise ValueError(f"sac: critics ({critics}) must be 1 or more and temperature ({temperature}) above 0")
+        if critics < 1 or temperature <= 0 or value_scale <= 0:
+            raise ValueError(
+                f"sac: critics ({critics}) must be 1 or more, "
+                f"temperature ({temperature}) and value_scale ({value_scale}) above 0"
+            )
         states, actions = state_size(observation_spec, "sac"), action_size(action_spec, "sac")
         normalize = None if normalizer is None else normalizer(states)
         self.actor: StateActor = StateActor(actor_network(states, 2 * actions), normalize)
-        self.critic = Critics(critic_network, states + actions, critics)
+        self.critic = Critics(critic_network, states + actions, critics, scale=value_scale)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.target_rate = target_rate

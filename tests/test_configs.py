@@ -124,3 +124,15 @@ def test_base_models_have_the_published_sizes(name, tokenizer, transformer):
         )
     assert sum(p.numel() for p in model.tokenizer.parameters()) == tokenizer
     assert sum(p.numel() for p in model.transformer.llm.parameters()) == transformer
+
+
+def test_what_a_study_sets_for_one_agent_names_both() -> None:
+    files = {file.stem for file in (ROOT / "experiment" / "per_agent").glob("*.yaml")}
+    assert files <= {f"{study}_{agent}" for study in names("experiment") for agent in names("agent")}
+    assert config("experiment=smoke", "agent=mbpo").agent.world_model.width == 16
+    assert config("agent=mbpo").agent.world_model.width == 200
+
+
+@pytest.mark.parametrize("agent", names("agent"))
+def test_every_agent_has_a_smoke_experiment(agent: str) -> None:
+    check(config("experiment=smoke", f"agent={agent}"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldmodel.base import WorldModel
 from worldmodel.members import Members
-from worldmodel.transitions import COPIED_NOWHERE, Normaliser, bootstrap, copies, held_out
+from worldmodel.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, held_out
 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
@@ -24,7 +24,7 @@ MAX_HELD_OUT = 2000  # transitions that judge the members; more cost time and sa
 
 
 class Data(NamedTuple):
-    """Normalised inputs [N, D + A] and targets [N, D + 1]."""
+    """Whitened inputs [N, D + A] and targets [N, D + 1]."""
 
     inputs: Tensor
     targets: Tensor
@@ -91,7 +91,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.residual, self.batch_size, self.holdout = residual, batch_size, holdout
         self.check_every, self.patience = check_every, patience
         self.measures = ("disagreement", "reward_std") if uncertainty else ()
-        self.of_inputs, self.of_states, self.of_rewards = Normaliser(inputs), Normaliser(self.state_dim), Normaliser(1)
+        self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
         self.register_buffer("source", torch.full((self.state_dim,), COPIED_NOWHERE))
         self.register_buffer("elites", torch.arange(elites))
         self._optimizers = {"ensemble": optimizer(self.members.parameters())}
@@ -134,14 +134,18 @@ class ProbabilisticEnsemble(WorldModel):
         state, after = transitions["state"], transitions["next", "state"]
         self.source.copy_(copies(state, after))
         self.of_inputs.measure(torch.cat([state, transitions["action"]], -1)[training])
-        self.of_states.measure((after - state if self.residual else after)[training])
+        self.of_states.measure(self._wanted(state, after)[training])
         self.of_rewards.measure(transitions["next", "reward"][training])
 
     def _data(self, transitions: TensorDictBase) -> Data:
         state, after = transitions["state"], transitions["next", "state"]
         inputs = self.of_inputs(torch.cat([state, transitions["action"]], -1))
-        states = self.of_states(after - state if self.residual else after)
+        states = self.of_states(self._wanted(state, after))
         return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1))
+
+    def _wanted(self, state: Tensor, after: Tensor) -> Tensor:
+        """What is predicted of the next state [N, D]; 0 where that is a copy, so that it mixes with nothing."""
+        return (after - state if self.residual else after) * (self.source == COPIED_NOWHERE)
 
     @property
     def _predicted(self) -> Tensor:
@@ -167,7 +171,7 @@ class ProbabilisticEnsemble(WorldModel):
 
     @torch.no_grad()
     def _errors(self, judged: Data) -> Tensor:
-        """Mean squared error of each member's mean in the data's units, [M]."""
+        """Mean squared error of each member's mean in the data's deviations, [M]."""
         mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
         return (mean - judged.targets)[..., self._predicted].square().mean((1, 2))
 
@@ -227,5 +231,5 @@ class ProbabilisticEnsemble(WorldModel):
         """Of the elites' mean predictions [E, B, D + 1]."""
         spread = means.std(0, correction=0)
         states = spread[:, :-1][:, self.source == COPIED_NOWHERE]
-        rewards = spread[:, -1:] * self.of_rewards.deviation
+        rewards = spread[:, -1:] * self.of_rewards.coloured
         return {"disagreement": states.square().mean(-1, keepdim=True).sqrt(), "reward_std": rewards}

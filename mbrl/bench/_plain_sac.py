@@ -39,7 +39,7 @@ def plain(policy: SAC, batch: TensorDict) -> Update:
     """An update of bare tensors and two critics: no metrics, no checks, no batch to read from. It trains ``policy``."""
     actor, log_temperature = policy.actor.network, policy.log_temperature
     first, second = policy.critic.networks
-    targets = policy.target_critic.networks
+    targets, scale = policy.target_critic.networks, policy.critic.scale
     learned: list[nn.Parameter] = [*first.parameters(), *second.parameters()]
     critic_adam, actor_adam, temperature_adam = (
         _adam(parameters) for parameters in (learned, list(actor.parameters()), [log_temperature])
@@ -52,16 +52,16 @@ def plain(policy: SAC, batch: TensorDict) -> Update:
         with torch.no_grad():
             next_action, log_prob = draw(actor, after)
             seen = torch.cat((after, next_action), -1)
-            value = torch.minimum(targets[0](seen), targets[1](seen)) - temperature * log_prob
+            value = scale * torch.minimum(targets[0](seen), targets[1](seen)) - temperature * log_prob
             wanted = reward + gamma * ~terminated * value
         seen = torch.cat((state, action), -1)
-        critic_loss = F.mse_loss(first(seen), wanted) + F.mse_loss(second(seen), wanted)
+        critic_loss = F.mse_loss(scale * first(seen), wanted) + F.mse_loss(scale * second(seen), wanted)
         critic_adam.zero_grad()
         critic_loss.backward()
         critic_adam.step()
         drawn, log_prob = draw(actor, state)
         seen = torch.cat((state, drawn), -1)
-        actor_loss = (temperature * log_prob - torch.minimum(first(seen), second(seen))).mean()
+        actor_loss = (temperature * log_prob - scale * torch.minimum(first(seen), second(seen))).mean()
         actor_adam.zero_grad()
         actor_loss.backward(inputs=list(actor.parameters()))
         actor_adam.step()
@@ -86,12 +86,12 @@ class _Gaussian(nn.Module):
 
 
 class _Value(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, scale: float) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.scale = network, scale
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        value: Tensor = self.network(torch.cat((state, action), -1))
+        value: Tensor = self.scale * self.network(torch.cat((state, action), -1))
         return value
 
 
@@ -101,7 +101,8 @@ def torchrl_loss(policy: SAC, action_spec: Bounded, gamma: float) -> SACLoss:
     actor = ProbabilisticActor(
         module, in_keys=["loc", "scale"], distribution_class=TanhNormal, spec=action_spec, return_log_prob=True
     )
-    critics = [ValueOperator(_Value(network), in_keys=["state", "action"]) for network in policy.critic.networks]
+    values = [_Value(network, policy.critic.scale) for network in policy.critic.networks]
+    critics = [ValueOperator(value, in_keys=["state", "action"]) for value in values]
     loss = SACLoss(
         actor,
         critics,

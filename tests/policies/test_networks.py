@@ -75,6 +75,8 @@ def test_critics_are_independent() -> None:
     values[1].sum().backward()
     learned = [any(bool(p.grad.any()) for p in network.parameters()) for network in critics.networks]
     assert learned == [False, True, False]
+    critics.scale = 7.0
+    torch.testing.assert_close(critics(features, action), 7.0 * values)
 
 
 def test_running_norm_equals_the_statistics_of_all_rows() -> None:

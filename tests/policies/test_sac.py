@@ -260,6 +260,6 @@ def test_needs_a_state_bounded_actions_and_sensible_numbers() -> None:
         SAC(Composite(state=Unbounded((2, 5))), ACTIONS)
     with pytest.raises(ValueError, match="sac needs continuous actions in \\[-1, 1\\]"):
         SAC(STATE, Bounded(-2.0, 2.0, (2,)))
-    for wrong in ({"critics": 0}, {"temperature": 0.0}):
+    for wrong in ({"critics": 0}, {"temperature": 0.0}, {"value_scale": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             small(**wrong)

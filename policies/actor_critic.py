@@ -1,0 +1,236 @@
+"""DreamerV3's actor-critic (Hafner et al. 2023, arXiv 2301.04104): learns from imagined rollouts by λ-returns.
+
+B rollouts, H imagined steps, D features, A action. A rollout has H + 1 rows: row t holds the state at t, the action
+taken there and what it brought; the last row's action and reward are not used.
+
+The actor climbs the score of its actions times the advantage (REINFORCE), divided by the spread of returns. Where a
+rollout says how likely its actions were when they were taken, the ratio of likelihoods stands in the score's place,
+clipped as PPO does (Schulman et al. 2017, arXiv 1707.06347): so a rollout that was dear to imagine may be learned from
+several times while the actor moves away from it. The first time, the ratio is 1 and the gradient is REINFORCE's.
+
+Gradients: the encoder learns from both losses. DrQ-v2's learns from the critic alone, but that critic is told the action;
+one of states is told how much is to be had and not which way, and on the toy from pixels its features took twice as many
+updates to act well on. Imagined features, returns, advantages and weights are constants.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.nn.probabilistic import InteractionType, interaction_type
+from torch import Tensor, nn
+from torchrl.modules import SymExpTwoHot
+from torchrl.modules.distributions import TruncatedNormal
+from torchrl.modules.value_norm import PercentileValueNorm
+from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
+
+from policies.base import Policy, require_finite
+from policies.distributions import bounded_normal
+from policies.networks import ConvEncoder, orthogonal_init, soft_update
+from policies.returns import lambda_return
+from policies.specs import action_size, frames_shape, state_size
+
+if TYPE_CHECKING:
+    from torchrl.data import Composite, TensorSpec
+
+LOG_PROB = "action_log_prob"
+DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
+
+
+class Losses(NamedTuple):
+    """What a batch of rollouts asks for.
+
+    Attributes:
+        actor, critic: 0-d. returns: [B, H], λ-returns of all states but the last, without gradient.
+        metrics: detached 0-d tensors.
+    """
+
+    actor: Tensor
+    critic: Tensor
+    returns: Tensor
+    metrics: dict[str, Tensor]
+
+
+class StochasticActor(TensorDictModuleBase):
+    """Reads an observation key, writes `action` [*B, A] and `action_log_prob` [*B, 1], its log-density."""
+
+    def __init__(self, key: str, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.in_keys, self.out_keys = [key], ["action", LOG_PROB]
+        self.encoder, self.head = encoder, head
+
+    def distribution(self, features: Tensor) -> TruncatedNormal:
+        """Features [*B, D] -> a distribution of actions in [-1, 1], event shape [A]."""
+        return bounded_normal(self.head(features))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        actions = self.distribution(self.encoder(tensordict[self.in_keys[0]]))
+        action = actions.mode if interaction_type() in DETERMINISTIC else actions.sample()
+        return tensordict.set("action", action).set(LOG_PROB, actions.log_prob(action).unsqueeze(-1))
+
+
+class ActorCritic(Policy):
+    """A stochastic actor and a two-hot critic on λ-returns.
+
+    Args:
+        observation_spec: holds `frames` or `state`, whichever is read.
+        action_spec: bounded to [-1, 1], [A].
+        observation: the key that is read: `frames` uint8 [3K, R, R] through a ConvEncoder; `state` [D]; or any vector
+            [D] that no environment has, such as a world model's latent state, of `feature_size` numbers.
+        feature_size: D of such a vector, else None.
+        encoder_channels, encoder_strides, kernel_size: see ConvEncoder.
+        hidden_size, hidden_layers: of the actor and of the critic.
+        bins: of the critic's categorical distribution over symexp-spaced values.
+        gamma: discount of one step. lambda_: of the λ-returns.
+        entropy: weight of the actor's entropy.
+        clip: bound of the likelihood ratio's distance from 1.
+        slow_weight: weight of the critic's loss towards its own moving average.
+        slow_rate: share of the critic that its moving average takes over at each update.
+        learning_rate, warmup: of LaProp with adaptive gradient clipping; updates over which the rate rises.
+    """
+
+    learns_from = "rollouts"
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        observation: str = "frames",
+        feature_size: int | None = None,
+        encoder_channels: Sequence[int] = (16, 32, 64),
+        encoder_strides: Sequence[int] = (2, 2, 2),
+        kernel_size: int = 3,
+        hidden_size: int = 256,
+        hidden_layers: int = 3,
+        bins: int = 255,
+        gamma: float = 1 - 1 / 333,
+        lambda_: float = 0.95,
+        entropy: float = 3e-4,
+        clip: float = 0.2,
+        slow_weight: float = 1.0,
+        slow_rate: float = 0.02,
+        learning_rate: float = 4e-5,
+        warmup: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.observation, self.gamma, self.lambda_, self.entropy = observation, gamma, lambda_, entropy
+        self.clip, self.slow_weight, self.slow_rate = clip, slow_weight, slow_rate
+        encoder: nn.Module = nn.Identity()
+        if observation == "frames":
+            channels, resolution = frames_shape(observation_spec, "actor_critic")
+            encoder = ConvEncoder(
+                channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size
+            )
+            feature_size = encoder.out_features
+        elif feature_size is None:
+            feature_size = state_size(observation_spec, "actor_critic")
+        hidden = (feature_size, *[hidden_size] * hidden_layers)
+        head = normed_mlp((*hidden, 2 * action_size(action_spec, "actor_critic")), last_scale=0.01)
+        self.actor: StochasticActor = StochasticActor(observation, encoder, head)
+        self.critic = normed_mlp((*hidden, bins), last_scale=0.0)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.two_hot = SymExpTwoHot(bins)
+        self.return_norm = PercentileValueNorm()  # 5th to 95th percentile, rate 0.01, at least 1: as published
+        learned = [*self.actor.parameters(), *self.critic.parameters()]
+        self.optimizers = {"actor_critic": DreamerV3Optimizer(learned, lr=learning_rate, warmup_steps=warmup)}
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient step on imagined rollouts, see `losses`."""
+        losses = self.losses(batch)
+        require_finite({"actor_loss": losses.actor, "critic_loss": losses.critic})
+        self.optimizers["actor_critic"].zero_grad(set_to_none=True)
+        (losses.actor + losses.critic).backward()
+        self.optimizers["actor_critic"].step()
+        self.update_slow_critic()
+        return losses.metrics
+
+    def losses(self, rollouts: TensorDictBase) -> Losses:
+        """What to descend for rollouts [B, H + 1]; no gradient reaches them.
+
+        They hold the observation, `action` [B, H + 1, A], ("next", "reward") [B, H + 1, 1], and either `continue`
+        [B, H + 1, 1], the probability that the state of that row is no terminal one, or ("next", "terminated").
+        Where they hold `action_log_prob` [B, H + 1, 1], that of the actor which imagined them, see above.
+        """
+        features = self.actor.encoder(rollouts[self.observation].detach())  # [B, H + 1, D]
+        alive = continues(rollouts)  # [B, H + 1]
+        weight = discounted_weight(alive, self.gamma)[:, :-1]
+        logits = self.critic(features)
+        value = self.two_hot.decode(logits.detach())
+        reward = rollouts["next", "reward"].squeeze(-1)[:, :-1]
+        returns = lambda_return(reward, value[:, 1:], alive[:, 1:], gamma=self.gamma, lambda_=self.lambda_)
+        self.return_norm.update(returns.unsqueeze(-1))
+        advantage = (returns - value[:, :-1]) / self.return_norm.scale()
+        actions = self.actor.distribution(features[:, :-1])
+        log_prob, entropy = actions.log_prob(rollouts["action"][:, :-1].detach()), actions.entropy()
+        before = rollouts[LOG_PROB].squeeze(-1)[:, :-1] if LOG_PROB in rollouts.keys() else log_prob.detach()
+        ratio = (log_prob - before).exp()
+        gain = clipped_gain(ratio, advantage, self.clip) + self.entropy * entropy
+        critic = (weight * self._critic_loss(logits[:, :-1], features[:, :-1], returns)).mean()
+        metrics = {
+            "critic_loss": critic.detach(), "value": value.mean(), "return": returns.mean(),
+            "return_scale": self.return_norm.scale().squeeze(), "entropy": entropy.detach().mean(),
+            "std": actions.scale.detach().mean(), "clipped": ((ratio.detach() - 1).abs() > self.clip).float().mean(),
+        }  # fmt: skip
+        actor = -(weight * gain).mean()
+        return Losses(actor, critic, returns, metrics | {"actor_loss": actor.detach()})
+
+    def replay_value_loss(self, features: Tensor, reward: Tensor, terminated: Tensor, start: Tensor) -> Tensor:
+        """The critic's loss on real steps of one episode each, 0-d; its gradient goes into `features` too.
+
+        Args:
+            features: [B, T, D] of real states; the last row's reward and flag are not used.
+            reward: [B, T], earned by the action taken there. terminated: bool [B, T], whether that ended the episode.
+            start: [B, T], the first λ-return of what was imagined from each state, in the place of its value.
+        """
+        goes_on = (~terminated[:, :-1]).to(reward.dtype)
+        returns = lambda_return(reward[:, :-1], start[:, 1:], goes_on, gamma=self.gamma, lambda_=self.lambda_)
+        return self._critic_loss(self.critic(features[:, :-1]), features[:, :-1], returns).mean()
+
+    def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
+        """Cross-entropy [B, H] of the critic to the returns, and to what its moving average says."""
+        with torch.no_grad():
+            slow = self.two_hot.decode(self.slow_critic(features))
+        return self.two_hot.loss(logits, returns) + self.slow_weight * self.two_hot.loss(logits, slow)
+
+    def update_slow_critic(self) -> None:
+        """To be called after each step of the optimiser."""
+        soft_update(self.slow_critic, self.critic, self.slow_rate)
+
+
+def continues(rollouts: TensorDictBase) -> Tensor:
+    """Probability that the state of each row of [B, H + 1] is no terminal one, float [B, H + 1]."""
+    if "continue" in rollouts.keys():
+        return rollouts["continue"].squeeze(-1).detach()
+    goes_on = (~rollouts["next", "terminated"].squeeze(-1)[:, :-1]).float()  # the first state is real, and acted from
+    return torch.cat([torch.ones_like(goes_on[:, :1]), goes_on], 1)
+
+
+def discounted_weight(alive: Tensor, gamma: float) -> Tensor:
+    """Discounted probability that a rollout gets to its row t: γ^t c_0 ... c_t, of alive c [B, H + 1]."""
+    steps = torch.arange(alive.shape[1], device=alive.device, dtype=alive.dtype)
+    return gamma**steps * alive.cumprod(1)
+
+
+def clipped_gain(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's min(ρ A, clip(ρ, 1 - ε, 1 + ε) A): nothing is gained by going further than ε."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+
+
+def normed_mlp(sizes: Sequence[int], *, last_scale: float) -> nn.Sequential:
+    """Linear, RMSNorm, SiLU for each hidden layer, then a linear one whose weights are scaled by `last_scale`."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(sizes[:-1]):
+        layers += [nn.Linear(width_in, width_out), nn.RMSNorm(width_out), nn.SiLU()]
+    last = nn.Linear(sizes[-2], sizes[-1])
+    network = nn.Sequential(*layers, last)
+    orthogonal_init(network)
+    with torch.no_grad():
+        last.weight.mul_(last_scale)
+    return network

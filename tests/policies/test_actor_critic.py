@@ -1,0 +1,188 @@
+"""DreamerV3's actor-critic: known answers, what the gradients reach, and going on from a state."""
+
+import copy
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from policies.actor_critic import ActorCritic, clipped_gain, continues, discounted_weight
+
+ACTIONS = Bounded(-1.0, 1.0, (2,))
+SPECS = Composite(frames=Bounded(0, 255, (9, 16, 16), dtype=torch.uint8), state=Unbounded((3,)))
+B, H, D = 4, 5, 6
+
+
+def small(**changes: object) -> ActorCritic:
+    settings: dict[str, object] = {"observation": "features", "feature_size": D, "hidden_size": 16, "bins": 41}
+    pixels = {"encoder_channels": (8, 8), "encoder_strides": (2, 2)}
+    return ActorCritic(SPECS, ACTIONS, **(settings | pixels | {"warmup": 0, "learning_rate": 1e-3} | changes))
+
+
+def rollouts(policy: ActorCritic) -> TensorDict:
+    """[B, H + 1] rows of features or frames whose actions the policy took itself."""
+    shape = [B, H + 1]
+    batch = TensorDict(
+        features=torch.randn(*shape, D),
+        frames=torch.randint(0, 256, (*shape, 9, 16, 16), dtype=torch.uint8),
+        next=TensorDict(
+            reward=torch.randn(*shape, 1), terminated=torch.zeros(*shape, 1, dtype=torch.bool), batch_size=shape
+        ),
+        batch_size=shape,
+    )
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        return policy.actor(batch)
+
+
+def give_the_critic_an_opinion(policy: ActorCritic) -> None:
+    """Values of a few units: the outer ones of its bins lie at e^20."""
+    last, bins = policy.critic[-1], policy.two_hot.num_bins
+    torch.nn.init.normal_(last.weight, std=0.5)
+    with torch.no_grad():
+        last.bias.copy_(-(torch.arange(bins) - bins // 2).square())
+    policy.slow_critic.load_state_dict(policy.critic.state_dict())
+
+
+def test_a_fresh_critic_knows_nothing_and_a_fresh_actor_tries_everything() -> None:
+    torch.manual_seed(0)
+    policy = small()
+    batch = rollouts(policy)
+    assert (policy.two_hot.decode(policy.critic(batch["features"])) == 0).all()
+    assert batch["action"].abs().max() <= 1
+    assert policy.actor.distribution(torch.randn(1000, D)).scale.mean().item() == pytest.approx(0.89, abs=0.02)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        first, second = policy.actor(batch.clone()), policy.actor(batch.clone())
+    assert torch.equal(first["action"], second["action"])
+
+
+def test_weights_by_hand() -> None:
+    alive = torch.tensor([[1.0, 0.5, 1.0, 0.0]])
+    assert discounted_weight(alive, 0.5).tolist() == [[1.0, 0.25, 0.125, 0.0]]
+
+
+def test_a_rollout_weighs_nothing_after_it_terminated() -> None:
+    terminated = torch.tensor([[[False], [True], [False]]])
+    batch = TensorDict(next=TensorDict(terminated=terminated, batch_size=[1, 3]), batch_size=[1, 3])
+    assert continues(batch).tolist() == [[1.0, 1.0, 0.0]]
+    batch["continue"] = torch.tensor([[[0.9], [0.8], [0.7]]])
+    assert continues(batch).tolist() == [[pytest.approx(0.9), pytest.approx(0.8), pytest.approx(0.7)]]
+
+
+def test_clipping_by_hand() -> None:
+    ratio = torch.tensor([0.5, 0.5, 1.5, 1.5])
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    torch.testing.assert_close(clipped_gain(ratio, advantage, 0.2), torch.tensor([0.5, -0.8, 1.2, -1.5]))
+
+
+def test_ratio_is_one_for_fresh_rollouts_and_the_gradient_is_reinforce() -> None:
+    """With the log-probability at collection or without, as with the score function itself."""
+    torch.manual_seed(0)
+    policy = small(entropy=0.0)
+    give_the_critic_an_opinion(policy)
+    batch = rollouts(policy)
+    losses = policy.losses(batch)
+    head = list(policy.actor.head.parameters())
+    ratio_gradient = torch.autograd.grad(losses.actor, head)
+    without = torch.autograd.grad(policy.losses(batch.exclude("action_log_prob")).actor, head)
+    features, action = batch["features"][:, :-1], batch["action"][:, :-1]
+    score = policy.actor.distribution(features).log_prob(action)
+    value = policy.two_hot.decode(policy.critic(features).detach())
+    advantage = (losses.returns - value) / policy.return_norm.scale()
+    weight = policy.gamma ** torch.arange(H)
+    expected = torch.autograd.grad(-(weight * score * advantage).mean(), head)
+    for ours, ours_without, reinforce in zip(ratio_gradient, without, expected, strict=True):
+        torch.testing.assert_close(ours, reinforce)
+        torch.testing.assert_close(ours_without, reinforce)
+
+
+def test_a_step_too_far_is_not_rewarded() -> None:
+    """Where the ratio is beyond the bound and the advantage wants more of it, the actor's gradient is nothing."""
+    torch.manual_seed(0)
+    policy = small(entropy=0.0)
+    batch = rollouts(policy)
+    batch["next", "reward"].fill_(1.0)  # all advantages are positive
+    batch["action_log_prob"] -= 1.0  # ratio e
+    losses = policy.losses(batch)
+    gradients = torch.autograd.grad(losses.actor, list(policy.actor.head.parameters()))
+    assert all((gradient == 0).all() for gradient in gradients)
+    assert losses.metrics["clipped"] == 1.0
+
+
+def test_the_encoder_learns_from_both_losses_and_each_head_from_its_own() -> None:
+    torch.manual_seed(0)
+    policy = small(observation="frames", feature_size=None)
+    give_the_critic_an_opinion(policy)
+    losses = policy.losses(rollouts(policy))
+    reached = {
+        (part, name): any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        for part, module in (("encoder", policy.actor.encoder), ("head", policy.actor.head), ("critic", policy.critic))
+        for name, loss in (("actor", losses.actor), ("critic", losses.critic))
+        for gradients in [torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)]
+    }
+    assert {key for key, value in reached.items() if value} == {
+        ("encoder", "actor"), ("encoder", "critic"), ("head", "actor"), ("critic", "critic")
+    }  # fmt: skip
+    assert not any(parameter.requires_grad for parameter in policy.slow_critic.parameters())
+
+
+def test_no_gradient_leaves_through_imagined_features() -> None:
+    torch.manual_seed(0)
+    policy = small()
+    batch = rollouts(policy)
+    batch["features"].requires_grad_()
+    losses = policy.losses(batch)
+    (losses.actor + losses.critic).backward()
+    assert batch["features"].grad is None
+
+
+def test_the_replay_value_loss_reaches_the_features() -> None:
+    torch.manual_seed(0)
+    policy = small()
+    give_the_critic_an_opinion(policy)
+    features = torch.randn(B, H, D, requires_grad=True)
+    ended = torch.zeros(B, H, dtype=torch.bool)
+    policy.replay_value_loss(features, torch.randn(B, H), ended, torch.randn(B, H)).backward()
+    assert features.grad is not None and features.grad[:, :-1].any() and not features.grad[:, -1].any()
+
+
+def test_update_moves_all_parts_and_the_slow_critic_follows() -> None:
+    torch.manual_seed(0)
+    policy = small(slow_rate=0.25)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    metrics = policy.update(rollouts(policy))
+    after = policy.state_dict()
+    for name in ("critic.9.weight", "actor.head.9.weight", "actor.head.0.weight"):
+        assert not torch.equal(before[name], after[name]), name
+    moved = before["slow_critic.9.weight"].lerp(after["critic.9.weight"], 0.25)
+    torch.testing.assert_close(after["slow_critic.9.weight"], moved)
+    assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
+
+
+def test_update_goes_on_exactly_from_its_state() -> None:
+    torch.manual_seed(0)
+    policy, other = small(), small()
+    batch = rollouts(policy)
+    policy.update(batch)
+    other.load_state_dict(policy.state_dict())
+    for name, optimizer in policy.optimizers.items():
+        other.optimizers[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    policy.update(batch)
+    other.update(batch)
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_is_refused() -> None:
+    policy = small()
+    batch = rollouts(policy)
+    batch["next", "reward"][0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="critic_loss"):
+        policy.update(batch)
+
+
+def test_what_is_read_must_be_there() -> None:
+    assert small(observation="state", feature_size=None).actor.in_keys == ["state"]
+    with pytest.raises(ValueError, match="learns from frames"):
+        ActorCritic(Composite(state=Unbounded((3,))), ACTIONS)
