@@ -101,13 +101,10 @@ class Agent:
 
     def clone(self, replay: Replay, most: int, on_update: Callable[[], Any] = lambda: None) -> Metrics:
         """Do up to `most` of the cloning updates that are left, on demonstrations alone; means over this call."""
-        assert replay.demos is not None
         self.set_env_steps(0)
         sums = MetricMeans()
         for _ in range(min(most, self.cloning.updates - self.cloned)):
-            batch = replay.demos.transitions(self.batch_size)
-            sums.add("policy", self.policy.clone(batch.to(self.policy.device)))
-            self.cloned += 1
+            sums.add("policy", self._imitate(replay, 1.0))
             on_update()
         return sums.means()
 
@@ -177,7 +174,15 @@ class Agent:
         demonstrated = batch.pop("demonstrated", None)
         if self._cloning_weight > 0 and demonstrated is not None:
             batch["cloning"] = self._cloning_weight * demonstrated
-        return self.policy.update(batch.to(self.policy.device))
+        metrics = self.policy.update(batch.to(self.policy.device))
+        if self._cloning_weight > 0 and self.policy.learns_from == "rollouts":
+            metrics |= self._imitate(replay, self._cloning_weight)  # a step of its own: no rollout was demonstrated
+        return metrics
+
+    def _imitate(self, replay: Replay, weight: float) -> Metrics:
+        assert replay.demos is not None
+        self.cloned += 1
+        return self.policy.clone(replay.demos.transitions(self.batch_size).to(self.policy.device), weight)
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         if not self.learns_model:

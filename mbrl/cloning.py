@@ -13,7 +13,8 @@ class Cloning:
 
     Args:
         updates: gradient steps on demonstrations alone, before the first env step; 0 clones nothing.
-        weight: of imitation in the actor's loss (see `policies.bc.imitation`) at the first env step.
+        weight: of imitation in the actor's loss at the first env step (see `policies.bc.imitation`); or of the step of
+            imitation that follows each update of a policy which learns from rollouts, where nothing is demonstrated.
         env_steps: the weight falls linearly to 0 over that many.
     """
 

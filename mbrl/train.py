@@ -111,7 +111,7 @@ def seed_everything(seed: int) -> None:
 def clone(config: DictConfig, run: Run) -> None:
     """Before THE loop: imitate the demonstrations, where the agent is told to, and see what came of it."""
     agent, progress, started = run.agent, run.progress, time.monotonic()
-    if agent.cloned == agent.cloning.updates:
+    if agent.cloned >= agent.cloning.updates:
         return
     while agent.cloned < agent.cloning.updates:
         metrics = agent.clone(run.replay, CLONING_UPDATES, run.logger.tick)

@@ -59,8 +59,8 @@ class Policy(nn.Module, ABC):
             KeyError: the batch lacks a key.
         """
 
-    def clone(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step of imitation on a batch of transitions (see `update`) that were all demonstrated.
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """One gradient step of imitation, its loss times ``weight``, on transitions [B] that were all demonstrated.
 
         Whatever values actions learns from them alike, so that it does not mislead the actor later on.
 

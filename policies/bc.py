@@ -87,7 +87,7 @@ class BehaviourCloning(Policy):
         self.actor = TensorDictModule(self.net, in_keys=[self.key], out_keys=["action"])
         self.optimizers = {"actor": torch.optim.Adam(self.net.parameters(), lr=learning_rate, fused=True)}
 
-    def clone(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
         seen = batch[self.key]
         if self.normalizer is not None:
             self.normalizer.observe(seen)
@@ -96,7 +96,7 @@ class BehaviourCloning(Policy):
         loss = F.mse_loss(self.net(seen), batch["action"])
         require_finite({"cloning_loss": loss})
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward()
+        (weight * loss).backward()
         self.optimizers["actor"].step()
         return {"cloning_loss": loss.detach()}
 

@@ -162,7 +162,7 @@ class DrQV2(Policy):
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
 
-    def clone(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
         """The actor and the encoder imitate; on the features that this gives, the critics learn as in `update`."""
         with self._autocast():
             features = self.actor.encoder(random_shift(batch["frames"], self.shift_pad))
@@ -172,7 +172,7 @@ class DrQV2(Policy):
                 target = self.target(next_features, batch)
         loss = F.mse_loss(mean, batch["action"])
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        metrics = self._update_critic(features.detach(), batch["action"], target, beside=loss)
+        metrics = self._update_critic(features.detach(), batch["action"], target, beside=weight * loss)
         self.optimizers["actor"].step()
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()

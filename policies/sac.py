@@ -140,12 +140,12 @@ class SAC(Policy):
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics
 
-    def clone(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
         """What the actor draws imitates, so that it draws ever less widely; the critics learn as in `update`."""
         features, metrics = self._learn_values(batch)
         loss = F.mse_loss(self.actor.sample(features)[0], batch["action"])
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward()
+        (weight * loss).backward()
         self.optimizers["actor"].step()
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()

@@ -10,6 +10,7 @@ from torchrl.checkpoint import CheckpointRotation
 from mbrl.agent import LATE, Agent
 from mbrl.build import build_replay
 from mbrl.cloning import Cloning
+from mbrl.curves import read_curves
 from mbrl.episodes import write_episodes
 from mbrl.replay import Replay
 from mbrl.train import build, run, train
@@ -26,10 +27,11 @@ class Pupil(BrightnessPolicy):
 
     def __init__(self) -> None:
         super().__init__()
-        self.demonstrated, self.env_steps = [], -1
+        self.demonstrated, self.weights, self.env_steps = [], [], -1
 
-    def clone(self, batch):
+    def clone(self, batch, weight=1.0):
         self.demonstrated.append(batch)
+        self.weights.append(weight)
         return {"cloning_loss": torch.ones(())}
 
     def set_env_steps(self, n):
@@ -78,6 +80,17 @@ def test_demonstrated_rows_are_kept_to_less_and_less():
         assert int(from_demos.sum()) == 2
         assert torch.allclose(batch["cloning"], weight * from_demos)
     assert all("cloning" not in batch.keys() for batch in batches[5:]), "after 40 env steps it is over"
+
+
+def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():
+    agent, replay = agent_and_replay(updates=2, weight=0.8, env_steps=40)
+    agent.clone(replay, 2)
+    agent.policy.learns_from = "rollouts"
+    for steps in (11, 15, 25):
+        agent.update(replay, steps, 2 * steps)
+    assert agent.policy.weights == pytest.approx([1.0, 1.0, 0.36, *[0.2] * 4])
+    assert all((batch["frames"] >= 200).all() for batch in agent.policy.demonstrated)
+    assert agent.gradient_steps == 15 + 7
 
 
 def test_without_cloning_batches_are_what_they_were():
@@ -213,3 +226,4 @@ def test_metrics_say_that_imitation_came_first(tmp_path):
     first, second = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[:2])
     assert (first["env_steps"], first["gradient_steps"]) == (0, 7) and "policy/cloning_loss" in first
     assert second["env_steps"] == 0 and "eval/success" in second
+    assert [curve.agent for curve in read_curves([folder])] == ["drqv2 + demos"], "no curve mixes it with runs without"

@@ -135,4 +135,5 @@ def test_what_a_study_sets_for_one_agent_names_both() -> None:
 
 @pytest.mark.parametrize("agent", names("agent"))
 def test_every_agent_has_a_smoke_experiment(agent: str) -> None:
-    check(config("experiment=smoke", f"agent={agent}"))
+    needed = ["replay.demos=some/folder"] if agent == "bc" else []
+    check(config("experiment=smoke", f"agent={agent}", *needed))
