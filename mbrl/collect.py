@@ -8,6 +8,7 @@ from typing import Any
 
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
+from torchrl.modules.utils import get_primers_from_module
 
 from policies.base import Policy
 
@@ -37,7 +38,8 @@ def make_collector(
     options: dict[str, Any] = {
         "frames_per_batch": frames_per_batch,
         "total_frames": -1,
-        "auto_register_policy_transforms": False,  # no policy here is recurrent
+        # what the actor remembers from step to step, see `mbrl.evaluate.remembering`
+        "auto_register_policy_transforms": get_primers_from_module(policy.actor, warn=False) is not None,
     }
     if policy.device.type != "cpu":
         options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}

@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules.utils import get_env_transforms_from_module, get_primers_from_module
 
 from policies.base import Policy
 
@@ -57,6 +58,7 @@ class Evaluator:
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy without exploration on goal number `index`."""
+        self.env = remembering(self.env, policy)
         self.env.seek(index)
         training = policy.training
         policy.eval()
@@ -68,6 +70,17 @@ class Evaluator:
 
     def close(self) -> None:
         self.env.close()
+
+
+def remembering(env: EnvBase, policy: Policy) -> EnvBase:
+    """The environment with what the policy's actor remembers from step to step, zeros at a reset.
+
+    An actor that remembers says so in TorchRL's way, by `make_tensordict_primer`; it reads its keys, and writes them
+    under "next".
+    """
+    if get_primers_from_module(policy.actor, warn=False) is None or "is_init" in env.observation_spec.keys():
+        return env
+    return env.append_transform(get_env_transforms_from_module(policy.actor))
 
 
 def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
@@ -82,14 +95,16 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None)
 
     They are drawn for the video where the run itself draws none.
     """
-    from mbrl.build import agent_steps_per_episode, build_policy, env_factory
-    from mbrl.checkpoint import load_config, load_policy
+    from mbrl.build import agent_steps_per_episode, build_acting, env_factory
+    from mbrl.checkpoint import load_config, load_policy, load_world_model
 
     config = load_config(run)
     make_env = env_factory(config, evaluation=True)
     evaluator = Evaluator(make_env, episodes=episodes, longest=agent_steps_per_episode(config), seed=seed)
-    policy = build_policy(config, evaluator.env)
+    acting, policy, world_model = build_acting(config, evaluator.env)
     load_policy(run, policy)
+    if world_model is not None:
+        load_world_model(run, world_model)
     try:
         if video is not None:
             from mbrl.video import write_video
@@ -97,8 +112,8 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None)
             drawn = Evaluator(
                 partial(make_env, pixels=True), episodes=min(episodes, 4), longest=evaluator.longest, seed=seed
             )
-            write_video(video, torch.cat([drawn.play(policy, index)["pixels"] for index in range(drawn.episodes)]))
+            write_video(video, torch.cat([drawn.play(acting, index)["pixels"] for index in range(drawn.episodes)]))
             drawn.close()
-        return evaluator(policy).summary()
+        return evaluator(acting).summary()
     finally:
         evaluator.close()

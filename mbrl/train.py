@@ -21,6 +21,7 @@ from mbrl.build import (
     build_replay,
     env_factory,
     env_steps_per_step,
+    imagines,
 )
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.collect import make_collector
@@ -88,7 +89,7 @@ def build(config: DictConfig) -> Run:
     resumed = checkpoint.load_latest()
     collector = make_collector(
         env_factory(config),
-        agent.policy,
+        agent.acting,
         seed=config.seed,
         random_steps=agent.random_steps - progress["agent_steps"],
         first_episode=progress["episodes"],
@@ -118,7 +119,7 @@ def clone(config: DictConfig, run: Run) -> None:
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
-    run.logger.log_eval(run.evaluator(agent.policy), seed=config.seed, env_steps=0)
+    run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=0)
 
 
 def train(config: DictConfig, run: Run) -> None:
@@ -138,7 +139,7 @@ def train(config: DictConfig, run: Run) -> None:
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
         if progress["env_steps"] // config.eval.every > before // config.eval.every:
-            run.logger.log_eval(run.evaluator(agent.policy), seed=config.seed, env_steps=progress["env_steps"])
+            run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=progress["env_steps"])
         done = progress["env_steps"] >= config.total_env_steps
         # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
         whole = replay.between_episodes or config.collect.workers > 1
@@ -159,10 +160,9 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
     plot([run.directory], run.directory / "curve.png")
-    model = run.agent.world_model
-    if run.agent.imagination is not None and model is not None and "pixels" in model.observations and config.video:
-        rollout, horizon = run.evaluator.play(run.agent.policy, 0), run.agent.imagination.horizon
-        imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
+    model, horizon = run.agent.world_model, run.agent.horizon
+    if horizon is not None and model is not None and "pixels" in model.observations and config.video:
+        imagination_video(model, run.evaluator.play(run.agent.acting, 0), horizon, run.directory / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:
@@ -177,7 +177,7 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
-    learns_model = config.agent.get("world_model") is not None and config.agent.real_ratio < 1
+    learns_model = imagines(config) or config.agent.get("planner") is not None
     segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
     if learns_model and per_episode + 1 < segment:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What every policy offers: an actor that fills in ``action`` and an update that learns from transitions.
+"""What every policy offers: an actor that fills in ``action`` and an update that learns from transitions; and planners.
 
 A policy acts and learns; it knows no world model and no environment. Specs and numbers reach it as arguments.
 """
@@ -6,8 +6,8 @@ A policy acts and learns; it knows no world model and no environment. Specs and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -76,6 +76,40 @@ class Policy(nn.Module, ABC):
         collector workers which share the actor's tensors see it. Others ignore it.
         """
         # Not abstract: most policies have no schedule.
+
+
+Imagine = Callable[[Tensor], Tensor]  # actions [B, N, H, A] -> scores [B, N]; more is better
+
+
+class Plan(NamedTuple):
+    """A Gaussian over the next H actions: the mean is the plan, the std what was left open. Both [B, H, A]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Planner(ABC):
+    """Chooses the next H actions by what they are imagined to be worth; it knows neither world model nor environment.
+
+    B decisions side by side, N candidates of one call of `imagine`, M proposals, H horizon, A action.
+
+    Attributes:
+        horizon: H. candidates: N. std: the standard deviation that its search begins with.
+    """
+
+    horizon: int
+    candidates: int
+    std: float
+
+    @abstractmethod
+    def __call__(self, imagine: Imagine, previous: Tensor, proposals: Tensor | None = None) -> Plan:
+        """Plan once.
+
+        Args:
+            imagine: says what candidates are worth.
+            previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros where there is none.
+            proposals: [B, M, H, A], M <= N: candidates that take part as they are.
+        """
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:
