@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +82,10 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
 
 
 def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None) -> dict[str, float]:
-    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames."""
+    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames.
+
+    They are drawn for the video where the run itself draws none.
+    """
     from mbrl.build import agent_steps_per_episode, build_acting, env_factory
     from mbrl.checkpoint import load_config, load_policy, load_world_model
 
@@ -96,7 +100,11 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None)
         if video is not None:
             from mbrl.video import write_video
 
-            write_video(video, torch.cat([evaluator.play(acting, i)["pixels"] for i in range(min(episodes, 4))]))
+            drawn = Evaluator(
+                partial(make_env, pixels=True), episodes=min(episodes, 4), longest=evaluator.longest, seed=seed
+            )
+            write_video(video, torch.cat([drawn.play(acting, index)["pixels"] for index in range(drawn.episodes)]))
+            drawn.close()
         return evaluator(acting).summary()
     finally:
         evaluator.close()

@@ -52,7 +52,8 @@ class Policy(nn.Module, ABC):
         The batch holds observations, ``action`` [B, A], ``("next", "reward")`` [B, 1] (the n-step discounted
         sum), the observations n steps later under "next", ``("next", "terminated")`` bool [B, 1] and
         ``gamma`` [B, 1], the discount of the bootstrap value. So the target is
-        ``reward + gamma * (1 - terminated) * V(next)``.
+        ``reward + gamma * (1 - terminated) * V(next)``. Where there is ``cloning`` [B, 1], an actor keeps to the
+        ``action`` of the rows in which it is above 0, demonstrated ones, with this weight (``policies.bc.imitation``).
 
         A policy that learns from rollouts is given [B, H + 1] rows instead: observations, ``action``, and under
         "next" ``reward`` and ``terminated`` of what that action brought (the last row's are not to be used).
@@ -64,6 +65,16 @@ class Policy(nn.Module, ABC):
             FloatingPointError: a loss is NaN or infinite.
             KeyError: the batch lacks a key.
         """
+
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """One gradient step of imitation, its loss times ``weight``, on transitions [B] that were all demonstrated.
+
+        Whatever values actions learns from them alike, so that it does not mislead the actor later on.
+
+        Raises:
+            ValueError: this policy does not learn.
+        """
+        raise ValueError(f"{type(self).__name__} imitates no demonstrations: agent.cloning.updates must be 0")
 
     def set_env_steps(self, n: int) -> None:
         """Tell the policy how many env steps (control steps, action repeat counted) were taken so far.
