@@ -61,19 +61,7 @@ class Agent:
     ) -> None:
         if planner is not None and world_model is None:
             raise ValueError("agent.planner needs an agent.world_model to plan in")
-        real = round(batch_size * real_ratio)
-        if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
-            raise ValueError(
-                f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
-                "give a ratio in [0, 1] that leaves each part at least one"
-            )
-        if policy.learns_from == "rollouts" and real_ratio != 0:
-            raise ValueError(
-                f"agent.real_ratio is {real_ratio}, but this policy learns from imagined rollouts alone: leave it at 0 "
-                "(its model-free control is another agent, see its yaml)"
-            )
-        if real_ratio < 1 and imagination is None:
-            raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
+        real = real_share(batch_size, real_ratio, policy, imagination)
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.batch_size, self.real = batch_size, real
         self.updates_per_step, self.learning_starts = updates_per_step, learning_starts
@@ -90,11 +78,6 @@ class Agent:
     def acting(self) -> Policy:
         """What collects and is evaluated."""
         return self.planner or self.policy
-
-    @property
-    def random_steps(self) -> int:
-        """Agent steps that are taken at random before the policy acts."""
-        return self.learning_starts
 
     @property
     def imagined(self) -> tuple[WorldModel, int] | None:
@@ -255,6 +238,24 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         for key, value in moments.items():
             if value.shape == parameter.shape:
                 moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def real_share(batch_size: int, real_ratio: float, policy: Policy, imagination: Imagination | None) -> int:
+    """Real transitions of a batch; ValueError where the ratio cannot be kept."""
+    real = round(batch_size * real_ratio)
+    if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
+        raise ValueError(
+            f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
+            "give a ratio in [0, 1] that leaves each part at least one"
+        )
+    if policy.learns_from == "rollouts" and real_ratio != 0:
+        raise ValueError(
+            f"agent.real_ratio is {real_ratio}, but this policy learns from imagined rollouts alone: leave it at 0 "
+            "(its model-free control is another agent, see its yaml)"
+        )
+    if real_ratio < 1 and imagination is None:
+        raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
+    return real
 
 
 class MetricMeans:
