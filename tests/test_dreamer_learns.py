@@ -11,7 +11,8 @@ SETTINGS = [
     "checkpoint_every=1600", "eval.every=1600", "eval.episodes=20", "collect.frames_per_batch=20", "video=false",
     "agent.batch_size=16", "agent.segment_length=8", "agent.horizon=8", "agent.updates_per_step=0.4",
     "agent.learning_starts=200", "agent.policy.world_model.units=32", "agent.policy.world_model.learning_rate=4e-3",
-    "agent.policy.behaviour.learning_rate=1e-3",
+    "agent.policy.behaviour.learning_rate=1e-3", "agent.policy.behaviour.entropy=1e-2",
+    "agent.policy.behaviour.gamma=0.95",
 ]  # fmt: skip
 
 
