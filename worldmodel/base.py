@@ -156,3 +156,69 @@ class WorldModel(nn.Module, ABC):
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         """The codes of real steps [B, T], T > C, and the size of their codebook, by codebook; {} without any."""
         return {}
+
+
+class Learned(NamedTuple):
+    """What a LatentWorldModel makes of sequences.
+
+    Attributes:
+        loss: 0-d, what it descends. metrics: detached 0-d tensors.
+        state: latent states [B, T] of the steps, opaque, with their gradients.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    state: Any
+
+
+class LatentWorldModel(WorldModel):
+    """A world model whose latent states a policy acts on and learns in, with gradients between the two.
+
+    Attributes:
+        feature_size: F, width of what a policy reads of a state.
+        unknown: a state that nobody has followed, packed: TensorDict [].
+    """
+
+    feature_size: int
+
+    @property
+    @abstractmethod
+    def unknown(self) -> TensorDict: ...
+
+    @abstractmethod
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+        """What an update descends, for sequences that go on from latent states.
+
+        Args:
+            batch: [B, 1 + T] as for ``update``, whose first row precedes what is learned from, and ``is_init`` bool
+                [B, 1 + T, 1], where an episode begins: there nothing that was before counts.
+            before: packed states [B] of the rows before.
+        """
+
+    @abstractmethod
+    def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Any:
+        """The states [B] on observing what ``action`` [B, A] led to from packed states [B]; is_init bool [B, 1]."""
+
+    @abstractmethod
+    def imagine(self, state: Any, action: Tensor) -> Any:
+        """The states [B] that ``action`` [B, A] may lead to."""
+
+    @abstractmethod
+    def features(self, state: Any) -> Tensor:
+        """What a policy reads of states [*B]: [*B, F]."""
+
+    @abstractmethod
+    def reward(self, features: Tensor) -> Tensor:
+        """Expected reward of arriving there: [*B, F] -> [*B, 1]."""
+
+    @abstractmethod
+    def goes_on(self, features: Tensor) -> Tensor:
+        """Probability that the episode goes on from there: [*B, F] -> [*B, 1]."""
+
+    @abstractmethod
+    def pack(self, state: Any) -> TensorDict:
+        """States [*B] as small tensors [N] without gradient, for the replay; N is the product of B."""
+
+    @abstractmethod
+    def unpack(self, packed: TensorDictBase) -> Any:
+        """The states [B] that were packed."""
