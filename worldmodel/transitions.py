@@ -28,7 +28,7 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
 def bootstrap(index: Tensor, member: int) -> Tensor:
     """How often each transition is in a member's data: Poisson(1), the limit of drawing N of N; int64 [N]."""
     chances = torch.distributions.Poisson(torch.ones((), dtype=torch.float64)).log_prob(torch.arange(8.0)).exp()
-    return torch.searchsorted(chances.cumsum(0), uniform(index, salt=1 + member), right=True)
+    return torch.searchsorted(chances.cumsum(0).to(index.device), uniform(index, salt=1 + member), right=True)
 
 
 def held_out(index: Tensor, share: float) -> Tensor:
