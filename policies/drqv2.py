@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
 
 
-
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
     """mean + std * N(0, 1), the noise clipped to ±``clip`` and the sum to [-1, 1].
 
