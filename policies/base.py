@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
@@ -117,6 +118,11 @@ class Planner(ABC):
             previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros where there is none.
             proposals: [B, M, H, A], M <= N: candidates that take part as they are.
         """
+
+
+def exploring() -> bool:
+    """Whether actors are to explore now, by torchrl's ``exploration_type()``."""
+    return interaction_type() not in (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:
