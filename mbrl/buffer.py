@@ -18,6 +18,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
+from mbrl.episodes import LATENT
+from mbrl.latents import Latents
 from policies.returns import n_step
 
 WEIGHT = "weight"
@@ -64,6 +66,7 @@ class EpisodeBuffer:
         self.directory = directory
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
+        self.latents = Latents(self.size)
         self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
 
     def __len__(self) -> int:
@@ -98,10 +101,14 @@ class EpisodeBuffer:
             raise ValueError(
                 f"replay: {count * length} records do not fit into a capacity of {self.capacity}; raise replay.capacity"
             )
+        latents = records.get(LATENT, None)
+        records = records.exclude(LATENT)
         refuse_non_finite(records)
         if self._buffer is None:
             self._buffer = self._allocate(records[0, 0])
         self._buffer.extend(records.reshape(-1))
+        if latents is not None:
+            self.latents.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
         self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first)], 1)])
@@ -148,17 +155,24 @@ class EpisodeBuffer:
             batch["next", out] = self._observe(key, episode, last + 1)
         return batch
 
-    def sequences(self, batch_size: int, length: int) -> TensorDict:
+    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """Draw segments of `length` rows within one episode, uniformly over all of them: [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
+        before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
+            the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
+            `index` int64 [1], its number in `latents` until the next episode comes.
         """
         episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
-        rows = self._rows(episode[:, None], offset[:, None] + torch.arange(length))
+        steps = offset[:, None] + torch.arange(-before, length)
+        rows = self._rows(episode[:, None], steps.clamp(min=0))
+        length += before
         names = [*self._observation_keys(), "action"]
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=[batch_size, length])
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=[batch_size, length])
+        if before:
+            batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
         return batch
 
     def rollouts(self, batch_size: int) -> TensorDict:
@@ -251,8 +265,9 @@ class EpisodeBuffer:
 
     # ------------------------------------------------------------- checkpoint
     def state_dict(self) -> dict[str, Any]:
-        """Where the episodes lie; and the records themselves where they are not memory-mapped."""
+        """Where the episodes lie, and their latents; and the records themselves where they are not memory-mapped."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
+        state["latents"] = self.latents.state_dict()
         if self.directory is None and self._buffer is not None:
             state["data"] = self.records.to_dict()
         return state
@@ -262,6 +277,7 @@ class EpisodeBuffer:
             raise ValueError(f"replay: the checkpoint holds {state['size']} records, this configuration {self.size}")
         self.head = state["head"]
         self._table = torch.as_tensor(state["episodes"]).reshape(-1, len(Episode._fields)).clone()
+        self.latents.load_state_dict(state.get("latents", {}))
         if self.directory is not None and self.head:
             self._buffer = self._wrap(TensorDict.load_memmap(str(self.directory)))
         elif "data" in state:

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
 from mbrl.imagination import Imagination
+from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
-NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination")
+NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination", "planner", "planning")
 
 
 def pick_device(name: str) -> torch.device:
@@ -58,12 +60,39 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
 
 
 def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
-    """The world model, or None where nothing imagined is learned from: with real_ratio 1 an agent is model-free."""
-    if config.agent.get("world_model") is None or config.agent.real_ratio == 1:
+    """The world model, or None where nothing is imagined: with real_ratio 1 and no planner an agent is model-free."""
+    wanted = imagines(config) or config.agent.get("planner") is not None
+    if config.agent.get("world_model") is None or not wanted:
         return None
     torch.manual_seed(config.seed)
     world_model: WorldModel = make(config.agent.world_model, **_specs(env))
     return world_model.to(pick_device(config.device))
+
+
+def imagines(config: DictConfig) -> bool:
+    """Whether the policy learns from imagined transitions."""
+    return config.agent.get("world_model") is not None and config.agent.real_ratio < 1
+
+
+def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None) -> Policy | None:
+    """What acts by planning in the world model, with the policy as its prior; None for an agent without a planner."""
+    if config.agent.get("planner") is None:
+        return None
+    if world_model is None:
+        raise ValueError("agent.planner needs an agent.world_model to plan in")
+    torch.manual_seed(config.seed)
+    search = instantiate(config.agent.planner)
+    planner = PlanningPolicy(world_model, search, policy, **_specs(env), **config.agent.planning)
+    return planner.to(pick_device(config.device))
+
+
+def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
+    """What acts of the agent, and what its weights belong to: the policy, and the world model where it plans in one."""
+    policy = build_policy(config, env)
+    if config.agent.get("planner") is None:
+        return policy, policy, None
+    world_model = build_world_model(config, env)
+    return build_planner(config, env, policy, world_model) or policy, policy, world_model
 
 
 def make(settings: Any, **objects: Any) -> Any:
@@ -80,11 +109,6 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     settings = OmegaConf.to_container(config.replay, resolve=True)
     assert isinstance(settings, dict)
     demos = settings.pop("demos")
-    if (demos is None) != (settings["demo_share"] == 0):
-        raise ValueError(
-            f"replay.demos is {demos} and replay.demo_share {settings['demo_share']}: "
-            "give a folder and a share above 0, or neither"
-        )
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
     settings["capacity"] = min(settings["capacity"], episodes * per_episode)
@@ -93,20 +117,34 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     reserve = 2 * between * per_episode
     replay: Replay = make(settings, reserve=reserve, directory=directory)
     if demos is not None:
-        from mbrl.episodes import read_episodes
-
-        bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
-        episodes = read_episodes(Path(demos))
-        for episode in episodes:
-            episode["reward"] += bonus * episode["success"]
-        replay.add_demos(episodes)
+        replay.add_demos(_demonstrations(config, Path(demos)))
     return replay
+
+
+def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
+    """The demonstrations as the run's environment would have given them."""
+    from mbrl.demos import read_demos  # only here: scripts and simulators are of no use to a run without them
+
+    bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
+    episodes = read_demos(folder, task=config.env.task, action_repeat=env_steps_per_step(config))
+    for episode in episodes:
+        episode["reward"] += bonus * episode["success"]
+    if config.env.pixels:
+        return episodes
+    # a state agent has no use for pictures; what has nothing else is refused when the agent is built
+    return [episode.exclude("pixels") if "state" in episode.keys() else episode for episode in episodes]
 
 
 def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
     policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
-    if world_model is not None:
+    if replay.demos is not None:
+        from mbrl.demos import require_fit
+
+        needed = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
+        needed |= set(world_model.observations) if world_model is not None else set()
+        require_fit(replay.demos.records, env.observation_spec, env.action_spec, needed)
+    if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations
         imagination = Imagination(
             world_model,
@@ -116,5 +154,7 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
             resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
             **config.agent.imagination,
         )
+    planner = build_planner(config, env, policy, world_model)
     schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}
-    return make(schedule, policy=policy, world_model=world_model, imagination=imagination)
+    parts = {} if planner is None else {"planner": planner}
+    return make(schedule, policy=policy, world_model=world_model, imagination=imagination, **parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.envs.gym import carrying
 from policies.base import Policy
 
 
@@ -45,6 +47,7 @@ class Evaluator:
         if episodes < 1:
             raise ValueError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
+        self._carrying: EnvBase | None = None
         self.episodes, self.longest = episodes, longest
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
@@ -56,12 +59,14 @@ class Evaluator:
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy without exploration on goal number `index`."""
+        if self._carrying is None:
+            self._carrying = carrying(self.env, policy.carried)
         self.env.seek(index)
         training = policy.training
         policy.eval()
         with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
             away = policy.device != self.env.device
-            rollout = self.env.rollout(self.longest, policy.actor, auto_cast_to_device=away)
+            rollout = self._carrying.rollout(self.longest, policy.actor, auto_cast_to_device=away)
         policy.train(training)
         return rollout
 
@@ -77,20 +82,29 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
 
 
 def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None) -> dict[str, float]:
-    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames."""
-    from mbrl.build import agent_steps_per_episode, build_policy, env_factory
-    from mbrl.checkpoint import load_config, load_policy
+    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames.
+
+    They are drawn for the video where the run itself draws none.
+    """
+    from mbrl.build import agent_steps_per_episode, build_acting, env_factory
+    from mbrl.checkpoint import load_config, load_policy, load_world_model
 
     config = load_config(run)
     make_env = env_factory(config, evaluation=True)
     evaluator = Evaluator(make_env, episodes=episodes, longest=agent_steps_per_episode(config), seed=seed)
-    policy = build_policy(config, evaluator.env)
+    acting, policy, world_model = build_acting(config, evaluator.env)
     load_policy(run, policy)
+    if world_model is not None:
+        load_world_model(run, world_model)
     try:
         if video is not None:
             from mbrl.video import write_video
 
-            write_video(video, torch.cat([evaluator.play(policy, i)["pixels"] for i in range(min(episodes, 4))]))
-        return evaluator(policy).summary()
+            drawn = Evaluator(
+                partial(make_env, pixels=True), episodes=min(episodes, 4), longest=evaluator.longest, seed=seed
+            )
+            write_video(video, torch.cat([drawn.play(acting, index)["pixels"] for index in range(drawn.episodes)]))
+            drawn.close()
+        return evaluator(acting).summary()
     finally:
         evaluator.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from mbrl.buffer import EpisodeBuffer
 from mbrl.episodes import to_records
@@ -59,12 +61,51 @@ class Replay:
         logging.getLogger(__name__).info("%d demonstrations, %d steps", len(episodes), total - len(episodes))
 
     def transitions(self, batch_size: int) -> TensorDict:
-        """See EpisodeBuffer.transitions; `demo_share` of the batch comes from the demonstrations."""
-        return self._mixed(batch_size, lambda buffer, n: buffer.transitions(n))
+        """See EpisodeBuffer.transitions; `demo_share` of the batch comes from the demonstrations.
 
-    def sequences(self, batch_size: int, length: int) -> TensorDict:
-        """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations."""
-        return self._mixed(batch_size, lambda buffer, n: buffer.sequences(n, length))
+        Where there are demonstrations, `demonstrated` bool [B, 1] says which rows are theirs.
+        """
+        return self._mixed(batch_size, self._transitions)
+
+    def _transitions(self, buffer: EpisodeBuffer, batch_size: int) -> TensorDict:
+        batch = buffer.transitions(batch_size)
+        if self.demos is not None:
+            batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos)
+        return batch
+
+    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+        """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations.
+
+        Their `index` is negative.
+        """
+
+        def draw(buffer: EpisodeBuffer, n: int) -> TensorDict:
+            batch = buffer.sequences(n, length, before)
+            if before and buffer is self.demos:
+                batch["index"] = -1 - batch["index"]
+            return batch
+
+        return self._mixed(batch_size, draw)
+
+    def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
+        """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] where nobody has noted any."""
+        latents = unknown.expand(len(index)).clone()
+        for buffer, chosen, rows in self._owners(index):
+            latents[chosen] = buffer.latents.recall(rows, unknown)
+        return latents
+
+    def remember(self, index: Tensor, latents: TensorDictBase) -> None:
+        """Note the latents [N] of records by their `index` [N] of `sequences`."""
+        for buffer, chosen, rows in self._owners(index):
+            buffer.latents.remember(rows, latents[chosen])
+
+    def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor, Tensor]]:
+        """Each buffer, which of the numbers are its own, and the rows that they mean."""
+        of_demos = index < 0
+        if not of_demos.all():
+            yield self.online, ~of_demos, index[~of_demos]
+        if self.demos is not None and of_demos.any():
+            yield self.demos, of_demos, -1 - index[of_demos]
 
     def starts(self, batch_size: int, length: int) -> TensorDict:
         """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at."""
@@ -97,7 +138,12 @@ class Replay:
         return not self._open
 
     def state_dict(self) -> dict[str, Any]:
-        return self.online.state_dict()
+        state = self.online.state_dict()
+        if self.demos is not None:
+            state["demo_latents"] = self.demos.latents.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.online.load_state_dict(state)
+        if self.demos is not None:
+            self.demos.latents.load_state_dict(state.get("demo_latents", {}))

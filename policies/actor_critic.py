@@ -8,9 +8,9 @@ rollout says how likely its actions were when they were taken, the ratio of like
 clipped as PPO does (Schulman et al. 2017, arXiv 1707.06347): so a rollout that was dear to imagine may be learned from
 several times while the actor moves away from it. The first time, the ratio is 1 and the gradient is REINFORCE's.
 
-Gradients: the encoder learns from both losses. DrQ-v2's learns from the critic alone, but that critic is told the action;
-one of states is told how much is to be had and not which way, and on the toy from pixels its features took twice as many
-updates to act well on. Imagined features, returns, advantages and weights are constants.
+Gradients: the encoder learns from both losses. DrQ-v2's learns from the critic alone, but that critic is told the
+action; a critic of states is told how much is to be had and not which way, and on the toy from pixels its features took
+about twice as many updates to act well on. Imagined features, returns, advantages and weights are constants.
 """
 
 from __future__ import annotations
@@ -150,6 +150,16 @@ class ActorCritic(Policy):
         self.optimizers["actor_critic"].step()
         self.update_slow_critic()
         return losses.metrics
+
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """Actor and encoder climb the likelihood of what was demonstrated; the critic learns from rollouts alone."""
+        actions = self.actor.distribution(self.actor.encoder(batch[self.observation]))
+        loss = -actions.log_prob(batch["action"]).mean()
+        require_finite({"cloning_loss": loss})
+        self.optimizers["actor_critic"].zero_grad(set_to_none=True)
+        (weight * loss).backward()
+        self.optimizers["actor_critic"].step()
+        return {"cloning_loss": loss.detach()}
 
     def losses(self, rollouts: TensorDictBase) -> Losses:
         """What to descend for rollouts [B, H + 1]; no gradient reaches them.

@@ -1,11 +1,23 @@
 """The one interface of every world model: learn from sequences, then imagine from real steps."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+
+
+class Outcome(NamedTuple):
+    """What imagined rollouts of R rows came to.
+
+    Attributes:
+        reward: float32 [R, H] in the environment's units; None of a model that predicts none.
+        pixels: uint8 [R, 3, side, side], the last frame; None where it was not asked for.
+    """
+
+    reward: Tensor | None
+    pixels: Tensor | None
 
 
 class WorldModel(nn.Module, ABC):
@@ -120,6 +132,22 @@ class WorldModel(nn.Module, ABC):
         assert isinstance(rollout, TensorDict)
         return rollout
 
+    @torch.no_grad()
+    def outcome(self, state: Any, actions: Tensor, last_frame: bool = False) -> Outcome:
+        """What actions [R, H, A] lead to from a state of R rows; models that need not decode frames for it do not.
+
+        Args:
+            state: as ``start`` or ``fork`` gave it; it is used up, as by ``step``.
+            last_frame: whether the last frame is wanted.
+        """
+        rewards, prediction = [], None
+        for action in actions.unbind(1):
+            state, prediction = self.step(state, action)
+            rewards.append(prediction["reward"] if self.predicts_reward else None)
+        known = [reward for reward in rewards if reward is not None]
+        pixels = prediction["pixels"] if last_frame and prediction is not None else None
+        return Outcome(torch.cat(known, 1) if known else None, pixels)
+
     def reconstruct(self, context: TensorDictBase) -> Tensor:
         """Of real steps [B, C] the frames uint8 as the model keeps them: whole, where it has no tokenizer."""
         pixels: Tensor = context["pixels"]
@@ -128,3 +156,69 @@ class WorldModel(nn.Module, ABC):
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         """The codes of real steps [B, T], T > C, and the size of their codebook, by codebook; {} without any."""
         return {}
+
+
+class Learned(NamedTuple):
+    """What a LatentWorldModel makes of sequences.
+
+    Attributes:
+        loss: 0-d, what it descends. metrics: detached 0-d tensors.
+        state: latent states [B, T] of the steps, opaque, with their gradients.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    state: Any
+
+
+class LatentWorldModel(WorldModel):
+    """A world model whose latent states a policy acts on and learns in, with gradients between the two.
+
+    Attributes:
+        feature_size: F, width of what a policy reads of a state.
+        unknown: a state that nobody has followed, packed: TensorDict [].
+    """
+
+    feature_size: int
+
+    @property
+    @abstractmethod
+    def unknown(self) -> TensorDict: ...
+
+    @abstractmethod
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+        """What an update descends, for sequences that go on from latent states.
+
+        Args:
+            batch: [B, 1 + T] as for ``update``, whose first row precedes what is learned from, and ``is_init`` bool
+                [B, 1 + T, 1], where an episode begins: there nothing that was before counts.
+            before: packed states [B] of the rows before.
+        """
+
+    @abstractmethod
+    def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Any:
+        """The states [B] on observing what ``action`` [B, A] led to from packed states [B]; is_init bool [B, 1]."""
+
+    @abstractmethod
+    def imagine(self, state: Any, action: Tensor) -> Any:
+        """The states [B] that ``action`` [B, A] may lead to."""
+
+    @abstractmethod
+    def features(self, state: Any) -> Tensor:
+        """What a policy reads of states [*B]: [*B, F]."""
+
+    @abstractmethod
+    def reward(self, features: Tensor) -> Tensor:
+        """Expected reward of arriving there: [*B, F] -> [*B, 1]."""
+
+    @abstractmethod
+    def goes_on(self, features: Tensor) -> Tensor:
+        """Probability that the episode goes on from there: [*B, F] -> [*B, 1]."""
+
+    @abstractmethod
+    def pack(self, state: Any) -> TensorDict:
+        """States [*B] as small tensors [N] without gradient, for the replay; N is the product of B."""
+
+    @abstractmethod
+    def unpack(self, packed: TensorDictBase) -> Any:
+        """The states [B] that were packed."""

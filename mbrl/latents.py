@@ -1,0 +1,39 @@
+"""Latent states in the replay, one for each record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+
+class Latents:
+    """What a recurrent actor made of each record of a ring of `size`, and later learning makes of it anew.
+
+    Kept in memory and saved with every checkpoint: a record never changes and may lie in a memory map, but these do,
+    and a resumed run needs them as they were.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.values: TensorDictBase | None = None  # [size], once there are any
+
+    def recall(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
+        """Those of records [N]; `unknown` [] stands for what nobody has noted."""
+        if self.values is None:
+            self.values = unknown.expand(self.size).clone()
+        return self.values[rows]
+
+    def remember(self, rows: Tensor, latents: TensorDictBase) -> None:
+        """Note those of records [N]."""
+        if self.values is None:
+            self.values = torch.zeros_like(latents[0].expand(self.size))
+        self.values[rows] = latents
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.values is None else self.values.to_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values = TensorDict(state, batch_size=[self.size]).clone() if state else None

@@ -1,0 +1,159 @@
+"""The networks around DreamerV3's recurrence (Hafner et al. 2023, arXiv 2301.04104): what reads and draws observations.
+
+B batch (any leading shape), R resolution, C channels, E embedding, F features of a latent state.
+
+TorchRL's MLP and picture encoder are used as they are. The encoder strides where the published code pools by default
+(strides are its other setting), at a fifth of the time on a CPU. TorchRL's picture decoder is not used: it transposes
+convolutions and draws unbounded pixels, where DreamerV3 upsamples and ends in a sigmoid.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrl.modules import DreamerV3ImageEncoder, DreamerV3MLP
+
+NORM_EPS = 1e-4
+MULTIPLIERS = (2, 3, 4, 4)  # of the base width, from the largest maps to the smallest
+KERNEL = 5
+
+
+def scaled_init(weight: Tensor, fan_in: int) -> None:
+    """Truncated normal of standard deviation 1 / sqrt(fan_in), as all weights of DreamerV3 begin."""
+    std = 1.1368 / fan_in**0.5  # a normal that is cut at two deviations has 1 / 1.1368 of its deviation
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def linear(width_in: int, width_out: int, *, bias: bool = True, fan_in: int | None = None) -> nn.Linear:
+    """A linear layer with DreamerV3's initial weights; `fan_in` where it is a part of a wider one."""
+    layer = nn.Linear(width_in, width_out, bias=bias)
+    scaled_init(layer.weight, fan_in or width_in)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PixelEncoder(nn.Module):
+    """Pictures [N, 3, R, R] in [0, 1] -> embeddings [N, E]: strided convolutions, each with RMS norm and SiLU."""
+
+    def __init__(self, resolution: int, depth: int) -> None:
+        super().__init__()
+        self.layers = DreamerV3ImageEncoder(depth=depth, mults=MULTIPLIERS, kernel_size=KERNEL, norm_eps=NORM_EPS)
+        self.layers.to(memory_format=torch.channels_last)
+        self.out_features = MULTIPLIERS[-1] * depth * smallest_side(resolution) ** 2
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        embedding: Tensor = self.layers(pictures)
+        return embedding
+
+
+class Upconvolution(nn.Module):
+    """Nearest upsampling to twice the side and a 5×5 convolution, in one: maps [N, C, S, S] -> [N, C', 2 S, 2 S].
+
+    A pixel of the upsampled maps is one of four in a cell, and of the 5×5 under the kernel several are the same pixel
+    below: so the kernel is folded into one of 3×3 for each of the four, which is convolved with the small maps. The
+    result is the same, in a fifth of the time.
+    """
+
+    fold: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, KERNEL, KERNEL))
+        self.bias = nn.Parameter(torch.zeros(channels_out, 1, 1))
+        scaled_init(self.weight, channels_in * KERNEL**2)
+        # [place in the cell, row of the 3×3, row of the 5×5]
+        upper = [[1.0, 1, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+        lower = [[1.0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
+        self.register_buffer("fold", torch.tensor([upper, lower]), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        folded = torch.einsum("oiuv,yru,xsv->oyxirs", self.weight, self.fold, self.fold).flatten(0, 2)
+        return F.pixel_shuffle(F.conv2d(maps, folded, padding=1), 2) + self.bias
+
+
+class PixelDecoder(nn.Module):
+    """Features [N, F] -> pictures [N, 3, R, R] in (0, 1): upconvolutions after RMS norm and SiLU, then a sigmoid."""
+
+    def __init__(self, features: int, resolution: int, depth: int, units: int) -> None:
+        super().__init__()
+        side, widths = smallest_side(resolution), [depth * factor for factor in reversed(MULTIPLIERS)]
+        self.shape = (side, side, widths[0])
+        self.hidden = DreamerV3MLP(features, None, depth=1, num_cells=2 * units, norm_eps=NORM_EPS)
+        self.first = linear(2 * units, widths[0] * side**2)
+        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=NORM_EPS) for width in widths)
+        self.upconvolutions = nn.ModuleList(Upconvolution(*pair) for pair in pairwise((*widths, 3)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps = self.first(self.hidden(features)).unflatten(-1, self.shape).permute(0, 3, 1, 2)  # channels-last
+        for norm, upconvolution in zip(self.norms, self.upconvolutions, strict=True):
+            normed = norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over the channels
+            maps = upconvolution(F.silu(normed))
+        return torch.sigmoid(maps)
+
+
+def smallest_side(resolution: int) -> int:
+    """Side of the smallest maps; a clear ValueError where the picture cannot be halved so often."""
+    factor = 2 ** len(MULTIPLIERS)
+    if resolution % factor:
+        raise ValueError(f"the RSSM halves pictures: env.resolution {resolution} is no multiple of {factor}")
+    return resolution // factor
+
+
+def pictures(pixels: Tensor) -> Tensor:
+    """pixels uint8 [*B, 3, R, R] -> float32 [N, 3, R, R] in [0, 1], channels-last as the convolutions want them."""
+    flat = pixels.reshape(-1, *pixels.shape[-3:]).contiguous(memory_format=torch.channels_last)
+    return flat.float() / 255
+
+
+class Standardiser(nn.Module):
+    """Numbers by their mean and deviation over all batches so far.
+
+    DreamerV3 has none: its symlog tames large numbers, but a robot's state is metres, and centimetres in it weigh less
+    than the KL allows for nothing.
+    """
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("square", torch.ones(width))
+
+    @torch.no_grad()
+    def observe(self, values: Tensor) -> None:
+        """Take a batch [N, S] into account; each weighs alike."""
+        self.count += 1
+        weight = 1 / self.count
+        self.mean.lerp_(values.mean(0), weight)
+        self.square.lerp_(values.square().mean(0), weight)
+
+    @property
+    def deviation(self) -> Tensor:
+        """[S]; at least a hundredth, as what never moved might yet."""
+        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
+
+    def inverse(self, values: Tensor) -> Tensor:
+        return values * self.deviation + self.mean
+
+
+class StateEncoder(nn.Module):
+    """Symlog values of states [N, S] -> embeddings [N, E]: an MLP."""
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.layers = DreamerV3MLP(width, None, depth=3, num_cells=units, norm_eps=NORM_EPS)
+        self.out_features = units
+
+    def forward(self, state: Tensor) -> Tensor:
+        embedding: Tensor = self.layers(state)
+        return embedding

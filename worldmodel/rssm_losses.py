@@ -1,0 +1,26 @@
+"""What DreamerV3's world model descends, as pure functions. B batch, T time, S categoricals, K classes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def divergence(left: Tensor, right: Tensor) -> Tensor:
+    """KL(left ‖ right) of categoricals given as probabilities above 0, [*B, S, K] -> [*B], summed over S."""
+    return (left * (left.log() - right.log())).sum((-2, -1))
+
+
+def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor]:
+    """Both halves of the balanced KL, each [*B]: one trains the prior alone, the other the posterior alone.
+
+    The divergence is summed over the categoricals first and clipped then: below `free_nats` nothing is trained.
+    """
+    dynamics = divergence(posterior.detach(), prior).clamp(min=free_nats)
+    representation = divergence(posterior, prior.detach()).clamp(min=free_nats)
+    return dynamics, representation
+
+
+def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Summed over all that was observed at a step, [N, ...] each, and averaged over the N steps: 0-d."""
+    return F.mse_loss(predicted, target, reduction="sum") / len(target)
