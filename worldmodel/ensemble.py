@@ -36,10 +36,10 @@ class Data(NamedTuple):
 class ProbabilisticEnsemble(WorldModel):
     """M Gaussian networks, each on its own bootstrap of the data; the best E of them imagine.
 
-    Every imagined step draws one elite per row (as MBPO does), in equal parts; the reward is its mean, as a critic wants
-    no more than that. Entries of the next state which in all data so far equal an entry of the state before are copied,
-    exactly: a goal, and the previous frame in Meta-World where one env step is one agent step. (Where actions are
-    repeated, the previous frame shows the moment between two agent steps, and is predicted.)
+    Every imagined step draws one elite per row (as MBPO does), in equal parts; the reward is its mean, as a critic
+    wants no more than that. Entries of the next state which in all data so far equal an entry of the state before
+    are copied, exactly: a goal, and the previous frame in Meta-World where one env step is one agent step. (Where
+    actions are repeated, the previous frame shows the moment between two agent steps, and is predicted.)
 
     Args:
         observation_spec: must hold ``state`` [D]. action_spec: [A].
