@@ -62,7 +62,7 @@ class Members(nn.Module):
 
         The negative log-likelihood of each entry times its deviation (beta-NLL of Seitzer et al. 2022, arXiv
         2203.09168, with beta 0.5). By the likelihood alone, entries that hardly ever move, and whose variance falls,
-        take all of the gradient: on Meta-World the mean of the others then is not learned at all.
+        take all of the gradient: on Meta-World's hammer, with entries scaled alone, other means were hardly learned.
         """
         error = (predicted.mean - targets).square() * (-predicted.log_variance).exp() + predicted.log_variance
         error = error * (0.5 * predicted.log_variance.detach()).exp()

@@ -55,8 +55,8 @@ class Whitener(nn.Module):
     """To zero mean, unit deviation and no correlation, and back (ZCA: the whitening that turns the axes least).
 
     Scaling each entry alone would leave what decides the next state too small to be learned from: a velocity is the
-    difference of two positions which differ by millimetres and vary by decimetres. Measured on Meta-World, the one-step
-    error of the hand's motion falls to a tenth.
+    difference of two positions which differ by millimetres and vary by decimetres. Measured on Meta-World's hammer (one
+    seed), the squared one-step error of the hand fell from 0.73 to 0.09 of its squared motion.
     """
 
     mean: Tensor
