@@ -48,7 +48,7 @@ class Evaluator:
             raise ValueError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
         self._carrying: EnvBase | None = None
-        self.episodes, self.longest = episodes, longest
+        self.episodes, self.longest, self.seed = episodes, longest, seed
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
         rows = []
@@ -65,6 +65,7 @@ class Evaluator:
         training = policy.training
         policy.eval()
         with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+            torch.manual_seed(self.seed + index)  # a planner draws candidates: the same at every call
             away = policy.device != self.env.device
             rollout = self._carrying.rollout(self.longest, policy.actor, auto_cast_to_device=away)
         policy.train(training)

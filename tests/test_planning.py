@@ -23,7 +23,7 @@ from tests.worldmodel.test_model import make as make_ivideogpt
 SIDE, STEPS, SQUARE = 16, 20, 2
 ACTION = Bounded(-1, 1, (2,))
 TOY = {"resolution": SIDE, "episode_length": STEPS}
-NUMBERS = {"horizon": 4, "candidates": 32, "elites": 4, "iterations": 3, "std": 1.0}
+NUMBERS = {"horizon": 3, "candidates": 64, "elites": 6, "iterations": 4, "std": 1.0}
 
 
 class ToyWorldModel(CountingWorldModel):
@@ -43,7 +43,10 @@ class ToyWorldModel(CountingWorldModel):
         newest = context["pixels"][:, -1].int()
         agent, goal = newest.amin(1) == 255, (newest[:, 1] - newest[:, 0]) > 100
         seen = torch.where(goal.any(2).any(1)[:, None, None], goal, agent)  # the agent may hide the goal
-        return torch.cat([_corner(agent), _corner(seen)], 1)  # [B, 4], as the toy's `state`
+        (at, _), (first, last) = _bounds(agent), _bounds(seen)
+        covered = (last - first + 1 < SQUARE) & (at < first)  # by the agent, on the side that counts
+        corners = torch.cat([at, torch.where(covered, last - SQUARE + 1, first)], 1)
+        return corners / (SIDE - SQUARE)  # [B, 4], as the toy's `state`
 
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
         agent, goal = state[:, :2], state[:, 2:]
@@ -60,9 +63,10 @@ class ToyWorldModel(CountingWorldModel):
         return super().fork(state, n)
 
 
-def _corner(mask: Tensor) -> Tensor:
-    """Of masks [B, R, R] the first column and row in 0..1, [B, 2]."""
-    return torch.stack([mask.any(1).float().argmax(1), mask.any(2).float().argmax(1)], 1) / (SIDE - SQUARE)
+def _bounds(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of masks [B, R, R] the first column and row, and the last ones, each [B, 2]."""
+    lines = torch.stack([mask.any(1), mask.any(2)], 1).int()  # [B, 2, R]
+    return lines.argmax(2), SIDE - 1 - lines.flip(2).argmax(2)
 
 
 def planning(model: Any = None, prior: Policy | None = None, numbers: dict[str, Any] | None = None, **options: Any):
@@ -76,7 +80,6 @@ def planning(model: Any = None, prior: Policy | None = None, numbers: dict[str, 
 
 
 def play(policy: Policy, episodes: int) -> list[TensorDictBase]:
-    torch.manual_seed(0)
     evaluator = Evaluator(lambda seed: make_env(seed=seed, **TOY), episodes=episodes, longest=STEPS, seed=4)
     return [evaluator.play(policy, index) for index in range(episodes)]
 
@@ -94,14 +97,14 @@ def solved(policy: Policy, episodes: int = 8) -> int:
 @pytest.mark.parametrize("replan_every", [1, 3])
 def test_arrives_where_the_model_knows_the_world(replan_every: int) -> None:
     policy = planning(replan_every=replan_every)
-    assert solved(policy) >= 6 and gains(policy) > 1.2
+    assert solved(policy) >= 7 and gains(policy) > 1.4
 
 
 def test_wanders_where_nothing_is_known() -> None:
     """The bar above is far from chance, and from a world model that has learned nothing."""
     chance = RandomPolicy(make_env(**TOY).observation_spec, ACTION)
     assert solved(chance) <= 2 and gains(chance) < 0.0
-    untrained = planning(make_ivideogpt(), replan_every=4)
+    untrained = planning(make_ivideogpt(), replan_every=3)
     assert solved(untrained, 4) <= 1 and gains(untrained, 4) < 0.5
 
 
@@ -123,12 +126,12 @@ def test_goal_image(tmp_path: Path) -> None:
 
 def test_context_is_encoded_once_a_decision_and_forked_each_iteration() -> None:
     model = ToyWorldModel()
-    policy = planning(model, replan_every=4)
+    policy = planning(model, replan_every=2)
     model.contexts.clear()
     model.forks.clear()
     play(policy, 1)
-    assert len(model.contexts) == STEPS / 4
-    assert model.forks == [NUMBERS["candidates"]] * 3 * 5
+    assert len(model.contexts) == STEPS / 2
+    assert model.forks == [64] * 4 * 10
 
 
 def test_context_holds_the_last_frames_and_what_was_done_between() -> None:
@@ -155,7 +158,8 @@ def test_memory_is_in_the_environment() -> None:
             assert torch.equal(rollout["action"][t], rollout["plan_mean"][t, 0])
             assert torch.equal(following[:-1], rollout["plan_mean"][t][1:])
     play(policy, 2)
-    assert torch.equal(play(policy, 1)[0]["action"], rollout["action"])
+    torch.manual_seed(1)
+    assert torch.equal(play(policy, 1)[0]["action"], rollout["action"]), "an evaluation has random numbers of its own"
 
 
 def test_rows_that_follow_a_plan_are_not_planned_for() -> None:
@@ -213,7 +217,7 @@ def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
     assert proposed.shape == (2, 3, 4, 2)
     assert torch.allclose(proposed[:, :, 0], torch.tensor(51 / 255))  # of the real frame
     assert torch.allclose(proposed[:, :, 1:], torch.tensor(SQUARE**2 / SIDE**2))  # of imagined ones
-    assert gains(policy) > 1.2
+    assert gains(policy) > 1.4
 
 
 @pytest.mark.parametrize(
@@ -225,8 +229,8 @@ def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
         ({}, {"goal_conditioned": True}, "needs a goal frame: give planning.goal"),
         ({}, {"observations": ("state",)}, "planning imagines pixels, this world model state"),
         ({}, {"context_length": 4}, r"env.frame_stack is 3, but the world model needs 4 frames"),
-        ({"replan_every": 5}, {}, r"replan_every \(5\) must be 1 to planner.horizon \(4\)"),
-        ({"proposals": 33}, {}, r"proposals \(33\) must be 0 to planner.candidates \(32\)"),
+        ({"replan_every": 4}, {}, r"replan_every \(4\) must be 1 to planner.horizon \(3\)"),
+        ({"proposals": 65}, {}, r"proposals \(65\) must be 0 to planner.candidates \(64\)"),
         ({"proposals": 1}, {}, "need a prior that acts on frames alone"),
         ({"observation_spec": make_env(pixels=False).observation_spec}, {}, "set env.pixels=true"),
         ({"action_spec": Bounded(-2, 2, (2,))}, {}, r"needs continuous actions in \[-1, 1\]"),
