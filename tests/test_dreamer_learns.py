@@ -1,4 +1,4 @@
-"""DreamerV3 learns to steer one point onto another from their coordinates, in its own loop, within a minute on a core."""
+"""DreamerV3 learns to steer one point onto another from their coordinates, within a minute on a core."""
 
 import csv
 
@@ -11,7 +11,8 @@ SETTINGS = [
     "checkpoint_every=1600", "eval.every=1600", "eval.episodes=20", "collect.frames_per_batch=20", "video=false",
     "agent.batch_size=16", "agent.segment_length=8", "agent.horizon=8", "agent.updates_per_step=0.4",
     "agent.learning_starts=200", "agent.policy.world_model.units=32", "agent.policy.world_model.learning_rate=4e-3",
-    "agent.policy.behaviour.learning_rate=1e-3",
+    "agent.policy.behaviour.learning_rate=1e-3", "agent.policy.behaviour.entropy=1e-2",
+    "agent.policy.behaviour.gamma=0.95",
 ]  # fmt: skip
 
 

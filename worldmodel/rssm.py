@@ -2,7 +2,8 @@
 
 B batch, T time, C context, A action, D deterministic width, F features, R resolution. What TorchRL does right is used:
 MLPs, two-hot rewards, LaProp with adaptive gradient clipping. Not its losses (by default they clip free bits per
-categorical, leave the uniform share out and balance the KL otherwise) and not its RSSM modules (see worldmodel/recurrence.py).
+categorical, leave the uniform share out and balance the KL otherwise) and not its RSSM modules (see
+worldmodel/recurrence.py).
 """
 
 from __future__ import annotations

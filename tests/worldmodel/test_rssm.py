@@ -1,4 +1,4 @@
-"""DreamerV3's world model: sizes, what it learns, and that it goes on from latent states as from what they were made of."""
+"""DreamerV3's world model: sizes, what it learns, and that it goes on from latent states."""
 
 from math import log
 
@@ -58,7 +58,7 @@ def test_symlog_and_two_hot_by_hand():
 
 
 def test_laprop_with_adaptive_clipping_by_hand():
-    """The gradient (30, 40) of weights (3, 4) is cut to 0.3 of their norm: (0.9, 1.2); a first step goes by the sign."""
+    """The gradient (30, 40) of weights (3, 4) is cut to 0.3 of their norm; a first step goes by its sign."""
     weights = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     optimizer = DreamerV3Optimizer([weights], lr=0.1, warmup_steps=0)
     weights.grad = torch.tensor([30.0, 40.0])

@@ -1,0 +1,81 @@
+"""A DreamerV3 update against the same made of TorchRL's modules and losses, at the sizes of a CPU, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict
+from torchrl.data import Bounded, Composite, Unbounded
+
+from mbrl.bench import Row
+from mbrl.bench._machine import row, seconds
+from mbrl.bench._torchrl_dreamer import learner, updater
+from mbrl.build import NOT_SCHEDULE, make
+from mbrl.dreamer import DreamerV3
+from mbrl.replay import Replay
+
+ACTIONS, ROWS, REPEATS = 4, 101, 10  # Meta-World's actions, and rows of its episodes
+OBSERVATIONS = {
+    "state": Unbounded((39,)),
+    "pixels": Bounded(0, 255, (3, 64, 64), dtype=torch.uint8),
+}
+
+
+def run() -> Iterator[Row]:
+    """Updates a second of both, and for each million of trained parameters, from state and from pixels."""
+    for key, spec in OBSERVATIONS.items():
+        config = _config(key)
+        model = config.agent.policy.world_model
+        ours, parameters = _ours(config, Composite({key: spec}))
+        losses = learner(key, spec.shape, ACTIONS, model.units, config.agent.horizon)
+        sample = _sample(config, spec)
+        theirs, their_parameters = updater(losses, sample, model.learning_rate)
+        our_seconds, their_seconds = seconds([ours, theirs], REPEATS)
+        name = f"DreamerV3 update from {key}, {config.agent.batch_size} segments of {config.agent.segment_length}"
+        millions, their_millions = parameters / 1e6, their_parameters / 1e6
+        rate, their_rate = 1 / our_seconds, 1 / their_seconds
+        yield row(f"{name}, {millions:.2f} M parameters", rate, "updates/s")
+        yield row(f"{name}: TorchRL's, {their_millions:.2f} M parameters", their_rate, "updates/s")
+        ratio = (rate * millions) / (their_rate * their_millions)
+        yield row(f"{name}: ours over TorchRL's, for each parameter", ratio, "×", "≥ 1")
+
+
+def _config(key: str) -> DictConfig:
+    agent = OmegaConf.load(str(files("configs") / "agent" / "dreamerv3.yaml"))
+    config = OmegaConf.create({"agent": agent})
+    config.agent.pixels = key == "pixels"
+    return config
+
+
+def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[], Any], int]:
+    """An update as a run does it, the batch drawn and the latents written back for it; and what it trains."""
+    policy = make(
+        config.agent.policy, observation_spec=observation_spec, action_spec=Bounded(-1.0, 1.0, (ACTIONS,))
+    )
+    schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
+    agent: DreamerV3 = make(schedule, policy=policy)
+    replay, flag = Replay(10 * ROWS), torch.zeros(4, ROWS, 1, dtype=torch.bool)
+    observations = {key: spec.expand(4, ROWS, *spec.shape).rand() for key, spec in observation_spec.items()}
+    records = TensorDict(
+        **observations, action=torch.rand(4, ROWS, ACTIONS) * 2 - 1, reward=torch.rand(4, ROWS, 1),
+        success=flag, terminated=flag.clone(), truncated=flag.clone(), batch_size=[4, ROWS],
+    )  # fmt: skip
+    replay.online.extend(records)
+    learned = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+    return lambda: agent._update_policy(replay), learned
+
+
+def _sample(config: DictConfig, spec: Any) -> TensorDict:
+    """Segments as TorchRL's losses want them, [B, T]."""
+    shape, units = (config.agent.batch_size, config.agent.segment_length), config.agent.policy.world_model.units
+    flag = torch.zeros(*shape, 1, dtype=torch.bool)
+    after = {"observation": spec.expand(*shape, *spec.shape).rand(), "reward": torch.rand(*shape, 1), "done": flag}
+    return TensorDict(
+        state=torch.zeros(*shape, 2 * units), belief=torch.zeros(*shape, 8 * units),
+        action=torch.rand(*shape, ACTIONS) * 2 - 1, is_init=flag.clone(),
+        next=after | {"terminated": flag.clone()}, batch_size=shape,
+    )  # fmt: skip
