@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.imagination import Imagination
+from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
@@ -23,6 +24,7 @@ class Agent:
     Args:
         policy: acts and learns. world_model: predicts; None is model-free.
         imagination: rolls the policy out in the world model; needed where real_ratio < 1.
+        planner: what acts instead of the policy, by planning in the world model; the policy is its prior then.
         batch_size: transitions of a policy update; or rollouts, where the policy learns from those.
         updates_per_step: policy updates per agent step.
         learning_starts: agent steps with random actions before anything learns.
@@ -40,6 +42,7 @@ class Agent:
         policy: Policy,
         world_model: WorldModel | None = None,
         imagination: Imagination | None = None,
+        planner: PlanningPolicy | None = None,
         *,
         batch_size: int,
         updates_per_step: float,
@@ -52,6 +55,8 @@ class Agent:
         model_fit_every: int = 0,
         imagine_every: int = 100,
     ) -> None:
+        if planner is not None and world_model is None:
+            raise ValueError("agent.planner needs an agent.world_model to plan in")
         real = round(batch_size * real_ratio)
         if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
             raise ValueError(
@@ -65,7 +70,7 @@ class Agent:
             )
         if real_ratio < 1 and imagination is None:
             raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
-        self.policy, self.world_model, self.imagination = policy, world_model, imagination
+        self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.batch_size, self.real = batch_size, real
         self.updates_per_step, self.learning_starts = updates_per_step, learning_starts
         self.model_batch_size, self.segment_length = model_batch_size, segment_length
@@ -76,8 +81,9 @@ class Agent:
             raise ValueError(f"agent.model_fit_every is {model_fit_every}: this world model is fitted, give 1 or more")
 
     @property
-    def actor(self) -> Any:
-        return self.policy.actor
+    def acting(self) -> Policy:
+        """What collects and is evaluated."""
+        return self.planner or self.policy
 
     @property
     def random_steps(self) -> int:
@@ -85,19 +91,29 @@ class Agent:
         return self.learning_starts
 
     @property
-    def imagines(self) -> tuple[WorldModel, int] | None:
-        """The world model and how many steps are imagined in it, for a video; None without either."""
-        if self.world_model is None or self.imagination is None:
-            return None
-        return self.world_model, self.imagination.horizon
-
-    @property
     def gradient_steps(self) -> int:
         """Policy updates so far."""
         return self.counts["policy"]
 
     @property
+    def filmed(self) -> WorldModel | None:
+        """The world model whose imagination is worth a video."""
+        return self.world_model
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps of an imagined rollout; None where nothing is imagined."""
+        if self.planner is not None:
+            return self.planner.horizon
+        return None if self.imagination is None else self.imagination.horizon
+
+    @property
     def learns_model(self) -> bool:
+        return self.imagines or self.planner is not None
+
+    @property
+    def imagines(self) -> bool:
+        """Whether the policy learns from imagined transitions."""
         return self.real < self.batch_size
 
     def update(
@@ -116,6 +132,7 @@ class Agent:
             for metrics in self._learn_model(replay, learned):
                 sums.add("world_model", metrics)
                 on_update()
+        if self.imagines:
             while self.counts["imagination"] <= learned // self.imagine_every:
                 sums.add("imagination", self._imagine(env_steps))
         while self.counts["policy"] < int(learned * self.updates_per_step):
@@ -147,7 +164,7 @@ class Agent:
         assert self.world_model is not None
         self.counts["world_model"] += 1
         batch = replay.sequences(self.model_batch_size, self.segment_length)
-        return self.world_model.update(batch.to(self.policy.device))
+        return self.world_model.update(batch.to(self.acting.device))
 
     def _imagine(self, env_steps: int) -> Metrics:
         assert self.imagination is not None
@@ -159,7 +176,7 @@ class Agent:
         return self.policy.update(self._batch(replay).to(self.policy.device))
 
     def _batch(self, replay: Replay) -> TensorDictBase:
-        if not self.learns_model:
+        if not self.imagines:
             return replay.transitions(self.batch_size)
         assert self.imagination is not None
         if self.policy.learns_from == "rollouts":

@@ -14,12 +14,13 @@ from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
 from mbrl.imagination import Imagination
+from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
-NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination")
+NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination", "planner", "planning")
 
 
 def pick_device(name: str) -> torch.device:
@@ -58,12 +59,39 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
 
 
 def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
-    """The world model, or None where nothing imagined is learned from: with real_ratio 1 an agent is model-free."""
-    if config.agent.get("world_model") is None or config.agent.real_ratio == 1:
+    """The world model, or None where nothing is imagined: with real_ratio 1 and no planner an agent is model-free."""
+    wanted = imagines(config) or config.agent.get("planner") is not None
+    if config.agent.get("world_model") is None or not wanted:
         return None
     torch.manual_seed(config.seed)
     world_model: WorldModel = make(config.agent.world_model, **_specs(env))
     return world_model.to(pick_device(config.device))
+
+
+def imagines(config: DictConfig) -> bool:
+    """Whether the policy learns from imagined transitions."""
+    return config.agent.get("world_model") is not None and config.agent.real_ratio < 1
+
+
+def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None) -> Policy | None:
+    """What acts by planning in the world model, with the policy as its prior; None for an agent without a planner."""
+    if config.agent.get("planner") is None:
+        return None
+    if world_model is None:
+        raise ValueError("agent.planner needs an agent.world_model to plan in")
+    torch.manual_seed(config.seed)
+    search = instantiate(config.agent.planner)
+    planner = PlanningPolicy(world_model, search, policy, **_specs(env), **config.agent.planning)
+    return planner.to(pick_device(config.device))
+
+
+def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
+    """What acts of the agent, and what its weights belong to: the policy, and the world model where it plans in one."""
+    policy = build_policy(config, env)
+    if config.agent.get("planner") is None:
+        return policy, policy, None
+    world_model = build_world_model(config, env)
+    return build_planner(config, env, policy, world_model) or policy, policy, world_model
 
 
 def make(settings: Any, **objects: Any) -> Any:
@@ -106,7 +134,7 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
 def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
     policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
-    if world_model is not None:
+    if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations
         imagination = Imagination(
             world_model,
@@ -116,5 +144,7 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
             resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
             **config.agent.imagination,
         )
+    planner = build_planner(config, env, policy, world_model)
     schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}
-    return make(schedule, policy=policy, world_model=world_model, imagination=imagination)
+    parts = {} if planner is None else {"planner": planner}
+    return make(schedule, policy=policy, world_model=world_model, imagination=imagination, **parts)

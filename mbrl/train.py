@@ -85,7 +85,7 @@ def build(config: DictConfig) -> Run:
     resumed = checkpoint.load_latest()
     collector = make_collector(
         env_factory(config),
-        agent.policy,
+        agent.acting,
         seed=config.seed,
         random_steps=agent.random_steps - progress["agent_steps"],
         first_episode=progress["episodes"],
@@ -122,7 +122,7 @@ def train(config: DictConfig, run: Run) -> None:
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
         if progress["env_steps"] // config.eval.every > before // config.eval.every:
-            run.logger.log_eval(run.evaluator(agent.policy), seed=config.seed, env_steps=progress["env_steps"])
+            run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=progress["env_steps"])
         done = progress["env_steps"] >= config.total_env_steps
         # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
         whole = replay.between_episodes or config.collect.workers > 1
@@ -143,11 +143,9 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
     plot([run.directory], run.directory / "curve.png")
-    imagines = run.agent.imagines
-    if config.video and imagines is not None and "pixels" in imagines[0].observations:
-        model, horizon = imagines
-        rollout = run.evaluator.play(run.agent.policy, 0)
-        imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
+    model, horizon = run.agent.filmed, run.agent.horizon
+    if horizon is not None and model is not None and "pixels" in model.observations and config.video:
+        imagination_video(model, run.evaluator.play(run.agent.acting, 0), horizon, run.directory / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:
@@ -162,8 +160,9 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
+    draws_segments = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
     segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
-    if config.agent.get("real_ratio", 0.0) < 1 and per_episode + 1 < segment:
+    if draws_segments and per_episode + 1 < segment:
         raise ValueError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"

@@ -8,9 +8,9 @@ rollout says how likely its actions were when they were taken, the ratio of like
 clipped as PPO does (Schulman et al. 2017, arXiv 1707.06347): so a rollout that was dear to imagine may be learned from
 several times while the actor moves away from it. The first time, the ratio is 1 and the gradient is REINFORCE's.
 
-Gradients: the encoder learns from both losses. DrQ-v2's learns from the critic alone, but that critic is told the action;
-one of states is told how much is to be had and not which way, and on the toy from pixels its features took twice as many
-updates to act well on. Imagined features, returns, advantages and weights are constants.
+Gradients: the encoder learns from both losses. DrQ-v2's learns from the critic alone, but that critic is told the
+action; a critic of states is told how much is to be had and not which way, and on the toy from pixels its features took
+about twice as many updates to act well on. Imagined features, returns, advantages and weights are constants.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every policy offers: an actor that fills in ``action`` and an update that learns from transitions.
+"""What every policy offers: an actor that fills in ``action`` and an update that learns from transitions; and planners.
 
 A policy acts and learns; it knows no world model and no environment. Specs and numbers reach it as arguments.
 """
@@ -6,16 +6,13 @@ A policy acts and learns; it knows no world model and no environment. Specs and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
-
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite
 
 
 class Policy(nn.Module, ABC):
@@ -25,15 +22,11 @@ class Policy(nn.Module, ABC):
         actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] within the action
             spec. Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is
             what a collector runs.
-        carried: keys that the actor writes under "next" and is to find at the next step, zeros in an episode's
-            first; with them it is given ``is_init``. None where it needs no memory. ``latent`` among them is kept
-            in the replay, with the observation that the actor made it of.
         learns_from: what `update` wants: single transitions, or whole rollouts of its own.
         optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
     """
 
     actor: TensorDictModuleBase
-    carried: Composite | None = None
     learns_from: Literal["transitions", "rollouts"] = "transitions"
 
     def __init__(self) -> None:
@@ -72,6 +65,40 @@ class Policy(nn.Module, ABC):
         collector workers which share the actor's tensors see it. Others ignore it.
         """
         # Not abstract: most policies have no schedule.
+
+
+Imagine = Callable[[Tensor], Tensor]  # actions [B, N, H, A] -> scores [B, N]; more is better
+
+
+class Plan(NamedTuple):
+    """A Gaussian over the next H actions: the mean is the plan, the std what was left open. Both [B, H, A]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Planner(ABC):
+    """Chooses the next H actions by what they are imagined to be worth; it knows neither world model nor environment.
+
+    B decisions side by side, N candidates of one call of `imagine`, M proposals, H horizon, A action.
+
+    Attributes:
+        horizon: H. candidates: N. std: the standard deviation that its search begins with.
+    """
+
+    horizon: int
+    candidates: int
+    std: float
+
+    @abstractmethod
+    def __call__(self, imagine: Imagine, previous: Tensor, proposals: Tensor | None = None) -> Plan:
+        """Plan once.
+
+        Args:
+            imagine: says what candidates are worth.
+            previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros where there is none.
+            proposals: [B, M, H, A], M <= N: candidates that take part as they are.
+        """
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:

@@ -77,3 +77,18 @@ def test_counters_go_on():
     ours = agent.imagination.transitions(8)
     torch.manual_seed(3)
     assert (again.imagination.transitions(8) == ours).all()
+
+
+@pytest.mark.parametrize("real_ratio", [0.5, 1.0])
+def test_a_policy_that_learns_from_rollouts_learns_from_nothing_real(real_ratio):
+    policy = BrightnessPolicy()
+    policy.learns_from = "rollouts"
+    with pytest.raises(ValueError, match="learns from imagined rollouts alone"):
+        Agent(policy, batch_size=8, updates_per_step=1, learning_starts=0, real_ratio=real_ratio)
+
+
+def test_whole_rollouts_reach_the_policy_that_wants_them():
+    agent, replay = make(0.0, imagine_every=10)
+    agent.policy.learns_from = "rollouts"
+    agent.update(replay, 104, 208)
+    assert [batch.batch_size for batch in agent.policy.batches] == [(4, 6), (4, 6)], "all four: there are no eight"

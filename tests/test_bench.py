@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
+from torchrl.data import Composite
 from torchrl.data import Bounded
 
 from mbrl import bench
@@ -84,3 +85,20 @@ def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) ->
         update()
     for name, value in policy.named_parameters():
         torch.testing.assert_close(other.get_parameter(name), value)
+
+
+def test_dreamers_compared_are_of_one_size_and_both_learn() -> None:
+    config = dreamer._config("state")
+    config.agent.policy.world_model.units, config.agent.batch_size, config.agent.segment_length = 32, 2, 4
+    config.agent.horizon = 2
+    spec = dreamer.OBSERVATIONS["state"]
+    ours, parameters = dreamer._ours(config, Composite(state=spec))
+    losses = _torchrl_dreamer.learner("state", spec.shape, dreamer.ACTIONS, 32, 2)
+    theirs, their_parameters = _torchrl_dreamer.updater(losses, dreamer._sample(config, spec), 1e-3)
+    assert parameters == pytest.approx(their_parameters, rel=0.01)
+    before = [parameter.clone() for parameter in losses.model_loss.parameters()]
+    for _ in range(2):  # the first learning rate is 0
+        assert ours()["model_reward_loss"] > 0
+        theirs()
+    moved = [not torch.equal(*pair) for pair in zip(before, losses.model_loss.parameters(), strict=True)]
+    assert sum(moved) > 0.8 * len(moved)

@@ -16,6 +16,7 @@ from mbrl.episodes import write_episode
 from mbrl.pretrain import PHASES
 from mbrl.pretrain import check as check_pretraining
 from mbrl.train import check
+from policies.base import Planner
 
 ROOT = Path(configs.__file__).parent
 
@@ -80,6 +81,12 @@ def test_every_part_is_built(group):
         with torch.device("meta"):  # sizes and names are checked, nothing is allocated
             part = make(settings, observation_spec=observations(side), action_spec=Specs.action_spec)
         assert sum(p.numel() for p in part.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", names("planner"))
+def test_every_planner_is_built(name):
+    planner = make(config(f"+planner@part={name}").part)
+    assert isinstance(planner, Planner) and planner.candidates >= planner.elites
 
 
 @pytest.mark.parametrize("name", names("worldmodel"))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.data import Bounded
 from torchrl.envs.utils import check_env_specs
 
@@ -87,3 +88,59 @@ def test_history_covers_model_and_stack(replay):
     options = {"action_spec": ACTION, "batch_size": 2, "horizon": 3, "resolution": SIZE, "frame_stack": 2}
     env = ImaginationEnv(model, replay.starts, **options)
     assert env.history == 4 and env.reset()["frames"].shape == (2, 6, SIZE, SIZE)
+
+
+class RememberingPolicy(BrightnessPolicy):
+    """Says of each action how likely it was: minus the brightness of the newest frame."""
+
+    learns_from = "rollouts"
+
+    def __init__(self) -> None:
+        super().__init__()
+        bright = TensorDictModule(
+            lambda frames: -frames[..., -1, :1, 0].float(), in_keys=["frames"], out_keys=["action_log_prob"]
+        )
+        self.actor = TensorDictSequential(self.actor, bright)
+
+
+def imagine_whole(replay: Replay, **options) -> Imagination:
+    settings = {"rollouts": 4, "horizon": 5, "retain": 2, "resolution": SIZE, "action_spec": ACTION}
+    return Imagination(CountingWorldModel(), RememberingPolicy(), replay, **{**settings, **options})
+
+
+def test_whole_rollouts_begin_with_the_real_state_and_are_aligned(replay):
+    imagination = imagine_whole(replay)
+    imagination.run()
+    batch = imagination.rollouts(3)
+    assert batch.batch_size == (3, 6)
+    levels = batch["frames"][..., ::3, 0, 0].int()  # [B, H + 1, K]: the newest frame last
+    assert (levels.diff(dim=2) == 1).all() and (levels.diff(dim=1) == 1).all()
+    starts = batch["frames"][:, 0]
+    assert any(torch.equal(starts[0], row["frames"]) for row in replay.transitions(500)), "a real state, as it was"
+    level, taken = levels[:, :-1, -1:].float(), batch[:, :-1]
+    torch.testing.assert_close(taken["action"], (level / 255).expand(-1, -1, 2))
+    torch.testing.assert_close(taken["action_log_prob"], -level)
+    torch.testing.assert_close(taken["next", "reward"], taken["action"][..., :1])
+    assert not batch["next", "terminated"].any()
+
+
+def test_rollouts_are_different_ones_or_all_there_are(replay):
+    imagination = imagine_whole(replay, retain=3)
+    for _ in range(2):
+        imagination.run()
+    assert len(imagination.rollouts(100)) == 8
+    again = imagine_whole(replay, retain=3)
+    again.load_state_dict(imagination.state_dict())
+    torch.manual_seed(0)
+    ours = imagination.rollouts(5)
+    torch.manual_seed(0)
+    assert (again.rollouts(5) == ours).all()
+
+
+@pytest.mark.parametrize("option", [{"divide_pixels_twice": True}, {"weigh_by": {"doubt": 1.0}}])
+def test_what_concerns_transitions_is_refused_for_rollouts(replay, option):
+    model = CountingWorldModel()
+    model.measures = ("doubt",)
+    settings = {"rollouts": 4, "horizon": 5, "retain": 2, "resolution": SIZE, "action_spec": ACTION}
+    with pytest.raises(ValueError, match="learns from whole rollouts"):
+        Imagination(model, RememberingPolicy(), replay, **settings, **option)

@@ -8,6 +8,18 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 
+class Outcome(NamedTuple):
+    """What imagined rollouts of R rows came to.
+
+    Attributes:
+        reward: float32 [R, H] in the environment's units; None of a model that predicts none.
+        pixels: uint8 [R, 3, side, side], the last frame; None where it was not asked for.
+    """
+
+    reward: Tensor | None
+    pixels: Tensor | None
+
+
 class WorldModel(nn.Module, ABC):
     """Predicts what actions lead to. Knows no reinforcement learning.
 
@@ -119,6 +131,22 @@ class WorldModel(nn.Module, ABC):
         rollout = torch.stack(steps, 1)
         assert isinstance(rollout, TensorDict)
         return rollout
+
+    @torch.no_grad()
+    def outcome(self, state: Any, actions: Tensor, last_frame: bool = False) -> Outcome:
+        """What actions [R, H, A] lead to from a state of R rows; models that need not decode frames for it do not.
+
+        Args:
+            state: as ``start`` or ``fork`` gave it; it is used up, as by ``step``.
+            last_frame: whether the last frame is wanted.
+        """
+        rewards, prediction = [], None
+        for action in actions.unbind(1):
+            state, prediction = self.step(state, action)
+            rewards.append(prediction["reward"] if self.predicts_reward else None)
+        known = [reward for reward in rewards if reward is not None]
+        pixels = prediction["pixels"] if last_frame and prediction is not None else None
+        return Outcome(torch.cat(known, 1) if known else None, pixels)
 
     def reconstruct(self, context: TensorDictBase) -> Tensor:
         """Of real steps [B, C] the frames uint8 as the model keeps them: whole, where it has no tokenizer."""

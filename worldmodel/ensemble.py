@@ -214,12 +214,12 @@ class ProbabilisticEnsemble(WorldModel):
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
     def _one_elite_a_row(self, inputs: Tensor) -> Tensor:
-        """A sample [B, D + 1] of the prediction of an elite drawn for each row, every elite as often as another."""
-        count, elites = len(inputs), len(self.elites)
+        """A sample [B, D + 1] of the prediction of an elite drawn for each row, in parts as equal as B allows."""
+        count, elites = len(inputs), self.elites[torch.randperm(len(self.elites), device=inputs.device)]
         order = torch.randperm(count, device=inputs.device)
-        spare = -count % elites
-        rows = torch.cat([order, order.new_zeros(spare)]).reshape(elites, -1)
-        sample = self.members(inputs[rows], self.elites).sample().flatten(0, 1)
+        spare = order.new_zeros(-count % len(elites))
+        rows = torch.cat([order, spare]).reshape(len(elites), -1)
+        sample = self.members(inputs[rows], elites).sample().flatten(0, 1)
         return torch.empty_like(sample[:count]).index_copy_(0, order, sample[:count])
 
     def _after(self, state: Tensor, outputs: Tensor) -> Tensor:

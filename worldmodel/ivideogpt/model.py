@@ -14,7 +14,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from worldmodel.base import WorldModel
+from worldmodel.base import Outcome, WorldModel
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
@@ -54,6 +54,7 @@ class IVideoGPT(WorldModel):
     """
 
     updates: Tensor
+    _imagined_after = -1  # updates
 
     def __init__(
         self,
@@ -195,6 +196,10 @@ class IVideoGPT(WorldModel):
 
     def start(self, context: TensorDictBase) -> ImaginedState:
         """As WorldModel.start; a goal-conditioned model needs ``goal``, one with proprioception ``state``."""
+        updates = int(self.updates)
+        if updates != self._imagined_after:  # weights may be shared with the process that trains them, versions are not
+            self._imagined_after = updates
+            self.rollouts.forget()
         return self.rollouts.start(context)
 
     def step(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, TensorDict]:
@@ -210,18 +215,18 @@ class IVideoGPT(WorldModel):
 
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
         """As WorldModel.predict; frames are decoded in one batch at the end (or wherever it is anchored anew)."""
-        state = self.rollouts.start(context)
-        pieces: list[TensorDict] = []
+        state = self.start(context)
         if samples > 1:
             state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
-        for part in actions.split(self.rollouts.segment_frames, 1):
-            frames = []
-            for action in part.unbind(1):
-                state, frame = self.rollouts.advance(state, action)
-                frames.append(frame)
-            state, pixels = self.rollouts.show(state, torch.stack([frame.tokens for frame in frames], 1))
-            pieces.append(TensorDict.stack([_beside_pixels(frame) for frame in frames], 1).set("pixels", pixels))
-        return torch.cat(pieces, 1)
+        frames, pixels = self.rollouts.follow(state, actions, decode=actions.shape[1])
+        return TensorDict.stack([_beside_pixels(frame) for frame in frames], 1).set("pixels", pixels)
+
+    @torch.no_grad()
+    def outcome(self, state: ImaginedState, actions: Tensor, last_frame: bool = False) -> Outcome:
+        """As WorldModel.outcome: nothing is decoded but the last frame, and what the rollout is anchored anew on."""
+        frames, pixels = self.rollouts.follow(state, actions, decode=int(last_frame))
+        rewards = [frame.reward for frame in frames if frame.reward is not None]
+        return Outcome(torch.cat(rewards, 1) if rewards else None, pixels[:, -1] if last_frame else None)
 
     @torch.no_grad()
     def reconstruct(self, context: TensorDictBase) -> Tensor:

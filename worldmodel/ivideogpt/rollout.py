@@ -7,6 +7,7 @@ the robot's state, n dynamics tokens a frame.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -89,6 +90,10 @@ class Rollouts:
         self._snapshot: tuple[CachedDecoder, ...] = ()
         self._snapshot_of: list[tuple[int, int]] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the snapshot: another process makes its own, as a CPU's laid out weights cannot be sent."""
+        return {**self.__dict__, "_snapshot": (), "_snapshot_of": []}
+
     def start(self, context: TensorDictBase) -> ImaginedState:
         """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
         return self._anchor(*self.reader.context(context), frame=0)
@@ -145,6 +150,31 @@ class Rollouts:
         goal, past = state.recent[:, :fixed], state.recent[:, fixed:]
         newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
         return replace(state, recent=torch.cat([goal, newest], 1)), pixels
+
+    def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
+        """Advance under actions [R, H, A]; frames are decoded together where a context is encoded anew and at the end.
+
+        Args:
+            decode: how many of the last frames are wanted as pixels, 0 to H; others are decoded only for a new context.
+
+        Returns:
+            H frames, and the pixels uint8 [R, decode, 3, side, side].
+        """
+        frames: list[Frame] = []
+        shown = [state.recent[:, :0]]
+        for part in actions.split(self.segment_frames, 1):
+            done = len(frames)
+            for action in part.unbind(1):
+                state, frame = self.advance(state, action)
+                frames.append(frame)
+            left = actions.shape[1] - len(frames)
+            wanted = min(len(frames) - done, max(decode - left, 0))
+            count = max(wanted, self.reader.context_length if left else 0)
+            if count:
+                newest = torch.stack([frame.tokens for frame in frames[done:][-count:]], 1)
+                state, pixels = self.show(state, newest)
+                shown.append(pixels[:, pixels.shape[1] - wanted :])
+        return frames, torch.cat(shown, 1)
 
     def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
         """Tokens [R, F, n] of frames since the state's context was encoded to pixels uint8 [R, F, 3, side, side]."""

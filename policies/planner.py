@@ -1,0 +1,112 @@
+"""Planning by sampling: which actions score best, by whatever `imagine` says of them. It knows no world model.
+
+B decisions side by side, N candidates, E elites, M proposals, H horizon, A action.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policies.base import Imagine, Plan, Planner
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlanner(Planner):
+    """Draws candidates from a Gaussian over action sequences, scores them, and refits the Gaussian to the best.
+
+    Actions lie in [-1, 1]. Random numbers come from torch's global generator.
+
+    Attributes:
+        horizon: H, actions of a plan. candidates: N sequences of one iteration, proposals among them.
+        elites: E best candidates that the Gaussian is refitted to. iterations: draws and refits of one decision.
+        std: standard deviation of the first draw, and the largest of the later ones.
+        min_std: the smallest, so that later iterations still search.
+        momentum: share of the old mean and std that a refit keeps.
+        warm_start: begin at the rest of the previous plan; otherwise at zeros.
+
+    Raises:
+        ValueError: a number that cannot work.
+    """
+
+    horizon: int
+    candidates: int
+    elites: int
+    iterations: int
+    std: float = 1.0
+    min_std: float = 0.05
+    momentum: float = 0.0
+    warm_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.iterations < 1:
+            raise ValueError(f"planner: horizon ({self.horizon}) and iterations ({self.iterations}) must be 1 or more")
+        if not 1 <= self.elites <= self.candidates:
+            raise ValueError(f"planner: elites ({self.elites}) must be 1 to candidates ({self.candidates})")
+        if not 0 < self.min_std <= self.std:
+            raise ValueError(f"planner: min_std ({self.min_std}) must be above 0 and at most std ({self.std})")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"planner: momentum is {self.momentum}: it must be 0 or more and below 1")
+
+    @abstractmethod
+    def weights(self, scores: Tensor) -> Tensor:
+        """How much each elite counts in the refit: scores [B, E] -> weights [B, E] that sum to 1."""
+
+    def __call__(self, imagine: Imagine, previous: Tensor, proposals: Tensor | None = None) -> Plan:
+        """As Planner; `imagine` is called once an iteration.
+
+        Raises:
+            FloatingPointError: a score is NaN or infinite.
+        """
+        mean = previous if self.warm_start else torch.zeros_like(previous)
+        std = torch.full_like(mean, self.std)
+        for _ in range(self.iterations):
+            candidates = self._draw(mean, std, proposals)
+            scores = imagine(candidates)
+            if not bool(torch.isfinite(scores).all()):
+                raise FloatingPointError("an imagined score is not finite: the world model has diverged")
+            best, index = scores.topk(self.elites, 1)
+            elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))  # [B, E, H, A]
+            weights = self.weights(best)[..., None, None]
+            found = (weights * elites).sum(1)
+            spread = (weights * (elites - found[:, None]).square()).sum(1).sqrt()
+            mean = torch.lerp(found, mean, self.momentum)
+            std = torch.lerp(spread, std, self.momentum).clamp(self.min_std, self.std)
+        return Plan(mean, std)
+
+    def _draw(self, mean: Tensor, std: Tensor, proposals: Tensor | None) -> Tensor:
+        drawn = self.candidates - (0 if proposals is None else proposals.shape[1])
+        noise = torch.randn(len(mean), drawn, *mean.shape[1:], device=mean.device)
+        candidates = (mean[:, None] + std[:, None] * noise).clamp(-1.0, 1.0)
+        return candidates if proposals is None else torch.cat([candidates, proposals], 1)
+
+
+class CEM(SamplingPlanner):
+    """The cross-entropy method (Botev et al. 2013; for planning as in PETS, Chua et al. 2018, arXiv 1805.12114): all
+    elites count alike."""
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return torch.full_like(scores, 1 / scores.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPPI(SamplingPlanner):
+    """Model predictive path integral control in the form of TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828): elites
+    count by exp(temperature * (score - best)).
+
+    Attributes:
+        temperature: 0 is CEM; the higher, the more the best alone counts.
+    """
+
+    temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature < 0:
+            raise ValueError(f"planner: temperature is {self.temperature}: it must be 0 or more")
+
+    def weights(self, scores: Tensor) -> Tensor:
+        return (self.temperature * scores).softmax(1)
