@@ -6,11 +6,10 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
-from torchrl.data import Composite
-from torchrl.data import Bounded
+from torchrl.data import Bounded, Composite
 
 from mbrl import bench
-from mbrl.bench import _machine, _plain_sac, _published_loop, imagination, policies
+from mbrl.bench import _machine, _plain_sac, _published_loop, _torchrl_dreamer, dreamer, imagination, policies
 from mbrl.bench._models import NANO, build, starts
 from worldmodel.ivideogpt.decoding import Sampling
 
