@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from mbrl.cloning import Cloning
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
@@ -16,6 +17,7 @@ from policies.base import Policy
 from worldmodel.base import WorldModel
 
 Metrics = dict[str, Tensor]
+LATE = 2**62  # env steps by which every schedule is over
 
 
 class Agent:
@@ -35,6 +37,7 @@ class Agent:
         model_fit_every: agent steps between two fits of a world model that is fitted to all real steps; each takes at
             most the updates that are due by the two arguments above.
         imagine_every: agent steps between two calls of imagination.
+        cloning: how demonstrations are imitated; None: not.
     """
 
     def __init__(
@@ -54,28 +57,19 @@ class Agent:
         model_updates_per_step: float = 0.0,
         model_fit_every: int = 0,
         imagine_every: int = 100,
+        cloning: Cloning | None = None,
     ) -> None:
         if planner is not None and world_model is None:
             raise ValueError("agent.planner needs an agent.world_model to plan in")
-        real = round(batch_size * real_ratio)
-        if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
-            raise ValueError(
-                f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
-                "give a ratio in [0, 1] that leaves each part at least one"
-            )
-        if policy.learns_from == "rollouts" and real_ratio != 0:
-            raise ValueError(
-                f"agent.real_ratio is {real_ratio}, but this policy learns from imagined rollouts alone: leave it at 0 "
-                "(its model-free control is another agent, see its yaml)"
-            )
-        if real_ratio < 1 and imagination is None:
-            raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
+        real = real_share(batch_size, real_ratio, policy, imagination)
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.batch_size, self.real = batch_size, real
         self.updates_per_step, self.learning_starts = updates_per_step, learning_starts
         self.model_batch_size, self.segment_length = model_batch_size, segment_length
         self.model_updates_first, self.model_updates_per_step = model_updates_first, model_updates_per_step
         self.model_fit_every, self.imagine_every = model_fit_every, imagine_every
+        self.cloning = cloning or Cloning()
+        self.cloned, self._cloning_weight = 0, 0.0
         self.counts = {"policy": 0, "world_model": 0, "imagination": 0, "fits": 0}
         if world_model is not None and world_model.fits and self.learns_model and model_fit_every < 1:
             raise ValueError(f"agent.model_fit_every is {model_fit_every}: this world model is fitted, give 1 or more")
@@ -86,26 +80,20 @@ class Agent:
         return self.planner or self.policy
 
     @property
-    def random_steps(self) -> int:
-        """Agent steps that are taken at random before the policy acts."""
-        return self.learning_starts
+    def imagined(self) -> tuple[WorldModel, int] | None:
+        """The world model and how many steps are imagined in it; None where nothing is imagined."""
+        rollouts = self.planner or self.imagination
+        return None if self.world_model is None or rollouts is None else (self.world_model, rollouts.horizon)
 
     @property
     def gradient_steps(self) -> int:
-        """Policy updates so far."""
-        return self.counts["policy"]
+        """Policy updates so far, those of cloning among them."""
+        return self.counts["policy"] + self.cloned
 
     @property
-    def filmed(self) -> WorldModel | None:
-        """The world model whose imagination is worth a video."""
-        return self.world_model
-
-    @property
-    def horizon(self) -> int | None:
-        """Steps of an imagined rollout; None where nothing is imagined."""
-        if self.planner is not None:
-            return self.planner.horizon
-        return None if self.imagination is None else self.imagination.horizon
+    def random_steps(self) -> int:
+        """Agent steps at the start whose actions are random: none where there is a clone to act."""
+        return 0 if self.cloning.updates else self.learning_starts
 
     @property
     def learns_model(self) -> bool:
@@ -116,6 +104,15 @@ class Agent:
         """Whether the policy learns from imagined transitions."""
         return self.real < self.batch_size
 
+    def clone(self, replay: Replay, most: int, on_update: Callable[[], Any] = lambda: None) -> Metrics:
+        """Do up to `most` of the cloning updates that are left, on demonstrations alone; means over this call."""
+        self.set_env_steps(0)
+        sums = MetricMeans()
+        for _ in range(min(most, self.cloning.updates - self.cloned)):
+            sums.add("policy", self._imitate(replay, 1.0))
+            on_update()
+        return sums.means()
+
     def update(
         self, replay: Replay, agent_steps: int, env_steps: int, on_update: Callable[[], Any] = lambda: None
     ) -> Metrics:
@@ -123,7 +120,7 @@ class Agent:
 
         `on_update` is called after each gradient step, for a progress bar.
         """
-        self.policy.set_env_steps(env_steps)
+        self.set_env_steps(env_steps)
         learned = agent_steps - self.learning_starts
         if learned < 0 or len(replay.online) == 0:
             return {}
@@ -139,6 +136,12 @@ class Agent:
             sums.add("policy", self._update_policy(replay))
             on_update()
         return sums.means()
+
+    def set_env_steps(self, env_steps: int) -> None:
+        """Move what follows a schedule to so many env steps."""
+        self._cloning_weight = self.cloning.weight_at(env_steps)
+        # around what a clone does, the exploration of a beginner would bury it: it begins where the schedule ends
+        self.policy.set_env_steps(LATE if self.cloning.updates else env_steps)
 
     def _learn_model(self, replay: Replay, learned: int) -> Iterator[Metrics]:
         """The updates, or fits, of the world model that are due."""
@@ -173,7 +176,19 @@ class Agent:
 
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1
-        return self.policy.update(self._batch(replay).to(self.policy.device))
+        batch = self._batch(replay)
+        demonstrated = batch.pop("demonstrated", None)
+        if self._cloning_weight > 0 and demonstrated is not None:
+            batch["cloning"] = self._cloning_weight * demonstrated
+        metrics = self.policy.update(batch.to(self.policy.device))
+        if self._cloning_weight > 0 and self.policy.learns_from == "rollouts":
+            metrics |= self._imitate(replay, self._cloning_weight)  # a step of its own: no rollout was demonstrated
+        return metrics
+
+    def _imitate(self, replay: Replay, weight: float) -> Metrics:
+        assert replay.demos is not None
+        self.cloned += 1
+        return self.policy.clone(replay.demos.transitions(self.batch_size).to(self.policy.device), weight)
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         if not self.imagines:
@@ -186,12 +201,14 @@ class Agent:
         imagined = self.imagination.transitions(self.batch_size - self.real)
         if self.real == 0:
             return imagined
-        real = replay.transitions(self.real).select(*imagined.keys(True, True))
-        return torch.cat([real, imagined])
+        real = replay.transitions(self.real)
+        if "demonstrated" in real.keys():
+            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
+        return torch.cat([real.select(*imagined.keys(True, True)), imagined])
 
     def state_dict(self) -> dict[str, Any]:
         """What learning goes on from, beside the weights of `policy` and `world_model`."""
-        state: dict[str, Any] = {"counts": dict(self.counts), "optimizers": {}}
+        state: dict[str, Any] = {"counts": dict(self.counts), "cloned": self.cloned, "optimizers": {}}
         for name, optimizer in self._optimizers().items():
             state["optimizers"][name] = optimizer.state_dict()
         if self.imagination is not None:
@@ -199,15 +216,46 @@ class Agent:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts = state["counts"]
+        self.counts, self.cloned = state["counts"], state["cloned"]
         for name, optimizer in self._optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_optimizer(optimizer, state["optimizers"][name])
         if self.imagination is not None:
             self.imagination.load_state_dict(state["imagination"])
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         learners = {"policy": self.policy, "world_model": self.world_model}
         return {f"{n}/{k}": o for n, learner in learners.items() if learner for k, o in learner.optimizers.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """As its `load_state_dict`, and each moment lies in memory as its parameter does.
+
+    Files hold plain tensors. A fused optimiser steps through memory, whatever the strides: beside a channels-last
+    parameter, moments in plain order would belong to other weights.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def real_share(batch_size: int, real_ratio: float, policy: Policy, imagination: Imagination | None) -> int:
+    """Real transitions of a batch; ValueError where the ratio cannot be kept."""
+    real = round(batch_size * real_ratio)
+    if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
+        raise ValueError(
+            f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
+            "give a ratio in [0, 1] that leaves each part at least one"
+        )
+    if policy.learns_from == "rollouts" and real_ratio != 0:
+        raise ValueError(
+            f"agent.real_ratio is {real_ratio}, but this policy learns from imagined rollouts alone: leave it at 0 "
+            "(its model-free control is another agent, see its yaml)"
+        )
+    if real_ratio < 1 and imagination is None:
+        raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
+    return real
 
 
 class MetricMeans:

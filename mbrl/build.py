@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
@@ -108,11 +109,6 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     settings = OmegaConf.to_container(config.replay, resolve=True)
     assert isinstance(settings, dict)
     demos = settings.pop("demos")
-    if (demos is None) != (settings["demo_share"] == 0):
-        raise ValueError(
-            f"replay.demos is {demos} and replay.demo_share {settings['demo_share']}: "
-            "give a folder and a share above 0, or neither"
-        )
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
     settings["capacity"] = min(settings["capacity"], episodes * per_episode)
@@ -121,19 +117,33 @@ def build_replay(config: DictConfig, directory: Path) -> Replay:
     reserve = 2 * between * per_episode
     replay: Replay = make(settings, reserve=reserve, directory=directory)
     if demos is not None:
-        from mbrl.episodes import read_episodes
-
-        bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
-        episodes = read_episodes(Path(demos))
-        for episode in episodes:
-            episode["reward"] += bonus * episode["success"]
-        replay.add_demos(episodes)
+        replay.add_demos(_demonstrations(config, Path(demos)))
     return replay
+
+
+def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
+    """The demonstrations as the run's environment would have given them."""
+    from mbrl.demos import read_demos  # only here: scripts and simulators are of no use to a run without them
+
+    bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
+    episodes = read_demos(folder, task=config.env.task, action_repeat=env_steps_per_step(config))
+    for episode in episodes:
+        episode["reward"] += bonus * episode["success"]
+    if config.env.pixels:
+        return episodes
+    # a state agent has no use for pictures; what has nothing else is refused when the agent is built
+    return [episode.exclude("pixels") if "state" in episode.keys() else episode for episode in episodes]
 
 
 def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
     policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
+    if replay.demos is not None:
+        from mbrl.demos import require_fit
+
+        needed = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
+        needed |= set(world_model.observations) if world_model is not None else set()
+        require_fit(replay.demos.records, env.observation_spec, env.action_spec, needed)
     if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations
         imagination = Imagination(

@@ -89,7 +89,7 @@ def _print_help(verb: str) -> None:
     print(f"\n{examples}", end="")
 
 
-TRAIN_GROUPS = ("agent", "env", "experiment", "planner", "policy", "worldmodel")
+TRAIN_GROUPS = ("agent", "cloning", "env", "experiment", "planner", "policy", "worldmodel")
 # the verbs with a configuration: purpose, the groups that can be chosen from, help
 CONFIGURED = {
     "train": ("Train an agent; the results go to a folder under runs/", TRAIN_GROUPS, TRAIN_HELP),

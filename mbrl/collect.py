@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from torchrl.collectors import Collector
+from torchrl.data import Composite
 from torchrl.envs import EnvBase
-from torchrl.modules.utils import get_primers_from_module
 
+from mbrl.envs.gym import carrying
 from policies.base import Policy
 
 
@@ -38,13 +39,13 @@ def make_collector(
     options: dict[str, Any] = {
         "frames_per_batch": frames_per_batch,
         "total_frames": -1,
-        # what the actor remembers from step to step, see `mbrl.evaluate.remembering`
-        "auto_register_policy_transforms": get_primers_from_module(policy.actor, warn=False) is not None,
+        "auto_register_policy_transforms": False,  # `carrying` does it
     }
     if policy.device.type != "cpu":
         options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}
     if random_steps > 0:
         options["init_random_frames"] = random_steps
+    make_env = partial(_make_env, make_env, policy.carried)
     if workers == 1:
         env = make_env(seed=seed, worker=0)
         collector = Collector(env, policy.actor, **options)
@@ -53,3 +54,7 @@ def make_collector(
         return collector
     envs = [partial(make_env, seed=seed, worker=w, first_episode=first_episode) for w in range(workers)]
     return Collector(envs, policy.actor, num_collectors=workers, backend=backend, sync=True, **options)
+
+
+def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:
+    return carrying(make_env(**options), carried)

@@ -121,7 +121,8 @@ def _names(file: Path) -> tuple[str, str]:
     agent, task = OmegaConf.select(config, "agent.name"), OmegaConf.select(config, "env.task", default="toy")
     if agent is None:
         raise ValueError(f"{configuration} names no agent")
-    return str(agent), str(task)
+    demos = OmegaConf.select(config, "replay.demos", default=None)  # never one curve with those that had none
+    return str(agent) if demos is None else f"{agent} + demos", str(task)
 
 
 def summarise(curves: Sequence[Curve], resamples: int = 2000) -> Band | None:

@@ -1,20 +1,21 @@
-"""Demonstrations from Meta-World's scripted policies, with noise, the successful ones only."""
+"""Demonstrations: from Meta-World's scripted policies, with noise, the successful ones only; and read to learn from."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Composite, TensorSpec
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from mbrl.envs.metaworld import make_env
-from mbrl.episodes import to_records, write_episode
+from mbrl.episodes import about_episode, episode_paths, read_about, read_episodes, to_records, write_episode
 from policies.base import Policy
 from policies.scripted import ScriptedPolicy
 
@@ -86,15 +87,63 @@ def record(
     if any(output.glob("episode-*")):
         raise FileExistsError(f"{output} holds episodes already: choose another folder or delete it")
     paths: list[Path] = []
+    env = make_env(task, seed, **env_options)
+    about = about_episode(task, env.action_repeat)
 
     def write(index: int, records: TensorDictBase) -> None:
         paths.append(output / f"episode-{index:05d}.safetensors")
-        write_episode(paths[-1], records)
+        write_episode(paths[-1], records, about)
 
-    env = make_env(task, seed, **env_options)
     try:
         collect_demos(env, episodes, task=task, noise=noise, seed=seed, on_episode=write)
     finally:
         env.close()
     _log.info("%d demonstrations in %s", len(paths), output)
     return paths
+
+
+def read_demos(folder: Path, *, task: str, action_repeat: int) -> list[TensorDictBase]:
+    """Read a folder's demonstrations of a task, record episodes [L + 1].
+
+    Files that do not say their task, such as published ones, are taken for this task's, with a warning.
+
+    Raises:
+        ValueError: a file says that it is of another task, or of steps of another length.
+        FileNotFoundError: there is no such folder, or no episode in it.
+    """
+    episodes, silent = read_episodes(folder), 0
+    for path in episode_paths(folder):
+        about = read_about(path)
+        silent += not about
+        for name, value in about_episode(task, action_repeat).items():
+            if about.get(name, value) != value:
+                raise ValueError(
+                    f"replay.demos: {path} is of {name} {about[name]}, and env.{name} is {value}: "
+                    "give demonstrations of the same"
+                )
+    if silent:
+        _log.warning("%d demonstrations in %s do not say their task: they are taken for %s", silent, folder, task)
+    return episodes
+
+
+def require_fit(
+    demos: TensorDictBase, observation_spec: Composite, action_spec: TensorSpec, needed: Iterable[str]
+) -> None:
+    """Refuse demonstrations, records [R], that cannot stand beside what the environment gives.
+
+    Args:
+        needed: observations, `pixels` or `state`, that the agent learns from.
+
+    Raises:
+        ValueError: one is missing, or an entry has another shape.
+    """
+    for key in needed:
+        if key not in demos.keys():
+            raise ValueError(f"replay.demos hold no {key}, which this agent learns from: record them with `mbrl demos`")
+    expected = {key: observation_spec[key].shape for key in ("pixels", "state") if key in observation_spec.keys()}
+    for key, shape in (expected | {"action": action_spec.shape}).items():
+        if key in demos.keys() and demos[key].shape[1:] != shape:
+            raise ValueError(
+                f"replay.demos: their {key} is {list(demos[key].shape[1:])}, the environment's {list(shape)}: "
+                "give demonstrations of the same environment"
+            )

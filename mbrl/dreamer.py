@@ -17,7 +17,6 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
-from torchrl.envs import TensorDictPrimer
 
 from mbrl.agent import Agent, Metrics
 from mbrl.replay import Replay
@@ -34,19 +33,13 @@ class LatentActor(TensorDictModuleBase):
     carries on: `latent`, the state now, and `last_action`.
     """
 
-    def __init__(self, world_model: LatentWorldModel, behaviour: Any, actions: int) -> None:
+    def __init__(self, world_model: LatentWorldModel, behaviour: Any) -> None:
         super().__init__()
-        self.world_model, self.behaviour, self.actions = world_model, behaviour, actions
+        self.world_model, self.behaviour = world_model, behaviour
         latents = [("latent", key) for key in world_model.unknown.keys()]
         carried = [*latents, "last_action"]
         self.in_keys = [*world_model.observations, *carried, "is_init"]
         self.out_keys = ["action", *(("next", key) for key in carried)]
-
-    def make_tensordict_primer(self) -> TensorDictPrimer:
-        """What an environment must carry from step to step; TorchRL asks for it, and `mbrl.evaluate.remembering`."""
-        latent = {key: Unbounded(value.shape, dtype=value.dtype) for key, value in self.world_model.unknown.items()}
-        carried = Composite(latent=Composite(latent), last_action=Unbounded((self.actions,)))
-        return TensorDictPrimer(carried, expand_specs=True)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         shape, now = tensordict.batch_size, tensordict.select(*self.in_keys).reshape(-1)
@@ -85,7 +78,9 @@ class LatentPolicy(Policy):
         super().__init__()
         model = world_model(observation_spec, action_spec)
         learner = behaviour(observation_spec, action_spec, observation=FEATURES, feature_size=model.feature_size)
-        self.actor = LatentActor(model, learner, action_spec.shape[-1])
+        self.actor = LatentActor(model, learner)
+        latent = {key: Unbounded(value.shape, dtype=value.dtype) for key, value in model.unknown.items()}
+        self.carried = Composite(latent=Composite(latent), last_action=Unbounded(action_spec.shape))
         self.optimizers = {**model.optimizers, **learner.optimizers}
 
     @property
@@ -131,7 +126,7 @@ class DreamerV3(Agent):
         super().__init__(
             policy, batch_size=batch_size, updates_per_step=updates_per_step, learning_starts=learning_starts
         )
-        self.segment_length, self._horizon, self.replay_value_weight = segment_length, horizon, replay_value_weight
+        self.segment_length, self.horizon, self.replay_value_weight = segment_length, horizon, replay_value_weight
 
     @property
     def random_steps(self) -> int:
@@ -139,12 +134,8 @@ class DreamerV3(Agent):
         return 0
 
     @property
-    def filmed(self) -> LatentWorldModel:
-        return self.policy.world_model
-
-    @property
-    def horizon(self) -> int:
-        return self._horizon
+    def imagined(self) -> tuple[LatentWorldModel, int]:
+        return self.policy.world_model, self.horizon
 
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1

@@ -3,21 +3,24 @@
 A *record episode* of L steps has batch [L + 1]. Row t holds the observation at t (`pixels` uint8 [3, R, R],
 `state` float32 [S]; at least one) and what the action taken there led to: `action` float32 [A], `reward`
 float32 [1] earned by it, `success`, `terminated` and `truncated` bool [1] after it. The last row is the final
-observation: the rest is zero. On disk it is one safetensors file. The folders of iVideoGPT's authors (.npz,
+observation: the rest is zero. On disk it is one safetensors file, whose metadata may say what it is of
+(`about`). The folders of iVideoGPT's authors (.npz,
 see `mbrl.data.published`) read as well.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from tensordict import TensorDict, TensorDictBase
 
@@ -25,6 +28,7 @@ OBSERVATIONS = ("pixels", "state")
 FLAGS = ("success", "terminated", "truncated")
 LATENT = "latent"  # what a recurrent actor made of the observation; lives in the replay, never in files
 SUFFIX = ".safetensors"
+ABOUT = "about"  # the one entry of the metadata: safetensors writes several in any order, and bytes must be the same
 
 _log = logging.getLogger(__name__)
 
@@ -68,30 +72,47 @@ def check_records(records: TensorDictBase, name: str) -> None:
             raise ValueError(f"{name}: {key} holds NaN or infinite values")
 
 
-def write_episode(path: Path, records: TensorDictBase) -> None:
-    """Write one record episode, whole or not at all: a file under this name is never torn."""
+def write_episode(path: Path, records: TensorDictBase, about: Mapping[str, Any] | None = None) -> None:
+    """Write one record episode and what is said `about` it, whole or not at all: no file of this name is torn."""
     check_records(records, str(path))
-    write_tensors(path, dict(records.items()))
+    write_tensors(path, dict(records.items()), about)
 
 
-def write_tensors(path: Path, entries: dict[str, torch.Tensor]) -> None:
+def about_episode(task: str, action_repeat: int) -> dict[str, Any]:
+    """What is written about an episode: its task without "-v3", and the env steps of one of its steps."""
+    return {"task": task.removesuffix("-v3"), "action_repeat": action_repeat}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What an episode's file says about it; nothing in older files and published ones."""
+    if path.suffix != SUFFIX:
+        return {}
+    with safe_open(path, "pt") as file:
+        written: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+    return written
+
+
+def write_tensors(path: Path, entries: dict[str, torch.Tensor], about: Mapping[str, Any] | None = None) -> None:
     """Write a safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        temporary.write_bytes(save({key: value.contiguous() for key, value in entries.items()}))
+        tensors = {key: value.contiguous() for key, value in entries.items()}
+        temporary.write_bytes(save(tensors, {ABOUT: json.dumps(about)} if about else None))
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def write_episodes(folder: Path, episodes: Iterable[TensorDictBase]) -> list[Path]:
+def write_episodes(
+    folder: Path, episodes: Iterable[TensorDictBase], about: Mapping[str, Any] | None = None
+) -> list[Path]:
     """Write record episodes as episode-00000.safetensors and so on; the paths."""
     paths = []
     for index, records in enumerate(episodes):
         paths.append(folder / f"episode-{index:05d}{SUFFIX}")
-        write_episode(paths[-1], records)
+        write_episode(paths[-1], records, about)
     return paths
 
 
@@ -109,6 +130,20 @@ def read_episode(path: Path) -> TensorDict:
     return records
 
 
+def episode_paths(folder: Path) -> list[Path]:
+    """The files of a folder's episodes, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no episode in it.
+    """
+    folder = Path(folder)
+    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix in (SUFFIX, ".npz"))
+    if not paths:
+        state = "holds no episodes (.safetensors or .npz)" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{folder} {state}: `mbrl demos` records some")
+    return paths
+
+
 def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
     """Read a folder's episodes, own files and published .npz, in the order of their names.
 
@@ -116,16 +151,12 @@ def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
         strict: ValueError at the first bad file; otherwise bad files are left out and counted in a warning.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no episode in it.
+        FileNotFoundError: as episode_paths.
     """
     from mbrl.data.published import read_published
 
-    folder = Path(folder)
     readers = {SUFFIX: read_episode, ".npz": read_published}
-    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix in readers)
-    if not paths:
-        state = "holds no episodes (.safetensors or .npz)" if folder.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{folder} {state}: `mbrl demos` records some")
+    paths = episode_paths(folder)
     episodes: list[TensorDictBase] = []
     bad: list[ValueError] = []
     for path in paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from torchrl.modules.utils import get_env_transforms_from_module, get_primers_from_module
 
+from mbrl.envs.gym import carrying
 from policies.base import Policy
 
 
@@ -46,6 +47,7 @@ class Evaluator:
         if episodes < 1:
             raise ValueError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
+        self._carrying: EnvBase | None = None
         self.episodes, self.longest = episodes, longest
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
@@ -57,29 +59,19 @@ class Evaluator:
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy without exploration on goal number `index`."""
-        self.env = remembering(self.env, policy)
+        if self._carrying is None:
+            self._carrying = carrying(self.env, policy.carried)
         self.env.seek(index)
         training = policy.training
         policy.eval()
         with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
             away = policy.device != self.env.device
-            rollout = self.env.rollout(self.longest, policy.actor, auto_cast_to_device=away)
+            rollout = self._carrying.rollout(self.longest, policy.actor, auto_cast_to_device=away)
         policy.train(training)
         return rollout
 
     def close(self) -> None:
         self.env.close()
-
-
-def remembering(env: EnvBase, policy: Policy) -> EnvBase:
-    """The environment with what the policy's actor remembers from step to step, zeros at a reset.
-
-    An actor that remembers says so in TorchRL's way, by `make_tensordict_primer`; it reads its keys, and writes them
-    under "next".
-    """
-    if get_primers_from_module(policy.actor, warn=False) is None or "is_init" in env.observation_spec.keys():
-        return env
-    return env.append_transform(get_env_transforms_from_module(policy.actor))
 
 
 def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
@@ -90,7 +82,10 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
 
 
 def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None) -> dict[str, float]:
-    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames."""
+    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames.
+
+    They are drawn for the video where the run itself draws none.
+    """
     from mbrl.build import agent_steps_per_episode, build_acting, env_factory
     from mbrl.checkpoint import load_config, load_policy, load_world_model
 
@@ -105,7 +100,11 @@ def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None)
         if video is not None:
             from mbrl.video import write_video
 
-            write_video(video, torch.cat([evaluator.play(acting, i)["pixels"] for i in range(min(episodes, 4))]))
+            drawn = Evaluator(
+                partial(make_env, pixels=True), episodes=min(episodes, 4), longest=evaluator.longest, seed=seed
+            )
+            write_video(video, torch.cat([drawn.play(acting, index)["pixels"] for index in range(drawn.episodes)]))
+            drawn.close()
         return evaluator(acting).summary()
     finally:
         evaluator.close()

@@ -14,7 +14,6 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
-from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
 
 from mbrl.data.published import read_published
@@ -72,6 +71,7 @@ class PlanningPolicy(Policy):
             replan_every=replan_every,
             proposals=proposals,
         )
+        self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
         self.actor.plan(self.actor.blank().to(self.device))  # a model that needs more than this says so now
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ class PlanningActor(TensorDictModuleBase):
 
     All memory is in the TensorDict, none in here, so that several environments and the evaluation do not mix:
     `plan_mean` and `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions of it still to be taken before the
-    next decision; `past_actions` [C, A], the newest last. At a reset they are zeros (`make_tensordict_primer`).
+    next decision; `past_actions` [C, A], the newest last. At a reset they are zeros (`Policy.carried`).
     """
 
     def __init__(
@@ -159,10 +159,6 @@ class PlanningActor(TensorDictModuleBase):
         }
         self.in_keys = ["frames", *self.memory]
         self.out_keys = ["action", *(("next", key) for key in self.memory)]
-
-    def make_tensordict_primer(self) -> TensorDictPrimer:
-        """TorchRL's way for a module to say what it remembers from step to step."""
-        return TensorDictPrimer({key: spec.clone() for key, spec in self.memory.items()}, expand_specs=True)
 
     def blank(self) -> TensorDict:
         """What it reads at the start of an episode of black frames, one row."""

@@ -30,6 +30,8 @@ from mbrl.plot import plot
 from mbrl.replay import Replay
 from mbrl.video import imagination_video
 
+CLONING_UPDATES = 100  # between two rows of metrics
+
 
 @dataclass
 class Run:
@@ -61,6 +63,7 @@ def run(config: DictConfig) -> Path:
         torch.set_num_threads(config.threads)
     parts = build(config)
     try:
+        clone(config, parts)
         train(config, parts)
         finish(config, parts)
     finally:
@@ -105,6 +108,19 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def clone(config: DictConfig, run: Run) -> None:
+    """Before THE loop: imitate the demonstrations, where the agent is told to, and see what came of it."""
+    agent, progress, started = run.agent, run.progress, time.monotonic()
+    if agent.cloned >= agent.cloning.updates:
+        return
+    while agent.cloned < agent.cloning.updates:
+        metrics = agent.clone(run.replay, CLONING_UPDATES, run.logger.tick)
+        progress["wall_time"] = time.monotonic() - started
+        counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
+        run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
+    run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=0)
+
+
 def train(config: DictConfig, run: Run) -> None:
     """THE loop: collect, remember, learn, and now and then evaluate and save."""
     agent, replay, progress, steps = run.agent, run.replay, run.progress, iter(run.collector)
@@ -143,9 +159,11 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
     plot([run.directory], run.directory / "curve.png")
-    model, horizon = run.agent.filmed, run.agent.horizon
-    if horizon is not None and model is not None and "pixels" in model.observations and config.video:
-        imagination_video(model, run.evaluator.play(run.agent.acting, 0), horizon, run.directory / "imagination.mp4")
+    imagined = run.agent.imagined
+    if config.video and imagined is not None and "pixels" in imagined[0].observations:
+        model, horizon = imagined
+        rollout = run.evaluator.play(run.agent.acting, 0)
+        imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
 
 
 def check(config: DictConfig) -> None:
@@ -160,15 +178,36 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
-    draws_segments = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
     segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
-    if draws_segments and per_episode + 1 < segment:
+    learns_model = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
+    if learns_model and per_episode + 1 < segment:
         raise ValueError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"
         )
+    check_demonstrations(config)
     for key in ("total_env_steps", "checkpoint_every"):
         if config[key] < 1:
             raise ValueError(f"{key} must be 1 or more, not {config[key]}")
     if config.eval.every < 1:
         raise ValueError(f"eval.every must be 1 or more, not {config.eval.every}")
+
+
+def check_demonstrations(config: DictConfig) -> None:
+    """Refuse demonstrations that nothing would be learned from, and an agent that lacks those it is to imitate."""
+    demos, share = config.replay.demos, config.replay.demo_share
+    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0}
+    if demos is None and (share > 0 or cloning["updates"] > 0):
+        raise ValueError(
+            f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "
+            f"({share}): give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
+        )
+    if demos is not None and share == 0 and cloning["updates"] == 0:
+        raise ValueError(
+            "replay.demos would not be learned from: give replay.demo_share or agent.cloning.updates above 0"
+        )
+    if cloning["updates"] > 0 and cloning["weight"] > 0 and share == 0:
+        raise ValueError(
+            f"agent.cloning.weight ({cloning['weight']}) needs demonstrations in the batches: "
+            "give replay.demo_share above 0, or agent.cloning.weight=0"
+        )

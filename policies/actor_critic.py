@@ -151,6 +151,16 @@ class ActorCritic(Policy):
         self.update_slow_critic()
         return losses.metrics
 
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """Actor and encoder climb the likelihood of what was demonstrated; the critic learns from rollouts alone."""
+        actions = self.actor.distribution(self.actor.encoder(batch[self.observation]))
+        loss = -actions.log_prob(batch["action"]).mean()
+        require_finite({"cloning_loss": loss})
+        self.optimizers["actor_critic"].zero_grad(set_to_none=True)
+        (weight * loss).backward()
+        self.optimizers["actor_critic"].step()
+        return {"cloning_loss": loss.detach()}
+
     def losses(self, rollouts: TensorDictBase) -> Losses:
         """What to descend for rollouts [B, H + 1]; no gradient reaches them.
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite
 
 
 class Policy(nn.Module, ABC):
@@ -22,11 +26,15 @@ class Policy(nn.Module, ABC):
         actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] within the action
             spec. Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is
             what a collector runs.
+        carried: keys that the actor writes under "next" and is to find at the next step, zeros in an episode's
+            first; with them it is given ``is_init``. None where it needs no memory. ``latent`` among them is kept
+            in the replay, with the observation that the actor made it of.
         learns_from: what `update` wants: single transitions, or whole rollouts of its own.
         optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
     """
 
     actor: TensorDictModuleBase
+    carried: Composite | None = None
     learns_from: Literal["transitions", "rollouts"] = "transitions"
 
     def __init__(self) -> None:
@@ -45,7 +53,8 @@ class Policy(nn.Module, ABC):
         The batch holds observations, ``action`` [B, A], ``("next", "reward")`` [B, 1] (the n-step discounted
         sum), the observations n steps later under "next", ``("next", "terminated")`` bool [B, 1] and
         ``gamma`` [B, 1], the discount of the bootstrap value. So the target is
-        ``reward + gamma * (1 - terminated) * V(next)``.
+        ``reward + gamma * (1 - terminated) * V(next)``. Where there is ``cloning`` [B, 1], an actor keeps to the
+        ``action`` of the rows in which it is above 0, demonstrated ones, with this weight (``policies.bc.imitation``).
 
         A policy that learns from rollouts is given [B, H + 1] rows instead: observations, ``action``, and under
         "next" ``reward`` and ``terminated`` of what that action brought (the last row's are not to be used).
@@ -57,6 +66,16 @@ class Policy(nn.Module, ABC):
             FloatingPointError: a loss is NaN or infinite.
             KeyError: the batch lacks a key.
         """
+
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """One gradient step of imitation, its loss times ``weight``, on transitions [B] that were all demonstrated.
+
+        Whatever values actions learns from them alike, so that it does not mislead the actor later on.
+
+        Raises:
+            ValueError: this policy does not learn.
+        """
+        raise ValueError(f"{type(self).__name__} imitates no demonstrations: agent.cloning.updates must be 0")
 
     def set_env_steps(self, n: int) -> None:
         """Tell the policy how many env steps (control steps, action repeat counted) were taken so far.
@@ -99,6 +118,11 @@ class Planner(ABC):
             previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros where there is none.
             proposals: [B, M, H, A], M <= N: candidates that take part as they are.
         """
+
+
+def exploring() -> bool:
+    """Whether actors are to explore now, by torchrl's ``exploration_type()``."""
+    return interaction_type() not in (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
+from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, mlp, random_shift, soft_update, trunk
 from policies.specs import action_size, frames_shape
 
@@ -156,10 +157,27 @@ class DrQV2(Policy):
                 next_features = self.actor.encoder(random_shift(batch["next", "frames"], self.shift_pad))
                 target = self.target(next_features, batch)  # [B, 1]
         metrics = self._update_critic(features, batch["action"], target)
-        metrics |= self._update_actor(features.detach())
+        metrics |= self._update_actor(features.detach(), batch)
         soft_update(self.target_critic, self.critic, self.target_rate)
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
+
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """The actor and the encoder imitate; on the features that this gives, the critics learn as in `update`."""
+        with self._autocast():
+            features = self.actor.encoder(random_shift(batch["frames"], self.shift_pad))
+            mean = self.actor.mean(features).float()
+            with torch.no_grad():
+                next_features = self.actor.encoder(random_shift(batch["next", "frames"], self.shift_pad))
+                target = self.target(next_features, batch)
+        loss = F.mse_loss(mean, batch["action"])
+        self.optimizers["actor"].zero_grad(set_to_none=True)
+        metrics = self._update_critic(features.detach(), batch["action"], target, beside=weight * loss)
+        self.optimizers["actor"].step()
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        metrics["cloning_loss"] = loss.detach()
+        require_finite({name: metrics[name] for name in ("cloning_loss", "critic_loss")})
+        return metrics
 
     def target(self, next_features: Tensor, batch: TensorDictBase) -> Tensor:
         """What the critics should say, [B, 1]: rewards, then what the lower target critic expects."""
@@ -168,22 +186,26 @@ class DrQV2(Policy):
         value = self.target_critic(next_features, action).amin(dim=0).float()
         return following["reward"] + batch["gamma"] * ~following["terminated"] * value
 
-    def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """One step of the critics and the encoder on the sum of both squared errors."""
+    def _update_critic(
+        self, features: Tensor, action: Tensor, target: Tensor, beside: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One step of the critics and the encoder on the sum of both squared errors, and of the loss `beside` it."""
         with self._autocast():
             values = self.critic(features, action).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
         self.optimizers["critic"].zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if beside is None else loss + beside).backward()
         self.optimizers["critic"].step()
         return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
 
-    def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head up the smaller value; nothing else gets a gradient."""
+    def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One step of the actor's trunk and head up the smaller value, and towards what was demonstrated."""
         with self._autocast():
-            action = noisy(self.actor.mean(features), self.actor.std(), self.std_clip)
-            value = self.critic(features, action).amin(dim=0).float()
+            mean = self.actor.mean(features)
+            value = self.critic(features, noisy(mean, self.actor.std(), self.std_clip)).amin(dim=0).float()
         loss = -value.mean()
+        if "cloning" in batch.keys():
+            loss = loss + imitation(mean, batch, value)
         self.optimizers["actor"].zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.actor.learned()))
         self.optimizers["actor"].step()

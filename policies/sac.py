@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
+from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.specs import action_size, state_size
 
@@ -133,6 +134,26 @@ class SAC(Policy):
         }
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        features, metrics = self._learn_values(batch)
+        metrics |= self._update_actor(features, batch)
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
+        return metrics
+
+    def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
+        """What the actor draws imitates, so that it draws ever less widely; the critics learn as in `update`."""
+        features, metrics = self._learn_values(batch)
+        loss = F.mse_loss(self.actor.sample(features)[0], batch["action"])
+        self.optimizers["actor"].zero_grad(set_to_none=True)
+        (weight * loss).backward()
+        self.optimizers["actor"].step()
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        metrics["cloning_loss"] = loss.detach()
+        require_finite({name: metrics[name] for name in ("critic_loss", "cloning_loss")})
+        return metrics
+
+    def _learn_values(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of the batch's states, once the critics have learned from it."""
         state, following = batch["state"], batch["next"]
         if self.actor.normalizer is not None:
             self.actor.normalizer.observe(state)
@@ -140,11 +161,7 @@ class SAC(Policy):
         target = self.target(
             self.actor.features(following["state"]), following["reward"], batch["gamma"], following["terminated"]
         )
-        metrics = self._update_critic(features, batch["action"], target)
-        metrics |= self._update_actor(features)
-        soft_update(self.target_critic, self.critic, self.target_rate)
-        require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
-        return metrics
+        return features, self._update_critic(features, batch["action"], target)
 
     @torch.no_grad()
     def target(self, next_features: Tensor, reward: Tensor, gamma: Tensor, terminated: Tensor) -> Tensor:
@@ -157,11 +174,14 @@ class SAC(Policy):
         """Squared errors of [N, B, 1] against [B, 1]: summed over the critics, averaged over the batch."""
         return len(values) * F.mse_loss(values, target.expand_as(values))
 
-    def actor_losses(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def actor_losses(self, features: Tensor, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """The actor's loss, and the entropy [] of what it draws."""
         action, log_prob = self.actor.sample(features)
         value = self.critic(features, action).amin(dim=0)
-        return (self.log_temperature.detach().exp() * log_prob - value).mean(), -log_prob.detach().mean()
+        loss = (self.log_temperature.detach().exp() * log_prob - value).mean()
+        if "cloning" in batch.keys():
+            loss = loss + imitation(action, batch, value)
+        return loss, -log_prob.detach().mean()
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:
         """Its gradient is negative where there is less entropy than wanted, so that the temperature rises."""
@@ -175,9 +195,9 @@ class SAC(Policy):
         self.optimizers["critic"].step()
         return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
 
-    def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
+    def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor, and one of the temperature towards the target entropy."""
-        loss, entropy = self.actor_losses(features)
+        loss, entropy = self.actor_losses(features, batch)
         for name in ("actor", "temperature"):
             self.optimizers[name].zero_grad(set_to_none=True)
         (loss + self.temperature_loss(entropy)).backward(inputs=[*self.actor.parameters(), self.log_temperature])

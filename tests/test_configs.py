@@ -12,7 +12,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 import configs
 from mbrl.agent import Agent
 from mbrl.build import build_agent, build_replay, make
-from mbrl.episodes import write_episode
+from mbrl.episodes import write_episodes
 from mbrl.pretrain import PHASES
 from mbrl.pretrain import check as check_pretraining
 from mbrl.train import check
@@ -48,18 +48,26 @@ def config(*overrides: str):
 @pytest.mark.parametrize("name", names("agent"))
 def test_every_agent_is_built(name, tmp_path):
     settings = config(f"agent={name}", "total_env_steps=400")
+    if (settings.agent.get("cloning") or {}).get("updates"):  # it imitates, so it needs demonstrations
+        with pytest.raises(ValueError, match="there are no demonstrations"):
+            check(settings)
+        write_episodes(tmp_path / "demos", [demonstration()])
+        settings.replay.demos = str(tmp_path / "demos")
     check(settings)
     agent = build_agent(settings, Specs(), build_replay(settings, tmp_path))
     assert isinstance(agent, Agent) and settings.agent.name == name
 
 
-def test_demonstrations_earn_the_bonus_that_the_environment_pays(tmp_path):
+def demonstration() -> TensorDict:
     flags = torch.tensor([[False], [True], [False]])
-    records = TensorDict(
+    return TensorDict(
         pixels=torch.zeros(3, 3, 64, 64, dtype=torch.uint8), action=torch.zeros(3, 4), reward=torch.ones(3, 1),
         success=flags, terminated=torch.zeros_like(flags), truncated=flags.clone(), batch_size=[3],
     )  # fmt: skip
-    write_episode(tmp_path / "demos" / "episode-00000.safetensors", records)
+
+
+def test_demonstrations_earn_the_bonus_that_the_environment_pays(tmp_path):
+    write_episodes(tmp_path / "demos", [demonstration()])
     settings = config("env.success_bonus=10", f"replay.demos={tmp_path / 'demos'}", "replay.demo_share=0.5")
     replay = build_replay(settings, tmp_path / "replay")
     assert replay.demos.records["reward"].flatten().tolist() == [1.0, 11.0, 1.0]
@@ -134,4 +142,5 @@ def test_what_a_study_sets_for_one_agent_names_both() -> None:
 
 @pytest.mark.parametrize("agent", names("agent"))
 def test_every_agent_has_a_smoke_experiment(agent: str) -> None:
-    check(config("experiment=smoke", f"agent={agent}"))
+    needed = ["replay.demos=some/folder"] if agent == "bc" else []
+    check(config("experiment=smoke", f"agent={agent}", *needed))

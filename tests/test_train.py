@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_module
 from torchrl.checkpoint import CheckpointRotation
 
+from mbrl.agent import Agent
 from mbrl.build import build_replay
 from mbrl.envs.toy import make_env
 from mbrl.episodes import to_records, write_episodes
@@ -116,6 +117,24 @@ def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
     assert (run_dir / "eval.csv").read_text() == (smoke / "eval.csv").read_text()
     ours, theirs = weights(run_dir), weights(smoke)
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
+
+
+def test_resumed_optimisers_go_on_to_the_bit(tmp_path, monkeypatch):
+    """DrQ-v2's encoder is channels-last: beside it, moments in plain order would belong to other weights."""
+    whole = run(compose_config(tmp_path / "whole", *TOY, "agent=drqv2"))
+    update = Agent.update
+
+    def broken(self, replay, agent_steps, *rest):
+        if agent_steps == 90:  # after a checkpoint at 80, which has moments
+            raise KeyboardInterrupt
+        return update(self, replay, agent_steps, *rest)
+
+    config = compose_config(tmp_path / "broken", *TOY, "agent=drqv2")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Agent, "update", broken)
+        run(config)
+    assert run(config).exists()
+    assert rows(tmp_path / "broken") == rows(whole)
 
 
 def test_torn_checkpoint_is_one_clear_line(tmp_path):

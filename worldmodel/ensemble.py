@@ -36,10 +36,10 @@ class Data(NamedTuple):
 class ProbabilisticEnsemble(WorldModel):
     """M Gaussian networks, each on its own bootstrap of the data; the best E of them imagine.
 
-    Every imagined step draws one elite per row (as MBPO does), in equal parts, and a sample of its Gaussian. Entries of
-    the next state which in all data so far equal an entry of the state before are copied, exactly: a goal, and the
-    previous frame in Meta-World where one env step is one agent step. (Where actions are repeated, the previous frame
-    shows the moment between two agent steps, and is predicted.)
+    Every imagined step draws one elite per row (as MBPO does), in equal parts; the reward is its mean, as a critic wants
+    no more than that. Entries of the next state which in all data so far equal an entry of the state before are copied,
+    exactly: a goal, and the previous frame in Meta-World where one env step is one agent step. (Where actions are
+    repeated, the previous frame shows the moment between two agent steps, and is predicted.)
 
     Args:
         observation_spec: must hold ``state`` [D]. action_spec: [A].
@@ -47,6 +47,7 @@ class ProbabilisticEnsemble(WorldModel):
         members: M. elites: E, those with the least error on held-out data.
         width, layers: of each network's hidden layers.
         residual: predict the change of the state instead of the next state.
+        sampled: imagine a sample of the elite's Gaussian, as MBPO does, instead of its mean.
         batch_size: transitions of a gradient step, for each member.
         holdout: share of the transitions that is never trained on.
         check_every: gradient steps between two looks at the held-out data.
@@ -72,6 +73,7 @@ class ProbabilisticEnsemble(WorldModel):
         width: int = 200,
         layers: int = 4,
         residual: bool = True,
+        sampled: bool = False,
         batch_size: int = 256,
         holdout: float = 0.1,
         check_every: int = 25,
@@ -88,7 +90,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.state_dim, self.action_dim = observation_spec["state"].shape[-1], action_spec.shape[-1]
         inputs = self.state_dim + self.action_dim
         self.members = Members(members, inputs, self.state_dim + 1, width=width, layers=layers)
-        self.residual, self.batch_size, self.holdout = residual, batch_size, holdout
+        self.residual, self.sampled, self.batch_size, self.holdout = residual, sampled, batch_size, holdout
         self.check_every, self.patience = check_every, patience
         self.measures = ("disagreement", "reward_std") if uncertainty else ()
         self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
@@ -214,13 +216,17 @@ class ProbabilisticEnsemble(WorldModel):
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
     def _one_elite_a_row(self, inputs: Tensor) -> Tensor:
-        """A sample [B, D + 1] of the prediction of an elite drawn for each row, in parts as equal as B allows."""
+        """The prediction [B, D + 1] of an elite drawn for each row, in parts as equal as B allows."""
         count, elites = len(inputs), self.elites[torch.randperm(len(self.elites), device=inputs.device)]
         order = torch.randperm(count, device=inputs.device)
         spare = order.new_zeros(-count % len(elites))
         rows = torch.cat([order, spare]).reshape(len(elites), -1)
-        sample = self.members(inputs[rows], elites).sample().flatten(0, 1)
-        return torch.empty_like(sample[:count]).index_copy_(0, order, sample[:count])
+        predicted = self.members(inputs[rows], elites)
+        made = predicted.mean.clone()
+        if self.sampled:
+            made[..., :-1] = predicted.sample()[..., :-1]
+        drawn = made.flatten(0, 1)[:count]
+        return torch.empty_like(drawn).index_copy_(0, order, drawn)
 
     def _after(self, state: Tensor, outputs: Tensor) -> Tensor:
         change = self.of_states.inverse(outputs)

@@ -63,11 +63,11 @@ class Members(nn.Module):
     def loss(self, predicted: Gaussian, targets: Tensor, wanted: Tensor) -> Tensor:
         """Of targets [M, B, O] where `wanted` bool [O], summed over members; 0-d.
 
-        The negative log-likelihood of each entry times its variance (beta-NLL of Seitzer et al. 2022, arXiv 2203.09168,
-        with beta 1): the mean learns as by squared error. By the likelihood alone, entries that hardly ever move, and
-        whose variance falls, take all of the gradient: on Meta-World the mean of the others then is not learned at all.
+        The negative log-likelihood of each entry times its deviation (beta-NLL of Seitzer et al. 2022, arXiv
+        2203.09168, with beta 0.5). By the likelihood alone, entries that hardly ever move, and whose variance falls,
+        take all of the gradient: on Meta-World the mean of the others then is not learned at all.
         """
         error = (predicted.mean - targets).square() * (-predicted.log_variance).exp() + predicted.log_variance
-        error = error * predicted.log_variance.detach().exp()
+        error = error * (0.5 * predicted.log_variance.detach()).exp()
         spread = (self.highest - self.lowest)[wanted].sum()  # the bounds are no wider than they need to be
         return error[..., wanted].mean((1, 2)).sum() + 0.01 * spread

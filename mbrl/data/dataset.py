@@ -33,7 +33,7 @@ from tqdm import tqdm
 from mbrl.build import build_policy, env_factory
 from mbrl.demos import play
 from mbrl.envs.simulator import resolve_task, task_names
-from mbrl.episodes import SUFFIX, write_episode
+from mbrl.episodes import SUFFIX, about_episode, write_episode
 from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
@@ -59,7 +59,8 @@ class Protocol:
     def config(self, task: str, policy: str) -> DictConfig:
         """The configuration of one task under one policy, as `mbrl train` would compose it."""
         random = policy == "random"
-        settings = {"task": task, "frame_stack": 1} | self.env  # stacks are not stored: the smallest is the fastest
+        # these agents need no pictures, but the data set does; stacks are not stored: the smallest is the fastest
+        settings = {"task": task, "pixels": True, "frame_stack": 1} | self.env
         overrides = [f"agent={'random' if random else 'scripted'}", "env=metaworld", "device=cpu", f"seed={self.seed}"]
         overrides += [f"env.{name}={value}" for name, value in settings.items()]
         overrides += [f"+agent.policy.noise={self.noise}"] if policy == "noisy" else []
@@ -245,7 +246,7 @@ def _play_job(job: Job, protocol: Protocol, output: Path) -> list[bool]:
                 actor = build_policy(configs[policy], env)  # anew, as scripts may remember what they did before
                 torch.manual_seed(_noise_seed(protocol.seed, job.task, kind, number))
                 records = play(env, actor)
-            write_episode(_path(output, job.task, policy, number), records)
+            write_episode(_path(output, job.task, policy, number), records, about_episode(job.task, env.action_repeat))
             solved.append(bool(records["success"].any()))
     finally:
         env.close()

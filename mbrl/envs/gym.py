@@ -7,8 +7,18 @@ from typing import Any
 import gymnasium
 import torch
 from tensordict import TensorDictBase
-from torchrl.data import Binary, TensorSpec
-from torchrl.envs import CatFrames, Compose, EnvBase, GymWrapper, RenameTransform, Transform, TransformedEnv
+from torchrl.data import Binary, Composite, TensorSpec
+from torchrl.envs import (
+    CatFrames,
+    Compose,
+    EnvBase,
+    GymWrapper,
+    InitTracker,
+    RenameTransform,
+    TensorDictPrimer,
+    Transform,
+    TransformedEnv,
+)
 from torchrl.envs.gym_like import BaseInfoDictReader
 
 
@@ -33,3 +43,10 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
     if frame_stack:
         transforms.append(CatFrames(N=frame_stack, dim=-3, in_keys=["pixels"], out_keys=["frames"]))
     return TransformedEnv(GymWrapper(env).set_info_dict_reader(SuccessReader()), Compose(*transforms))
+
+
+def carrying(env: EnvBase, carried: Composite | None) -> EnvBase:
+    """The environment with what a recurrent actor needs: `is_init`, and the keys that it hands to its next step."""
+    if carried is None:
+        return env
+    return TransformedEnv(env, Compose(InitTracker(), TensorDictPrimer(carried.clone())), auto_unwrap=False)

@@ -14,7 +14,7 @@ import torch
 
 from mbrl import cli
 from mbrl.data.dataset import Protocol, Row, collect
-from mbrl.episodes import read_episode
+from mbrl.episodes import read_about, read_episode
 
 SHORT = Protocol(seed=3, noise=0.5, env={"resolution": 16, "episode_length": 20})
 POLICIES = ["scripted", "noisy", "random"]
@@ -37,6 +37,8 @@ def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None
     assert [path.stem for path in sorted((tmp_path / "reach").iterdir())] == names
     episodes = [read_episode(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
     assert all(episode["pixels"].shape == (11, 3, 16, 16) for episode in episodes)
+    about = [read_about(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
+    assert about == [{"task": task, "action_repeat": 2} for task in ["drawer-close"] * 5 + ["reach"] * 5]
     goals = torch.stack([episode["state"][0, -3:] for episode in episodes[5:]])
     assert len(goals.unique(dim=0)) == 5  # no two episodes of a task have one goal
 

@@ -85,7 +85,7 @@ def ours(policy: SAC, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
     following = batch["next"]
     target = policy.target(following["state"], following["reward"], batch["gamma"], following["terminated"])
     critic = policy.critic_loss(policy.critic(batch["state"], batch["action"]), target)
-    actor, entropy = policy.actor_losses(batch["state"])
+    actor, entropy = policy.actor_losses(batch["state"], batch)
     return critic, actor, policy.temperature_loss(entropy)
 
 
@@ -182,7 +182,7 @@ def test_update_moves_what_it_should() -> None:
 def test_the_actor_loss_trains_no_critic() -> None:
     policy = small()
     frozen = {name: value.clone() for name, value in policy.critic.named_parameters()}
-    policy._update_actor(torch.rand(4, 5))
+    policy._update_actor(torch.rand(4, 5), TensorDict())
     for name, value in policy.critic.named_parameters():
         assert torch.equal(value, frozen[name]) and value.grad is None, name
 

@@ -43,7 +43,7 @@ def predicted(model: ProbabilisticEnsemble, data: TensorDict) -> TensorDict:
 
 @pytest.fixture(scope="module")
 def fitted() -> ProbabilisticEnsemble:
-    model = make(uncertainty=True)
+    model = make(uncertainty=True, sampled=True)
     model.fit(system(3000), 600)
     return model
 

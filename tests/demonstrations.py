@@ -1,0 +1,33 @@
+"""Demonstrations of the toy: an expert that goes straight to the goal."""
+
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+
+from mbrl.envs.toy import STRIDE, make_env
+from mbrl.episodes import about_episode, to_records, write_episodes
+
+
+def towards_goal(state: torch.Tensor) -> torch.Tensor:
+    """state [*B, 4] -> action [*B, 2]: as far towards the goal as one step goes."""
+    return ((state[..., 2:] - state[..., :2]) / STRIDE).clamp(-1, 1)
+
+
+def play_expert(count: int, *, seed: int = 100, **settings) -> list[TensorDictBase]:
+    """Record episodes of an expert whose noise shows how it corrects itself."""
+    env = make_env(seed=seed, **settings)
+    generator = torch.Generator().manual_seed(seed)
+
+    def noisy(state: torch.Tensor) -> torch.Tensor:
+        return (towards_goal(state) + 0.3 * torch.randn(2, generator=generator)).clamp(-1, 1)
+
+    expert = TensorDictModule(noisy, in_keys=["state"], out_keys=["action"])
+    return [to_records(env.rollout(1000, expert)) for _ in range(count)]
+
+
+def write_toy(folder: Path, count: int, **settings) -> str:
+    """The folder, with `count` demonstrations of the toy under these settings of its environment."""
+    write_episodes(folder, play_expert(count, **settings), about_episode("toy", settings.get("action_repeat", 1)))
+    return str(folder)
