@@ -27,10 +27,13 @@ class Latents:
         return self.values[rows]
 
     def remember(self, rows: Tensor, latents: TensorDictBase) -> None:
-        """Note those of records [N]."""
+        """Note those of records [N]; where one is named several times, its last."""
         if self.values is None:
             self.values = torch.zeros_like(latents[0].expand(self.size))
-        self.values[rows] = latents
+        ordered, order = rows.sort(stable=True)
+        last = torch.ones_like(ordered, dtype=torch.bool)
+        last[:-1] = ordered[1:] != ordered[:-1]
+        self.values[ordered[last]] = latents[order[last]]  # written once each: the order of several is not defined
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.values is None else self.values.to_dict()

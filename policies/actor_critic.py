@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
 from torchrl.modules import SymExpTwoHot
 from torchrl.modules.distributions import TruncatedNormal
 from torchrl.modules.value_norm import PercentileValueNorm
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
-from policies.base import Policy, require_finite
+from policies.base import Policy, exploring, require_finite
 from policies.distributions import bounded_normal
 from policies.networks import ConvEncoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
 
 LOG_PROB = "action_log_prob"
-DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
 class Losses(NamedTuple):
@@ -71,7 +69,7 @@ class StochasticActor(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         actions = self.distribution(self.encoder(tensordict[self.in_keys[0]]))
-        action = actions.mode if interaction_type() in DETERMINISTIC else actions.sample()
+        action = actions.sample() if exploring() else actions.mode
         return tensordict.set("action", action).set(LOG_PROB, actions.log_prob(action).unsqueeze(-1))
 
 

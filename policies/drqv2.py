@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policies.base import Policy, require_finite
+from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, mlp, random_shift, soft_update, trunk
 from policies.specs import action_size, frames_shape
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
-
-DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
@@ -80,8 +77,7 @@ class FramesActor(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         mean = self.mean(self.encoder(tensordict["frames"]))
-        explore = interaction_type() not in DETERMINISTIC
-        return tensordict.set("action", noisy(mean, self.std(), clip=None) if explore else mean)
+        return tensordict.set("action", noisy(mean, self.std(), clip=None) if exploring() else mean)
 
 
 class DrQV2(Policy):

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policies.base import Policy, require_finite
+from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.specs import action_size, state_size
@@ -28,7 +27,6 @@ if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
 
 Network = Callable[[int, int], nn.Module]  # (numbers in, numbers out) -> [*B, in] -> [*B, out]
 
-DETERMINISTIC = (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -65,7 +63,7 @@ class StateActor(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         mean, log_std = self.gaussian(self.features(tensordict["state"]))
-        if interaction_type() not in DETERMINISTIC:
+        if exploring():
             mean = mean + log_std.exp() * torch.randn_like(mean)
         return tensordict.set("action", torch.tanh(mean))
 

@@ -20,6 +20,7 @@ from worldmodel.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
 
+FARTHEST = 5.0  # deviations of the data that inputs may lie off their mean
 MAX_HELD_OUT = 2000  # transitions that judge the members; more cost time and say no more
 
 
@@ -36,8 +37,8 @@ class Data(NamedTuple):
 class ProbabilisticEnsemble(WorldModel):
     """M Gaussian networks, each on its own bootstrap of the data; the best E of them imagine.
 
-    Every imagined step draws one elite per row (as MBPO does), in equal parts; the reward is its mean, as a critic wants
-    no more than that. Entries of the next state which in all data so far equal an entry of the state before are copied,
+    Every imagined step draws one elite per row (as MBPO does), in equal parts; the reward is its mean, as a critic
+    needs no more. Entries of the next state which in all data so far equal an entry of the state before are copied,
     exactly: a goal, and the previous frame in Meta-World where one env step is one agent step. (Where actions are
     repeated, the previous frame shows the moment between two agent steps, and is predicted.)
 
@@ -122,9 +123,9 @@ class ProbabilisticEnsemble(WorldModel):
             losses += [self._gradient_step(data, shares) for _ in range(steps)]
             updates += steps
             now = self._errors(judged)
-            better = now < errors
+            better = now < 0.99 * errors
             self._keep(best, better)
-            waited = 0 if (now < 0.99 * errors).any() else waited + 1
+            waited = 0 if better.any() else waited + 1
             errors = torch.where(better, now, errors)
         self._restore(best)
         self.elites.copy_(errors.argsort()[: len(self.elites)].sort().values)
@@ -141,9 +142,15 @@ class ProbabilisticEnsemble(WorldModel):
 
     def _data(self, transitions: TensorDictBase) -> Data:
         state, after = transitions["state"], transitions["next", "state"]
-        inputs = self.of_inputs(torch.cat([state, transitions["action"]], -1))
+        inputs = self._inputs(state, transitions["action"])
         states = self.of_states(self._wanted(state, after))
         return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1))
+
+    def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
+        """Whitened, within FARTHEST: an object that moves for the first time lies thousands of deviations out, and what
+        networks extrapolate to there was seen to be rewards of -500.
+        """
+        return self.of_inputs(torch.cat([state, action], -1)).clamp(-FARTHEST, FARTHEST)
 
     def _wanted(self, state: Tensor, after: Tensor) -> Tensor:
         """What is predicted of the next state [N, D]; 0 where that is a copy, so that it mixes with nothing."""
@@ -173,9 +180,14 @@ class ProbabilisticEnsemble(WorldModel):
 
     @torch.no_grad()
     def _errors(self, judged: Data) -> Tensor:
-        """Mean squared error of each member's mean in the data's deviations, [M]."""
+        """Of each member's mean the squared error in the data's deviations, [M]: of states, and as much of the reward.
+
+        Among the numbers of a state the reward would hardly count, and it is what a policy learns from.
+        """
         mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
-        return (mean - judged.targets)[..., self._predicted].square().mean((1, 2))
+        squared = (mean - judged.targets).square().mean(1)  # [M, D + 1]
+        states = squared[:, self._predicted][:, :-1]
+        return squared[:, -1] + (states.mean(1) if states.shape[1] else 0.0)
 
     @torch.no_grad()
     def _judge(self, judged: Data, errors: Tensor) -> dict[str, Tensor]:
@@ -185,14 +197,14 @@ class ProbabilisticEnsemble(WorldModel):
         return {"holdout_error": errors[chosen].mean(), "holdout_reward_error": reward}
 
     def _snapshot(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.members.own_parameters()]
+        return [parameter.detach().clone() for parameter in self.members.parameters()]
 
     def _keep(self, best: list[Tensor], better: Tensor) -> None:
-        for kept, parameter in zip(best, self.members.own_parameters(), strict=True):
+        for kept, parameter in zip(best, self.members.parameters(), strict=True):
             kept[better] = parameter.detach()[better]
 
     def _restore(self, best: list[Tensor]) -> None:
-        for kept, parameter in zip(best, self.members.own_parameters(), strict=True):
+        for kept, parameter in zip(best, self.members.parameters(), strict=True):
             parameter.data.copy_(kept)
 
     # -------------------------------------------------------------- imagining
@@ -205,7 +217,7 @@ class ProbabilisticEnsemble(WorldModel):
 
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
-        inputs = self.of_inputs(torch.cat([state, action], -1))
+        inputs = self._inputs(state, action)
         measured: dict[str, Tensor] = {}
         if self.measures:
             every = self.members(inputs.expand(len(self.elites), -1, -1), self.elites)

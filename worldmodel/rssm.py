@@ -26,6 +26,7 @@ from worldmodel.rssm_losses import kl_losses, squared_error
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
 
+NO_CLASS = 255  # packed: no class at all, as before an episode
 SCALES = {"reconstruction": 1.0, "reward": 1.0, "continue": 1.0, "dynamics": 1.0, "representation": 0.1}
 
 
@@ -214,12 +215,14 @@ class RSSM(LatentWorldModel):
         return self.pack(state)[0]
 
     def pack(self, state: Latent) -> TensorDict:
-        deter, classes = state.deter.detach().flatten(0, -2), state.stoch.detach().argmax(-1).to(torch.uint8)
+        deter, stoch = state.deter.detach().flatten(0, -2), state.stoch.detach()
+        classes = torch.where(stoch.any(-1), stoch.argmax(-1), NO_CLASS).to(torch.uint8)
         return TensorDict(deter=deter, stoch=classes.flatten(0, -2), batch_size=[len(deter)])
 
     def unpack(self, packed: TensorDictBase) -> Latent:
-        deter = packed["deter"]
-        return Latent(deter, F.one_hot(packed["stoch"].long(), self.recurrence.classes).to(deter.dtype))
+        deter, classes = packed["deter"], packed["stoch"].long()[..., None]
+        numbers = torch.arange(self.recurrence.classes, device=deter.device)
+        return Latent(deter, (classes == numbers).to(deter.dtype))
 
 
 def _shifted(values: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
 def bootstrap(index: Tensor, member: int) -> Tensor:
     """How often each transition is in a member's data: Poisson(1), the limit of drawing N of N; int64 [N]."""
     chances = torch.distributions.Poisson(torch.ones((), dtype=torch.float64)).log_prob(torch.arange(8.0)).exp()
-    return torch.searchsorted(chances.cumsum(0), uniform(index, salt=1 + member), right=True)
+    return torch.searchsorted(chances.cumsum(0).to(index.device), uniform(index, salt=1 + member), right=True)
 
 
 def held_out(index: Tensor, share: float) -> Tensor:
@@ -55,8 +55,8 @@ class Whitener(nn.Module):
     """To zero mean, unit deviation and no correlation, and back (ZCA: the whitening that turns the axes least).
 
     Scaling each entry alone would leave what decides the next state too small to be learned from: a velocity is the
-    difference of two positions which differ by millimetres and vary by decimetres. Measured on Meta-World, the one-step
-    error of the hand's motion falls to a tenth.
+    difference of two positions which differ by millimetres and vary by decimetres. Measured on Meta-World's hammer (one
+    seed), the squared one-step error of the hand fell from 0.73 to 0.09 of its squared motion.
     """
 
     mean: Tensor

@@ -135,8 +135,6 @@ def test_every_elite_imagines_its_part() -> None:
     model.fit(system(300), 1)
     for member in range(3):
         model.members.biases[-1].data[member] = 1000.0 * (member + 1)
-        model.members.lowest.data.fill_(-20.0)
-        model.members.highest.data.fill_(-19.0)
 
     def who(count: int) -> list[int]:
         reward = predicted(model, system(count))["reward"]
@@ -145,6 +143,20 @@ def test_every_elite_imagines_its_part() -> None:
     assert who(9) == [0, 3, 3, 3]
     assert sorted(who(10)) == [0, 2, 4, 4]
     assert torch.tensor([who(1) for _ in range(30)]).sum(0)[1:].min() > 2, "of a single row each has its turn"
+
+
+def test_what_moves_for_the_first_time_is_not_extrapolated_to() -> None:
+    """A resting object is whitened by its jitter: its first move is thousands of deviations wide."""
+    data = system(2000)
+    for moment in (data, data["next"]):
+        moment["state"][:, 3] = 0.4
+    model = make()
+    model.fit(data, 300)
+    moved = system(500, seed=6)
+    moved["state"][:, 3] = 0.4 + 0.2 * torch.rand(500)
+    made = predicted(model, moved)
+    assert made["reward"].abs().max() < 8.0, "rewards of the data lie within 4"
+    assert (made["state"] - moved["state"])[:, :2].abs().max() < 1.0
 
 
 def test_bad_settings() -> None:
