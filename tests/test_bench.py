@@ -42,7 +42,7 @@ def test_operations_are_counted() -> None:
 
 
 def test_shares_are_of_the_whole() -> None:
-    maps, kernel = torch.randn(8, 16, 32, 32), torch.randn(16, 16, 3, 3)
+    maps, kernel = torch.randn(8, 32, 64, 64), torch.randn(32, 32, 3, 3)  # milliseconds: a busy machine shows less
     shares = _machine.shares(partial(F.conv2d, maps, kernel))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares["convolutions"] > 0.5
