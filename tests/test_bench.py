@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 from torch.nn import functional as F
-from torchrl.data import Bounded
+from torchrl.data import Bounded, Composite
 
 from mbrl import bench
-from mbrl.bench import _machine, _plain_sac, _published_loop, imagination, policies
+from mbrl.bench import _machine, _plain_sac, _published_loop, _torchrl_dreamer, dreamer, imagination, policies
 from mbrl.bench._models import NANO, build, starts
 from worldmodel.ivideogpt.decoding import Sampling
 
@@ -42,7 +42,7 @@ def test_operations_are_counted() -> None:
 
 
 def test_shares_are_of_the_whole() -> None:
-    maps, kernel = torch.randn(8, 16, 32, 32), torch.randn(16, 16, 3, 3)
+    maps, kernel = torch.randn(8, 32, 64, 64), torch.randn(32, 32, 3, 3)  # milliseconds: a busy machine shows less
     shares = _machine.shares(partial(F.conv2d, maps, kernel))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares["convolutions"] > 0.5
@@ -84,3 +84,20 @@ def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) ->
         update()
     for name, value in policy.named_parameters():
         torch.testing.assert_close(other.get_parameter(name), value)
+
+
+def test_dreamers_compared_are_of_one_size_and_both_learn() -> None:
+    config = dreamer._config("state")
+    config.agent.policy.world_model.units, config.agent.batch_size, config.agent.segment_length = 32, 2, 4
+    config.agent.horizon = 2
+    spec = dreamer.OBSERVATIONS["state"]
+    ours, parameters = dreamer._ours(config, Composite(state=spec))
+    losses = _torchrl_dreamer.learner("state", spec.shape, dreamer.ACTIONS, 32, 2)
+    theirs, their_parameters = _torchrl_dreamer.updater(losses, dreamer._sample(config, spec), 1e-3)
+    assert parameters == pytest.approx(their_parameters, rel=0.01)
+    before = [parameter.clone() for parameter in losses.model_loss.parameters()]
+    for _ in range(2):  # the first learning rate is 0
+        assert ours()["model_reward_loss"] > 0
+        theirs()
+    moved = [not torch.equal(*pair) for pair in zip(before, losses.model_loss.parameters(), strict=True)]
+    assert sum(moved) > 0.8 * len(moved)
