@@ -58,3 +58,13 @@ def make_collector(
 
 def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:
     return carrying(make_env(**options), carried)
+
+
+def shut_down(collector: Collector) -> None:
+    """End a collector and its processes.
+
+    TorchRL 0.14.1 leaves the scheme that shares weights to the interpreter's end, where closing it waits for ever.
+    """
+    collector.shutdown()
+    for scheme in (getattr(collector, "_weight_sync_schemes", None) or {}).values():
+        scheme.shutdown()

@@ -210,8 +210,8 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
         raise ValueError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
     if not 1 <= planner.horizon <= world_model.max_horizon:
         raise ValueError(
-            f"planner.horizon {planner.horizon}: this world model can go 1 to {world_model.max_horizon} steps "
-            "(lengthen world_model.horizon, or the segments that it is trained on)"
+            f"agent.planner.horizon {planner.horizon}: this world model can go 1 to {world_model.max_horizon} steps "
+            "(lengthen agent.world_model.horizon, or the segments that it is trained on)"
         )
     if world_model.action_dim == 0:
         raise ValueError("this world model only watches, so that no action can be planned: set action_conditioned=true")

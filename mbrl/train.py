@@ -23,7 +23,7 @@ from mbrl.build import (
     env_steps_per_step,
 )
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
-from mbrl.collect import make_collector
+from mbrl.collect import make_collector, shut_down
 from mbrl.evaluate import Evaluator
 from mbrl.logger import Logger
 from mbrl.plot import plot
@@ -48,7 +48,7 @@ class Run:
 
     def close(self) -> None:
         self.logger.close()
-        self.collector.shutdown()
+        shut_down(self.collector)
         self.evaluator.close()
 
 
@@ -196,7 +196,9 @@ def check(config: DictConfig) -> None:
 def check_demonstrations(config: DictConfig) -> None:
     """Refuse demonstrations that nothing would be learned from, and an agent that lacks those it is to imitate."""
     demos, share = config.replay.demos, config.replay.demo_share
-    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0}
+    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
+    if "_target_" not in cloning:
+        raise ValueError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
     if demos is None and (share > 0 or cloning["updates"] > 0):
         raise ValueError(
             f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "

@@ -1,5 +1,7 @@
 """The collector in this process and in several: seeds, episodes and chunks."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -93,3 +95,12 @@ def test_collectors_act_on_the_newest_weights(workers):
 def test_chunks_that_cannot_be_shared_out():
     with pytest.raises(ValueError, match="must be a multiple of workers"):
         make_collector(make_toy, policy(), seed=0, workers=3, frames_per_batch=10, random_steps=0)
+
+
+def test_a_run_with_several_processes_comes_to_its_end(tmp_path):
+    settings = [
+        "agent=sac", "env=toy", "env.episode_length=20", "collect.workers=2", "collect.frames_per_batch=20",
+        "threads=1", "total_env_steps=100", "eval.every=100", "eval.episodes=1", "agent.learning_starts=50", f"run_dir={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "mbrl", "train", *settings], capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
