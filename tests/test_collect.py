@@ -100,7 +100,8 @@ def test_chunks_that_cannot_be_shared_out():
 def test_a_run_with_several_processes_comes_to_its_end(tmp_path):
     settings = [
         "agent=sac", "env=toy", "env.episode_length=20", "collect.workers=2", "collect.frames_per_batch=20",
-        "threads=1", "total_env_steps=100", "eval.every=100", "eval.episodes=1", "agent.learning_starts=50", f"run_dir={tmp_path}",
+        "threads=1", "total_env_steps=100", "eval.every=100", "eval.episodes=1", "agent.learning_starts=50",
+        f"run_dir={tmp_path}",
     ]  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "mbrl", "train", *settings], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
