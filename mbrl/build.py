@@ -14,6 +14,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
+from mbrl.episodes import OBSERVATIONS
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
@@ -143,6 +144,7 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
 
         needed = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
         needed |= set(world_model.observations) if world_model is not None else set()
+        needed &= set(OBSERVATIONS)  # what an actor remembers besides is its own
         require_fit(replay.demos.records, env.observation_spec, env.action_spec, needed)
     if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations

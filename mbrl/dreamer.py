@@ -19,6 +19,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
 from mbrl.agent import Agent, Metrics
+from mbrl.cloning import Cloning
 from mbrl.replay import Replay
 from policies.base import Policy, require_finite
 from worldmodel.base import LatentWorldModel
@@ -106,6 +107,7 @@ class DreamerV3(Agent):
         updates_per_step: updates per agent step. learning_starts: agent steps before the first.
         horizon: H, imagined steps from every replayed one.
         replay_value_weight: of the critic's loss on replayed steps; its gradient reaches the world model.
+        cloning: how demonstrations are imitated, in steps of their own as nothing imagined is demonstrated; None: not.
     """
 
     policy: LatentPolicy
@@ -122,9 +124,14 @@ class DreamerV3(Agent):
         learning_starts: int,
         horizon: int,
         replay_value_weight: float,
+        cloning: Cloning | None = None,
     ) -> None:
         super().__init__(
-            policy, batch_size=batch_size, updates_per_step=updates_per_step, learning_starts=learning_starts
+            policy,
+            batch_size=batch_size,
+            updates_per_step=updates_per_step,
+            learning_starts=learning_starts,
+            cloning=cloning,
         )
         self.segment_length, self.horizon, self.replay_value_weight = segment_length, horizon, replay_value_weight
 
@@ -139,27 +146,43 @@ class DreamerV3(Agent):
 
     def _update_policy(self, replay: Replay) -> Metrics:
         self.counts["policy"] += 1
-        model, behaviour, device = self.policy.world_model, self.policy.behaviour, self.policy.device
-        segments = replay.sequences(self.batch_size, self.segment_length, before=1)  # [B, 1 + T]
+        model, behaviour = self.policy.world_model, self.policy.behaviour
+        segments, learned = self._learn(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
+        features = model.features(learned.state)  # [B, T, F]
+        behaved = behaviour.losses(self.dream(model.unpack(model.pack(learned.state))))
+        first_returns = behaved.returns[:, 0].unflatten(0, features.shape[:2])
+        after = segments["next"]
+        replayed = behaviour.replay_value_loss(
+            features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), first_returns
+        )
+        require_finite({"actor": behaved.actor, "critic": behaved.critic, "replay_value": replayed})
+        self._descend(learned.loss + behaved.actor + behaved.critic + self.replay_value_weight * replayed)
+        behaviour.update_slow_critic()
+        metrics = {**_of_model(learned), **behaved.metrics, "replay_value_loss": replayed.detach()}
+        return metrics | (self._imitate(replay, self._cloning_weight) if self._cloning_weight > 0 else {})
+
+    def _imitate(self, replay: Replay, weight: float) -> Metrics:
+        """The actor climbs the likelihood of demonstrated actions in the latent states that the world model, which
+        learns from these steps too, makes of them; the critic learns from imagination alone.
+        """
+        self.cloned += 1
+        segments, learned = self._learn(replay, replay.demonstrated(self.batch_size, self.segment_length, before=1))
+        features = self.policy.world_model.features(learned.state).detach()
+        actions = self.policy.behaviour.actor.distribution(features[:, :-1])
+        loss = -actions.log_prob(segments["action"][:, :-1]).mean()
+        require_finite({"cloning_loss": loss})
+        self._descend(learned.loss + weight * loss)
+        return {**_of_model(learned), "cloning_loss": loss.detach()}
+
+    def _learn(self, replay: Replay, segments: TensorDictBase) -> tuple[TensorDictBase, Any]:
+        """Steps [B, T] of segments [B, 1 + T], and what the world model makes of them; the replay remembers that."""
+        model, device = self.policy.world_model, self.policy.device
         index = segments.pop("index").squeeze(-1)
         before = replay.recall(index[:, 0], model.unknown.cpu())
         segments = segments.to(device)
         learned = model.learn(segments, before.to(device))
-        features = model.features(learned.state)  # [B, T, F]
-        seen = model.pack(learned.state)
-        behaved = behaviour.losses(self.dream(model.unpack(seen)))
-        first_returns = behaved.returns[:, 0].unflatten(0, features.shape[:2])
-        after = segments["next"][:, 1:]
-        replayed = behaviour.replay_value_loss(
-            features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), first_returns
-        )
-        losses = {"actor": behaved.actor, "critic": behaved.critic, "replay_value": replayed}
-        require_finite(losses)
-        self._descend(learned.loss + behaved.actor + behaved.critic + self.replay_value_weight * replayed)
-        behaviour.update_slow_critic()
-        replay.remember(index[:, 1:].reshape(-1), seen.cpu())
-        model_metrics = {f"model_{name}": value for name, value in learned.metrics.items()}
-        return {**model_metrics, **behaved.metrics, "replay_value_loss": replayed.detach()}
+        replay.remember(index[:, 1:].reshape(-1), model.pack(learned.state).cpu())
+        return segments[:, 1:], learned
 
     def _descend(self, loss: Tensor) -> None:
         for optimizer in self.policy.optimizers.values():
@@ -189,3 +212,7 @@ class DreamerV3(Agent):
             },
             batch_size=visited.shape[:2],
         )
+
+
+def _of_model(learned: Any) -> Metrics:
+    return {f"model_{name}": value for name, value in learned.metrics.items()}

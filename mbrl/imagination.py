@@ -59,9 +59,10 @@ class Imagination:
 
     Args:
         rollouts: rollouts side by side, B. horizon: steps of each, H; or the numbers of a `Horizon`.
+        n_step: rewards summed in an imagined transition; None: as in the real ones.
         retain: how many calls of `run` are kept (at their horizon); older rollouts, of older policies
             and models, leave.
-        cut_above, weigh_by: see Trust; without them every step is believed alike.
+        cut_above, weigh_by, optimism: see Trust; without them every step is believed alike and only reward rewarded.
         divide_pixels_twice: bring back the published loop's defect 1: imagined pixels reach the policy divided by
             255 twice, so that it is almost blind to them.
         Other arguments: see ImaginationEnv and EpisodeBuffer.
@@ -78,16 +79,18 @@ class Imagination:
         rollouts: int,
         horizon: int | Mapping[str, int],
         retain: int,
+        n_step: int | None = None,
         cut_above: Settings = None,
         weigh_by: Settings = None,
+        optimism: Settings = None,
         divide_pixels_twice: bool = False,
     ) -> None:
         self._warned = False
-        self.trust = Trust.of(cut_above, weigh_by)
+        self.trust = Trust.of(cut_above, weigh_by, optimism)
         self.trust.check(world_model)
         if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice):
             raise ValueError(
-                "imagination: cut_above, weigh_by and divide_pixels_twice change single transitions, "
+                "imagination: cut_above, weigh_by, optimism and divide_pixels_twice change single transitions, "
                 "but this policy learns from whole rollouts: leave them out"
             )
         real = replay.online
@@ -108,7 +111,7 @@ class Imagination:
         self.buffer = EpisodeBuffer(
             self._records(max(self.schedule.first, self.schedule.last)),
             frame_stack=real.frame_stack,
-            n_step=real.n_step,
+            n_step=n_step or real.n_step,
             gamma=real.gamma,
         )
 
@@ -127,10 +130,12 @@ class Imagination:
         self.buffer.capacity = self._records(self.horizon)
         with set_exploration_type(ExplorationType.RANDOM):
             rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
-        records = imagined_records(self.env.history_records, rollout)
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
         measured, lengths = self.env.measured(), None
+        if self.trust.optimism:
+            rollout["next", "reward"] = reward + self.trust.bonus(measured)[..., None]
+        records = imagined_records(self.env.history_records, rollout)
         metrics |= {name: values.mean() for name, values in measured.items()}
         if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
             records[LOG_PROB] = _beside_actions(rollout[LOG_PROB], self.env.history)

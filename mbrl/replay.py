@@ -79,13 +79,18 @@ class Replay:
         Their `index` is negative.
         """
 
-        def draw(buffer: EpisodeBuffer, n: int) -> TensorDict:
-            batch = buffer.sequences(n, length, before)
-            if before and buffer is self.demos:
-                batch["index"] = -1 - batch["index"]
-            return batch
+        return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before))
 
-        return self._mixed(batch_size, draw)
+    def demonstrated(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+        """As `sequences`, from the demonstrations alone."""
+        assert self.demos is not None
+        return self._sequences(self.demos, batch_size, length, before)
+
+    def _sequences(self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int) -> TensorDict:
+        batch = buffer.sequences(batch_size, length, before)
+        if before and buffer is self.demos:
+            batch["index"] = -1 - batch["index"]
+        return batch
 
     def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
         """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] where nobody has noted any."""

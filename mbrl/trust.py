@@ -1,4 +1,7 @@
-"""How far an imagined rollout is believed, by what the world model says of how unsure it is. B rollouts, H steps."""
+"""What follows from what the world model says of how unsure it is: what is believed, and what is worth a look.
+
+B rollouts, H steps.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +19,30 @@ Settings = Mapping[str, float | None] | None
 
 @dataclass(frozen=True)
 class Trust:
-    """Cuts rollouts short, or draws their transitions less often (after M2AC and Infoprop, which do so for MBPO).
+    """Cuts rollouts short, or draws their transitions less often (after M2AC and Infoprop, which do so for MBPO); or
+    rewards what is unknown, so that the policy goes and sees (optimism, as in H-UCRL, Curi et al. 2020, arXiv
+    2006.08684, here as an upper confidence bound of the reward).
 
     Attributes:
         cut_above: measure -> the value above which a step, and all after it, is left out.
         weigh_by: measure -> scale: a transition counts by exp(-s / scale), s the sum of the measure up to its step.
+        optimism: measure -> weight: so many times the measure is added to the reward of a step.
     """
 
     cut_above: Mapping[str, float]
     weigh_by: Mapping[str, float]
+    optimism: Mapping[str, float]
 
     @classmethod
-    def of(cls, cut_above: Settings, weigh_by: Settings) -> Trust:
+    def of(cls, cut_above: Settings, weigh_by: Settings, optimism: Settings = None) -> Trust:
         """From settings in which None stands for a measure that is not asked for."""
-        given = ((settings or {}).items() for settings in (cut_above, weigh_by))
+        given = ((settings or {}).items() for settings in (cut_above, weigh_by, optimism))
         return cls(*({name: value for name, value in items if value is not None} for items in given))
 
     @property
     def measures(self) -> list[str]:
         """What must be known of each step."""
-        return [*self.cut_above, *self.weigh_by]
+        return [*self.cut_above, *self.weigh_by, *self.optimism]
 
     def check(self, world_model: WorldModel) -> None:
         """ValueError where the world model does not say what is asked for, or a scale is not positive."""
@@ -46,6 +53,10 @@ class Trust:
         for name, scale in self.weigh_by.items():
             if not scale > 0:
                 raise ValueError(f"imagination.weigh_by.{name} must be above 0, not {scale}")
+
+    def bonus(self, measured: Mapping[str, Tensor]) -> Tensor:
+        """What is added to the rewards, float32 [B, H]."""
+        return torch.stack([weight * measured[name] for name, weight in self.optimism.items()]).sum(0)
 
     def steps(self, measured: Mapping[str, Tensor]) -> Tensor:
         """Steps of each rollout that are believed, int64 [B]; measures are [B, H]."""

@@ -74,7 +74,7 @@ def test_token_evaluations_by_hand() -> None:
 
 def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "EPISODES", 2)
-    policy, batch = policies._policy("sac", Bounded(-1.0, 1.0, (4,))), policies._filled().transitions(16)
+    policy, batch = policies._policy("sac", Bounded(-1.0, 1.0, (4,))), policies.filled().transitions(16)
     other = copy.deepcopy(policy)
     update = _plain_sac.plain(other, batch)
     for seed in range(3):

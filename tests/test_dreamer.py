@@ -17,6 +17,7 @@ from mbrl.envs.toy import make_env
 from mbrl.evaluate import Evaluator
 from mbrl.replay import Replay
 from mbrl.train import run
+from tests.demonstrations import write_toy
 
 STEPS, SIDE = 10, 16
 TINY = [
@@ -188,3 +189,45 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path, monkeypatch):
     ours, theirs = saved(tmp_path / "cut"), saved(whole)
     assert sum("replay" in name for name in ours) == 3, "where episodes lie, and both parts of the latents"
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
+
+
+def demonstrated(tmp_path: Path) -> list[str]:
+    folder = write_toy(tmp_path / "demos", 4, episode_length=STEPS, resolution=SIDE)
+    return [f"replay.demos={folder}", "replay.demo_share=0.5", "agent.pixels=false"]
+
+
+def test_it_imitates_demonstrations_in_its_latent_states(tmp_path):
+    settings = [
+        "agent.cloning.updates=300", "agent.batch_size=8", "agent.segment_length=8",
+        "agent.policy.world_model.learning_rate=1e-3", "agent.policy.world_model.warmup=10",
+    ]  # fmt: skip
+    agent, replay = agent_and_replay(tmp_path, *demonstrated(tmp_path), *settings)
+    critic = [parameter.clone() for parameter in agent.policy.behaviour.critic.parameters()]
+    first = agent.clone(replay, 10)
+    last = [agent.clone(replay, 10) for _ in range(29)][-1]
+    assert last["policy/cloning_loss"] < first["policy/cloning_loss"] - 1.0
+    assert last["policy/model_reward_loss"] < first["policy/model_reward_loss"]
+    assert all(map(torch.equal, agent.policy.behaviour.critic.parameters(), critic)), "there is nothing to value yet"
+    assert replay.demos.latents.values is not None and agent.gradient_steps == 300
+    assert agent.clone(replay, 10) == {}, "it is done"
+
+
+def test_after_each_update_it_imitates_less_and_less(tmp_path, monkeypatch):
+    settings = ["agent.cloning.updates=1", "agent.cloning.weight=0.8", "agent.cloning.env_steps=100"]
+    agent, replay = agent_and_replay(tmp_path, *demonstrated(tmp_path), *settings)
+    weights: list[float] = []
+    imitate = agent._imitate
+    monkeypatch.setattr(agent, "_imitate", lambda replay, weight: weights.append(weight) or imitate(replay, weight))
+    collect(agent, replay)
+    for steps in (24, 28, 50):
+        agent.update(replay, steps, 2 * steps)
+    assert weights == pytest.approx([0.8 * (1 - 48 / 100)] * 2 + [0.8 * (1 - 56 / 100)] * 2)
+    assert agent.counts["policy"] == 15
+
+
+def test_demonstrations_without_what_it_sees_are_refused(tmp_path):
+    folder = write_toy(tmp_path / "demos", 1, episode_length=STEPS, resolution=2 * SIDE)
+    settings = config(f"replay.demos={folder}", "replay.demo_share=0.5")
+    replay = build_replay(settings, tmp_path / "replay")
+    with pytest.raises(ValueError, match=r"their pixels is \[3, 32, 32\], the environment's \[3, 16, 16\]"):
+        build_agent(settings, toy(), replay)

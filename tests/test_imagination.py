@@ -44,6 +44,17 @@ def test_stacks_begin_with_real_frames(replay):
     assert torch.equal(rollout["frames"][..., -3:, :, :], rollout["pixels"])
 
 
+def test_imagined_rewards_are_summed_over_steps_of_their_own(replay):
+    batches = []
+    for n_step in (None, 1, 5):
+        made = make_imagination(replay, n_step=n_step)
+        made.run()
+        batch = made.transitions(300)
+        grown = batch["next", "frames"][:, -1, 0, 0].int() - batch["frames"][:, -1, 0, 0].int()
+        batches.append(set(grown.tolist()))
+    assert batches == [{1, 2, 3}, {1}, {1, 2, 3, 4, 5}]
+
+
 def test_imagined_transitions_are_aligned(replay):
     """The action chosen at an imagined frame is the one whose reward and next frame stand beside it."""
     imagination = make_imagination(replay)
@@ -116,7 +127,8 @@ def test_whole_rollouts_begin_with_the_real_state_and_are_aligned(replay):
     levels = batch["frames"][..., ::3, 0, 0].int()  # [B, H + 1, K]: the newest frame last
     assert (levels.diff(dim=2) == 1).all() and (levels.diff(dim=1) == 1).all()
     starts = batch["frames"][:, 0]
-    assert any(torch.equal(starts[0], row["frames"]) for row in replay.transitions(500)), "a real state, as it was"
+    real = replay.sequences(500, 3)["pixels"].flatten(1, 2)  # the last state of an episode among them
+    assert any(torch.equal(starts[0], frames) for frames in real), "a real state, as it was"
     level, taken = levels[:, :-1, -1:].float(), batch[:, :-1]
     torch.testing.assert_close(taken["action"], (level / 255).expand(-1, -1, 2))
     torch.testing.assert_close(taken["action_log_prob"], -level)

@@ -72,6 +72,18 @@ def test_transitions_are_drawn_by_their_weight() -> None:
     torch.testing.assert_close(drawn, expected / expected.sum(), atol=0.006, rtol=0.0)
 
 
+def test_what_is_unknown_is_rewarded_in_imagination() -> None:
+    rewards, reported = [], []
+    for options in ({}, {"optimism": {"doubt": 2.0, "entropy": None}}):
+        torch.manual_seed(3)
+        made = imagination(**options)
+        reported.append(float(made.run()["imagined_reward"]))
+        rows = made.env.history - 1 + torch.arange(HORIZON)
+        rewards.append(made.buffer.records["reward"].reshape(-1, made.env.history + HORIZON)[:3, rows])
+    torch.testing.assert_close(rewards[1] - rewards[0], 2.0 * MEASURED)
+    assert reported[0] == reported[1], "the metric is the model's reward alone"
+
+
 def test_off_is_as_before_to_the_bit() -> None:
     batches = []
     for options in ({}, {"cut_above": {"doubt": 10.0}}):

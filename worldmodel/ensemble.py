@@ -50,6 +50,8 @@ class ProbabilisticEnsemble(WorldModel):
         residual: predict the change of the state instead of the next state.
         sampled: imagine a sample of the elite's Gaussian, as MBPO does, instead of its mean.
         batch_size: transitions of a gradient step, for each member.
+        recent_share: how much of each batch is drawn from the newest tenth of the transitions, the rest from all. What
+            a policy has just found is a few rows among thousands, and decides whether it goes on from there.
         holdout: share of the transitions that is never trained on.
         check_every: gradient steps between two looks at the held-out data.
         patience: looks without improvement of any member after which a fit ends.
@@ -76,6 +78,7 @@ class ProbabilisticEnsemble(WorldModel):
         residual: bool = True,
         sampled: bool = False,
         batch_size: int = 256,
+        recent_share: float = 0.5,
         holdout: float = 0.1,
         check_every: int = 25,
         patience: int = 3,
@@ -86,12 +89,15 @@ class ProbabilisticEnsemble(WorldModel):
             raise ValueError("the ensemble predicts `state`, which this environment does not show")
         if not 1 <= elites <= members:
             raise ValueError(f"world_model.elites is {elites}: it must be 1 to members ({members})")
+        if not 0 <= recent_share <= 1:
+            raise ValueError(f"world_model.recent_share is {recent_share}: it must lie in [0, 1]")
         if not 0 < holdout < 1:
             raise ValueError(f"world_model.holdout is {holdout}: it must lie between 0 and 1")
         self.state_dim, self.action_dim = observation_spec["state"].shape[-1], action_spec.shape[-1]
         inputs = self.state_dim + self.action_dim
         self.members = Members(members, inputs, self.state_dim + 1, width=width, layers=layers)
-        self.residual, self.sampled, self.batch_size, self.holdout = residual, sampled, batch_size, holdout
+        self.residual, self.sampled, self.holdout = residual, sampled, holdout
+        self.batch_size, self.recent_share = batch_size, recent_share
         self.check_every, self.patience = check_every, patience
         self.measures = ("disagreement", "reward_std") if uncertainty else ()
         self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
@@ -167,8 +173,7 @@ class ProbabilisticEnsemble(WorldModel):
         return [rows.repeat_interleave(bootstrap(index, member)) for member in range(self.members.count)]
 
     def _gradient_step(self, data: Data, shares: list[Tensor]) -> Tensor:
-        drawn = [share[torch.randint(len(share), (self.batch_size,), device=share.device)] for share in shares]
-        batch = data.rows(torch.stack(drawn))
+        batch = data.rows(torch.stack([self._draw(share) for share in shares]))
         loss = self.members.loss(self.members(batch.inputs), batch.targets, self._predicted)
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError("the ensemble's loss is no longer finite: lower world_model.optimizer.lr")
@@ -177,6 +182,13 @@ class ProbabilisticEnsemble(WorldModel):
         loss.backward()
         optimizer.step()
         return loss.detach()
+
+    def _draw(self, share: Tensor) -> Tensor:
+        """Rows of a batch from a member's bootstrap, which is in the order of time."""
+        recent = round(self.batch_size * self.recent_share)
+        newest = share[-max(1, len(share) // 10) :]
+        parts = ((newest, recent), (share, self.batch_size - recent))
+        return torch.cat([rows[torch.randint(len(rows), (n,), device=rows.device)] for rows, n in parts])
 
     @torch.no_grad()
     def _errors(self, judged: Data) -> Tensor:

@@ -25,7 +25,7 @@ GAMMA, REPEATS = 0.99, 60
 def run() -> Iterator[Row]:
     """Updates a second of all three in turn, of ours with each kind of networks, and what drawing the batch costs."""
     action_spec = Bounded(-1.0, 1.0, (ACTIONS,))
-    policy, replay = _policy("sac", action_spec), _filled()
+    policy, replay = _policy("sac", action_spec), filled()
     batch = replay.transitions(BATCH)
     calls = [
         lambda: policy.update(batch),
@@ -54,7 +54,7 @@ def _policy(name: str, action_spec: Bounded) -> SAC:
     return policy
 
 
-def _filled() -> Replay:
+def filled() -> Replay:
     """A replay as large as a run of 100k env steps leaves it, in memory."""
     replay = Replay(EPISODES * (STEPS + 1), n_step=1, gamma=GAMMA)
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)

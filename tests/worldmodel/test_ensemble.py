@@ -105,6 +105,16 @@ def test_a_transition_belongs_to_the_same_members_for_ever() -> None:
     assert not torch.equal(few[0], few[1])
 
 
+def test_a_share_of_each_batch_is_new() -> None:
+    share = torch.arange(1000)
+    for wanted in (0.0, 0.5):
+        model = make(recent_share=wanted, batch_size=4000)
+        drawn = model._draw(share)
+        assert drawn.shape == (4000,)
+        assert float((drawn >= 900).float().mean()) == pytest.approx(wanted + 0.1 * (1 - wanted), abs=0.02)
+    assert set(make(batch_size=50)._draw(torch.tensor([7])).tolist()) == {7}
+
+
 def test_elites_are_the_best_on_held_out_data_and_the_best_weights_are_kept() -> None:
     model, data = make(elites=1, patience=2), system(600)
     model.fit(data, 100)
@@ -160,6 +170,8 @@ def test_what_moves_for_the_first_time_is_not_extrapolated_to() -> None:
 
 
 def test_bad_settings() -> None:
+    with pytest.raises(ValueError, match=r"recent_share is 1\.5"):
+        make(recent_share=1.5)
     with pytest.raises(ValueError, match=r"elites is 8: it must be 1 to members \(3\)"):
         make(elites=8)
     with pytest.raises(ValueError, match="holdout is 1"):

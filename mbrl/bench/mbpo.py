@@ -1,0 +1,71 @@
+"""MBPO's policy updates, with the fits and the rollouts that feed them, against a plain loop of the same networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torchrl.data import Bounded, Composite, Unbounded
+
+from mbrl.agent import Agent
+from mbrl.bench import Row
+from mbrl.bench._machine import row, seconds
+from mbrl.bench._plain_mbpo import stretch
+from mbrl.bench.policies import ACTIONS, STATE, filled
+from mbrl.build import NOT_SCHEDULE, make
+from mbrl.imagination import Imagination
+from mbrl.replay import Replay
+
+REPEATS = 3
+LATE = 100_000  # env steps, by which rollouts have their last length
+
+
+def run() -> Iterator[Row]:
+    """Updates a second of both over the agent steps between two fits."""
+    config = _config()
+    replay = filled()
+    agent = _agent(config, replay)
+    span = config.agent.model_fit_every
+    each = [config.agent.updates_per_step * span, config.agent.model_updates_per_step * span]
+    updates, fits = (round(count) for count in each)
+    done = agent.learning_starts - span
+
+    def ours() -> None:
+        nonlocal done
+        done += span
+        agent.update(replay, done, LATE)
+
+    ours()  # the first fit, and one imagination
+    plain = stretch(
+        agent, replay.steps("state"), fits=fits, imaginations=span // config.agent.imagine_every, updates=updates
+    )
+    our_seconds, plain_seconds = seconds([ours, plain], REPEATS)
+    name = f"MBPO update, batch {config.agent.batch_size}, fits and rollouts counted"
+    yield row(name, updates / our_seconds, "updates/s")
+    yield row(f"{name}: a plain loop of the same networks", updates / plain_seconds, "updates/s")
+    yield row(f"{name}: ours over the plain loop", plain_seconds / our_seconds, "×", "≥ 0.8")
+
+
+def _config() -> DictConfig:
+    with initialize_config_dir(str(files("configs")), version_base=None):
+        config = compose("train", ["agent=mbpo"])
+    config.agent.world_model.patience = 10**6  # random data are learned no better: every fit goes to its end
+    return config
+
+
+def _agent(config: DictConfig, replay: Replay) -> Agent:
+    torch.manual_seed(0)
+    specs = {
+        "observation_spec": Composite(state=Unbounded((STATE,))),
+        "action_spec": Bounded(-1.0, 1.0, (ACTIONS,)),
+    }
+    policy, world_model = make(config.agent.policy, **specs), make(config.agent.world_model, **specs)
+    imagination = Imagination(
+        world_model, policy, replay, action_spec=specs["action_spec"], **config.agent.imagination
+    )  # fmt: skip
+    schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
+    agent: Agent = make(schedule, policy=policy, world_model=world_model, imagination=imagination)
+    return agent
