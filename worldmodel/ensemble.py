@@ -14,7 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldmodel.base import WorldModel
-from worldmodel.members import Members
+from worldmodel.members import Gaussian, Members
 from worldmodel.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, held_out
 
 if TYPE_CHECKING:
@@ -230,27 +230,31 @@ class ProbabilisticEnsemble(WorldModel):
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
         inputs = self._inputs(state, action)
-        measured: dict[str, Tensor] = {}
+        every, measured = None, {}
         if self.measures:
             every = self.members(inputs.expand(len(self.elites), -1, -1), self.elites)
             measured = self._disagreement(every.mean)
-        outputs = self._one_elite_a_row(inputs)
+        outputs = self._one_elite_a_row(inputs, every)
         after = self._after(state, outputs[:, :-1])
         reward = self.of_rewards.inverse(outputs[:, -1:])
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
-    def _one_elite_a_row(self, inputs: Tensor) -> Tensor:
-        """The prediction [B, D + 1] of an elite drawn for each row, in parts as equal as B allows."""
-        count, elites = len(inputs), self.elites[torch.randperm(len(self.elites), device=inputs.device)]
+    def _one_elite_a_row(self, inputs: Tensor, every: Gaussian | None) -> Tensor:
+        """The prediction [B, D + 1] of an elite drawn for each row, in parts as equal as B allows; taken from those of
+        `every` elite [E, B, D + 1] where they are known.
+        """
+        count, drawn = len(inputs), torch.randperm(len(self.elites), device=inputs.device)
         order = torch.randperm(count, device=inputs.device)
-        spare = order.new_zeros(-count % len(elites))
-        rows = torch.cat([order, spare]).reshape(len(elites), -1)
-        predicted = self.members(inputs[rows], elites)
+        rows = torch.cat([order, order.new_zeros(-count % len(drawn))]).reshape(len(drawn), -1)
+        if every is None:
+            predicted = self.members(inputs[rows], self.elites[drawn])
+        else:
+            predicted = Gaussian(*(part[drawn[:, None], rows] for part in every))
         made = predicted.mean.clone()
         if self.sampled:
             made[..., :-1] = predicted.sample()[..., :-1]
-        drawn = made.flatten(0, 1)[:count]
-        return torch.empty_like(drawn).index_copy_(0, order, drawn)
+        flat = made.flatten(0, 1)[:count]
+        return torch.empty_like(flat).index_copy_(0, order, flat)
 
     def _after(self, state: Tensor, outputs: Tensor) -> Tensor:
         change = self.of_states.inverse(outputs)

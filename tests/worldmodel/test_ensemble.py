@@ -140,8 +140,9 @@ def test_goes_on_to_the_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
-def test_every_elite_imagines_its_part() -> None:
-    model = make(elites=3)
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_every_elite_imagines_its_part(uncertainty: bool) -> None:
+    model = make(elites=3, uncertainty=uncertainty)
     model.fit(system(300), 1)
     for member in range(3):
         model.members.biases[-1].data[member] = 1000.0 * (member + 1)
