@@ -3,7 +3,7 @@
 import csv
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 Floats = NDArray[np.float64]
+
+PUBLISHED = " (published)"  # how the names of agents from elsewhere end
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +125,32 @@ def _names(file: Path) -> tuple[str, str]:
         raise ValueError(f"{configuration} names no agent")
     demos = OmegaConf.select(config, "replay.demos", default=None)  # never one curve with those that had none
     return str(agent) if demos is None else f"{agent} + demos", str(task)
+
+
+def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
+    """The curves in a folder AGENT/TASK.csv of the tasks of others, as far as these go; agents are named as published.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: it holds no curve of these tasks.
+    """
+    ends: dict[str, float] = {}
+    for curve in beside:
+        ends[curve.task] = max(ends.get(curve.task, 0.0), float(curve.steps[-1]))
+    found = [_until(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
+    if not found:
+        raise ValueError(f"{folder} holds no curve of {', '.join(sorted(ends))}")
+    return [replace(curve, agent=curve.agent + PUBLISHED) for curve in found if len(curve.steps)]
+
+
+def _until(curve: Curve, last: float) -> Curve:
+    """Its points up to `last` env steps, the straight line to the next one cut there."""
+    within = curve.steps <= last
+    steps, success = curve.steps[within], curve.success[within]
+    if 0 < len(steps) < len(curve.steps) and steps[-1] < last:
+        steps = np.append(steps, last)
+        success = np.append(success, np.interp(last, curve.steps, curve.success))
+    return replace(curve, steps=steps, success=success)
 
 
 def summarise(curves: Sequence[Curve], resamples: int = 2000) -> Band | None:

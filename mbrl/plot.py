@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from mbrl.curves import Band, Curve, read_curves, summarise
+from mbrl.curves import PUBLISHED, Band, Curve, published, read_curves, summarise
 
 # Okabe and Ito's colours (2008), told apart with any colour vision, without the yellow that fades in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,7 +20,7 @@ FEW_SEEDS = 5  # below this an interval says little: each run is shown instead
 COLUMNS = 3
 
 
-def plot(runs: Sequence[Path], output: Path) -> Path:
+def plot(runs: Sequence[Path], output: Path, reference: Path | None = None) -> Path:
     """Draws the runs' learning curves into `output`, and the drawn data into a CSV beside it.
 
     Below five seeds each run is a thin line beside their mean; from five on, the mean with its 95 % interval.
@@ -28,6 +28,7 @@ def plot(runs: Sequence[Path], output: Path) -> Path:
     Args:
         runs: run folders, folders of them, or CSV files of step,success,seed (published curves).
         output: .png, .svg or .pdf.
+        reference: a folder AGENT/TASK.csv of published curves, whose means are drawn as far as the runs go.
 
     Returns:
         output.
@@ -41,9 +42,11 @@ def plot(runs: Sequence[Path], output: Path) -> Path:
     data = output.with_suffix(".csv")
     if data.resolve() in [run.resolve() for run in runs]:
         raise ValueError(f"the drawn data would overwrite {data}: choose another name for {output}")
-    panels = _grouped(read_curves(runs))
+    curves = read_curves(runs)
+    panels = _grouped([*curves, *(published(reference, curves) if reference else [])])
     agents = sorted({agent for panel in panels.values() for agent in panel})
-    styles = {agent: _style(position) for position, agent in enumerate(agents)}
+    agents.sort(key=_is_published)  # own curves have the first colours
+    styles = {agent: _style(position, agent) for position, agent in enumerate(agents)}
     output.parent.mkdir(parents=True, exist_ok=True)
     figure = _figure(panels, styles)
     # no date and no random names in the file: the same data give the same picture, to the bit
@@ -61,8 +64,13 @@ def _grouped(curves: Sequence[Curve]) -> dict[str, dict[str, list[Curve]]]:
     return panels
 
 
-def _style(position: int) -> dict[str, object]:
-    return {"color": COLOURS[position % len(COLOURS)], "linestyle": DASHES[position % len(DASHES)]}
+def _is_published(agent: str) -> bool:
+    return agent.endswith(PUBLISHED)
+
+
+def _style(position: int, agent: str) -> dict[str, object]:
+    style = {"color": COLOURS[position % len(COLOURS)], "linestyle": DASHES[position % len(DASHES)]}
+    return {**style, "linewidth": 1.2 if _is_published(agent) else 2.2}
 
 
 def _figure(panels: dict[str, dict[str, list[Curve]]], styles: dict[str, dict[str, object]]) -> Figure:
@@ -74,14 +82,14 @@ def _figure(panels: dict[str, dict[str, list[Curve]]], styles: dict[str, dict[st
         axis.remove()
     for axis, (task, agents) in zip(axes, panels.items(), strict=False):
         for agent, curves in agents.items():
-            _draw(axis, curves, styles[agent])
+            _draw(axis, curves, styles[agent], each=not _is_published(agent))
         _dress(axis, task)
     seeds = {
         agent: sorted({len(agents[agent]) for agents in panels.values() if agent in agents})
         for agent in styles
     }
     handles = [
-        Line2D([], [], **style, linewidth=2.2, label=f"{agent} ({_seeds(seeds[agent])})")  # type: ignore[arg-type]
+        Line2D([], [], **style, label=f"{agent} ({_seeds(seeds[agent])})")  # type: ignore[arg-type]
         for agent, style in styles.items()
     ]
     figure.legend(
@@ -90,10 +98,10 @@ def _figure(panels: dict[str, dict[str, list[Curve]]], styles: dict[str, dict[st
     return figure
 
 
-def _draw(axis: Axes, curves: Sequence[Curve], style: dict[str, object]) -> None:
+def _draw(axis: Axes, curves: Sequence[Curve], style: dict[str, object], *, each: bool) -> None:
     band = summarise(curves)
     few = len(curves) < FEW_SEEDS
-    if few and (len(curves) > 1 or band is None):
+    if few and each and (len(curves) > 1 or band is None):
         for curve in curves:
             axis.plot(curve.steps, curve.success, color=style["color"], linewidth=0.8, alpha=0.6)
     if band is None:
@@ -101,7 +109,7 @@ def _draw(axis: Axes, curves: Sequence[Curve], style: dict[str, object]) -> None
     if not few:
         axis.fill_between(band.steps, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0)
     marker = "o" if len(band.steps) == 1 else ""
-    axis.plot(band.steps, band.mean, **style, linewidth=2.2, marker=marker)  # type: ignore[arg-type]
+    axis.plot(band.steps, band.mean, **style, marker=marker)  # type: ignore[arg-type]
 
 
 def _dress(axis: Axes, task: str) -> None:

@@ -45,7 +45,7 @@ def predict(options: argparse.Namespace) -> int:
 def plot(options: argparse.Namespace) -> int:
     from mbrl.plot import plot as draw
 
-    print(draw(options.runs, options.output))
+    print(draw(options.runs, options.output, options.reference))
     return 0
 
 
@@ -183,11 +183,13 @@ def _add_plot(verbs: Any) -> None:
     examples = [
         "mbrl plot runs/drqv2/door-lock/seed1",
         "mbrl plot runs --output curves.svg",
-        "mbrl plot runs/drqv2 published/door-lock.csv",
+        "mbrl plot runs/drqv2 --reference published      published/AGENT/TASK.csv, laid over",
     ]
     verb = _add_verb(verbs, "plot", plot, "draw learning curves from run folders and CSV files", examples)
     runs = "a run, a folder of runs, or a CSV of step,success,seed"
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
+    reference = "a folder AGENT/TASK.csv of published curves to lay over, as far as the runs go"
+    verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
     output = ".png, .svg or .pdf; the drawn data go to a .csv beside it (default: curve.png)"
     verb.add_argument("--output", type=Path, default=Path("curve.png"), metavar="FILE", help=output)
 

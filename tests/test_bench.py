@@ -9,7 +9,17 @@ from torch.nn import functional as F
 from torchrl.data import Bounded, Composite
 
 from mbrl import bench
-from mbrl.bench import _machine, _plain_sac, _published_loop, _torchrl_dreamer, dreamer, imagination, policies
+from mbrl.bench import (
+    _machine,
+    _plain_mbpo,
+    _plain_sac,
+    _published_loop,
+    _torchrl_dreamer,
+    dreamer,
+    imagination,
+    mbpo,
+    policies,
+)
 from mbrl.bench._models import NANO, build, starts
 from worldmodel.ivideogpt.decoding import Sampling
 
@@ -84,6 +94,27 @@ def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) ->
         update()
     for name, value in policy.named_parameters():
         torch.testing.assert_close(other.get_parameter(name), value)
+
+
+def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "EPISODES", 2)
+    config = mbpo._config()
+    config.agent.world_model.update({"members": 3, "elites": 2, "width": 16, "layers": 2, "batch_size": 8})
+    config.agent.update({"model_fit_every": 20, "imagine_every": 10, "model_updates_first": 4, "batch_size": 32})
+    config.agent.imagination.rollouts = 10
+    replay = policies.filled()
+    agent = mbpo._agent(config, replay)
+    agent.update(replay, agent.learning_starts, mbpo.LATE)
+    before = dict(agent.counts)
+    agent.update(replay, agent.learning_starts + 20, mbpo.LATE)
+    done = {name: count - before[name] for name, count in agent.counts.items()}
+    assert done == {"policy": 20, "world_model": 4, "imagination": 2, "fits": 1}
+    learners = {"actor": agent.policy.actor, "critic": agent.policy.critic, "ensemble": agent.world_model}
+    weights = {name: [p.clone() for p in part.parameters()] for name, part in learners.items()}
+    _plain_mbpo.stretch(agent, replay.steps("state"), fits=4, imaginations=2, updates=20)()
+    for name, part in learners.items():
+        moved = [not torch.equal(*pair) for pair in zip(part.parameters(), weights[name], strict=True)]
+        assert all(moved), name
 
 
 def test_dreamers_compared_are_of_one_size_and_both_learn() -> None:

@@ -99,6 +99,24 @@ def test_published_curves_are_laid_over(tmp_path: Path) -> None:
     ]
 
 
+def test_reference_curves_are_laid_over_as_far_as_the_runs_go(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "sac", 0, [0.0, 1.0], every=1000)
+    (tmp_path / "published" / "sac").mkdir(parents=True)
+    for task in ("door-lock", "hammer"):
+        csv_file = tmp_path / "published" / "sac" / f"mw-{task}.csv"
+        csv_file.write_text("step,success,seed\n0,0,1\n1000,0.2,1\n5000,1,1\n")
+    rows = drawn(plot([tmp_path / "runs"], tmp_path / "curves.png", tmp_path / "published"))
+    means = [(row["task"], row["agent"], row["step"], row["success"]) for row in rows if row["line"] == "mean"]
+    other = "sac (published)"
+    assert means == [
+        ("door-lock", "sac", "1000", "0"), ("door-lock", "sac", "2000", "1"),
+        ("door-lock", other, "0", "0"), ("door-lock", other, "1000", "0.2"), ("door-lock", other, "2000", "0.4"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="holds no curve of door-lock"):
+        (tmp_path / "published" / "sac" / "mw-door-lock.csv").unlink()
+        plot([tmp_path / "runs"], tmp_path / "curves.png", tmp_path / "published")
+
+
 def test_the_reference_curves_are_read() -> None:
     if not REFERENCE_CURVES.is_dir():
         pytest.skip(
