@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 
-from mbrl.errors import explain, root_cause
+from mbrl.errors import RUN_ERROR, explain, root_cause
 from mbrl.verbs import add_verbs
 
 INTERRUPTED = 130
@@ -20,7 +21,8 @@ examples:
   mbrl train agent=drqv2 env.task=door-lock seed=3
   mbrl train worldmodel@agent.world_model=ivideogpt_base
   mbrl train experiment=smoke                   the whole thing in miniature, to see that it works
-  mbrl train --multirun seed=1,2,3              one run after the other
+  mbrl train --multirun seed=1,2,3              a sweep, one run after the other; again: what is missing
+  mbrl train --multirun launch=local agent=sac,mbpo seed=0,1,2     as many side by side as there are cores
   mbrl train agent=drqv2 --cfg job              show every setting and stop
 
 Given again, the same command goes on from the run's last checkpoint.
@@ -52,6 +54,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     from omegaconf import DictConfig
 
     from mbrl.overrides import CONFIG_MODULE, check_overrides
+    from mbrl.sweep import failures, prepare, run_job
 
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
@@ -59,15 +62,22 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     if not (parsed.config_path or parsed.config_name or parsed.config_dir):
         check_overrides(parsed.overrides, verb)
 
+    swept = parsed.multirun and verb == "train"
+    folders = prepare(parsed.overrides, import_module("mbrl.train").check) if swept else []
+
     @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)
     def job(config: DictConfig) -> None:
+        settings, module = HydraConfig.get(), import_module(f"mbrl.{verb}")
+        if settings.mode == RunMode.MULTIRUN and verb == "train":
+            run_job(config, module.run, alone="BasicLauncher" in settings.launcher._target_)
+            return
         try:
-            folder = import_module(f"mbrl.{verb}").run(config)
+            folder = module.run(config)
             if folder is not None:  # of several processes one says where it is
                 print(folder)
         except Exception as error:
             # told here, as Hydra puts a line of its own before it in main(); a sweep goes on to its next run
-            code = None if HydraConfig.get().mode == RunMode.MULTIRUN else tell(error)
+            code = None if settings.mode == RunMode.MULTIRUN else tell(error)
             if code is None:
                 raise
             sys.exit(code)
@@ -75,7 +85,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and main() never sees them
     sys.argv = [f"mbrl {verb}", *arguments]
     job()
-    return 0
+    return tell_failures(failures(folders), len(folders))
 
 
 def _print_help(verb: str) -> None:
@@ -89,7 +99,7 @@ def _print_help(verb: str) -> None:
     print(f"\n{examples}", end="")
 
 
-TRAIN_GROUPS = ("agent", "cloning", "env", "experiment", "planner", "policy", "worldmodel")
+TRAIN_GROUPS = ("agent", "cloning", "env", "experiment", "launch", "planner", "policy", "worldmodel")
 # the verbs with a configuration: purpose, the groups that can be chosen from, help
 CONFIGURED = {
     "train": ("Train an agent; the results go to a folder under runs/", TRAIN_GROUPS, TRAIN_HELP),
@@ -136,6 +146,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if code is None:
             raise
         sys.exit(code)
+
+
+def tell_failures(failed: Sequence[tuple[Path, str]], jobs: int) -> int:
+    """Says which jobs of a sweep failed, one line each, and returns the exit code."""
+    from mbrl.runs import FAILURE
+
+    for folder, reason in failed:
+        print(f"mbrl: error: {folder}: {reason} (see {folder / FAILURE})", file=sys.stderr)
+    if failed:
+        print(f"mbrl: {len(failed)} of {jobs} jobs failed; the same command repeats these alone", file=sys.stderr)
+    return RUN_ERROR if failed else 0
 
 
 def tell(error: Exception) -> int | None:

@@ -1,6 +1,7 @@
 """Checks the settings of a verb with a configuration before anything is built: a slip costs one line and no wait."""
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -41,6 +42,23 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG) -> None:
         for position, choices in enumerate(choices for choices in values if choices):
             for choice in choices[1:]:
                 _compose(root, [*first[:position], choice, *first[position + 1 :]], overrides)
+
+
+def composed_jobs(arguments: Sequence[str], root: str = ROOT_CONFIG) -> list[tuple[list[str], DictConfig]]:
+    """Each job of a sweep: the overrides that make it this one, and its configuration; in the order of Hydra's sweeper.
+
+    Sweeps whose values only the sweeper knows, such as intervals, count with their default.
+    """
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        choices = [
+            [(line, override.is_discrete_sweep()) for line in _plain_overrides(override)]
+            for override in _parse(arguments)
+        ]
+        combined = itertools.product(*(lines for lines in choices if lines))
+        return [
+            ([line for line, swept in job if swept], compose(root, overrides=[line for line, _ in job]))
+            for job in combined
+        ]
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:

@@ -186,6 +186,8 @@ def check(config: DictConfig) -> None:
             "of an episode: lengthen env.episode_length"
         )
     check_demonstrations(config)
+    if not isinstance(config.seed, int):
+        raise ValueError(f"seed must be a whole number, not {config.seed!r}")
     for key in ("total_env_steps", "checkpoint_every"):
         if config[key] < 1:
             raise ValueError(f"{key} must be 1 or more, not {config[key]}")

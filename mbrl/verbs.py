@@ -49,6 +49,13 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def status(options: argparse.Namespace) -> int:
+    from mbrl.status import status as show
+
+    show(options.folder, options.watch)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     from mbrl.bench import run_benchmarks
 
@@ -121,6 +128,7 @@ def add_verbs(verbs: Any) -> None:
     _add_evaluate(verbs)
     _add_predict(verbs)
     _add_plot(verbs)
+    _add_status(verbs)
     _add_demos(verbs)
     _add_collect(verbs)
     _add_bench(verbs)
@@ -192,6 +200,14 @@ def _add_plot(verbs: Any) -> None:
     verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
     output = ".png, .svg or .pdf; the drawn data go to a .csv beside it (default: curve.png)"
     verb.add_argument("--output", type=Path, default=Path("curve.png"), metavar="FILE", help=output)
+
+
+def _add_status(verbs: Any) -> None:
+    examples = ["mbrl status runs", "mbrl status runs/sac --watch"]
+    verb = _add_verb(verbs, "status", status, "say how far the runs in a folder are", examples)
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="runs, a part of it, or a run's folder")
+    watch = "look again every so many seconds until all have ended (10 where no number is given)"
+    verb.add_argument("--watch", type=float, nargs="?", const=10.0, metavar="SECONDS", help=watch)
 
 
 def _add_demos(verbs: Any) -> None:

@@ -58,6 +58,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
 def _replace_training(monkeypatch: pytest.MonkeyPatch, run: Callable[[DictConfig], Any]) -> None:
     module = ModuleType("mbrl.train")
     module.__dict__["run"] = run
+    module.__dict__["check"] = lambda config: None
     monkeypatch.setitem(sys.modules, "mbrl.train", module)
 
 

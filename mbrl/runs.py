@@ -1,0 +1,111 @@
+"""What a run's folder says of the run, without reading more of it than the ends of its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
+CURVE = "curve.png"  # drawn at the end
+TAIL = 65536  # bytes of metrics.jsonl that are read
+SILENT = 300  # seconds without a new row after which a run counts as stopped
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        state: done, running, failed, stopped (no word for SILENT seconds) or waiting (it has not begun).
+        success: of its last evaluation; None before the first.
+        seconds_left: at its mean pace so far; None where that is not known, 0 where it is done.
+    """
+
+    folder: Path
+    state: str
+    env_steps: int
+    total_env_steps: int
+    success: float | None
+    seconds_left: float | None
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders in a folder, at any depth, or the folder itself.
+
+    Raises:
+        FileNotFoundError: there is no such folder. ValueError: it holds no run.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    found = sorted(file.parent for file in folder.rglob("config.yaml"))
+    if not found:
+        raise ValueError(f"{folder} holds no run folders: give runs, runs/AGENT or a run's folder")
+    return found
+
+
+def latest_env_steps(folder: Path) -> int:
+    """Env steps at the run's newest checkpoint; 0 where there is none."""
+    manifests = (folder / "checkpoints").glob("checkpoint-*/manifest.json")
+    return max((int(file.parent.name.rpartition("-")[2]) for file in manifests), default=0)
+
+
+def is_done(folder: Path, total_env_steps: int) -> bool:
+    """Whether the run came to its end: its last checkpoint is there and its curve is drawn."""
+    return latest_env_steps(folder) >= total_env_steps and (folder / CURVE).exists()
+
+
+def run_state(folder: Path, now: float | None = None) -> RunState | None:
+    """How far the run in a folder is; None where its config.yaml is of no run or torn."""
+    try:
+        config = OmegaConf.load(folder / "config.yaml")
+        total = int(config.total_env_steps)
+    except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException):
+        return None
+    rows = folder / "metrics.jsonl"
+    last = _last_row(rows)
+    steps = int(last.get("env_steps", 0))
+    if is_done(folder, total):
+        return RunState(folder, "done", max(steps, total), total, _last_success(folder), 0.0)
+    if (folder / FAILURE).exists():
+        state = "failed"
+    elif not rows.exists():
+        state = "waiting"
+    else:
+        silent = (now or time.time()) - rows.stat().st_mtime
+        state = "running" if silent < SILENT else "stopped"
+    pace = last["wall_time"] / steps if steps and "wall_time" in last else None
+    return RunState(folder, state, steps, total, _last_success(folder), None if pace is None else pace * (total - steps))
+
+
+def _last_row(file: Path) -> dict[str, Any]:
+    """The last whole row of a metrics.jsonl that counts the time."""
+    if not file.exists():
+        return {}
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - TAIL))
+        lines = stream.read().decode(errors="replace").split("\n")
+    for line in reversed(lines[:-1]):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "wall_time" in row:
+            return row
+    return {}
+
+
+def _last_success(folder: Path) -> float | None:
+    file = folder / "eval.csv"
+    if not file.exists():
+        return None
+    with file.open(newline="") as stream:
+        values = [row["success"] for row in csv.DictReader(stream) if row.get("success")]
+    return float(values[-1]) if values else None
