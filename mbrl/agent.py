@@ -70,6 +70,8 @@ class Agent:
         self.model_fit_every, self.imagine_every = model_fit_every, imagine_every
         self.cloning = cloning or Cloning()
         self.cloned, self._cloning_weight = 0, 0.0
+        if planner is not None and self.cloning.updates and not planner.actor.proposals:
+            raise ValueError("agent.cloning teaches a prior that is never asked: give agent.planning.proposals above 0")
         self.counts = {"policy": 0, "world_model": 0, "imagination": 0, "fits": 0}
         if world_model is not None and world_model.fits and self.learns_model and model_fit_every < 1:
             raise ValueError(f"agent.model_fit_every is {model_fit_every}: this world model is fitted, give 1 or more")
@@ -93,7 +95,7 @@ class Agent:
     @property
     def random_steps(self) -> int:
         """Agent steps at the start whose actions are random: none where there is a clone to act."""
-        return 0 if self.cloning.updates else self.learning_starts
+        return 0 if self.cloning.updates and self.planner is None else self.learning_starts
 
     @property
     def learns_model(self) -> bool:

@@ -21,7 +21,7 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from mbrl.agent import Agent, Metrics
 from mbrl.cloning import Cloning
 from mbrl.replay import Replay
-from policies.base import Policy, require_finite
+from policies.base import Policy, descend, require_finite
 from worldmodel.base import LatentWorldModel
 
 FEATURES = "features"  # what the actor-critic reads of a latent state
@@ -156,10 +156,12 @@ class DreamerV3(Agent):
             features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), first_returns
         )
         require_finite({"actor": behaved.actor, "critic": behaved.critic, "replay_value": replayed})
-        self._descend(learned.loss + behaved.actor + behaved.critic + self.replay_value_weight * replayed)
+        loss = learned.loss + behaved.actor + behaved.critic + self.replay_value_weight * replayed
+        descend(loss, self.policy.optimizers.values())
         behaviour.update_slow_critic()
-        metrics = {**_of_model(learned), **behaved.metrics, "replay_value_loss": replayed.detach()}
-        return metrics | (self._imitate(replay, self._cloning_weight) if self._cloning_weight > 0 else {})
+        imitated = self._imitate(replay, self._cloning_weight) if self._cloning_weight > 0 else {}
+        # what the model makes of demonstrations is not logged in the place of what it makes of the replay
+        return {**imitated, **_of_model(learned), **behaved.metrics, "replay_value_loss": replayed.detach()}
 
     def _imitate(self, replay: Replay, weight: float) -> Metrics:
         """The actor climbs the likelihood of demonstrated actions in the latent states that the world model, which
@@ -171,7 +173,7 @@ class DreamerV3(Agent):
         actions = self.policy.behaviour.actor.distribution(features[:, :-1])
         loss = -actions.log_prob(segments["action"][:, :-1]).mean()
         require_finite({"cloning_loss": loss})
-        self._descend(learned.loss + weight * loss)
+        descend(learned.loss + weight * loss, [o for name, o in self.policy.optimizers.items() if name != "critic"])
         return {**_of_model(learned), "cloning_loss": loss.detach()}
 
     def _learn(self, replay: Replay, segments: TensorDictBase) -> tuple[TensorDictBase, Any]:
@@ -183,13 +185,6 @@ class DreamerV3(Agent):
         learned = model.learn(segments, before.to(device))
         replay.remember(index[:, 1:].reshape(-1), model.pack(learned.state).cpu())
         return segments[:, 1:], learned
-
-    def _descend(self, loss: Tensor) -> None:
-        for optimizer in self.policy.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in self.policy.optimizers.values():
-            optimizer.step()
 
     @torch.no_grad()
     def dream(self, state: Any) -> TensorDict:

@@ -88,9 +88,10 @@ class Imagination:
         self._warned = False
         self.trust = Trust.of(cut_above, weigh_by, optimism)
         self.trust.check(world_model)
-        if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice):
+        if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice or n_step is not None):
             raise ValueError(
-                "imagination: cut_above, weigh_by, optimism and divide_pixels_twice change single transitions, "
+                "imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change "
+                "single transitions, "
                 "but this policy learns from whole rollouts: leave them out"
             )
         real = replay.online
@@ -111,7 +112,7 @@ class Imagination:
         self.buffer = EpisodeBuffer(
             self._records(max(self.schedule.first, self.schedule.last)),
             frame_stack=real.frame_stack,
-            n_step=n_step or real.n_step,
+            n_step=real.n_step if n_step is None else n_step,
             gamma=real.gamma,
         )
 
@@ -140,7 +141,8 @@ class Imagination:
         if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
             records[LOG_PROB] = _beside_actions(rollout[LOG_PROB], self.env.history)
         if self.trust.weigh_by:
-            records[WEIGHT] = _beside_actions(self.trust.weights(measured)[..., None], self.env.history)
+            weights = self.trust.weights(measured, self.buffer.n_step)[..., None]
+            records[WEIGHT] = _beside_actions(weights, self.env.history)
         if self.trust.cut_above:
             steps = self.trust.steps(measured)
             metrics["believed"] = steps.float().mean() / self.horizon

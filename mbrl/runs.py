@@ -82,7 +82,8 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
         silent = (now or time.time()) - rows.stat().st_mtime
         state = "running" if silent < SILENT else "stopped"
     pace = last["wall_time"] / steps if steps and "wall_time" in last else None
-    return RunState(folder, state, steps, total, _last_success(folder), None if pace is None else pace * (total - steps))
+    left = None if pace is None else pace * (total - steps)
+    return RunState(folder, state, steps, total, _last_success(folder), left)
 
 
 def _last_row(file: Path) -> dict[str, Any]:

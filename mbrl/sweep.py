@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -64,8 +63,8 @@ def _shared(folder: Path, one: Sequence[str], other: Sequence[str]) -> str:
     keys = [mine.split("=", 1)[0] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
     named = "-".join(f"${{{key}}}" for key in keys)
     return (
-        f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)}): name what differs, such as "
-        f"'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
+        f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)}): name what differs, "
+        f"such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
     )
 
 
@@ -84,9 +83,9 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
     with _printing_to(None if alone else folder / LOG):
         try:
             return run(config)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs are to run
             (folder / FAILURE).write_text("".join(traceback.format_exception(error)))
-            print(f"mbrl: error: {folder}: {_line(error)}", file=sys.stderr)
+            _log.error("error: %s: %s", folder, _line(error))
     return None
 
 

@@ -118,7 +118,8 @@ def clone(config: DictConfig, run: Run) -> None:
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
-    run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=0)
+    if agent.acting is agent.policy:  # what plans has learned nothing yet
+        run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=0)
 
 
 def train(config: DictConfig, run: Run) -> None:

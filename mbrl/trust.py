@@ -25,7 +25,8 @@ class Trust:
 
     Attributes:
         cut_above: measure -> the value above which a step, and all after it, is left out.
-        weigh_by: measure -> scale: a transition counts by exp(-s / scale), s the sum of the measure up to its step.
+        weigh_by: measure -> scale: a transition counts by exp(-s / scale), s the sum of the measure up to the last step
+            whose reward it sums.
         optimism: measure -> weight: so many times the measure is added to the reward of a step.
     """
 
@@ -64,7 +65,8 @@ class Trust:
         believed = ~torch.stack(over).any(0)
         return believed.cumprod(1).sum(1)
 
-    def weights(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """Weights in (0, 1] of the transitions, float32 [B, H]."""
-        doubt = [measured[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]
-        return torch.stack(doubt).sum(0).neg().exp().clamp(min=LEAST)
+    def weights(self, measured: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
+        """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
+        doubt = torch.stack([measured[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
+        last = (torch.arange(doubt.shape[1], device=doubt.device) + n_step - 1).clamp(max=doubt.shape[1] - 1)
+        return doubt[:, last].neg().exp().clamp(min=LEAST)

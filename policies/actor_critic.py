@@ -29,7 +29,7 @@ from torchrl.modules.distributions import TruncatedNormal
 from torchrl.modules.value_norm import PercentileValueNorm
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
-from policies.base import Policy, exploring, require_finite
+from policies.base import Policy, descend, exploring, require_finite
 from policies.distributions import bounded_normal
 from policies.networks import ConvEncoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
@@ -136,16 +136,17 @@ class ActorCritic(Policy):
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.two_hot = SymExpTwoHot(bins)
         self.return_norm = PercentileValueNorm()  # 5th to 95th percentile, rate 0.01, at least 1: as published
-        learned = [*self.actor.parameters(), *self.critic.parameters()]
-        self.optimizers = {"actor_critic": DreamerV3Optimizer(learned, lr=learning_rate, warmup_steps=warmup)}
+        # two, as each counts its steps: imitation teaches the actor alone, and the critic has its warm-up afterwards
+        self.optimizers = {
+            name: DreamerV3Optimizer(network.parameters(), lr=learning_rate, warmup_steps=warmup)
+            for name, network in (("actor", self.actor), ("critic", self.critic))
+        }
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One gradient step on imagined rollouts, see `losses`."""
         losses = self.losses(batch)
         require_finite({"actor_loss": losses.actor, "critic_loss": losses.critic})
-        self.optimizers["actor_critic"].zero_grad(set_to_none=True)
-        (losses.actor + losses.critic).backward()
-        self.optimizers["actor_critic"].step()
+        descend(losses.actor + losses.critic, self.optimizers.values())
         self.update_slow_critic()
         return losses.metrics
 
@@ -154,9 +155,7 @@ class ActorCritic(Policy):
         actions = self.actor.distribution(self.actor.encoder(batch[self.observation]))
         loss = -actions.log_prob(batch["action"]).mean()
         require_finite({"cloning_loss": loss})
-        self.optimizers["actor_critic"].zero_grad(set_to_none=True)
-        (weight * loss).backward()
-        self.optimizers["actor_critic"].step()
+        descend(weight * loss, [self.optimizers["actor"]])
         return {"cloning_loss": loss.detach()}
 
     def losses(self, rollouts: TensorDictBase) -> Losses:

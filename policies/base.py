@@ -6,7 +6,7 @@ A policy acts and learns; it knows no world model and no environment. Specs and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -123,6 +123,16 @@ class Planner(ABC):
 def exploring() -> bool:
     """Whether actors are to explore now, by torchrl's ``exploration_type()``."""
     return interaction_type() not in (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
+
+
+def descend(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """One step of each optimiser along the gradient of the loss, 0-d."""
+    optimizers = list(optimizers)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,18 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done == {"policy": 20, "world_model": 4, "imagination": 2, "fits": 1}
     learners = {"actor": agent.policy.actor, "critic": agent.policy.critic, "ensemble": agent.world_model}
     weights = {name: [p.clone() for p in part.parameters()] for name, part in learners.items()}
+    counted = {"_imagine": 0, "plain": 0}
+    for name in counted:
+        function = getattr(_plain_mbpo, name)
+
+        def count(*arguments: Any, name: str = name, function: Any = function) -> Any:
+            counted[name] += 1
+            made = function(*arguments)
+            return made if name == "_imagine" else lambda: counted.update(plain=counted["plain"] + 1) or made()
+
+        monkeypatch.setattr(_plain_mbpo, name, count)
     _plain_mbpo.stretch(agent, replay.steps("state"), fits=4, imaginations=2, updates=20)()
+    assert counted == {"_imagine": 2, "plain": 1 + 20}
     for name, part in learners.items():
         moved = [not torch.equal(*pair) for pair in zip(part.parameters(), weights[name], strict=True)]
         assert all(moved), name

@@ -67,7 +67,8 @@ def test_the_time_left_counts_what_waits_at_the_pace_of_what_runs(tmp_path: Path
 
 
 def test_durations() -> None:
-    assert [duration(seconds) for seconds in (8, 61, 3600, 3 * 3600 + 605)] == ["8 s", "1 min", "1 h 00 min", "3 h 10 min"]
+    told = [duration(seconds) for seconds in (8, 61, 3600, 3 * 3600 + 605)]
+    assert told == ["8 s", "1 min", "1 h 00 min", "3 h 10 min"]
 
 
 @pytest.mark.parametrize("watch", [None, 0.01])

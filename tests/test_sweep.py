@@ -27,7 +27,8 @@ def job(**settings: Any) -> DictConfig:
 
 def test_every_job_is_checked_and_its_folder_claimed() -> None:
     folders = prepare(JOBS, check)
-    assert [str(f) for f in folders] == [f"runs/{agent}/toy/seed{seed}" for agent in ("sac", "random") for seed in (0, 1)]
+    expected = [f"runs/{agent}/toy/seed{seed}" for agent in ("sac", "random") for seed in (0, 1)]
+    assert [str(folder) for folder in folders] == expected
     assert [OmegaConf.load(folder / "config.yaml").seed for folder in folders] == [0, 1, 0, 1]
     assert prepare(JOBS, check) == folders, "the same sweep again may go on"
 
@@ -37,7 +38,7 @@ def test_every_job_is_checked_and_its_folder_claimed() -> None:
     [
         (["seed=0,x", *TOY], r"seed must be a whole number, not 'x' \(in the job seed=x\)"),
         (["agent=sac", "env.task=hammer,hammr"], r"unknown Meta-World task 'hammr'.*\(in the job env.task=hammr\)"),
-        (["agent.batch_size=8,9", "agent=sac", *TOY[:-1]], r"would write to runs/sac/toy/seed0 .*\$\{agent.batch_size\}"),
+        (["agent.batch_size=8,9", "agent=sac", *TOY[:-1]], r"write to runs/sac/toy/seed0 .*\$\{agent.batch_size\}"),
     ],
 )
 def test_a_bad_job_is_refused_before_any_starts(arguments: list[str], said: str) -> None:
@@ -52,12 +53,12 @@ def test_a_folder_of_another_configuration_is_refused() -> None:
         prepare([*JOBS, "replay.gamma=0.5"], check)
 
 
-def test_a_failed_job_is_written_down_and_the_next_attempt_clears_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_job_is_written_down_and_the_next_attempt_clears_it(caplog: pytest.LogCaptureFixture) -> None:
     def broken(config: DictConfig) -> None:
         raise ValueError("no such thing")
 
     assert run_job(job(), broken, alone=True) is None
-    assert "mbrl: error: runs/job: no such thing" in capsys.readouterr().err
+    assert "error: runs/job: no such thing" in caplog.text
     assert failures([Path("runs/job"), Path("runs/other")]) == [(Path("runs/job"), "ValueError: no such thing")]
     assert "in broken" in (Path("runs/job") / FAILURE).read_text()
     assert run_job(job(), lambda config: config.total_env_steps, alone=True) == 100
@@ -65,7 +66,7 @@ def test_a_failed_job_is_written_down_and_the_next_attempt_clears_it(capsys: pyt
 
 
 def test_side_by_side_a_job_prints_to_its_own_file(capsys: pytest.CaptureFixture[str]) -> None:
-    run_job(job(), lambda config: print("hello"), alone=False)
+    run_job(job(), lambda config: sys.stdout.write("hello\n"), alone=False)
     assert (Path("runs/job") / LOG).read_text() == "hello\n"
     assert capsys.readouterr().out == ""
 

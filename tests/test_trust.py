@@ -46,6 +46,8 @@ def test_by_hand() -> None:
     assert trust.steps({"doubt": MEASURED}).tolist() == [2, 5, 0]
     weights = trust.weights({"doubt": MEASURED})
     torch.testing.assert_close(weights[0, :3], torch.tensor([-0.05, -0.15, -0.6]).exp())
+    weights = trust.weights({"doubt": MEASURED}, n_step=3)
+    torch.testing.assert_close(weights[0], torch.tensor([-0.6, -0.65, -0.7, -0.7, -0.7]).exp())
 
 
 def test_cut_rollouts_end_before_the_step_that_is_not_believed() -> None:
@@ -68,7 +70,7 @@ def test_transitions_are_drawn_by_their_weight() -> None:
     assert len(made) == 15
     episodes, offsets = made.buffer._draw_transitions(30_000)
     drawn = torch.zeros(3, HORIZON).index_put_((episodes, offsets - 2), torch.tensor(1.0), accumulate=True) / 30_000
-    expected = (-MEASURED.cumsum(1) / 0.5).exp()
+    expected = (-MEASURED.cumsum(1)[:, [2, 3, 4, 4, 4]] / 0.5).exp()  # a transition rests on three steps
     torch.testing.assert_close(drawn, expected / expected.sum(), atol=0.006, rtol=0.0)
 
 

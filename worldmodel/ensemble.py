@@ -120,15 +120,16 @@ class ProbabilisticEnsemble(WorldModel):
             raise ValueError(f"{len(index)} transitions are too few to hold out {self.holdout} of them: collect more")
         self._measure(transitions, ~held)
         data, judged = self._data(transitions[~held]), self._data(transitions[held][-MAX_HELD_OUT:])
+        counts = self._counts(int(held.sum()), len(judged.inputs))
         shares = self._shares(index[~held])
-        best, errors = self._snapshot(), self._errors(judged)
+        best, errors = self._snapshot(), self._errors(judged, counts)
         updates = waited = 0
         losses = []
         while updates < max_updates and waited < self.patience:
             steps = min(self.check_every, max_updates - updates)
             losses += [self._gradient_step(data, shares) for _ in range(steps)]
             updates += steps
-            now = self._errors(judged)
+            now = self._errors(judged, counts)
             better = now < 0.99 * errors
             self._keep(best, better)
             waited = 0 if better.any() else waited + 1
@@ -190,14 +191,21 @@ class ProbabilisticEnsemble(WorldModel):
         parts = ((newest, recent), (share, self.batch_size - recent))
         return torch.cat([rows[torch.randint(len(rows), (n,), device=rows.device)] for rows, n in parts])
 
+    def _counts(self, held_out: int, judged: int) -> Tensor:
+        """How much each of the newest `judged` rows of all that are held out counts, [judged]: as they are drawn."""
+        newest = min(judged, max(1, held_out // 10))
+        counts = torch.full((judged,), (1.0 - self.recent_share) / judged, device=self.source.device)
+        counts[-newest:] += self.recent_share / newest
+        return counts
+
     @torch.no_grad()
-    def _errors(self, judged: Data) -> Tensor:
+    def _errors(self, judged: Data, counts: Tensor) -> Tensor:
         """Of each member's mean the squared error in the data's deviations, [M]: of states, and as much of the reward.
 
         Among the numbers of a state the reward would hardly count, and it is what a policy learns from.
         """
         mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
-        squared = (mean - judged.targets).square().mean(1)  # [M, D + 1]
+        squared = counts @ (mean - judged.targets).square()  # [M, D + 1]
         states = squared[:, self._predicted][:, :-1]
         return squared[:, -1] + (states.mean(1) if states.shape[1] else 0.0)
 

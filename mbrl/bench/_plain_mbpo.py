@@ -1,4 +1,4 @@
-"""What mbpo does in a stretch of agent steps, as a plain loop of the same networks: what ours is held against."""
+"""What mbpo computes in a stretch of agent steps, as a plain loop of the same networks: what ours is held against."""
 
 from __future__ import annotations
 
@@ -17,48 +17,23 @@ Columns = tuple[Tensor, ...]  # state, action, reward and next state of transiti
 
 
 def stretch(agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, updates: int) -> Callable[[], object]:
-    """Gradient steps of the ensemble, rollouts of it, and policy updates of mixed batches, of bare tensors: no held-out
-    data, no episodes, no metrics, no checks. It trains the agent's networks.
+    """Gradient steps of the ensemble, rollouts of it, and policy updates of mixed batches, of bare tensors.
+
+    It trains the agent's networks. Left out are held-out data, episodes and their sums of rewards, metrics and checks.
 
     Args:
         agent: mbpo; its horizon is the last one. steps: all real ones, as ``Replay.steps`` gives them.
     """
     policy, model, imagination = agent.policy, agent.world_model, agent.imagination
     assert isinstance(policy, SAC) and isinstance(model, ProbabilisticEnsemble) and imagination is not None
-    members, elites = model.members, model.elites
-    adam = torch.optim.AdamW(members.parameters(), lr=1e-3)
     real = (steps["state"], steps["action"], steps["next", "reward"], steps["next", "state"])
-    inputs, targets = torch.cat(real[:2], -1), torch.cat([real[3] - real[0], real[2]], -1)
-    everything, rollouts = model.source < 0, imagination.env.batch_size[0]
-    batch = TensorDict(
-        state=real[0][:1], action=real[1][:1], gamma=torch.tensor([[0.99]]),
-        next={"state": real[3][:1], "reward": real[2][:1], "terminated": torch.zeros(1, 1, dtype=torch.bool)},
-        batch_size=[1],
-    ).expand(agent.batch_size).clone()  # fmt: skip
+    batch = _empty_batch(real, agent.batch_size)
     taken = (batch["state"], batch["action"], batch["next", "reward"], batch["next", "state"])
-    learn = plain(policy, batch)
-
-    def fit() -> None:
-        rows = torch.randint(len(inputs), (members.count, model.batch_size))
-        loss = members.loss(members(inputs[rows]), targets[rows], torch.cat([everything, everything.new_ones(1)]))
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-    @torch.no_grad()
-    def imagine() -> Columns:
-        state, seen = real[0][torch.randint(len(inputs), (rollouts,))], []
-        for _ in range(imagination.schedule.last):
-            action, _log_prob = draw(policy.actor.network, state)
-            rows = torch.cat([state, action], -1).reshape(len(elites), -1, inputs.shape[1])
-            mean = members((rows - model.of_inputs.mean) @ model.of_inputs.white, elites).mean.flatten(0, 1)
-            after = state + mean[:, :-1] @ model.of_states.coloured
-            seen.append((state, action, mean[:, -1:], after))
-            state = after
-        return tuple(torch.cat(column) for column in zip(*seen, strict=True))
+    fit, learn = _fit(model, real), plain(policy, batch)
+    rollouts, horizon = imagination.env.batch_size[0], imagination.schedule.last
 
     def mix(imagined: Columns) -> None:
-        own = torch.randint(len(inputs), (agent.real,))
+        own = torch.randint(len(real[0]), (agent.real,))
         others = torch.randint(len(imagined[0]), (agent.batch_size - agent.real,))
         for into, first, second in zip(taken, real, imagined, strict=True):
             into[: agent.real] = first[own]
@@ -70,9 +45,51 @@ def stretch(agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, up
         kept: list[Columns] = []
         for number in range(updates):
             if number % (updates // imaginations) == 0:
-                kept.append(imagine())
+                starts = real[0][torch.randint(len(real[0]), (rollouts,))]
+                kept.append(_imagine(policy, model, starts, horizon))
                 imagined = tuple(torch.cat(column) for column in zip(*kept, strict=True))
             mix(imagined)
             learn()
 
     return run
+
+
+def _empty_batch(real: Columns, size: int) -> TensorDict:
+    state, action, reward, after = (column[:1].expand(size, -1).clone() for column in real)
+    following = {"state": after, "reward": reward, "terminated": torch.zeros(size, 1, dtype=torch.bool)}
+    gamma = torch.full((size, 1), 0.99)
+    return TensorDict(state=state, action=action, gamma=gamma, next=following, batch_size=[size])
+
+
+def _fit(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
+    """One gradient step of all members, on whitened data."""
+    members, adam = model.members, torch.optim.AdamW(model.members.parameters(), lr=1e-3, fused=True)
+    state, action, reward, after = real
+    inputs = model.of_inputs(torch.cat([state, action], -1))
+    targets = torch.cat([model.of_states(after - state), model.of_rewards(reward)], -1)
+    wanted = torch.ones(targets.shape[1], dtype=torch.bool)
+
+    def step() -> None:
+        rows = torch.randint(len(inputs), (members.count, model.batch_size))
+        loss = members.loss(members(inputs[rows]), targets[rows], wanted)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+@torch.no_grad()
+def _imagine(policy: SAC, model: ProbabilisticEnsemble, state: Tensor, horizon: int) -> Columns:
+    """Rollouts in which every elite predicts every row: one is followed, all say how much they differ."""
+    seen, number = [], torch.arange(len(state))
+    for _ in range(horizon):
+        action, _log_prob = draw(policy.actor.network, state)
+        inputs = model.of_inputs(torch.cat([state, action], -1))
+        mean = model.members(inputs.expand(len(model.elites), -1, -1), model.elites).mean
+        drawn = mean[number % len(model.elites), number]
+        after = state + model.of_states.inverse(drawn[:, :-1])
+        reward = model.of_rewards.inverse(drawn[:, -1:]) + model.of_rewards.coloured * mean[..., -1:].std(0)
+        seen.append((state, action, reward, after))
+        state = after
+    return tuple(torch.cat(column) for column in zip(*seen, strict=True))

@@ -119,13 +119,20 @@ def test_elites_are_the_best_on_held_out_data_and_the_best_weights_are_kept() ->
     model, data = make(elites=1, patience=2), system(600)
     model.fit(data, 100)
     judged = model._data(data[held_out(data["index"], 0.1)])
-    assert model.elites.tolist() == [int(model._errors(judged).argmin())]
-    before = model._errors(judged)
+    counts = model._counts(len(judged.inputs), len(judged.inputs))
+    assert model.elites.tolist() == [int(model._errors(judged, counts).argmin())]
+    before = model._errors(judged, counts)
     for group in model.optimizers["ensemble"].param_groups:
         group["lr"] = 1.0  # every step makes it worse
     metrics = model.fit(data, 1000)
     assert metrics["updates"] == 2 * model.check_every, "it ends early"
-    torch.testing.assert_close(model._errors(judged), before)
+    torch.testing.assert_close(model._errors(judged, counts), before)
+
+
+def test_new_transitions_are_judged_by_as_they_are_drawn() -> None:
+    counts = make(recent_share=0.5)._counts(40, 20)  # of 40 held out, the newest 20 judge; 4 of them are new
+    torch.testing.assert_close(counts[:16], torch.full((16,), 0.025))
+    torch.testing.assert_close(counts[16:], torch.full((4,), 0.15))
 
 
 def test_goes_on_to_the_bit() -> None:
