@@ -162,7 +162,7 @@ def claim_run_folder(
 
 
 def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
-    flat_old, flat_new = _flat(OmegaConf.to_container(old)), _flat(OmegaConf.to_container(new, resolve=True))
+    flat_old, flat_new = flat(OmegaConf.to_container(old)), flat(OmegaConf.to_container(new, resolve=True))
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
@@ -171,8 +171,9 @@ def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
     ]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, its keys dotted."""
     if not isinstance(value, dict):
         return {prefix: value}
-    nested = (_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
+    nested = (flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
     return {key: item for part in nested for key, item in part.items()}

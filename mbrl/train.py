@@ -27,6 +27,7 @@ from mbrl.collect import make_collector, shut_down
 from mbrl.evaluate import Evaluator
 from mbrl.logger import Logger
 from mbrl.plot import plot
+from mbrl.provenance import note_start
 from mbrl.replay import Replay
 from mbrl.video import imagination_video
 
@@ -86,6 +87,7 @@ def build(config: DictConfig) -> Run:
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
     checkpoint = RunCheckpoint(directory, agent=agent, replay=replay, progress=progress)
     resumed = checkpoint.load_latest()
+    note_start(directory, progress["env_steps"])
     collector = make_collector(
         env_factory(config),
         agent.acting,

@@ -56,6 +56,14 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    from mbrl.compare import compare as differences
+
+    rows = differences(options.one, options.other)
+    print_table([("", "", str(options.one), str(options.other)), *rows])
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     from mbrl.bench import run_benchmarks
 
@@ -129,6 +137,7 @@ def add_verbs(verbs: Any) -> None:
     _add_predict(verbs)
     _add_plot(verbs)
     _add_status(verbs)
+    _add_compare(verbs)
     _add_demos(verbs)
     _add_collect(verbs)
     _add_bench(verbs)
@@ -208,6 +217,13 @@ def _add_status(verbs: Any) -> None:
     verb.add_argument("folder", type=Path, metavar="FOLDER", help="runs, a part of it, or a run's folder")
     watch = "look again every so many seconds until all have ended (10 where no number is given)"
     verb.add_argument("--watch", type=float, nargs="?", const=10.0, metavar="SECONDS", help=watch)
+
+
+def _add_compare(verbs: Any) -> None:
+    examples = ["mbrl compare runs/sac/hammer/seed0 runs/mbpo/hammer/seed0"]
+    verb = _add_verb(verbs, "compare", compare, "say what differs between two runs", examples)
+    for name in ("one", "other"):
+        verb.add_argument(name, type=Path, metavar="RUN", help="a run's folder")
 
 
 def _add_demos(verbs: Any) -> None:
