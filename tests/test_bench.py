@@ -101,7 +101,8 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "EPISODES", 2)
     config = mbpo._config()
     config.agent.world_model.update({"members": 3, "elites": 2, "width": 16, "layers": 2, "batch_size": 8})
-    config.agent.update({"model_fit_every": 20, "imagine_every": 10, "model_updates_first": 4, "batch_size": 32})
+    config.agent.update({"model_fit_every": 20, "imagine_every": 10, "batch_size": 32})
+    config.agent.update({"model_updates_first": 4, "model_updates_per_step": 0.2})
     config.agent.imagination.rollouts = 10
     replay = policies.filled()
     agent = mbpo._agent(config, replay)
