@@ -7,7 +7,8 @@ from importlib.resources import files
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
@@ -45,10 +46,8 @@ def run() -> Iterator[Row]:
 
 
 def _config(key: str) -> DictConfig:
-    agent = OmegaConf.load(str(files("configs") / "agent" / "dreamerv3.yaml"))
-    config = OmegaConf.create({"agent": agent})
-    config.agent.pixels = key == "pixels"
-    return config
+    with initialize_config_dir(str(files("configs")), version_base=None):
+        return compose("train", ["agent=dreamerv3", f"agent.pixels={key == 'pixels'}"])
 
 
 def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[], Any], int]:
