@@ -77,13 +77,15 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
     known = [run.seconds_left for run in running if run.seconds_left is not None]
     if not known:
         return None
-    whole = mean(
+    whole = [
         run.seconds_left * run.total_env_steps / (run.total_env_steps - run.env_steps)
         for run in running
         if run.seconds_left is not None and run.env_steps < run.total_env_steps
-    )
+    ]
     waiting = sum(run.state == "waiting" for run in states)
-    return (sum(known) + waiting * whole) / len(running)
+    if waiting and not whole:  # all that run are at their last evaluation
+        return None
+    return (sum(known) + (waiting * mean(whole) if waiting else 0.0)) / len(running)
 
 
 def duration(seconds: float) -> str:

@@ -63,6 +63,8 @@ def test_the_time_left_counts_what_waits_at_the_pace_of_what_runs(tmp_path: Path
     assert seconds_left(runs) == (60.0 + 120.0) / 2
     assert summary(runs) == "1 of 4 done, 2 running, 1 waiting; about 2 min left"
     assert seconds_left(runs[2:]) is None
+    ending = RunState(tmp_path, "running", 1000, 1000, 1.0, 0.0)
+    assert seconds_left([ending]) == 0.0 and seconds_left([ending, runs[2]]) is None
     assert summary(runs[2:]) == "1 of 2 done, 1 waiting"
 
 
