@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation, GlobalRNGState
 
 from mbrl.agent import Agent
+from mbrl.protocols import flat
 from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
@@ -169,11 +170,3 @@ def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
         for key in keys
         if key.split(".")[0] not in continues and flat_old.get(key, ...) != flat_new.get(key, ...)
     ]
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, its keys dotted."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    nested = (flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
-    return {key: item for part in nested for key, item in part.items()}

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
-from mbrl.checkpoint import flat, load_config
-from mbrl.curves import Curve, read_curves
+from mbrl.checkpoint import load_config
+from mbrl.curves import Curve, area, read_curves
+from mbrl.protocols import flat
 from mbrl.provenance import read_starts
 from mbrl.runs import run_state
 
@@ -69,12 +69,6 @@ def _curve(run: Path) -> Curve | None:
         return read_curves([run / "eval.csv"])[0]
     except (FileNotFoundError, ValueError):
         return None  # it has not been evaluated yet
-
-
-def area(curve: Curve) -> float:
-    """The area under a curve over its env steps, in [0, 1]: its mean success, joined by straight lines."""
-    length = curve.steps[-1] - curve.steps[0]
-    return float(np.trapezoid(curve.success, curve.steps) / length) if length else float(curve.success[-1])
 
 
 def _number(value: float | None) -> str:

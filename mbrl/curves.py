@@ -1,10 +1,12 @@
 """Learning curves as data: read from run folders and CSV files, and summed up over seeds."""
 
 import csv
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +14,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mbrl.protocols import Settings, distinct_names, flat
+
 Floats = NDArray[np.float64]
 
 PUBLISHED = " (published)"  # how the names of agents from elsewhere end
+# what curves can be drawn over: column of metrics.jsonl -> how it is called, and its size in the units drawn
+AXES = {"env_steps": ("env steps", 1.0), "gradient_steps": ("gradient steps", 1.0), "wall_time": ("hours", 3600.0)}
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Success rates [N] in [0, 1] of one seed at env steps [N], which rise."""
+    """Success rates [N] in [0, 1] of one seed at env steps [N] (or along another of AXES), which rise."""
 
     task: str
     agent: str
@@ -40,28 +46,38 @@ class Band:
     high: Floats
 
 
-def read_curves(paths: Iterable[Path]) -> list[Curve]:
+class _Read(NamedTuple):
+    """The curves of one file, and what is known of the experiment."""
+
+    agent: str
+    settings: Settings | None
+    curves: list[Curve]
+
+
+def read_curves(paths: Iterable[Path], axis: str = "env_steps") -> list[Curve]:
     """The curves in run folders, in folders of them at any depth, and in CSV files of step,success,seed.
 
-    What cannot be read is skipped and named in a warning.
+    Runs of one agent whose settings differ, or of any whose protocols do, have these in the agent's name. What cannot
+    be read is skipped and named in a warning.
+
+    Args:
+        axis: of AXES; CSV files have env steps alone.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: none of them holds a curve.
     """
-    curves: list[Curve] = []
+    found: list[_Read] = []
     paths = list(paths)
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"there is no run folder or CSV file {path}")
-        for file in _files(path):
-            curves += _read_file(file)
-    if not curves:
+        found += [read for file in _files(path) if (read := _read_file(file, axis)) is not None]
+    if not found:
         named = ", ".join(str(path) for path in paths)
-        raise ValueError(
-            f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/seedN) or CSV files"
-        )
-    return curves
+        raise ValueError(f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
+    names = distinct_names([read.agent for read in found], [read.settings for read in found])
+    return [replace(curve, agent=name) for read, name in zip(found, names, strict=True) for curve in read.curves]
 
 
 def _files(path: Path) -> list[Path]:
@@ -71,18 +87,37 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.rglob("eval.csv")) or sorted(path.rglob("*.csv"))
 
 
-def _read_file(file: Path) -> list[Curve]:
+def _read_file(file: Path, axis: str) -> _Read | None:
     try:
-        agent, task = _names(file)
-        points = _points(file)
+        agent, task, settings = _experiment(file)
+        curves = []
+        for seed, rows in _points(file).items():
+            steps, success = (np.array(column) for column in zip(*sorted(rows.items()), strict=True))
+            curves.append(Curve(task, agent, seed, _along(axis, steps, file), success))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
-        return []
-    curves = []
-    for seed, rows in points.items():
-        steps, success = (np.array(column) for column in zip(*sorted(rows.items()), strict=True))
-        curves.append(Curve(task, agent, seed, steps, success))
-    return curves
+        return None
+    return _Read(agent, settings, curves)
+
+
+def _along(axis: str, env_steps: Floats, file: Path) -> Floats:
+    """Where the evaluations after so many env steps lie on another axis, by the run's metrics.jsonl."""
+    if axis == "env_steps":
+        return env_steps
+    metrics = file.parent / "metrics.jsonl"
+    if file.name != "eval.csv" or not metrics.is_file():
+        raise ValueError(f"it has env steps, but no {AXES[axis][0]}")
+    rows = []
+    for line in metrics.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            rows.append((row["env_steps"], row[axis] / AXES[axis][1]))
+        except (ValueError, KeyError, TypeError):
+            continue  # an evaluation's row, or a line that was broken off
+    if not rows:
+        raise ValueError(f"{metrics} has no {axis}")
+    known, values = np.array(rows).T
+    return np.interp(env_steps, known, values)
 
 
 def _points(file: Path) -> dict[str, dict[float, float]]:
@@ -110,21 +145,22 @@ def _points(file: Path) -> dict[str, dict[float, float]]:
     return points
 
 
-def _names(file: Path) -> tuple[str, str]:
-    """Agent and task: from the run's configuration, or from the path of a published curve, AGENT/TASK.csv."""
+def _experiment(file: Path) -> tuple[str, str, Settings | None]:
+    """Agent, task and settings of a run, or agent and task from the path of a published curve, AGENT/TASK.csv."""
     configuration = file.parent / "config.yaml"
     if file.name != "eval.csv":
-        return file.resolve().parent.name, file.stem.removeprefix("mw-")
+        return file.resolve().parent.name, file.stem.removeprefix("mw-"), None
     if not configuration.is_file():
         raise ValueError("its folder has no config.yaml")
     config = OmegaConf.load(configuration)
     if not isinstance(config, DictConfig):
         raise ValueError(f"{configuration} is not the configuration of a run")
-    agent, task = OmegaConf.select(config, "agent.name"), OmegaConf.select(config, "env.task", default="toy")
+    settings = flat(OmegaConf.to_container(config))
+    agent = settings.get("agent.name")
     if agent is None:
         raise ValueError(f"{configuration} names no agent")
-    demos = OmegaConf.select(config, "replay.demos", default=None)  # never one curve with those that had none
-    return str(agent) if demos is None else f"{agent} + demos", str(task)
+    demos = settings.get("replay.demos")  # never one curve with those that had none
+    return str(agent) if demos is None else f"{agent} + demos", str(settings.get("env.task", "toy")), settings
 
 
 def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
@@ -168,3 +204,9 @@ def summarise(curves: Sequence[Curve], resamples: int = 2000) -> Band | None:
     draws = np.random.default_rng(0).integers(len(curves), size=(resamples, len(curves)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
     return Band(steps, values.mean(axis=0), low, high)
+
+
+def area(curve: Curve) -> float:
+    """The area under a curve over its env steps, in [0, 1]: its mean success, joined by straight lines."""
+    length = curve.steps[-1] - curve.steps[0]
+    return float(np.trapezoid(curve.success, curve.steps) / length) if length else float(curve.success[-1])

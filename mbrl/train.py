@@ -161,7 +161,7 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 
 def finish(config: DictConfig, run: Run) -> None:
     """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
-    plot([run.directory], run.directory / "curve.png")
+    plot([run.directory], run.directory / "curve.png", aggregates=False)
     imagined = run.agent.imagined
     if config.video and imagined is not None and "pixels" in imagined[0].observations:
         model, horizon = imagined

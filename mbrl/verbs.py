@@ -45,7 +45,8 @@ def predict(options: argparse.Namespace) -> int:
 def plot(options: argparse.Namespace) -> int:
     from mbrl.plot import plot as draw
 
-    print(draw(options.runs, options.output, options.reference))
+    for picture in draw(options.runs, options.output, options.reference, options.x):
+        print(picture)
     return 0
 
 
@@ -199,16 +200,19 @@ def _add_predict(verbs: Any) -> None:
 def _add_plot(verbs: Any) -> None:
     examples = [
         "mbrl plot runs/drqv2/door-lock/seed1",
-        "mbrl plot runs --output curves.svg",
+        "mbrl plot runs --output figures/study           study.png, study.svg, and study-over-tasks of both",
+        "mbrl plot runs --x wall_time --output hours.pdf",
         "mbrl plot runs/drqv2 --reference published      published/AGENT/TASK.csv, laid over",
     ]
-    verb = _add_verb(verbs, "plot", plot, "draw learning curves from run folders and CSV files", examples)
+    verb = _add_verb(verbs, "plot", plot, "draw learning curves, and what they say over the tasks", examples)
     runs = "a run, a folder of runs, or a CSV of step,success,seed"
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
     reference = "a folder AGENT/TASK.csv of published curves to lay over, as far as the runs go"
     verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
-    output = ".png, .svg or .pdf; the drawn data go to a .csv beside it (default: curve.png)"
-    verb.add_argument("--output", type=Path, default=Path("curve.png"), metavar="FILE", help=output)
+    x = "env_steps, gradient_steps or wall_time (default: env_steps)"
+    verb.add_argument("--x", default="env_steps", metavar="AXIS", help=x)
+    output = ".png, .svg or .pdf; without it .png and .svg; the drawn data go to a .csv beside it (default: curves)"
+    verb.add_argument("--output", type=Path, default=Path("curves"), metavar="FILE", help=output)
 
 
 def _add_status(verbs: Any) -> None:

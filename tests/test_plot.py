@@ -1,6 +1,7 @@
 """Learning curves: what is read, what is skipped, how seeds are summed up, and what the picture shows."""
 
 import csv
+import json
 import logging
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def test_curves_of_run_folders_are_drawn(tmp_path: Path, seeds: int, suffix: str
     for seed in range(seeds):
         make_run(tmp_path / "runs" / f"d{seed}", "drqv2", seed, [0.0, 0.5, 1.0])
         make_run(tmp_path / "runs" / f"m{seed}", "mbpo_ivideogpt", seed, [0.5, 1.0])
-    output = plot([tmp_path / "runs"], tmp_path / f"curves{suffix}")
-    assert output.stat().st_size > 5000
+    output, beside = plot([tmp_path / "runs"], tmp_path / f"curves{suffix}")
+    assert output.stat().st_size > 5000 and beside.name == f"curves-over-tasks{suffix}"
     means = [row for row in drawn(output) if row["line"] == "mean" and row["agent"] == "drqv2"]
     assert [(row["step"], row["success"]) for row in means] == [("1000", "0"), ("2000", "0.5"), ("3000", "1")]
     assert len([row for row in drawn(output) if row["line"].startswith("seed")]) == 5 * seeds
@@ -65,7 +66,7 @@ def test_curves_of_run_folders_are_drawn(tmp_path: Path, seeds: int, suffix: str
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_same_data_give_the_same_picture(tmp_path: Path, suffix: str) -> None:
     run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
-    pictures = [plot([run], tmp_path / f"{name}{suffix}").read_bytes() for name in "ab"]
+    pictures = [plot([run], tmp_path / f"{name}{suffix}")[0].read_bytes() for name in "ab"]
     assert pictures[0] == pictures[1]
 
 
@@ -91,7 +92,7 @@ def test_published_curves_are_laid_over(tmp_path: Path) -> None:
     published.parent.mkdir()
     published.write_text("step,success,seed\n0,0.0,1\n100000,1.0,1\n0,0.2,2\n100000,0.8,2\n")
     run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
-    rows = drawn(plot([run, published], tmp_path / "curves.svg"))
+    rows = drawn(plot([run, published], tmp_path / "curves.svg")[0])
     assert {(row["task"], row["agent"]) for row in rows} == {("door-lock", "drqv2"), ("door-lock", "tdmpc2")}
     assert [row["success"] for row in rows if row["agent"] == "tdmpc2" and row["line"] == "mean"] == [
         "0.1",
@@ -105,7 +106,7 @@ def test_reference_curves_are_laid_over_as_far_as_the_runs_go(tmp_path: Path) ->
     for task in ("door-lock", "hammer"):
         csv_file = tmp_path / "published" / "sac" / f"mw-{task}.csv"
         csv_file.write_text("step,success,seed\n0,0,1\n1000,0.2,1\n5000,1,1\n")
-    rows = drawn(plot([tmp_path / "runs"], tmp_path / "curves.png", tmp_path / "published"))
+    rows = drawn(plot([tmp_path / "runs"], tmp_path / "curves.png", tmp_path / "published")[0])
     means = [(row["task"], row["agent"], row["step"], row["success"]) for row in rows if row["line"] == "mean"]
     other = "sac (published)"
     assert means == [
@@ -144,3 +145,44 @@ def test_the_data_beside_the_picture_never_overwrite_an_input(tmp_path: Path) ->
     with pytest.raises(ValueError, match="would overwrite"):
         plot([published], tmp_path / "curves.png")
     assert published.read_text().startswith("step,success,seed")
+
+
+def test_a_name_without_suffix_gives_png_and_svg(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    assert [picture.name for picture in plot([run], tmp_path / "new" / "curves")] == ["curves.png", "curves.svg"]
+
+
+@pytest.mark.parametrize(("axis", "expected"), [("gradient_steps", [100.0, 350.0]), ("wall_time", [0.5, 1.5])])
+def test_curves_lie_over_gradient_steps_and_hours(tmp_path: Path, axis: str, expected: list[float]) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    counted = [
+        {"env_steps": 1000, "gradient_steps": 100, "wall_time": 1800},
+        {"env_steps": 1000, "eval/success": 0.0},
+        {"env_steps": 1900, "gradient_steps": 325, "wall_time": 5220},
+        {"env_steps": 2100, "gradient_steps": 375, "wall_time": 5580},
+    ]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in counted) + '{"env_st')
+    assert read_curves([run], axis)[0].steps.tolist() == pytest.approx(expected)
+
+
+def test_axes_that_curves_do_not_have_are_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    published = tmp_path / "sac" / "door-lock.csv"
+    published.parent.mkdir()
+    published.write_text("step,success,seed\n0,0.0,1\n")
+    with pytest.raises(ValueError, match="no evaluations to draw"):
+        plot([published], tmp_path / "x.png", axis="wall_time")
+    assert "it has env steps, but no hours" in caplog.text
+    with pytest.raises(ValueError, match="published curves have env steps alone"):
+        plot([published], tmp_path / "x.png", tmp_path, axis="wall_time")
+    with pytest.raises(ValueError, match="no x-axis 'epochs'"):
+        plot([published], tmp_path / "x.png", axis="epochs")
+
+
+def test_runs_of_one_agent_with_other_settings_are_never_averaged(tmp_path: Path) -> None:
+    for seed in range(2):
+        for ratio in (0.5, 0.9):
+            run = make_run(tmp_path / f"{ratio}-{seed}", "mbpo", seed, [ratio])
+            with (run / "config.yaml").open("a") as stream:
+                stream.write(f"seed: {seed}\nreal_ratio: {ratio}\nthreads: {seed}\n")
+    agents = [curve.agent for curve in read_curves([tmp_path])]
+    assert sorted(agents) == ["mbpo [real_ratio=0.5]"] * 2 + ["mbpo [real_ratio=0.9]"] * 2

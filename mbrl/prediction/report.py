@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mbrl.plot import COLOURS, DASHES
+from mbrl.plotting.style import COLOURS, DASHES
 from mbrl.prediction.summary import Row
 
 MARKERS = ("o", "s", "^", "x")

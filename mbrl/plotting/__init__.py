@@ -1,0 +1,1 @@
+"""Pictures of learning curves and of what they say over several tasks."""
