@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mbrl.protocols import Settings, distinct_names, flat
+from mbrl.protocols import Settings, distinct_names, load_settings
 
 Floats = NDArray[np.float64]
 
@@ -27,13 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Curve:
-    """Success rates [N] in [0, 1] of one seed at env steps [N] (or along another of AXES), which rise."""
+    """Success rates [N] in [0, 1] of one seed at env steps [N] (or along another of AXES), which rise.
+
+    `run` is the run's folder; None where the curve is from a CSV file.
+    """
 
     task: str
     agent: str
     seed: str
     steps: Floats
     success: Floats
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def _read_file(file: Path, axis: str) -> _Read | None:
         curves = []
         for seed, rows in _points(file).items():
             steps, success = (np.array(column) for column in zip(*sorted(rows.items()), strict=True))
-            curves.append(Curve(task, agent, seed, _along(axis, steps, file), success))
+            run = None if settings is None else file.parent
+            curves.append(Curve(task, agent, seed, _along(axis, steps, file), success, run))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
@@ -152,10 +156,7 @@ def _experiment(file: Path) -> tuple[str, str, Settings | None]:
         return file.resolve().parent.name, file.stem.removeprefix("mw-"), None
     if not configuration.is_file():
         raise ValueError("its folder has no config.yaml")
-    config = OmegaConf.load(configuration)
-    if not isinstance(config, DictConfig):
-        raise ValueError(f"{configuration} is not the configuration of a run")
-    settings = flat(OmegaConf.to_container(config))
+    settings = load_settings(configuration)
     agent = settings.get("agent.name")
     if agent is None:
         raise ValueError(f"{configuration} names no agent")
@@ -189,7 +190,14 @@ def _until(curve: Curve, last: float) -> Curve:
     return replace(curve, steps=steps, success=success)
 
 
-def summarise(curves: Sequence[Curve], resamples: int = 2000) -> Band | None:
+def mean_interval(values: Floats, resamples: int = 2000) -> tuple[Floats, Floats, Floats]:
+    """Mean over the runs of values [runs, ...], and the ends of its bootstrap 95 % interval."""
+    draws = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
+    return values.mean(axis=0), low, high
+
+
+def summarise(curves: Sequence[Curve]) -> Band | None:
     """Mean over the runs with a bootstrap 95 % interval; None where the runs have no env steps in common.
 
     Runs of unequal length count where all of them have data, as a mean over the longest alone would mislead;
@@ -201,9 +209,7 @@ def summarise(curves: Sequence[Curve], resamples: int = 2000) -> Band | None:
     if len(steps) == 0:
         return None
     values = np.stack([np.interp(steps, curve.steps, curve.success) for curve in curves])  # [runs, N]
-    draws = np.random.default_rng(0).integers(len(curves), size=(resamples, len(curves)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
-    return Band(steps, values.mean(axis=0), low, high)
+    return Band(steps, *mean_interval(values))
 
 
 def area(curve: Curve) -> float:

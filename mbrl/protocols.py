@@ -5,7 +5,10 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 Settings = Mapping[str, Any]  # flat: "agent.real_ratio" -> 0.5
 
@@ -58,3 +61,15 @@ def _tell(settings: Settings | None, keys: set[str]) -> str:
     # the rest keeps different experiments apart by a short name of its own
     rest = zlib.crc32(repr(pairs[NAMED:]).encode()) & 0xFFFF
     return f"{', '.join(pairs[:NAMED])}, {len(pairs) - NAMED} more: {rest:04x}"
+
+
+def load_settings(file: Path) -> Settings:
+    """A run's config.yaml, flat.
+
+    Raises:
+        OSError, YAMLError, OmegaConfBaseException: it cannot be read. ValueError: it is no run's.
+    """
+    config = OmegaConf.load(file)
+    if not isinstance(config, DictConfig):
+        raise ValueError(f"{file} is not the configuration of a run")
+    return flat(OmegaConf.to_container(config))

@@ -50,6 +50,13 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    from mbrl.report import report as write
+
+    print(write(options.folder, options.output, options.reference))
+    return 0
+
+
 def status(options: argparse.Namespace) -> int:
     from mbrl.status import status as show
 
@@ -137,6 +144,7 @@ def add_verbs(verbs: Any) -> None:
     _add_evaluate(verbs)
     _add_predict(verbs)
     _add_plot(verbs)
+    _add_report(verbs)
     _add_status(verbs)
     _add_compare(verbs)
     _add_demos(verbs)
@@ -213,6 +221,15 @@ def _add_plot(verbs: Any) -> None:
     verb.add_argument("--x", default="env_steps", metavar="AXIS", help=x)
     output = ".png, .svg or .pdf; without it .png and .svg; the drawn data go to a .csv beside it (default: curves)"
     verb.add_argument("--output", type=Path, default=Path("curves"), metavar="FILE", help=output)
+
+
+def _add_report(verbs: Any) -> None:
+    examples = ["mbrl report runs", "mbrl report runs --reference published --output study.html"]
+    verb = _add_verb(verbs, "report", report, "write one self-contained page of a folder of runs", examples)
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="of runs")
+    reference = "a folder AGENT/TASK.csv of published curves to lay over"
+    verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
+    verb.add_argument("--output", type=Path, metavar="FILE", help="(default: FOLDER/report.html)")
 
 
 def _add_status(verbs: Any) -> None:

@@ -1,0 +1,101 @@
+"""`mbrl report`: one self-contained page of a folder of runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from mbrl.aggregates import aggregate
+from mbrl.curves import AXES, Curve, published, read_curves
+from mbrl.plotting.learning import learning_curves
+from mbrl.plotting.over_tasks import over_tasks
+from mbrl.reporting.figures import as_image, videos, world_model_figure
+from mbrl.reporting.gather import differences, gather_runs, origins, results
+from mbrl.runs import run_folders
+
+LABEL = AXES["env_steps"][0]
+
+
+def report(folder: Path, output: Path | None = None, reference: Path | None = None) -> Path:
+    """Writes figures, results with intervals, videos, settings, versions and commands into one HTML file.
+
+    Args:
+        folder: a folder of runs.
+        output: the page; None: report.html in the folder.
+        reference: a folder AGENT/TASK.csv of published curves, laid over the learning curves.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: there is no such folder. ValueError: it holds no run that was evaluated.
+    """
+    run_folders(folder)  # says what is wrong with a folder without runs
+    output = output or folder / "report.html"
+    with _noted() as left_out:
+        curves = read_curves([folder])
+        runs = gather_runs(folder, curves)
+        agents, settings = differences(runs)
+        model = world_model_figure(runs)
+        page = _template().render(
+            title=folder.resolve().name,
+            learning=as_image(learning_curves([*curves, *(published(reference, curves) if reference else [])], LABEL)),
+            over_tasks=_over_tasks(curves),
+            results=results(curves),
+            videos=videos(runs),
+            world_model=None if model is None else as_image(model),
+            runs=runs,
+            agents=agents,
+            settings=settings,
+            origins=origins(runs),
+            left_out=list(dict.fromkeys(left_out)),
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text(page)
+    temporary.replace(output)
+    return output
+
+
+def _over_tasks(curves: Sequence[Curve]) -> str | None:
+    several = max(len({curve.agent for curve in curves}), len({curve.task for curve in curves})) > 1
+    said = aggregate(curves) if several else None
+    return None if said is None else as_image(over_tasks(said, LABEL))
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["interval"] = _interval
+    return environment.from_string(files("mbrl.reporting").joinpath("report.html").read_text())
+
+
+def _interval(values: tuple[float, float, float]) -> str:
+    mean, low, high = values
+    return f"{mean:.2f}" if math.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+class _Notes(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """What is warned of meanwhile, which a page should say too."""
+    lines: list[str] = []
+    handler, logger = _Notes(lines), logging.getLogger("mbrl")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)

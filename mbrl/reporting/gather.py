@@ -1,0 +1,124 @@
+"""What run folders say for a report: results with intervals, how settings differ, and where each run came from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbrl.curves import Curve, Floats, area, mean_interval
+from mbrl.protocols import OF_ONE_RUN, Settings, flat, load_settings
+from mbrl.provenance import read_starts
+from mbrl.runs import RunState, run_folders, run_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, under the name that its curve has."""
+
+    agent: str
+    task: str
+    seed: str
+    state: RunState
+    settings: Settings
+    config: str  # config.yaml as it is
+    starts: Sequence[dict[str, Any]]
+
+    @property
+    def commands(self) -> list[str]:
+        """What it was started and gone on with, each command once."""
+        return list(dict.fromkeys(str(start["command"]) for start in self.starts if "command" in start))
+
+
+@dataclass(frozen=True)
+class Result:
+    """An agent on a task: mean over seeds and its interval, at the last steps that all seeds have and until there."""
+
+    task: str
+    agent: str
+    seeds: int
+    env_steps: float
+    last: tuple[float, float, float]
+    mean: tuple[float, float, float]
+
+
+def gather_runs(folder: Path, curves: Sequence[Curve]) -> list[Run]:
+    """The runs of the curves, in their order, and those in the folder that have none yet; what is torn is named."""
+    runs = [run for curve in curves if curve.run and (run := _run(curve.run, curve)) is not None]
+    seen = {run.state.folder for run in runs}
+    return runs + [run for other in run_folders(folder) if other not in seen and (run := _run(other)) is not None]
+
+
+def _run(folder: Path, curve: Curve | None = None) -> Run | None:
+    state = run_state(folder)
+    if state is None:
+        log.warning("skipped %s: its config.yaml is torn or of no run", folder)
+        return None
+    settings = load_settings(folder / "config.yaml")
+    agent = curve.agent if curve else str(settings.get("agent.name"))
+    task, seed = str(settings.get("env.task", "toy")), str(settings.get("seed"))
+    return Run(agent, task, seed, state, settings, (folder / "config.yaml").read_text(), read_starts(folder))
+
+
+def results(curves: Sequence[Curve]) -> list[Result]:
+    """A row for each task and agent whose seeds have steps in common."""
+    rows = []
+    for task, agent in sorted({(curve.task, curve.agent) for curve in curves}):
+        own = [curve for curve in curves if (curve.task, curve.agent) == (task, agent)]
+        end = min(float(curve.steps[-1]) for curve in own)
+        if end < max(float(curve.steps[0]) for curve in own):
+            log.warning("no result of %s on %s: its seeds have no env steps in common", agent, task)
+            continue
+        last = np.array([np.interp(end, curve.steps, curve.success) for curve in own])
+        mean = np.array([area(_until(curve, end)) for curve in own])
+        rows.append(Result(task, agent, len(own), end, _interval(last), _interval(mean)))
+    return rows
+
+
+def _until(curve: Curve, end: float) -> Curve:
+    within = curve.steps <= end
+    return Curve(curve.task, curve.agent, curve.seed, curve.steps[within], curve.success[within])
+
+
+def _interval(values: Floats) -> tuple[float, float, float]:
+    mean, low, high = (float(its) for its in mean_interval(values))
+    return (mean, low, high) if len(values) > 1 else (mean, float("nan"), float("nan"))
+
+
+def differences(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The agents, and every setting in which they differ with its value for each; "–": it has none.
+
+    Of the first run of each agent: runs of one name differ in nothing that matters.
+    """
+    first = {run.agent: run.settings for run in reversed(runs)}
+    agents = sorted(first)
+    keys = sorted({key for settings in first.values() for key in settings} - OF_ONE_RUN - {"agent.name"})
+    rows = [(key, [str(first[agent].get(key, "–")) for agent in agents]) for key in keys]
+    return agents, [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def origins(runs: Sequence[Run]) -> list[tuple[list[str], dict[str, Any]]]:
+    """Each combination of code, packages and machine that runs were last started with, and these runs."""
+    found: list[tuple[list[str], dict[str, Any]]] = []
+    for run in runs:
+        if not run.starts:
+            continue
+        origin = flat(run.starts[-1])
+        for own in ("time", "env_steps", "command"):
+            origin.pop(own, None)
+        same = next((names for names, other in found if other == origin), None)
+        if same is None:
+            found.append(([_name(run)], origin))
+        else:
+            same.append(_name(run))
+    return found
+
+
+def _name(run: Run) -> str:
+    return f"{run.agent} · {run.task} · seed {run.seed}"
