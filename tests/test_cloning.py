@@ -16,7 +16,8 @@ from mbrl.replay import Replay
 from mbrl.train import build, run, train
 from tests.demonstrations import play_expert, write_toy
 from tests.fakes import BrightnessPolicy, episode
-from tests.test_train import TOY, compose_config, rows, weights
+from tests.run_folders import rows, weights
+from tests.test_train import TOY, compose_config
 
 TOY_SETTINGS = {"episode_length": 20, "resolution": 32}
 CLONED = ["agent=drqv2", "agent.cloning.updates=7", "replay.demo_share=0.5"]

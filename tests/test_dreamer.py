@@ -1,13 +1,11 @@
 """DreamerV3 as an agent: the latent state along an episode, one update, and a run that goes on to the bit."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from torchrl.checkpoint import CheckpointRotation
 from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.build import build_agent, build_policy, build_replay, make
@@ -18,6 +16,7 @@ from mbrl.evaluate import Evaluator
 from mbrl.replay import Replay
 from mbrl.train import run
 from tests.demonstrations import write_toy
+from tests.run_folders import rows, weights
 
 STEPS, SIDE = 10, 16
 TINY = [
@@ -157,16 +156,6 @@ def test_an_environment_without_what_it_learns_from():
         build_policy(settings, Specs())
 
 
-def rows(run_dir: Path) -> list[dict[str, Any]]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if "time" not in k} for line in lines]
-
-
-def saved(run_dir: Path) -> dict[str, bytes]:
-    latest = CheckpointRotation(run_dir / "checkpoints", keep_last=2).latest()
-    return {str(f.relative_to(latest)): f.read_bytes() for f in sorted((latest / "components").rglob("*.memmap"))}
-
-
 def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path, monkeypatch):
     """Cut after updates that have written latents back since the last checkpoint."""
     schedule = ["total_env_steps=80", "checkpoint_every=20", "collect.frames_per_batch=10", "agent.pixels=false"]
@@ -186,7 +175,7 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.undo()
     run(cut_run)
     assert rows(tmp_path / "cut") == rows(whole)
-    ours, theirs = saved(tmp_path / "cut"), saved(whole)
+    ours, theirs = weights(tmp_path / "cut"), weights(whole)
     assert sum("replay" in name for name in ours) == 3, "where episodes lie, and both parts of the latents"
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
 

@@ -1,7 +1,6 @@
 """MBPO in state space: imagined states, its schedule, its control, its resumption; and that it learns."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from hydra import compose, initialize_config_module
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor
-from torchrl.checkpoint import CheckpointRotation
 from torchrl.data import Bounded
 from torchrl.envs.utils import check_env_specs
 
@@ -20,6 +18,7 @@ from mbrl.agent import Agent
 from mbrl.imagination import Horizon, Imagination
 from mbrl.replay import Replay
 from tests.fakes import BrightnessPolicy, CountingWorldModel
+from tests.run_folders import rows, weights
 
 TOY = [
     "env=toy", "env.episode_length=20", "collect.frames_per_batch=10", "threads=1", "eval.episodes=20",
@@ -156,16 +155,6 @@ def toy(run_dir: Path, *overrides: str) -> Any:
         return compose("train", [f"run_dir={run_dir}", *TOY, *overrides])
 
 
-def rows(run_dir: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "wall_time" and not k.startswith("time/")} for row in lines]
-
-
-def tensors(run_dir: Path) -> dict[str, bytes]:
-    latest = CheckpointRotation(run_dir / "checkpoints", keep_last=2).latest()
-    return {str(f.relative_to(latest)): f.read_bytes() for f in sorted((latest / "components").rglob("*.memmap"))}
-
-
 SHORT = ["total_env_steps=320", "eval.every=160", "checkpoint_every=100", "eval.episodes=1"]
 
 
@@ -193,7 +182,7 @@ def test_a_broken_off_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest
         mbrl.train.run(toy(tmp_path / "broken", *small))
     mbrl.train.run(toy(tmp_path / "broken", *small))
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
-    ours, theirs = tensors(tmp_path / "broken"), tensors(tmp_path / "whole")
+    ours, theirs = weights(tmp_path / "broken"), weights(tmp_path / "whole")
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
     assert any("world_model" in name for name in ours)
 

@@ -9,7 +9,8 @@ import torch
 from mbrl.agent import Agent
 from mbrl.evaluate import evaluate_run
 from mbrl.train import run
-from tests.test_train import TOY, compose_config, rows, weights
+from tests.run_folders import rows, weights
+from tests.test_train import TOY, compose_config
 
 PLANNING = [
     *TOY, "agent=mpc_ivideogpt", "env.resolution=16", "agent.model_updates_first=4", "agent.model_batch_size=2",

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl.runs import FAILURE
 from mbrl.sweep import LOG, failures, prepare, run_job
 from mbrl.train import check
-from tests.test_train import TOY, rows
+from tests.run_folders import rows
+from tests.test_train import TOY
 
 JOBS = ["agent=sac,random", "seed=0,1", *TOY]
 

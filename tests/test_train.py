@@ -1,7 +1,6 @@
 """The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair controls."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from mbrl.build import build_replay
 from mbrl.envs.toy import make_env
 from mbrl.episodes import to_records, write_episodes
 from mbrl.train import run
+from tests.run_folders import rows, weights
 
 SMOKE = ["experiment=smoke", "env.task=reach"]
 TOY = [
@@ -31,22 +31,6 @@ TOY = [
 
 def command(run_dir: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "mbrl", "train", *SMOKE, f"run_dir={run_dir}", *overrides]
-
-
-def rows(run_dir: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "wall_time" and not k.startswith("time/")}
-        for line in lines
-    ]
-
-
-def weights(run_dir: Path) -> dict[str, bytes]:
-    """Every tensor of the newest checkpoint, but for the wall clock."""
-    latest = CheckpointRotation(run_dir / "checkpoints", keep_last=2).latest()
-    files = sorted(file for file in (latest / "components").rglob("*.memmap"))
-    return {str(file.relative_to(latest)): file.read_bytes() for file in files}
 
 
 def compose_config(run_dir: Path, *overrides: str) -> Any:
