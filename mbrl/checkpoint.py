@@ -23,7 +23,7 @@ from worldmodel.base import WorldModel
 
 CHECKPOINTS = "checkpoints"  # the folder of that name in a run's folder
 # what may differ between a run and its continuation
-CONTINUES = ("run_dir", "threads", "eval", "video")
+CONTINUES = ("run_dir", "threads", "eval", "video", "wandb")
 SPARE = 64 * 2**20  # bytes beside the tensors: file system blocks, JSON, logs
 
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from mbrl.progress import Progress
+from mbrl.tracking import Tracker
 
 EVAL_HEADER = "step,success,seed"
 
@@ -54,6 +55,18 @@ class Metrics:
         if "wall_time" in counters:
             self._board.add_scalar("time/wall_time", counters["wall_time"], step)
 
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """Flat settings, as hyper-parameters in TensorBoard."""
+        from mbrl.board import add_settings
+
+        add_settings(self._board, settings)
+
+    def video(self, name: str, frames: Tensor, step: int) -> None:
+        """Frames uint8 [T, 3, H, W], in TensorBoard."""
+        from mbrl.board import add_video
+
+        add_video(self._board, name, frames, step)
+
     def close(self) -> None:
         self._board.close()
         self._rows.close()
@@ -67,9 +80,12 @@ class Logger:
         total_env_steps: where the progress bar ends.
         resume_env_steps: env steps at the checkpoint that the run goes on from; None is a new run, and what
             another left in these files goes.
+        tracker: where rows and videos go besides.
     """
 
-    def __init__(self, run_dir: Path, total_env_steps: int, resume_env_steps: int | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, total_env_steps: int, resume_env_steps: int | None = None, tracker: Tracker | None = None
+    ) -> None:
         last = -1 if resume_env_steps is None else resume_env_steps
         self._metrics = Metrics(run_dir, "env_steps", last)
         _cut(run_dir / "eval.csv", lambda line: line == EVAL_HEADER or _eval_step(line) <= last)
@@ -77,6 +93,7 @@ class Logger:
         if self._evals.tell() == 0:
             _append(self._evals, EVAL_HEADER)
         self._progress = Progress(total_env_steps, max(last, 0))
+        self._tracker = tracker
         self._before = (0, 0.0)
 
     def log(
@@ -95,15 +112,30 @@ class Logger:
             values["time/updates_per_second"] = (gradient_steps - steps) / (wall_time - seconds)
         self._before = (gradient_steps, wall_time)
         counters = {"env_steps": env_steps, "agent_steps": agent_steps, "gradient_steps": gradient_steps}
-        self._metrics.write({**counters, "wall_time": round(wall_time, 3)}, values)
+        self._write({**counters, "wall_time": round(wall_time, 3)}, values)
         self._progress.advance(env_steps, values.get("collect/success"))
 
     def log_eval(self, evaluation: Summarised, *, env_steps: int, seed: int) -> None:
         """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics."""
         means = evaluation.summary()
         _append(self._evals, f"{env_steps},{means['success']:.6g},{seed}")
-        self._metrics.write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
+        self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
         self._progress.advance(env_steps, means["success"])
+
+    def _write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
+        self._metrics.write(counters, values)
+        if self._tracker is not None:
+            self._tracker.log({**counters, **values})
+
+    def describe(self, settings: Mapping[str, Any]) -> None:
+        """A run's flat settings, as hyper-parameters in TensorBoard."""
+        self._metrics.describe(settings)
+
+    def video(self, file: Path, frames: Tensor, env_steps: int) -> None:
+        """The frames uint8 [T, 3, H, W] of a video file, in TensorBoard under its name."""
+        self._metrics.video(file.stem, frames, env_steps)
+        if self._tracker is not None:
+            self._tracker.video(file.stem, file, env_steps)
 
     def tick(self) -> None:
         """Counts one gradient step in the progress bar."""
@@ -113,6 +145,8 @@ class Logger:
         self._progress.close()
         self._metrics.close()
         self._evals.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def _open(path: Path) -> FileIO:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 
@@ -27,8 +27,10 @@ from mbrl.collect import make_collector, shut_down
 from mbrl.evaluate import Evaluator
 from mbrl.logger import Logger
 from mbrl.plot import plot
+from mbrl.protocols import flat
 from mbrl.provenance import note_start
 from mbrl.replay import Replay
+from mbrl.tracking import Tracker
 from mbrl.video import imagination_video
 
 CLONING_UPDATES = 100  # between two rows of metrics
@@ -96,7 +98,10 @@ def build(config: DictConfig) -> Run:
         first_episode=progress["episodes"],
         **config.collect,
     )
-    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None)
+    settings = flat(OmegaConf.to_container(config, resolve=True))
+    tracker = Tracker(config.wandb, directory, settings) if config.wandb else None
+    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker)
+    logger.describe(settings)
     seed_everything(config.seed)
     if resumed:
         checkpoint.load_latest()  # once more: building the collector drew random numbers
@@ -166,7 +171,9 @@ def finish(config: DictConfig, run: Run) -> None:
     if config.video and imagined is not None and "pixels" in imagined[0].observations:
         model, horizon = imagined
         rollout = run.evaluator.play(run.agent.acting, 0)
-        imagination_video(model, rollout, horizon, run.directory / "imagination.mp4")
+        video = run.directory / "imagination.mp4"
+        frames = imagination_video(model, rollout, horizon, video)
+        run.logger.video(video, frames, run.progress["env_steps"])
 
 
 def check(config: DictConfig) -> None:

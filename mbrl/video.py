@@ -32,28 +32,27 @@ def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
         iio.imwrite(path, images, fps=fps, codec="libx264", macro_block_size=1)
 
 
-def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, path: Path) -> dict[str, float]:
+def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, path: Path) -> Tensor:
     """A real rollout [L] beside what the model imagines of it: real | imagined | difference; a still as PNG beside it.
 
     Imagination sees the real context and then the same actions for a horizon; then it starts afresh from the real
     frames, so the whole episode is covered. An orange border marks every imagined frame, a black one a real frame.
 
     Returns:
-        Mean absolute errors of the imagined frames, in grey levels, at the first and the last step of the horizon.
+        The video's frames uint8 [T, 3, H, W].
     """
     real, imagined, is_imagined = imagine_along(model, rollout, horizon)
     step = model.context_length + horizon
-    write_comparison(path, real, imagined, is_imagined, range(model.context_length, step))
-    error = (real.float() - imagined.float()).abs().mean((1, 2, 3))
-    return {"first": float(error[model.context_length]), "last": float(error[step - 1])}
+    return write_comparison(path, real, imagined, is_imagined, range(model.context_length, step))
 
 
 def write_comparison(
     path: Path, real: Tensor, imagined: Tensor, is_imagined: Tensor, shown: range, made: str = "imagined"
-) -> None:
+) -> Tensor:
     """A video of real | imagined | difference, frames uint8 [T, 3, R, R], and as PNG beside it about five of `shown`.
 
     The frames that `is_imagined` [T] says have an orange border, real ones a black one. `made` names the middle column.
+    Returns the video's frames uint8 [T, 3, H, W].
     """
     strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
     write_video(path, strip)
@@ -62,6 +61,7 @@ def write_comparison(
     for step in chosen:
         rows += [_captions(strip.shape[-1], (f"frame {step}",)), strip[step]]
     iio.imwrite(path.with_suffix(".png"), torch.cat(rows, 1).permute(1, 2, 0).numpy())
+    return strip
 
 
 def _captions(width: int, texts: Sequence[str]) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from io import FileIO
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_a_new_run_starts_its_files_anew(tmp_path: Path) -> None:
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:
     write_steps(Logger(tmp_path, 800), 100, 600)
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which begin with the second they are from
     write_steps(Logger(tmp_path, 800, resume_env_steps=400), 500, 800)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
