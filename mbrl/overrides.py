@@ -104,6 +104,9 @@ def _compose(root: str, lines: list[str], overrides: Sequence[Override]) -> None
 
 
 def _explain(root: str, error: Exception, overrides: Sequence[Override]) -> str:
+    if "Could not find 'hydra/launcher/" in str(error):
+        name = next(override.value() for override in overrides if override.key_or_group == "launch")
+        return f"launch={name} needs a package that is not here: pip install 'mbrl[{name}]'"
     known = groups()
     chosen = [override for override in overrides if override.key_or_group in known]
     keys = _keys(compose(root, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))

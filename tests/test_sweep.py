@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from mbrl.overrides import check_overrides
 from mbrl.runs import FAILURE
 from mbrl.sweep import LOG, failures, prepare, run_job
 from mbrl.train import check
@@ -101,3 +103,12 @@ def test_a_sweep_side_by_side_goes_on_where_it_failed() -> None:
     assert "runs/random/toy/seed0 is done already" in second.stdout + second.stderr
     assert rows(Path("runs/random/toy/seed0")) == done
     assert len(rows(Path("runs/random/toy/seed1"))) == len(done)
+
+
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_launcher_that_is_not_installed_is_one_line(name: str) -> None:
+    plugin = {"slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}[name]
+    if find_spec(f"hydra_plugins.{plugin}") is not None:
+        pytest.skip(f"{plugin} is installed")
+    with pytest.raises(ValueError, match=rf"launch={name} needs a package .* pip install 'mbrl\[{name}\]'"):
+        check_overrides([f"launch={name}", "agent=random"], "train")
