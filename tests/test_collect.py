@@ -49,8 +49,15 @@ def test_goes_on_with_the_episode_it_is_told():
     assert len(goals(whole)) == 4 and goals(rest) < goals(whole)
 
 
-def test_two_processes_bring_episodes_of_their_own():
-    replay = collect(4, frames_per_batch=20, workers=2)
+def needs_package(backend: str) -> None:
+    if backend == "ray":
+        pytest.importorskip("ray", reason="pip install 'mbrl[ray]'")
+
+
+@pytest.mark.parametrize("backend", ["process", "ray"])
+def test_two_workers_bring_episodes_of_their_own(backend):
+    needs_package(backend)
+    replay = collect(4, frames_per_batch=20, workers=2, backend=backend)
     assert len(replay.online.episodes) == 8
     assert len(goals(replay)) == 8, "workers do not share goals"
     assert goals(collect(4, frames_per_batch=10)) & goals(replay), "worker 0 has the goals of a single process"
@@ -76,10 +83,11 @@ class ConstantPolicy(Policy):
         return {}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_collectors_act_on_the_newest_weights(workers):
+@pytest.mark.parametrize(("workers", "backend"), [(1, "process"), (2, "process"), (2, "ray")])
+def test_collectors_act_on_the_newest_weights(workers, backend):
+    needs_package(backend)
     learner = ConstantPolicy()
-    options = {"seed": 0, "workers": workers, "frames_per_batch": 20, "random_steps": 0}
+    options = {"seed": 0, "workers": workers, "frames_per_batch": 20, "random_steps": 0, "backend": backend}
     collector = make_collector(make_toy, learner, **options)
     steps = iter(collector)
     try:
@@ -95,6 +103,15 @@ def test_collectors_act_on_the_newest_weights(workers):
 def test_chunks_that_cannot_be_shared_out():
     with pytest.raises(ValueError, match="must be a multiple of workers"):
         make_collector(make_toy, policy(), seed=0, workers=3, frames_per_batch=10, random_steps=0)
+
+
+def test_backends_that_are_not_there_are_one_line(monkeypatch):
+    options = {"seed": 0, "workers": 2, "frames_per_batch": 10, "random_steps": 0}
+    with pytest.raises(ValueError, match=r"no collect.backend 'rpc': choose one of process, ray"):
+        make_collector(make_toy, policy(), **options, backend="rpc")
+    monkeypatch.setattr("mbrl.collect.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'mbrl\[ray\]'"):
+        make_collector(make_toy, policy(), **options, backend="ray")
 
 
 def test_a_run_with_several_processes_comes_to_its_end(tmp_path):
