@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rliable.library import get_interval_estimates
 from scipy.stats import trim_mean
 
-from mbrl.curves import Curve, Floats, area
+from mbrl.curves import OF_SEVERAL, Curve, Floats, area
 
 Ints = NDArray[np.int64]
 
@@ -65,7 +65,12 @@ class Aggregates:
 
 
 def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
-    """None, with a warning, where the agents have no task in common, or their curves no steps."""
+    """None, with a warning, where the agents have no task in common, or their curves no steps.
+
+    The mean curve of a run with several tasks does not count beside those of its tasks.
+    """
+    several = {curve.task.split(OF_SEVERAL)[0] for curve in curves if OF_SEVERAL in curve.task}
+    curves = [curve for curve in curves if curve.task not in several]
     agents = sorted({curve.agent for curve in curves})
     tasks = _shared_tasks(curves, agents)
     curves = [curve for curve in curves if curve.task in tasks]

@@ -14,9 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.protocols import Settings, distinct_names, load_settings
+from mbrl.runs import EVAL_TASKS
 
 Floats = NDArray[np.float64]
 
+Points = dict[tuple[str, str], dict[float, float]]  # (one task of several, seed) -> step -> success
+
+OF_SEVERAL = " · "  # between what several tasks are called together and the name of one
 PUBLISHED = " (published)"  # how the names of agents from elsewhere end
 # what curves can be drawn over: column of metrics.jsonl -> how it is called, and its size in the units drawn
 AXES = {"env_steps": ("env steps", 1.0), "gradient_steps": ("gradient steps", 1.0), "wall_time": ("hours", 3600.0)}
@@ -60,8 +64,8 @@ class _Read(NamedTuple):
 def read_curves(paths: Iterable[Path], axis: str = "env_steps") -> list[Curve]:
     """The curves in run folders, in folders of them at any depth, and in CSV files of step,success,seed.
 
-    Runs of one agent whose settings differ, or of any whose protocols do, have these in the agent's name. What cannot
-    be read is skipped and named in a warning.
+    Runs with several tasks have a curve of their mean, and one of each. Runs of one agent whose settings differ, or of
+    any whose protocols do, have these in the agent's name. What cannot be read is skipped and named in a warning.
 
     Args:
         axis: of AXES; CSV files have env steps alone.
@@ -94,10 +98,11 @@ def _read_file(file: Path, axis: str) -> _Read | None:
     try:
         agent, task, settings = _experiment(file)
         curves = []
-        for seed, rows in _points(file).items():
+        for (part, seed), rows in _all_points(file).items():
             steps, success = (np.array(column) for column in zip(*sorted(rows.items()), strict=True))
             run = None if settings is None else file.parent
-            curves.append(Curve(task, agent, seed, _along(axis, steps, file), success, run))
+            named = f"{task}{OF_SEVERAL}{part}" if part else task
+            curves.append(Curve(named, agent, seed, _along(axis, steps, file), success, run))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
@@ -124,9 +129,16 @@ def _along(axis: str, env_steps: Floats, file: Path) -> Floats:
     return np.interp(env_steps, known, values)
 
 
-def _points(file: Path) -> dict[str, dict[float, float]]:
-    """Seed -> step -> success. A last line that was broken off in writing is left out."""
-    points: dict[str, dict[float, float]] = {}
+def _all_points(file: Path) -> Points:
+    """Of a run with several tasks also those of each."""
+    of_each = file.with_name(EVAL_TASKS)
+    several = file.name == "eval.csv" and of_each.exists()
+    return _points(file) | (_points(of_each) if several else {})
+
+
+def _points(file: Path) -> Points:
+    """A last line that was broken off in writing is left out."""
+    points: Points = {}
     with file.open(newline="") as stream:
         reader = csv.DictReader(stream)
         if not {"step", "success", "seed"} <= set(reader.fieldnames or ()):
@@ -140,7 +152,7 @@ def _points(file: Path) -> dict[str, dict[float, float]]:
             if not np.isfinite([step, success]).all():
                 log.warning("skipped line %d of %s, which has no finite numbers", reader.line_num, file)
                 continue
-            points.setdefault(row["seed"] or "", {})[step] = success
+            points.setdefault((row.get("task") or "", row["seed"] or ""), {})[step] = success
     if not points:
         raise ValueError("it has no evaluations yet")
     values = [value for rows in points.values() for value in rows.values()]

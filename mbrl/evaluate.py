@@ -23,9 +23,13 @@ class Evaluation(NamedTuple):
     success_last: list[bool]
     returns: list[float]
     steps_to_success: list[int]
+    tasks: list[str] = []  # of each episode, where there are several  # noqa: RUF012
 
     def summary(self) -> dict[str, float]:
-        """Means over the episodes; steps to success over the successful ones (nan where there is none)."""
+        """Means over the episodes; steps to success over the successful ones (nan where there is none).
+
+        Of several tasks also the success of each, as `success/TASK`.
+        """
         solved = [steps for steps, success in zip(self.steps_to_success, self.success, strict=True) if success]
         count = len(self.success)
         return {
@@ -33,12 +37,21 @@ class Evaluation(NamedTuple):
             "success_last": sum(self.success_last) / count,
             "return": sum(self.returns) / count,
             "steps_to_success": sum(solved) / len(solved) if solved else float("nan"),
+            **{f"success/{task}": success for task, success in self.success_of_tasks().items()},
         }
+
+    def success_of_tasks(self) -> dict[str, float]:
+        """Of several tasks each one's success; else nothing."""
+        of_each: dict[str, list[bool]] = {}
+        for task, success in zip(self.tasks, self.success, strict=False):
+            of_each.setdefault(task, []).append(success)
+        return {task: sum(values) / len(values) for task, values in of_each.items()}
 
 
 class Evaluator:
     """Plays the same `episodes` goals at every call, each of at most `longest` agent steps, in an env of its own.
 
+    Where that env has several tasks, it plays so many goals of each.
     Training's environment and random numbers are left as they were. No success bonus enters here: the environment
     is built without one.
     """
@@ -52,10 +65,12 @@ class Evaluator:
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
         rows = []
-        for index in range(self.episodes):
+        tasks = getattr(self.env, "tasks", [])  # an env of several plays them in turn
+        for index in range(self.episodes * max(1, len(tasks))):
             rows.append(score(self.play(policy, index)))
             on_episode()
-        return Evaluation(*(list(column) for column in zip(*rows, strict=True)))
+        success, success_last, returns, steps = (list(column) for column in zip(*rows, strict=True))
+        return Evaluation(success, success_last, returns, steps, list(tasks) * self.episodes)
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy without exploration on goal number `index`."""

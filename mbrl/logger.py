@@ -12,15 +12,19 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mbrl.progress import Progress
+from mbrl.runs import EVAL_TASKS
 from mbrl.tracking import Tracker
 
 EVAL_HEADER = "step,success,seed"
+TASKS_HEADER = f"{EVAL_HEADER},task"
 
 
 class Summarised(Protocol):
-    """An evaluation: its means by name, `success` among them."""
+    """An evaluation: its means by name, `success` among them, and the success of each task where there are several."""
 
     def summary(self) -> dict[str, float]: ...
+
+    def success_of_tasks(self) -> dict[str, float]: ...
 
 
 class Metrics:
@@ -92,6 +96,8 @@ class Logger:
         self._evals = _open(run_dir / "eval.csv")
         if self._evals.tell() == 0:
             _append(self._evals, EVAL_HEADER)
+        self._tasks = run_dir / EVAL_TASKS
+        _cut(self._tasks, lambda line: line == TASKS_HEADER or _eval_step(line) <= last)
         self._progress = Progress(total_env_steps, max(last, 0))
         self._tracker = tracker
         self._before = (0, 0.0)
@@ -116,11 +122,24 @@ class Logger:
         self._progress.advance(env_steps, values.get("collect/success"))
 
     def log_eval(self, evaluation: Summarised, *, env_steps: int, seed: int) -> None:
-        """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics."""
+        """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics.
+
+        Of several tasks each has a row in eval_tasks.csv.
+        """
         means = evaluation.summary()
+        self._log_tasks(evaluation.success_of_tasks(), env_steps, seed)
         _append(self._evals, f"{env_steps},{means['success']:.6g},{seed}")
         self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
         self._progress.advance(env_steps, means["success"])
+
+    def _log_tasks(self, successes: Mapping[str, float], env_steps: int, seed: int) -> None:
+        if not successes:
+            return
+        with _open(self._tasks) as file:
+            if file.tell() == 0:
+                _append(file, TASKS_HEADER)
+            for task, success in successes.items():
+                _append(file, f"{env_steps},{success:.6g},{seed},{task}")
 
     def _write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
         self._metrics.write(counters, values)
@@ -186,4 +205,4 @@ def _metrics_step(line: str, counter: str) -> float:
 def _eval_step(line: str) -> float:
     """The env steps of a row of eval.csv; infinity where the row is unreadable."""
     parts = line.split(",")
-    return float(parts[0]) if len(parts) == 3 and parts[0].isdigit() else math.inf
+    return float(parts[0]) if len(parts) in (3, 4) and parts[0].isdigit() else math.inf

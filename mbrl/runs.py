@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
+EVAL_TASKS = "eval_tasks.csv"  # the success of each task, where a run has several
 TAIL = 65536  # bytes of metrics.jsonl that are read
 SILENT = 300  # seconds without a new row after which a run counts as stopped
 

@@ -109,6 +109,12 @@ def test_curves_of_unequal_length_count_where_all_have_data() -> None:
     assert said.interquartile_mean["a"].value.tolist() == [0.5, 1.0]
 
 
+def test_the_mean_of_several_tasks_does_not_count_beside_them() -> None:
+    parts = [curve for task in ("two · reach", "two · push") for curve in runs("a", task, [0.5] * 4)]
+    said = aggregate([*runs("a", "two", [0.5] * 4), *parts])
+    assert said is not None and said.tasks == ["two · push", "two · reach"]
+
+
 def test_the_same_runs_say_the_same_and_leave_random_numbers_alone() -> None:
     curves = random_runs("mbpo", 0)
     before = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002

@@ -166,10 +166,7 @@ def make_env(
         ValueError: a setting that is unknown or impossible.
         OSError: pixels are wanted and there is no OpenGL.
     """
-    if frame_stack < 1:
-        raise ValueError(f"frame_stack is {frame_stack}: it must be 1 or more")
-    if pixels:
-        check_picture(resolution, quality)
+    check_frames(pixels, frame_stack, resolution, quality)
     env = MetaWorld(
         task,
         seed,
@@ -186,6 +183,14 @@ def make_env(
         first_episode=first_episode,
     )
     return wrap_gym(env, frame_stack if pixels else 0)
+
+
+def check_frames(pixels: bool, frame_stack: int, resolution: int, quality: Quality) -> None:
+    """ValueError where pictures are wanted that cannot be drawn or stacked."""
+    if frame_stack < 1:
+        raise ValueError(f"frame_stack is {frame_stack}: it must be 1 or more")
+    if pixels:
+        check_picture(resolution, quality)
 
 
 def _check_protocol(

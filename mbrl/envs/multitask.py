@@ -1,0 +1,132 @@
+"""Several Meta-World tasks as one environment (MT10, MT50: Yu et al. 2019, arXiv 1910.10897).
+
+Keys as in `mbrl.envs.metaworld`, but that `state` is float32 [39 + N]: Meta-World's observation, and which of the N
+tasks it is as a one-hot. Episode e is of task e % N, and there its episode e // N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from torchrl.envs import EnvBase
+
+from mbrl.envs.gym import wrap_gym
+from mbrl.envs.metaworld import MetaWorld, Observation, check_frames
+from mbrl.envs.rendering import Quality
+from mbrl.envs.simulator import Snapshot, resolve_task, task_names
+
+ALL = "all"
+
+
+class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
+    """The tasks in turn, an episode each; a simulator is built when its task first comes. `settings`: MetaWorld's."""
+
+    def __init__(
+        self, tasks: Sequence[str], seed: int = 0, worker: int = 0, *, first_episode: int = 0, **settings: Any
+    ) -> None:
+        self.tasks = _distinct(tasks)
+        self._seed, self._worker, self._settings = seed, worker, settings
+        self._envs: dict[int, MetaWorld] = {}
+        self._first_episode = self._next_episode = first_episode
+        self._current = 0
+        env = self._env(0)
+        self.action_space = env.action_space
+        entries = dict(env.observation_space.spaces)  # type: ignore[attr-defined]
+        size = entries["state"].shape[0] + len(self.tasks)
+        entries["state"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.observation_space = spaces.Dict(entries)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start the next episode, of the next task. A seed replaces the constructor's and starts the count again."""
+        if seed is not None:
+            self.close()
+            self._seed, self._next_episode = seed, self._first_episode
+        self._current = self._next_episode % len(self.tasks)
+        env = self._env(self._current)
+        env.seek(self._next_episode // len(self.tasks))
+        self._next_episode += 1
+        observation, info = env.reset()
+        return self._with_task(observation), info
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """As MetaWorld's, in the task of this episode."""
+        observation, reward, terminated, truncated, info = self._env(self._current).step(action)
+        return self._with_task(observation), reward, terminated, truncated, info
+
+    def seek(self, episode: int) -> None:
+        """Make the next reset that of episode `episode`."""
+        if episode < 0:
+            raise ValueError(f"episode is {episode}: it must be 0 or more")
+        self._next_episode = episode
+
+    def snapshot(self) -> Snapshot:
+        """As MetaWorld's."""
+        inner = self._env(self._current).snapshot()
+        return {"task": self._current, "next_episode": self._next_episode, "inner": inner}
+
+    def restore(self, snapshot: Snapshot) -> Observation:
+        """As MetaWorld's."""
+        self._current, self._next_episode = snapshot["task"], snapshot["next_episode"]
+        return self._with_task(self._env(self._current).restore(snapshot["inner"]))
+
+    def close(self) -> None:
+        """Free every simulator."""
+        for env in self._envs.values():
+            env.close()
+        self._envs.clear()
+
+    def _env(self, index: int) -> MetaWorld:
+        if index not in self._envs:
+            self._envs[index] = MetaWorld(self.tasks[index], self._seed, self._worker, **self._settings)
+        return self._envs[index]
+
+    def _with_task(self, observation: Observation) -> Observation:
+        one_hot = np.zeros(len(self.tasks), np.float32)
+        one_hot[self._current] = 1.0
+        return {**observation, "state": np.concatenate([observation["state"], one_hot])}
+
+
+def make_env(
+    tasks: Sequence[str] | str,
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    task: str = "",
+    pixels: bool = True,
+    resolution: int = 64,
+    quality: Quality = "fast",
+    frame_stack: int = 3,
+    **settings: Any,
+) -> EnvBase:
+    """Several tasks under TorchRL's keys.
+
+    Args:
+        tasks: of the 50, or "all" of them.
+        task: what the run calls them together, such as mt10; nothing else depends on it.
+        seed, worker and the others: as in `mbrl.envs.metaworld.make_env`.
+
+    Raises:
+        ValueError: fewer than two tasks, one twice, or a setting that is unknown or impossible.
+        OSError: pixels are wanted and there is no OpenGL.
+    """
+    check_frames(pixels, frame_stack, resolution, quality)
+    chosen = task_names() if tasks == ALL else tasks
+    env = MultiTask(chosen, seed, worker, pixels=pixels, resolution=resolution, quality=quality, **settings)
+    return wrap_gym(env, frame_stack if pixels else 0)
+
+
+def _distinct(tasks: Sequence[str]) -> list[str]:
+    if isinstance(tasks, str) or len(tasks) < 2:
+        raise ValueError(f"env.tasks is {tasks}: give two or more tasks in brackets, or {ALL}")
+    names = [resolve_task(task).removesuffix("-v3") for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"env.tasks has {', '.join(twice)} twice")
+    return names
