@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from mbrl.runs import EVAL_TASKS
 from mbrl.tracking import Tracker
 
 EVAL_HEADER = "step,success,seed"
+ALIVE_SECONDS = 30.0  # well below what mbrl.runs takes for silence
 TASKS_HEADER = f"{EVAL_HEADER},task"
 
 
@@ -45,7 +47,8 @@ class Metrics:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._counter = counter
         _cut(run_dir / "metrics.jsonl", lambda line: _metrics_step(line, counter) <= last)
-        self._rows = _open(run_dir / "metrics.jsonl")
+        self.file = run_dir / "metrics.jsonl"
+        self._rows = _open(self.file)
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last + 1)
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
@@ -99,6 +102,7 @@ class Logger:
         self._tasks = run_dir / EVAL_TASKS
         _cut(self._tasks, lambda line: line == TASKS_HEADER or _eval_step(line) <= last)
         self._progress = Progress(total_env_steps, max(last, 0))
+        self._told = time.monotonic()
         self._tracker = tracker
         self._before = (0, 0.0)
 
@@ -159,6 +163,14 @@ class Logger:
     def tick(self) -> None:
         """Counts one gradient step in the progress bar."""
         self._progress.tick()
+        self.alive()
+
+    def alive(self) -> None:
+        """Lets `mbrl status` know that the run goes on, where it writes no row for long: evaluations, fits."""
+        now = time.monotonic()
+        if now - self._told >= ALIVE_SECONDS:
+            self._told = now
+            os.utime(self._metrics.file)
 
     def close(self) -> None:
         self._progress.close()

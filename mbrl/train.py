@@ -126,7 +126,13 @@ def clone(config: DictConfig, run: Run) -> None:
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
     if agent.acting is agent.policy:  # what plans has learned nothing yet
-        run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=0)
+        evaluate(config, run)
+
+
+def evaluate(config: DictConfig, run: Run) -> None:
+    """Play the evaluation's goals, and write down what came of it."""
+    evaluation = run.evaluator(run.agent.acting, run.logger.alive)
+    run.logger.log_eval(evaluation, seed=config.seed, env_steps=run.progress["env_steps"])
 
 
 def train(config: DictConfig, run: Run) -> None:
@@ -146,7 +152,7 @@ def train(config: DictConfig, run: Run) -> None:
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
         if progress["env_steps"] // config.eval.every > before // config.eval.every:
-            run.logger.log_eval(run.evaluator(agent.acting), seed=config.seed, env_steps=progress["env_steps"])
+            evaluate(config, run)
         done = progress["env_steps"] >= config.total_env_steps
         # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
         whole = replay.between_episodes or config.collect.workers > 1

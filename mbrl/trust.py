@@ -68,5 +68,8 @@ class Trust:
     def weights(self, measured: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
         """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
         doubt = torch.stack([measured[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
-        last = (torch.arange(doubt.shape[1], device=doubt.device) + n_step - 1).clamp(max=doubt.shape[1] - 1)
-        return doubt[:, last].neg().exp().clamp(min=LEAST)
+        horizon = doubt.shape[1]
+        last = (torch.arange(horizon, device=doubt.device) + n_step - 1).clamp(max=horizon - 1).expand_as(doubt)
+        if self.cut_above:  # no sum reaches beyond a cut
+            last = last.minimum((self.steps(measured) - 1).clamp(min=0)[:, None])
+        return doubt.gather(1, last).neg().exp().clamp(min=LEAST)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from io import FileIO
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_a_new_run_starts_its_files_anew(tmp_path: Path) -> None:
     write_steps(Logger(tmp_path, 400), 100, 200)
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200, 200]
     assert (tmp_path / "eval.csv").read_text() == f"{EVAL_HEADER}\n200,0.2,3\n"
+
+
+def test_a_long_evaluation_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = Logger(tmp_path, 800)
+    os.utime(tmp_path / "metrics.jsonl", (1, 1))
+    logger.alive()
+    assert (tmp_path / "metrics.jsonl").stat().st_mtime == 1, "not at every call"
+    monkeypatch.setattr("mbrl.logger.ALIVE_SECONDS", 0.0)
+    logger.alive()
+    assert (tmp_path / "metrics.jsonl").stat().st_mtime > 1
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:

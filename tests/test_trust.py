@@ -44,10 +44,13 @@ def imagination(**options: Any) -> Imagination:
 def test_by_hand() -> None:
     trust = Trust.of({"doubt": 0.5, "entropy": None}, {"doubt": 2.0})
     assert trust.steps({"doubt": MEASURED}).tolist() == [2, 5, 0]
-    weights = trust.weights({"doubt": MEASURED})
-    torch.testing.assert_close(weights[0, :3], torch.tensor([-0.05, -0.15, -0.6]).exp())
-    weights = trust.weights({"doubt": MEASURED}, n_step=3)
+    uncut = Trust.of(None, {"doubt": 2.0})
+    torch.testing.assert_close(uncut.weights({"doubt": MEASURED})[0, :3], torch.tensor([-0.05, -0.15, -0.6]).exp())
+    weights = uncut.weights({"doubt": MEASURED}, n_step=3)
     torch.testing.assert_close(weights[0], torch.tensor([-0.6, -0.65, -0.7, -0.7, -0.7]).exp())
+    weights = trust.weights({"doubt": MEASURED}, n_step=3)
+    # the first rollout is cut after two steps: the doubt of later ones is not its transitions'
+    torch.testing.assert_close(weights[0, :2], torch.tensor([-0.15, -0.15]).exp())
 
 
 def test_cut_rollouts_end_before_the_step_that_is_not_believed() -> None:
