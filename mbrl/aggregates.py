@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 
 RESAMPLES = 2000
 LEVELS = np.linspace(0.05, 1.0, 20)  # of success, for the ratio of steps
+FAR = 0.9  # a curve that ends before this share of the longest is worth a warning
 THRESHOLDS = np.linspace(0.0, 1.0, 21)  # of success, for the performance profile
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
     The mean curve of a run with several tasks does not count beside those of its tasks.
     """
     several = {curve.task.split(OF_SEVERAL)[0] for curve in curves if OF_SEVERAL in curve.task}
-    curves = [curve for curve in curves if curve.task not in several]
+    curves = _with_extent([curve for curve in curves if curve.task not in several])
     agents = sorted({curve.agent for curve in curves})
     tasks = _shared_tasks(curves, agents)
     curves = [curve for curve in curves if curve.task in tasks]
@@ -79,8 +80,8 @@ def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
         log.warning("nothing is said over the tasks: these agents have none in common, or no steps of them")
         return None
     scores = {agent: _scores(agent, curves, tasks, steps) for agent in agents}
-    result = Aggregates(tasks, {agent: len(its) for agent, its in scores.items()}, float(steps[-1]))
-    means = {agent: _mean_over_steps(its, steps) for agent, its in scores.items()}
+    result = Aggregates(tasks, {agent: len(its.values) for agent, its in scores.items()}, float(steps[-1]))
+    means = {agent: replace(its, values=_mean_over_steps(its.values, steps)) for agent, its in scores.items()}
     for agent in agents:
         result.interquartile_mean[agent] = _estimate(_interquartile_mean, steps, scores[agent])
         result.profile[agent] = _estimate(_profile, THRESHOLDS, means[agent])
@@ -95,8 +96,19 @@ def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
     return result
 
 
+def _with_extent(curves: Sequence[Curve]) -> list[Curve]:
+    """Without the agents that are nowhere on the axis, as a random policy is on that of gradient steps."""
+    ends: dict[str, float] = {}
+    for curve in curves:
+        ends[curve.agent] = max(ends.get(curve.agent, 0.0), float(curve.steps[-1]))
+    for agent in sorted(ends):
+        if ends[agent] <= 0:
+            log.warning("over the tasks, %s is left out, as it has no steps", agent)
+    return [curve for curve in curves if ends[curve.agent] > 0]
+
+
 def _shared_tasks(curves: Sequence[Curve], agents: Sequence[str]) -> list[str]:
-    of_each = [{curve.task for curve in curves if curve.agent == agent} for agent in agents]
+    of_each = [{curve.task for curve in curves if curve.agent == agent} for agent in agents] or [set()]
     shared, every = set.intersection(*of_each), set.union(*of_each)
     if shared and shared < every:
         log.warning("over the tasks, %s is left out, as not every agent has it", ", ".join(sorted(every - shared)))
@@ -108,11 +120,23 @@ def _shared_steps(curves: Sequence[Curve]) -> Floats:
     if not curves:
         return np.zeros(0)
     first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    shortest = min(curves, key=lambda curve: curve.steps[-1])
+    if last < FAR * max(curve.steps[-1] for curve in curves):
+        where = (shortest.agent, shortest.task, shortest.seed)
+        log.warning("over the tasks, all count until %g alone, where %s on %s, seed %s, ends", last, *where)
     steps = np.unique(np.concatenate([curve.steps for curve in curves]))
     return steps[(steps >= first) & (steps <= last)]
 
 
-def _scores(agent: str, curves: Sequence[Curve], tasks: Sequence[str], steps: Floats) -> Floats:
+@dataclass(frozen=True)
+class Scores:
+    """Scores [runs, tasks, ...] of an agent; `joint`: the tasks of a row are those of one run, and drawn together."""
+
+    values: Floats
+    joint: bool
+
+
+def _scores(agent: str, curves: Sequence[Curve], tasks: Sequence[str], steps: Floats) -> Scores:
     """Success [runs, tasks, steps]: of each task the first seeds, as many as the task with the fewest has."""
     of_task = {
         task: sorted((c for c in curves if (c.agent, c.task) == (agent, task)), key=lambda c: c.seed) for task in tasks
@@ -121,7 +145,9 @@ def _scores(agent: str, curves: Sequence[Curve], tasks: Sequence[str], steps: Fl
     if any(len(its) > count for its in of_task.values()):
         log.warning("over the tasks, %d seeds a task count for %s, as one task has no more", count, agent)
     values = [[np.interp(steps, c.steps, c.success) for c in its[:count]] for its in of_task.values()]
-    return np.array(values).swapaxes(0, 1)
+    runs = [[its[row].run for its in of_task.values()] for row in range(count)]
+    joint = all(None not in row and len(set(row)) == 1 for row in runs)
+    return Scores(np.array(values).swapaxes(0, 1), joint)
 
 
 def _mean_over_steps(scores: Floats, steps: Floats) -> Floats:
@@ -150,20 +176,23 @@ def _probability_of_improvement(one: Floats, other: Floats) -> Floats:
 class _StepsRatio:
     """[runs, tasks, steps] twice -> [levels]: steps of the other over steps of the one to reach each level.
 
-    Where a bootstrap sample does not reach a level that the runs do reach, it counts with the last step.
+    nan where the runs do not reach a level, or had it at the first evaluation, so that it is not known when. A
+    bootstrap sample that does not reach one that the runs do counts with the last step, one that begins above it with
+    the first.
     """
 
     def __init__(self, steps: Floats) -> None:
         self.steps = steps
+        self._first = steps[steps > 0].min(initial=np.inf)
         self._reached: NDArray[np.bool_] | None = None
 
     def __call__(self, one: Floats, other: Floats) -> Floats:
         needed = [self._needed(_interquartile_mean(scores)) for scores in (one, other)]
         if self._reached is None:  # the first call is on the runs themselves
-            self._reached = np.isfinite(needed[0] + needed[1]) & (np.minimum(*needed) > 0)
-        fewer, more = (np.where(np.isfinite(its), its, self.steps[-1]) for its in needed)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self._reached, more / fewer, np.nan)
+            self._reached = np.isfinite(needed[0] + needed[1]) & (np.minimum(*needed) > self.steps[0])
+        known = [np.where(np.isfinite(its), its, self.steps[-1]) for its in needed]
+        fewer, more = (np.where(its > self.steps[0], its, self._first) for its in known)
+        return np.where(self._reached, more / fewer, np.nan)
 
     def _needed(self, mean: Floats) -> Floats:
         """The steps at which a curve [steps] first reaches each level, joined by straight lines; nan: never."""
@@ -172,23 +201,25 @@ class _StepsRatio:
         reached = after < len(mean)
         after = np.minimum(after, len(mean) - 1)
         before = np.maximum(after - 1, 0)
-        rise = highest[after] - highest[before]
-        share = np.where(rise > 0, (LEVELS - highest[before]) / np.where(rise > 0, rise, 1.0), 0.0)
+        rise = mean[after] - mean[before]
+        share = np.where(rise > 0, (LEVELS - mean[before]) / np.where(rise > 0, rise, 1.0), 0.0)
         at = self.steps[before] + share * (self.steps[after] - self.steps[before])
         return np.where(reached, at, np.nan)
 
 
-def _estimate(function: Callable[..., Floats], x: Floats, *scores: Floats) -> Estimate:
+def _estimate(function: Callable[..., Floats], x: Floats, *scores: Scores) -> Estimate:
     """A function of the scores [runs, tasks, ...] of one or more agents, with its interval."""
     # rliable draws each number of an array by itself: indices of runs are drawn instead, so that runs stay whole
-    indices = [np.tile(np.arange(len(its))[:, None], (1, its.shape[1])) for its in scores]
+    strata = [1 if its.joint else its.values.shape[1] for its in scores]
+    indices = [np.tile(np.arange(len(its.values))[:, None], (1, n)) for its, n in zip(scores, strata, strict=True)]
 
     def of_drawn(*drawn: Ints) -> Floats:
-        return function(*(its[rows, np.arange(its.shape[1])] for its, rows in zip(scores, drawn, strict=True)))
+        chosen = zip(scores, drawn, strict=True)
+        return function(*(its.values[rows, np.arange(its.values.shape[1])] for its, rows in chosen))
 
     with _seeded():
         values, intervals = get_interval_estimates({"": indices}, of_drawn, reps=RESAMPLES)
-    alone = any(len(its) < 2 for its in scores)
+    alone = any(len(its.values) < 2 for its in scores)
     low, high = np.full((2, len(x)), np.nan) if alone else intervals[""]
     return Estimate(x, values[""], low, high)
 

@@ -21,7 +21,8 @@ def add_settings(board: SummaryWriter, settings: Mapping[str, Any]) -> None:
     (SummaryWriter.add_hparams would put them into a run of their own.)
     """
     shown = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()}
-    for summary in hparams(shown, dict.fromkeys(RESULTS, 0.0)):
+    columns, values, _ = hparams(shown, dict.fromkeys(RESULTS, 0.0))  # the third would say that the run has ended
+    for summary in (columns, values):
         board._get_file_writer().add_summary(summary)
 
 

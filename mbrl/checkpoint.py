@@ -23,7 +23,7 @@ from worldmodel.base import WorldModel
 
 CHECKPOINTS = "checkpoints"  # the folder of that name in a run's folder
 # what may differ between a run and its continuation
-CONTINUES = ("run_dir", "threads", "eval", "video", "wandb")
+CONTINUES = ("run_dir", "threads", "eval", "video", "wandb", "collect.backend")
 SPARE = 64 * 2**20  # bytes beside the tensors: file system blocks, JSON, logs
 
 
@@ -168,5 +168,5 @@ def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
     return [
         f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
         for key in keys
-        if key.split(".")[0] not in continues and flat_old.get(key, ...) != flat_new.get(key, ...)
+        if not {key, key.split(".")[0]} & set(continues) and flat_old.get(key, ...) != flat_new.get(key, ...)
     ]

@@ -20,6 +20,16 @@ from policies.base import Policy
 BACKENDS = ("process", "ray")
 
 
+def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
+    """ValueError where workers do not divide a batch, or for a backend that is unknown or not installed."""
+    if backend not in BACKENDS:
+        raise ValueError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "ray" and find_spec("ray") is None:
+        raise ValueError("collect.backend=ray needs a package that is not here: pip install 'mbrl[ray]'")
+    if workers < 1 or frames_per_batch % workers:
+        raise ValueError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
+
+
 def make_collector(
     make_env: Callable[..., EnvBase],
     policy: Policy,
@@ -42,14 +52,9 @@ def make_collector(
             machines, or on this one where there is no cluster).
 
     Raises:
-        ValueError: workers that do not divide a batch, another backend, or one whose package is not installed.
+        ValueError: see check_workers.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    if backend == "ray" and find_spec("ray") is None:
-        raise ValueError("collect.backend=ray needs a package that is not here: pip install 'mbrl[ray]'")
-    if workers < 1 or frames_per_batch % workers:
-        raise ValueError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
+    check_workers(workers, frames_per_batch, backend)
     options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}
     if policy.device.type != "cpu":
         options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}

@@ -3,7 +3,7 @@
 import csv
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 
 Points = dict[tuple[str, str], dict[float, float]]  # (one task of several, seed) -> step -> success
 
+OF_RUNS = ("eval.csv", EVAL_TASKS)  # written by runs, each line ended
 OF_SEVERAL = " · "  # between what several tasks are called together and the name of one
 PUBLISHED = " (published)"  # how the names of agents from elsewhere end
 # what curves can be drawn over: column of metrics.jsonl -> how it is called, and its size in the units drawn
@@ -74,12 +75,14 @@ def read_curves(paths: Iterable[Path], axis: str = "env_steps") -> list[Curve]:
         FileNotFoundError: a path does not exist.
         ValueError: none of them holds a curve.
     """
-    found: list[_Read] = []
+    files: dict[Path, Path] = {}  # each once
     paths = list(paths)
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"there is no run folder or CSV file {path}")
-        found += [read for file in _files(path) if (read := _read_file(file, axis)) is not None]
+        for file in curve_files(path):
+            files.setdefault(file.resolve(), file)
+    found = [read for file in files.values() if (read := _read_file(file, axis)) is not None]
     if not found:
         named = ", ".join(str(path) for path in paths)
         raise ValueError(f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
@@ -87,7 +90,7 @@ def read_curves(paths: Iterable[Path], axis: str = "env_steps") -> list[Curve]:
     return [replace(curve, agent=name) for read, name in zip(found, names, strict=True) for curve in read.curves]
 
 
-def _files(path: Path) -> list[Path]:
+def curve_files(path: Path) -> list[Path]:
     """The file itself, the eval.csv of each run in a folder, or a folder's CSV files where it has no runs."""
     if path.is_file():
         return [path]
@@ -97,22 +100,24 @@ def _files(path: Path) -> list[Path]:
 def _read_file(file: Path, axis: str) -> _Read | None:
     try:
         agent, task, settings = _experiment(file)
+        run = None if settings is None else file.parent
+        points, along = _all_points(file), _axis(axis, file)
         curves = []
-        for (part, seed), rows in _all_points(file).items():
-            steps, success = (np.array(column) for column in zip(*sorted(rows.items()), strict=True))
-            run = None if settings is None else file.parent
+        for (part, seed), rows in points.items():
+            steps, success = along(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
+            kept = np.append(steps[1:] > steps[:-1], True)  # of evaluations at one place on the axis the last counts
             named = f"{task}{OF_SEVERAL}{part}" if part else task
-            curves.append(Curve(named, agent, seed, _along(axis, steps, file), success, run))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            curves.append(Curve(named, agent, seed, steps[kept], success[kept], run))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
     return _Read(agent, settings, curves)
 
 
-def _along(axis: str, env_steps: Floats, file: Path) -> Floats:
-    """Where the evaluations after so many env steps lie on another axis, by the run's metrics.jsonl."""
+def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
+    """Where evaluations after so many env steps lie on an axis, by the run's metrics.jsonl."""
     if axis == "env_steps":
-        return env_steps
+        return lambda env_steps: env_steps
     metrics = file.parent / "metrics.jsonl"
     if file.name != "eval.csv" or not metrics.is_file():
         raise ValueError(f"it has env steps, but no {AXES[axis][0]}")
@@ -126,21 +131,31 @@ def _along(axis: str, env_steps: Floats, file: Path) -> Floats:
     if not rows:
         raise ValueError(f"{metrics} has no {axis}")
     known, values = np.array(rows).T
-    return np.interp(env_steps, known, values)
+    return lambda env_steps: np.interp(env_steps, known, values)
 
 
 def _all_points(file: Path) -> Points:
     """Of a run with several tasks also those of each."""
     of_each = file.with_name(EVAL_TASKS)
-    several = file.name == "eval.csv" and of_each.exists()
-    return _points(file) | (_points(of_each) if several else {})
+    if file.name != "eval.csv" or not of_each.exists():
+        return _points(file)
+    try:
+        parts = {key: rows for key, rows in _points(of_each).items() if key[0]}
+    except ValueError as error:
+        log.warning("skipped %s: %s", of_each, error)
+        parts = {}
+    return _points(file) | parts
 
 
 def _points(file: Path) -> Points:
     """A last line that was broken off in writing is left out."""
     points: Points = {}
     with file.open(newline="") as stream:
-        reader = csv.DictReader(stream)
+        lines = stream.readlines()
+        if file.name in OF_RUNS and lines and not lines[-1].endswith("\n"):
+            log.warning("skipped line %d of %s, which is broken off", len(lines), file)
+            lines.pop()
+        reader = csv.DictReader(lines)
         if not {"step", "success", "seed"} <= set(reader.fieldnames or ()):
             raise ValueError("its first line is not step,success,seed")
         for row in reader:
@@ -186,13 +201,13 @@ def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
     ends: dict[str, float] = {}
     for curve in beside:
         ends[curve.task] = max(ends.get(curve.task, 0.0), float(curve.steps[-1]))
-    found = [_until(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
+    found = [until(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
     if not found:
         raise ValueError(f"{folder} holds no curve of {', '.join(sorted(ends))}")
     return [replace(curve, agent=curve.agent + PUBLISHED) for curve in found if len(curve.steps)]
 
 
-def _until(curve: Curve, last: float) -> Curve:
+def until(curve: Curve, last: float) -> Curve:
     """Its points up to `last` env steps, the straight line to the next one cut there."""
     within = curve.steps <= last
     steps, success = curve.steps[within], curve.success[within]

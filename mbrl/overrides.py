@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_MODULE = "configs"
 ROOT_CONFIG = "train"
+LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> ours, and its extra
 
 
 def groups() -> dict[str, list[str]]:
@@ -104,8 +105,9 @@ def _compose(root: str, lines: list[str], overrides: Sequence[Override]) -> None
 
 
 def _explain(root: str, error: Exception, overrides: Sequence[Override]) -> str:
-    if "Could not find 'hydra/launcher/" in str(error):
-        name = next(override.value() for override in overrides if override.key_or_group == "launch")
+    missing = [plugin for plugin in LAUNCHERS if f"'hydra/launcher/{plugin}'" in str(error)]
+    if missing:
+        name = LAUNCHERS[missing[0]]
         return f"launch={name} needs a package that is not here: pip install 'mbrl[{name}]'"
     known = groups()
     chosen = [override for override in overrides if override.key_or_group in known]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mbrl.curves import AXES, Curve, published, read_curves
+from mbrl.curves import AXES, Curve, curve_files, published, read_curves
 from mbrl.plotting.learning import learning_curves, write_learning_curves
 from mbrl.plotting.style import FORMATS, save
 
@@ -41,8 +41,10 @@ def plot(
     suffixes = [output.suffix] if output.suffix else [".png", ".svg"]
     stem = output.with_suffix("")
     beside = stem.with_name(stem.name + OVER_TASKS)
+    inputs = [path for path in (*runs, reference) if path is not None and path.exists()]
+    read = {file.resolve() for path in inputs for file in curve_files(path)}
     for data in (stem.with_suffix(".csv"), beside.with_suffix(".csv")):
-        if data.resolve() in [run.resolve() for run in runs]:
+        if data.resolve() in read:
             raise ValueError(f"the drawn data would overwrite {data}: choose another name for {output}")
     curves = read_curves(runs, axis)
     drawn = [*curves, *(published(reference, curves) if reference else [])]
@@ -55,7 +57,10 @@ def plot(
 
 
 def _over_tasks(curves: Sequence[Curve], files: list[Path], x_label: str) -> list[Path]:
-    """The second figure, where there is more than one agent or task; its files, or none."""
+    """The second figure, where there is more than one agent or task; its files, or none and none of an earlier call."""
+    data = files[0].with_suffix(".csv")
+    for file in (*files, data):
+        file.unlink(missing_ok=True)
     if max(len({curve.agent for curve in curves}), len({curve.task for curve in curves})) < 2:
         return []
     from mbrl.aggregates import aggregate  # its statistics take a second to import
@@ -65,5 +70,5 @@ def _over_tasks(curves: Sequence[Curve], files: list[Path], x_label: str) -> lis
     if said is None:
         return []
     save(over_tasks(said, x_label), files)
-    write_over_tasks(said, files[0].with_suffix(".csv"))
+    write_over_tasks(said, data)
     return files

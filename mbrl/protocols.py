@@ -15,11 +15,13 @@ Settings = Mapping[str, Any]  # flat: "agent.real_ratio" -> 0.5
 # which seed and task a run has, where it ran and how long, and what it wrote on the way: seeds may differ in these
 OF_ONE_RUN = {
     "seed", "env.task", "run_dir", "total_env_steps", "device", "threads", "checkpoint_every", "video", "eval.every",
-    "replay.demos", "wandb",
+    "wandb", "collect.backend",
 }  # fmt: skip
+OF_ONE_TASK = {"env._target_", "env.tasks", "replay.demos"}  # what belongs to a task: compared among its runs alone
 # what must be equal for different agents to be compared; how they see the scene is their own
 PROTOCOL = {"env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed"}
 NAMED = 3  # settings in a name at most
+LONG = 24  # characters of a value that are named
 
 
 def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -> list[str]:
@@ -47,20 +49,35 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _varying(settings: Sequence[Settings]) -> set[str]:
-    """The keys that do not have one value in all of them."""
+    """The keys that do not have one value in all of them, or in all of one task."""
     keys = {key for its in settings for key in its} - OF_ONE_RUN
-    return {key for key in keys if any(its.get(key) != settings[0].get(key) for its in settings)}
+    of_tasks: dict[Any, list[Settings]] = defaultdict(list)
+    for its in settings:
+        of_tasks[its.get("env.task")].append(its)
+
+    def varies(key: str) -> bool:
+        groups = of_tasks.values() if key in OF_ONE_TASK else [settings]
+        return any(its.get(key) != group[0].get(key) for group in groups for its in group)
+
+    return {key for key in keys if varies(key)}
 
 
 def _tell(settings: Settings | None, keys: set[str]) -> str:
     if settings is None or not keys:
         return ""
-    pairs = [f"{key.removeprefix('agent.')}={settings.get(key, '–')}" for key in sorted(keys)]
+    pairs = [f"{key.removeprefix('agent.')}={_short(str(settings.get(key, '–')))}" for key in sorted(keys)]
     if len(pairs) <= NAMED:
         return ", ".join(pairs)
     # the rest keeps different experiments apart by a short name of its own
-    rest = zlib.crc32(repr(pairs[NAMED:]).encode()) & 0xFFFF
-    return f"{', '.join(pairs[:NAMED])}, {len(pairs) - NAMED} more: {rest:04x}"
+    return f"{', '.join(pairs[:NAMED])}, {len(pairs) - NAMED} more: {_digest(repr(pairs[NAMED:]))}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONG else f"{value[: LONG // 2]}…{_digest(value)}"
+
+
+def _digest(text: str) -> str:
+    return f"{zlib.crc32(text.encode()) & 0xFFFF:04x}"
 
 
 def load_settings(file: Path) -> Settings:

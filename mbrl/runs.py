@@ -108,6 +108,9 @@ def _last_success(folder: Path) -> float | None:
     file = folder / "eval.csv"
     if not file.exists():
         return None
-    with file.open(newline="") as stream:
-        values = [row["success"] for row in csv.DictReader(stream) if row.get("success")]
-    return float(values[-1]) if values else None
+    try:
+        with file.open(newline="", errors="replace") as stream:
+            values = [float(row["success"]) for row in csv.DictReader(stream) if row.get("success")]
+    except (ValueError, csv.Error):  # torn, or no run's
+        return None
+    return values[-1] if values else None

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+ID = "wandb_id"  # a file in the run's folder: a run that is begun anew elsewhere is another
+
+
+def require_package() -> None:
+    """ValueError where it is not installed."""
+    if find_spec("wandb") is None:
+        raise ValueError("wandb needs a package that is not here: pip install 'mbrl[wandb]'")
+
+
+def _identity(file: Path) -> str:
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex)
+    return file.read_text()
 
 
 class Tracker:
@@ -19,19 +34,25 @@ class Tracker:
         settings: shown as its configuration.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: the package is not installed, or the service refuses.
     """
 
     def __init__(self, project: str, run_dir: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ModuleNotFoundError as error:
-            raise ValueError("wandb needs a package that is not here: pip install 'mbrl[wandb]'") from error
+        require_package()
+        import wandb
+
         self._wandb = wandb
-        identity = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
-        self._run = wandb.init(
-            project=project, name=str(run_dir), id=identity, resume="allow", dir=run_dir, config=dict(settings)
-        )
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=str(run_dir),
+                id=_identity(run_dir / ID),
+                resume="allow",
+                dir=run_dir,
+                config=dict(settings),
+            )
+        except wandb.errors.Error as error:
+            raise ValueError(f"Weights & Biases: {error}") from error
         self._run.define_metric("*", step_metric="env_steps")
 
     def log(self, row: Mapping[str, float]) -> None:

@@ -23,14 +23,14 @@ from mbrl.build import (
     env_steps_per_step,
 )
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
-from mbrl.collect import make_collector, shut_down
+from mbrl.collect import check_workers, make_collector, shut_down
 from mbrl.evaluate import Evaluator
 from mbrl.logger import Logger
 from mbrl.plot import plot
 from mbrl.protocols import flat
 from mbrl.provenance import note_start
 from mbrl.replay import Replay
-from mbrl.tracking import Tracker
+from mbrl.tracking import Tracker, require_package
 from mbrl.video import imagination_video
 
 CLONING_UPDATES = 100  # between two rows of metrics
@@ -90,6 +90,10 @@ def build(config: DictConfig) -> Run:
     checkpoint = RunCheckpoint(directory, agent=agent, replay=replay, progress=progress)
     resumed = checkpoint.load_latest()
     note_start(directory, progress["env_steps"])
+    settings = flat(OmegaConf.to_container(config, resolve=True))
+    tracker = Tracker(config.wandb, directory, settings) if config.wandb else None
+    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker)
+    logger.describe(settings)
     collector = make_collector(
         env_factory(config),
         agent.acting,
@@ -98,10 +102,6 @@ def build(config: DictConfig) -> Run:
         first_episode=progress["episodes"],
         **config.collect,
     )
-    settings = flat(OmegaConf.to_container(config, resolve=True))
-    tracker = Tracker(config.wandb, directory, settings) if config.wandb else None
-    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker)
-    logger.describe(settings)
     seed_everything(config.seed)
     if resumed:
         checkpoint.load_latest()  # once more: building the collector drew random numbers
@@ -201,6 +201,9 @@ def check(config: DictConfig) -> None:
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"
         )
+    check_workers(**config.collect)
+    if config.wandb:
+        require_package()
     check_demonstrations(config)
     if not isinstance(config.seed, int):
         raise ValueError(f"seed must be a whole number, not {config.seed!r}")

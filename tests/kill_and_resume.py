@@ -38,12 +38,13 @@ def to_its_end(command: Sequence[str]) -> float:
 
 
 def killed_after(command: Sequence[str], seconds: float) -> bool:
-    """Whether it was still running then."""
+    """Whether it was still running then; a run that fails by itself ends everything."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        process.wait(seconds)
+        if process.wait(seconds) != 0:
+            sys.exit(f"failed: {' '.join(command)}")
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -52,12 +53,13 @@ def killed_after(command: Sequence[str], seconds: float) -> bool:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    found = []
-    if rows(one) != rows(other):
-        found.append("metrics.jsonl")
-    if (one / "eval.csv").read_text() != (other / "eval.csv").read_text():
-        found.append("eval.csv")
+    found = [] if rows(one) == rows(other) else ["metrics.jsonl"]
+    for name in ("eval.csv", "eval_tasks.csv"):
+        texts = [file.read_text() if (file := run / name).exists() else None for run in (one, other)]
+        found += [name] if texts[0] != texts[1] else []
     ours, theirs = weights(one), weights(other)
+    if not ours:
+        sys.exit(f"{one} has no checkpoint to compare")
     return found + sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
@@ -69,6 +71,8 @@ def attempt(agent: str, kills: int, overrides: Sequence[str], moments: random.Ra
         hits = 0
         for _ in range(kills):
             hits += killed_after(command(agent, killed, overrides), moments.uniform(0, seconds))
+        if not hits:
+            sys.exit(f"{agent}: every run had ended before its kill; try again")
         to_its_end(command(agent, killed, overrides))
         found = differences(whole, killed)
         print(f"{agent}: killed {hits} times, {', '.join(found) if found else 'equal'}", flush=True)

@@ -75,6 +75,49 @@ def test_the_ratio_of_steps_ends_where_one_of_them_does_not_reach_a_success() ->
     np.testing.assert_allclose(ratio.low, ratio.value)  # equal seeds: no doubt
 
 
+def test_steps_to_a_success_lie_on_the_curve_itself() -> None:
+    dipping, slow = [0.5, 0.2, 1.0, 1.0], [0.0, 0.0, 0.4, 1.0]
+    said = aggregate(runs("dips", "hammer", dipping, dipping) + runs("slow", "hammer", slow, slow))
+    assert said is not None and said.baseline == "slow"
+    ratio = said.steps_ratio["dips"]
+    reached = {round(float(level), 2): float(value) for level, value in zip(ratio.x, ratio.value, strict=True)}
+    assert reached[0.6] == pytest.approx((20 + 20 / 3) / 15), "from .2 at 10 to 1 at 20 it crosses .6 at 15"
+    assert np.isnan(reached[0.4]), "it had that at its first evaluation"
+
+
+def test_runs_that_begin_above_a_level_leave_no_hole_in_its_interval() -> None:
+    fast = [[level, 0.8, 0.9, 1.0] for level in (0.0, 0.0, 0.6, 0.6)]
+    slow = [[level, 0.0, 0.5, 0.9] for level in (0.0, 0.0, 0.0, 0.2)]
+    said = aggregate(runs("fast", "hammer", *fast) + runs("slow", "hammer", *slow))
+    assert said is not None
+    ratio = said.steps_ratio["fast"]
+    known = np.isfinite(ratio.value)
+    assert known.any() and np.isfinite(ratio.low[known]).all() and np.isfinite(ratio.high[known]).all()
+
+
+def test_the_tasks_of_one_run_are_drawn_together() -> None:
+    tasks = [f"mt · {number}" for number in range(10)]
+    several = [
+        Curve(task, "sac", str(seed), STEPS, np.full(4, float(seed < 3)), Path(f"seed{seed}"))
+        for seed in range(6)
+        for task in tasks
+    ]
+    said = aggregate(several)
+    alone = aggregate(runs("sac", "mt", *[[float(seed < 3)] * 4 for seed in range(6)]))
+    assert said is not None and alone is not None
+    its, expected = said.interquartile_mean["sac"], alone.interquartile_mean["sac"]
+    assert (its.low[0], its.high[0]) == (expected.low[0], expected.high[0]) == (0.0, 1.0)
+
+
+def test_what_ends_early_or_has_no_steps_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = [Curve("hammer", "random", "0", np.zeros(1), np.zeros(1))]
+    short = Curve("hammer", "a", "9", STEPS[:2], np.zeros(2))
+    said = aggregate([*runs("a", "hammer", [0.5] * 4), short, *runs("b", "hammer", [0.5] * 4), *nowhere])
+    assert said is not None and list(said.runs) == ["a", "b"] and said.end == 10.0
+    assert "random is left out" in caplog.text and "until 10 alone, where a on hammer, seed 9, ends" in caplog.text
+    assert aggregate(nowhere) is None
+
+
 def test_intervals_come_from_whole_runs() -> None:
     said = aggregate(runs("a", "hammer", [0.0] * 4, [1.0] * 4) + runs("b", "hammer", [0.5] * 4, [0.5] * 4))
     assert said is not None

@@ -186,3 +186,40 @@ def test_runs_of_one_agent_with_other_settings_are_never_averaged(tmp_path: Path
                 stream.write(f"seed: {seed}\nreal_ratio: {ratio}\nthreads: {seed}\n")
     agents = [curve.agent for curve in read_curves([tmp_path])]
     assert sorted(agents) == ["mbpo [real_ratio=0.5]"] * 2 + ["mbpo [real_ratio=0.9]"] * 2
+
+
+def test_torn_tables_of_tasks_touch_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(tmp_path / "run", "sac", 0, [0.0, 1.0])
+    for text in ("", "step,success,seed,task\n1000,0.5,0,reach\n2000,0.9,0", "step,success,seed,task\n2000,0.9,0,\n"):
+        (run / "eval_tasks.csv").write_text(text)
+        curves = {curve.task: curve.success.tolist() for curve in read_curves([run])}
+        assert curves.pop("door-lock") == [0.0, 1.0]
+        assert curves == ({"door-lock · reach": [0.5]} if "reach" in text else {})
+    assert str(run / "eval_tasks.csv") in caplog.text
+
+
+def test_each_run_counts_once_and_what_was_read_is_not_overwritten(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "run", "sac", 0, [0.0, 1.0])
+    assert len(read_curves([tmp_path / "runs", run, tmp_path / "runs"])) == 1
+    published = tmp_path / "published" / "tdmpc2" / "door-lock.csv"
+    published.parent.mkdir(parents=True)
+    published.write_text("step,success,seed\n0,0.0,1\n2000,1.0,1\n")
+    with pytest.raises(ValueError, match="would overwrite"):
+        plot([run], published.with_suffix(".png"), tmp_path / "published")
+
+
+def test_the_second_figure_of_an_earlier_call_does_not_stay(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / agent, agent, 0, [0.0, 1.0]) for agent in ("sac", "mbpo"))
+    assert len(plot([one, other], tmp_path / "x.png")) == 2
+    assert (tmp_path / "x-over-tasks.csv").exists()
+    assert len(plot([one], tmp_path / "x.png")) == 1
+    assert not list(tmp_path.glob("x-over-tasks*"))
+
+
+def test_evaluations_at_one_place_on_the_axis_count_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "random", 0, [0.0, 0.5])
+    counted = [{"env_steps": steps, "gradient_steps": 0} for steps in (1000, 2000)]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in counted))
+    (curve,) = read_curves([run], "gradient_steps")
+    assert (curve.steps.tolist(), curve.success.tolist()) == ([0.0], [0.5])
+

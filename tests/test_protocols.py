@@ -27,6 +27,16 @@ def test_a_setting_that_one_run_lacks_differs() -> None:
     assert distinct_names(["mbpo", "mbpo"], settings) == ["mbpo [optimism=–]", "mbpo [optimism=2.0]"]
 
 
+def test_what_belongs_to_a_task_is_compared_within_it() -> None:
+    demos = [SETTINGS | {"replay.demos": f"demos/{name}", "env.task": name} for name in ("hammer", "door-lock")]
+    assert distinct_names(["bc + demos"] * 2, demos) == ["bc + demos"] * 2
+    other = demos[0] | {"replay.demos": "demos/hammer-50-episodes-of-noise"}
+    names = distinct_names(["bc + demos"] * 3, [*demos, other])
+    assert len(set(names)) == 3 and all(len(name) < 60 for name in names)
+    several = SETTINGS | {"env.task": "mt10", "env.tasks": ["reach", "push"], "env._target_": "elsewhere"}
+    assert distinct_names(["sac"] * 2, [SETTINGS, several]) == ["sac"] * 2
+
+
 def test_many_differences_still_tell_experiments_apart() -> None:
     settings = [SETTINGS | {f"agent.{letter}": value for letter in "abcd"} for value in (0, 1)]
     settings.append(settings[1] | {"agent.d": 2})

@@ -38,7 +38,7 @@ def make_run(folder: Path, agent: str, seed: int, rates: list[float], *, goals: 
 def test_the_page_needs_nothing_else_and_has_every_run(tmp_path: Path) -> None:
     for seed in range(2):
         make_run(tmp_path / "runs", "sac", seed, [0.0, 0.5, 1.0])
-        make_run(tmp_path / "runs", "mbpo", seed, [0.5, 1.0])
+        make_run(tmp_path / "runs", "mbpo", seed, [0.5, 1.0, 1.0])
     (tmp_path / "runs/mbpo/hammer/seed0/imagination.mp4").write_bytes(VIDEO)
     page = report(tmp_path / "runs").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page), "nothing is fetched"
@@ -70,6 +70,16 @@ def test_torn_runs_are_named_and_runs_without_evaluations_are_listed(tmp_path: P
     assert "sac/hammer/seed1" in left_out and "sac/hammer/seed2" in left_out
     assert page.count("sac · hammer · seed") == 3, "the torn one has no settings to show"
     assert "The command was not recorded." in page
+
+
+def test_a_run_with_several_tasks_is_one_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "sac", 0, [0.0, 0.5])
+    rows = [f"{step},{rate},0,{task}" for step, rate in ((1000, 0), (2000, 0.5)) for task in ("reach", "push")]
+    (run / "eval_tasks.csv").write_text("\n".join(["step,success,seed,task", *rows]) + "\n")
+    make_run(tmp_path / "runs", "waiting", 0, [])
+    page = report(tmp_path / "runs", tmp_path / "page.html").read_text()
+    assert "2 runs of 1 agents" in page, "one has not been evaluated yet"
+    assert page.count("sac · hammer · seed 0") == 1 and "hammer · reach" in page
 
 
 def test_other_protocols_are_marked(tmp_path: Path) -> None:

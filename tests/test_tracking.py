@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import imageio.v3 as iio
@@ -61,7 +61,8 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
         runs.append(FakeRun(given))
         return runs[-1]
 
-    module.__dict__.update(init=init, Video=lambda file: ("video", file))
+    errors = SimpleNamespace(Error=RuntimeError)
+    module.__dict__.update(init=init, Video=lambda file: ("video", file), errors=errors, __spec__=object())
     monkeypatch.setitem(sys.modules, "wandb", module)
     return runs
 
@@ -83,8 +84,18 @@ def test_weights_and_biases_has_the_same_names_as_the_files(tmp_path: Path, wand
 
 def test_a_resumed_run_goes_on_in_the_same_one(tmp_path: Path, wandb: list[FakeRun]) -> None:
     for name in ("a", "a", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
         Tracker("arms", tmp_path / name, {})
     assert wandb[0].given["id"] == wandb[1].given["id"] != wandb[2].given["id"]
+
+
+def test_what_the_service_refuses_is_one_line(tmp_path: Path, wandb: list[FakeRun], monkeypatch: Any) -> None:
+    def refuse(**given: Any) -> None:
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
+    with pytest.raises(ValueError, match="Weights & Biases: no API key"):
+        Tracker("arms", tmp_path, {})
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from mbrl.curves import Band, Curve, summarise
-from mbrl.plotting.style import Style, dress, is_published, legend, styles_of
+from mbrl.plotting.style import Style, dress, is_published, legend, steps_formatter, styles_of
 
 FEW_SEEDS = 5  # below this an interval says little: each run is shown instead
 COLUMNS = 3
@@ -69,7 +68,7 @@ def _label(axis: Axes, task: str, x_label: str) -> None:
     axis.set_ylabel("success rate")
     axis.set_ylim(-0.03, 1.03)
     axis.tick_params(labelleft=True)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_major_formatter(steps_formatter(x_label))
     dress(axis)
 
 

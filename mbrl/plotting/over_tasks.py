@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import FuncFormatter
 
 from mbrl.aggregates import Aggregates, Estimate
-from mbrl.plotting.style import Style, dress, legend, styles_of
+from mbrl.plotting.style import Style, dress, legend, steps_formatter, styles_of
 
 HALF = 0.5  # a probability of improvement that says nothing
 
@@ -25,9 +25,9 @@ def over_tasks(said: Aggregates, x_label: str) -> Figure:
     figure = Figure(figsize=(9.5, height), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flatten()
     where = f"{len(said.tasks)} task{'s' * (len(said.tasks) > 1)}"
-    end = f"{EngFormatter(sep='')(said.end)} {x_label}"
+    end = f"{steps_formatter(x_label)(said.end)} {x_label}"
     _lines(axes[0], said.interquartile_mean, styles, f"Interquartile mean over {where}", (x_label, "success rate"))
-    axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[0].xaxis.set_major_formatter(steps_formatter(x_label))
     _lines(
         axes[1],
         said.profile,
@@ -76,7 +76,7 @@ def _improvement(axis: Axes, pairs: Mapping[tuple[str, str], Estimate], end: str
 
 
 def _steps_ratio(axis: Axes, said: Aggregates, styles: Mapping[str, Style], x_label: str) -> None:
-    title = f"How many times fewer {x_label} than {said.baseline}"
+    title = f"{x_label.capitalize()} of {said.baseline} over those of each"
     _lines(axis, said.steps_ratio, styles, title, ("success rate to reach (interquartile mean)", "ratio"))
     axis.axhline(1.0, **{**styles[said.baseline], "linewidth": 1.2})  # type: ignore[arg-type]
     axis.set_xlim(0.0, 1.0)

@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter
 
 from mbrl.curves import PUBLISHED
 
@@ -46,9 +47,15 @@ def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), frameon=False)
 
 
+def steps_formatter(x_label: str) -> Formatter:
+    """20k and 1M of steps; hours as they are."""
+    return EngFormatter(sep="") if x_label.endswith("steps") else FuncFormatter(lambda value, _: f"{value:g}")
+
+
 def save(figure: Figure, files: Sequence[Path]) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         # no date and no random names in the file: the same data give the same picture, to the bit
+        undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with rc_context({"svg.hashsalt": "mbrl"}):
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+            figure.savefig(file, dpi=150, metadata=undated.get(file.suffix))

@@ -75,7 +75,7 @@ def world_model_figure(runs: Sequence[Run]) -> Figure | None:
 
 
 def _model_metrics(folder: Path) -> Mapping[str, Series]:
-    """Metric -> its averages over at most POINTS equal stretches of env steps."""
+    """Metric -> its averages over at most POINTS groups of rows in a row."""
     rows: dict[str, list[tuple[float, float]]] = {}
     file = folder / "metrics.jsonl"
     for line in file.read_text(errors="replace").splitlines() if file.exists() else ():

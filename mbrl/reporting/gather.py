@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Run:
     agent: str
     task: str
     seed: str
+    evaluated: bool
     state: RunState
     settings: Settings
     config: str  # config.yaml as it is
@@ -50,9 +51,13 @@ class Result:
 
 def gather_runs(folder: Path, curves: Sequence[Curve]) -> list[Run]:
     """The runs of the curves, in their order, and those in the folder that have none yet; what is torn is named."""
-    runs = [run for curve in curves if curve.run and (run := _run(curve.run, curve)) is not None]
-    seen = {run.state.folder for run in runs}
-    return runs + [run for other in run_folders(folder) if other not in seen and (run := _run(other)) is not None]
+    first: dict[Path, Curve] = {}  # of a run with several tasks one curve names it
+    for curve in curves:
+        if curve.run is not None:
+            first.setdefault(curve.run, curve)
+    runs = [run for where, curve in first.items() if (run := _run(where, curve)) is not None]
+    others = [other for other in run_folders(folder) if other not in first]
+    return runs + [run for other in others if (run := _run(other)) is not None]
 
 
 def _run(folder: Path, curve: Curve | None = None) -> Run | None:
@@ -63,7 +68,8 @@ def _run(folder: Path, curve: Curve | None = None) -> Run | None:
     settings = load_settings(folder / "config.yaml")
     agent = curve.agent if curve else str(settings.get("agent.name"))
     task, seed = str(settings.get("env.task", "toy")), str(settings.get("seed"))
-    return Run(agent, task, seed, state, settings, (folder / "config.yaml").read_text(), read_starts(folder))
+    config = (folder / "config.yaml").read_text()
+    return Run(agent, task, seed, curve is not None, state, settings, config, read_starts(folder))
 
 
 def results(curves: Sequence[Curve]) -> list[Result]:
@@ -71,19 +77,20 @@ def results(curves: Sequence[Curve]) -> list[Result]:
     rows = []
     for task, agent in sorted({(curve.task, curve.agent) for curve in curves}):
         own = [curve for curve in curves if (curve.task, curve.agent) == (task, agent)]
-        end = min(float(curve.steps[-1]) for curve in own)
-        if end < max(float(curve.steps[0]) for curve in own):
+        start, end = max(float(curve.steps[0]) for curve in own), min(float(curve.steps[-1]) for curve in own)
+        if end < start:
             log.warning("no result of %s on %s: its seeds have no env steps in common", agent, task)
             continue
         last = np.array([np.interp(end, curve.steps, curve.success) for curve in own])
-        mean = np.array([area(_until(curve, end)) for curve in own])
+        mean = np.array([area(_between(curve, start, end)) for curve in own])
         rows.append(Result(task, agent, len(own), end, _interval(last), _interval(mean)))
     return rows
 
 
-def _until(curve: Curve, end: float) -> Curve:
-    within = curve.steps <= end
-    return Curve(curve.task, curve.agent, curve.seed, curve.steps[within], curve.success[within])
+def _between(curve: Curve, start: float, end: float) -> Curve:
+    """Joined by straight lines."""
+    steps = np.unique([start, end, *curve.steps[(curve.steps > start) & (curve.steps < end)]])
+    return replace(curve, steps=steps, success=np.interp(steps, curve.steps, curve.success))
 
 
 def _interval(values: Floats) -> tuple[float, float, float]:
@@ -94,9 +101,9 @@ def _interval(values: Floats) -> tuple[float, float, float]:
 def differences(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """The agents, and every setting in which they differ with its value for each; "–": it has none.
 
-    Of the first run of each agent: runs of one name differ in nothing that matters.
+    Of the first evaluated run of each agent: runs of one name differ in nothing that matters.
     """
-    first = {run.agent: run.settings for run in reversed(runs)}
+    first = {run.agent: run.settings for run in reversed(runs) if run.evaluated}
     agents = sorted(first)
     keys = sorted({key for settings in first.values() for key in settings} - OF_ONE_RUN - {"agent.name"})
     rows = [(key, [str(first[agent].get(key, "–")) for agent in agents]) for key in keys]
