@@ -143,7 +143,7 @@ def _scores(agent: str, curves: Sequence[Curve], tasks: Sequence[str], steps: Fl
     }
     count = min(len(its) for its in of_task.values())
     if any(len(its) > count for its in of_task.values()):
-        log.warning("over the tasks, %d seeds a task count for %s, as one task has no more", count, agent)
+        log.warning("over the tasks, %d of a task count for %s, as one task has no more runs", count, agent)
     values = [[np.interp(steps, c.steps, c.success) for c in its[:count]] for its in of_task.values()]
     runs = [[its[row].run for its in of_task.values()] for row in range(count)]
     joint = all(None not in row and len(set(row)) == 1 for row in runs)

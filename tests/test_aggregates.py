@@ -139,7 +139,7 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         said = aggregate([*curves, *runs("b", "door", [0.1] * 4), *runs("b", "window", [0.1] * 4)])
     assert said is not None and said.runs == {"a": 2, "b": 1} and said.tasks == ["door", "hammer"]
-    assert "window is left out" in caplog.text and "2 seeds a task count for a" in caplog.text
+    assert "window is left out" in caplog.text and "2 of a task count for a" in caplog.text
     assert aggregate(runs("a", "hammer", [0.5] * 4) + runs("b", "door", [0.5] * 4)) is None
     assert "none in common" in caplog.text
 
