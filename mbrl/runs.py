@@ -46,10 +46,10 @@ def run_folders(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = sorted(file.parent for file in folder.rglob("config.yaml"))
+    found = {file.parent for file in folder.rglob("config.yaml")}
     if not found:
         raise ValueError(f"{folder} holds no run folders: give runs, runs/AGENT or a run's folder")
-    return found
+    return sorted(run for run in found if found.isdisjoint(run.parents))  # within a run others keep files: wandb
 
 
 def latest_env_steps(folder: Path) -> int:

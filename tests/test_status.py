@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mbrl.runs import FAILURE, RunState, latest_env_steps, run_state
+from mbrl.runs import FAILURE, RunState, latest_env_steps, run_folders, run_state
 from mbrl.status import duration, seconds_left, status, summary
 
 TOTAL = 1000
@@ -83,6 +83,13 @@ def test_the_overview_names_every_run(tmp_path: Path, watch: float | None) -> No
     shown = console.export_text()
     assert "sac/hammer/seed0" in shown and "1000/1000" in shown and "0.95" in shown
     assert "stopped" in shown and "25%" in shown and "1 of 2 done, 1 stopped" in shown
+
+
+def test_no_run_lies_in_another(tmp_path: Path) -> None:
+    for name in ("a/seed0", "a/seed0/wandb/run/files", "b/seed0"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("")
+    assert run_folders(tmp_path) == [tmp_path / "a/seed0", tmp_path / "b/seed0"]
 
 
 def test_bad_folders(tmp_path: Path) -> None:
