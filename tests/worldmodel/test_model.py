@@ -100,13 +100,21 @@ def test_step_gives_pixels_and_real_rewards(precision: str) -> None:
     assert prediction["reward"].dtype == torch.float32 and prediction["reward"].shape == (4, 1)
 
 
+def assert_same_pixels(ours: Tensor, theirs: Tensor) -> None:
+    """Equal but for rounding: some processors convolve frames one by one and together in another order of sums, and
+    then one pixel in three thousand is seen to be a grey level apart.
+    """
+    apart = (ours.int() - theirs.int()).abs()
+    assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3
+
+
 def test_predict_equals_steps_and_leaves_the_mode() -> None:
     model = make(dropout=0.5).train()
     batch = sequences()
     actions = torch.randn(4, SEGMENT - CONTEXT, ACTION)
     pixels, rewards = rollout(model, batch[:, :CONTEXT], actions)
     predicted = model.predict(batch[:, :CONTEXT], actions)
-    assert torch.equal(pixels, predicted["pixels"])
+    assert_same_pixels(pixels, predicted["pixels"])
     assert torch.equal(rewards, predicted["reward"])
     assert model.training and model.tokenizer.training and model.transformer.training
 
