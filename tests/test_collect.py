@@ -114,6 +114,7 @@ def test_backends_that_are_not_there_are_one_line(monkeypatch):
         make_collector(make_toy, policy(), **options, backend="ray")
 
 
+@pytest.mark.slow
 def test_a_run_with_several_processes_comes_to_its_end(tmp_path):
     settings = [
         "agent=sac", "env=toy", "env.episode_length=20", "collect.workers=2", "collect.frames_per_batch=20",

@@ -14,6 +14,11 @@ from mbrl.plot import plot
 REFERENCE_CURVES = Path(__file__).parents[2] / "shared" / "data" / "reference-curves"
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl.aggregates.RESAMPLES", 50)
+
+
 def make_run(folder: Path, agent: str, seed: int, rates: list[float], every: int = 1000) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"agent: {{name: {agent}}}\nenv: {{task: door-lock}}\n")

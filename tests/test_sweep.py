@@ -88,6 +88,7 @@ def test_what_is_done_is_not_repeated() -> None:
     assert len(runs) == 2, "it is to go further"
 
 
+@pytest.mark.slow
 def test_a_sweep_side_by_side_goes_on_where_it_failed() -> None:
     """The first time, one job of two cannot write; the second time, only that one runs."""
     command = [sys.executable, "-m", "mbrl", "train", "--multirun", "launch=local", "agent=random", "seed=0,1", *TOY]

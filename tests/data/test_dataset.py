@@ -71,6 +71,7 @@ def test_what_is_there_is_not_played_again_and_the_rest_comes_out_the_same(
     collect(["reach"], 4, policies=POLICIES[1:], protocol=SHORT, output=broken)
 
 
+@pytest.mark.slow
 def test_a_killed_collection_of_two_workers_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from mbrl.data.dataset import *\n"

@@ -1,5 +1,6 @@
 """The probe of positions: it finds a square in pictures it has not seen."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ def squares(count: int) -> tuple[Tensor, Tensor]:
     return frames, (corners + 3) / 10
 
 
+@pytest.mark.slow
 def test_it_reads_what_it_has_not_seen() -> None:
     torch.manual_seed(0)
     frames, positions = squares(400)
