@@ -78,7 +78,7 @@ def test_a_run_with_several_tasks_is_one_run(tmp_path: Path) -> None:
     (run / "eval_tasks.csv").write_text("\n".join(["step,success,seed,task", *rows]) + "\n")
     make_run(tmp_path / "runs", "waiting", 0, [])
     page = report(tmp_path / "runs", tmp_path / "page.html").read_text()
-    assert "2 runs of 1 agents" in page, "one has not been evaluated yet"
+    assert "2 runs of 1 agent," in page, "one has not been evaluated yet"
     assert page.count("sac · hammer · seed 0") == 1 and "hammer · reach" in page
 
 
