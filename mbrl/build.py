@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from worldmodel.base import WorldModel
 
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
 NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination", "planner", "planning")
+
+_log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -73,6 +76,12 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
 def imagines(config: DictConfig) -> bool:
     """Whether the policy learns from imagined transitions."""
     return config.agent.get("world_model") is not None and config.agent.real_ratio < 1
+
+
+def learned_length(config: DictConfig) -> int:
+    """Records of the segments that a world model learns from; 0 where none learns, or from single steps."""
+    learns = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
+    return int(config.agent.get("segment_length", 0)) if learns else 0
 
 
 def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None) -> Policy | None:
@@ -139,13 +148,15 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
 def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
     policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
+    seen = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
+    seen |= set(world_model.observations) if world_model is not None else set()
+    seen &= set(OBSERVATIONS)  # what an actor remembers besides is its own
+    if config.env.pixels and "pixels" not in seen:
+        _log.warning("agent.pixels=true draws pictures that %s does not look at", config.agent.name)
     if replay.demos is not None:
         from mbrl.demos import require_fit
 
-        needed = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
-        needed |= set(world_model.observations) if world_model is not None else set()
-        needed &= set(OBSERVATIONS)  # what an actor remembers besides is its own
-        require_fit(replay.demos.records, env.observation_spec, env.action_spec, needed)
+        require_fit(replay.demos, env.observation_spec, env.action_spec, seen, learned_length(config))
     if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations
         imagination = Imagination(

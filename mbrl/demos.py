@@ -14,6 +14,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
+from mbrl.buffer import EpisodeBuffer
 from mbrl.envs.metaworld import make_env
 from mbrl.episodes import about_episode, episode_paths, read_about, read_episodes, to_records, write_episode
 from policies.base import Policy
@@ -127,23 +128,34 @@ def read_demos(folder: Path, *, task: str, action_repeat: int) -> list[TensorDic
 
 
 def require_fit(
-    demos: TensorDictBase, observation_spec: Composite, action_spec: TensorSpec, needed: Iterable[str]
+    demos: EpisodeBuffer, observation_spec: Composite, action_spec: TensorSpec, needed: Iterable[str], length: int = 0
 ) -> None:
-    """Refuse demonstrations, records [R], that cannot stand beside what the environment gives.
+    """Refuse demonstrations that cannot stand beside what the environment gives.
 
     Args:
-        needed: observations, `pixels` or `state`, that the agent learns from.
+        needed: observations, `pixels` or `state`, that the agent learns from. length: records of the segments that its
+            world model learns from; shorter demonstrations, which it never sees, are warned of.
 
     Raises:
-        ValueError: one is missing, or an entry has another shape.
+        ValueError: one is missing, an entry has another shape, or every demonstration is too short.
     """
+    records = demos.records
     for key in needed:
-        if key not in demos.keys():
+        if key not in records.keys():
             raise ValueError(f"replay.demos hold no {key}, which this agent learns from: record them with `mbrl demos`")
     expected = {key: observation_spec[key].shape for key in ("pixels", "state") if key in observation_spec.keys()}
     for key, shape in (expected | {"action": action_spec.shape}).items():
-        if key in demos.keys() and demos[key].shape[1:] != shape:
+        if key in records.keys() and records[key].shape[1:] != shape:
             raise ValueError(
-                f"replay.demos: their {key} is {list(demos[key].shape[1:])}, the environment's {list(shape)}: "
+                f"replay.demos: their {key} is {list(records[key].shape[1:])}, the environment's {list(shape)}: "
                 "give demonstrations of the same environment"
             )
+    lengths = [episode.length for episode in demos.episodes]
+    short = sum(size < length for size in lengths)
+    if short == len(lengths):
+        raise ValueError(
+            f"replay.demos: none has the {length} frames of a segment (agent.segment_length), and the longest has "
+            f"{max(lengths)}: give longer ones"
+        )
+    if short:
+        _log.warning("the world model will see no demonstration of less than %d frames: %d are shorter", length, short)

@@ -24,6 +24,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.build import make, pick_device
 from mbrl.checkpoint import claim_run_folder
 from mbrl.data.mixture import Mixture, loader
+from mbrl.lock import FolderLock
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 
@@ -43,6 +44,7 @@ class Run:
     data: Mixture
     held_out: Mixture  # for validation and videos
     model: Any  # a WorldModel and Pretrainable
+    lock: FolderLock | None  # on the main process
 
 
 def run(config: DictConfig) -> Path | None:
@@ -68,6 +70,8 @@ def run(config: DictConfig) -> Path | None:
         parts.model.save_pretrained(parts.output)
         _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
     parts.accelerator.end_training()
+    if parts.lock is not None:
+        parts.lock.release()
     return parts.output if parts.accelerator.is_main_process else None
 
 
@@ -122,11 +126,12 @@ def build(config: DictConfig) -> Run:
     with accelerator.main_process_first():  # it decodes what must be decoded
         data, held_out = build_data(config, accelerator)
     model = build_model(config, data).to(accelerator.device)
-    output = Path(config.output)
+    output, lock = Path(config.output), None
     if accelerator.is_main_process:
+        lock = FolderLock(output)
         claim_run_folder(output, config, continues=CONTINUES, setting="output")
     accelerator.wait_for_everyone()
-    return Run(output, accelerator, data, held_out, model)
+    return Run(output, accelerator, data, held_out, model, lock)
 
 
 def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, Mixture]:

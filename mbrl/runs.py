@@ -13,11 +13,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mbrl.lock import held
+
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
 EVAL_TASKS = "eval_tasks.csv"  # the success of each task, where a run has several
 TAIL = 65536  # bytes of metrics.jsonl that are read
-SILENT = 300  # seconds without a new row after which a run counts as stopped
+SILENT = 300  # seconds without a new row after which a run of another machine counts as stopped
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class RunState:
     """How far a run is.
 
     Attributes:
-        state: done, running, failed, stopped (no word for SILENT seconds) or waiting (it has not begun).
+        state: done, running, failed, stopped (its process has ended; or, where that cannot be seen from here, there was
+            no word for SILENT seconds) or waiting (it has not begun).
         success: of its last evaluation; None before the first.
         seconds_left: at its mean pace so far; None where that is not known, 0 where it is done.
     """
@@ -75,16 +78,21 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
     steps = int(last.get("env_steps", 0))
     if is_done(folder, total):
         return RunState(folder, "done", max(steps, total), total, _last_success(folder), 0.0)
-    if (folder / FAILURE).exists():
-        state = "failed"
-    elif not rows.exists():
-        state = "waiting"
-    else:
-        silent = (now or time.time()) - rows.stat().st_mtime
-        state = "running" if silent < SILENT else "stopped"
+    state = _unfinished(folder, rows, now or time.time())
     pace = last["wall_time"] / steps if steps and "wall_time" in last else None
     left = None if pace is None else pace * (total - steps)
     return RunState(folder, state, steps, total, _last_success(folder), left)
+
+
+def _unfinished(folder: Path, rows: Path, now: float) -> str:
+    if (folder / FAILURE).exists():
+        return "failed"
+    at_work = held(folder)
+    if at_work is None:
+        at_work = rows.exists() and now - rows.stat().st_mtime < SILENT
+    if at_work:
+        return "running"
+    return "stopped" if rows.exists() else "waiting"
 
 
 def _last_row(file: Path) -> dict[str, Any]:

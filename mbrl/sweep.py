@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl.build import env_factory
 from mbrl.checkpoint import claim_run_folder
 from mbrl.errors import explain, root_cause
+from mbrl.lock import Busy
 from mbrl.overrides import composed_jobs
 from mbrl.runs import FAILURE, is_done
 
@@ -69,7 +70,8 @@ def _shared(folder: Path, one: Sequence[str], other: Sequence[str]) -> str:
 
 
 def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: bool) -> Result | None:
-    """One job of a sweep: skipped where it is done; where it fails, that is written down and the sweep goes on.
+    """One job of a sweep: skipped where it is done or another process does it; where it fails, that is written down and
+    the sweep goes on.
 
     Args:
         alone: whether no other job runs beside it; else what it prints goes to a file in its folder.
@@ -83,6 +85,8 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
     with _printing_to(None if alone else folder / LOG):
         try:
             return run(config)
+        except Busy as error:
+            _log.warning("left out: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs are to run
             (folder / FAILURE).write_text("".join(traceback.format_exception(error)))
             _log.error("error: %s: %s", folder, _line(error))

@@ -21,10 +21,12 @@ from mbrl.build import (
     build_replay,
     env_factory,
     env_steps_per_step,
+    learned_length,
 )
 from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.collect import check_workers, make_collector, shut_down
 from mbrl.evaluate import Evaluator
+from mbrl.lock import FolderLock
 from mbrl.logger import Logger
 from mbrl.plot import plot
 from mbrl.protocols import flat
@@ -47,12 +49,14 @@ class Run:
     evaluator: Evaluator
     logger: Logger
     checkpoint: RunCheckpoint
+    lock: FolderLock
     progress: dict[str, Any]  # env_steps, agent_steps, episodes so far; wall_time in seconds
 
     def close(self) -> None:
         self.logger.close()
         shut_down(self.collector)
         self.evaluator.close()
+        self.lock.release()
 
 
 def run(config: DictConfig) -> Path:
@@ -85,7 +89,8 @@ def build(config: DictConfig) -> Run:
     )
     replay = build_replay(config, directory / "replay")
     agent = build_agent(config, evaluator.env, replay)
-    claim_run_folder(directory, config)  # only now: a mistyped task must not take the folder
+    lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
+    claim_run_folder(directory, config)
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
     checkpoint = RunCheckpoint(directory, agent=agent, replay=replay, progress=progress)
     resumed = checkpoint.load_latest()
@@ -105,7 +110,7 @@ def build(config: DictConfig) -> Run:
     seed_everything(config.seed)
     if resumed:
         checkpoint.load_latest()  # once more: building the collector drew random numbers
-    return Run(directory, agent, replay, collector, evaluator, logger, checkpoint, progress)
+    return Run(directory, agent, replay, collector, evaluator, logger, checkpoint, lock, progress)
 
 
 def seed_everything(seed: int) -> None:
@@ -194,9 +199,8 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
-    segment = config.agent.get("segment_length", 0)  # a world model that is fitted to single steps has none
-    learns_model = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
-    if learns_model and per_episode + 1 < segment:
+    segment = learned_length(config)
+    if per_episode + 1 < segment:
         raise ValueError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"

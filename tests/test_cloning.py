@@ -218,6 +218,25 @@ def test_actions_of_another_size(tmp_path):
         run(compose(tmp_path, *CLONED, demos=str(tmp_path / "demos")))
 
 
+def test_demonstrations_shorter_than_a_segment(tmp_path, caplog):
+    """A world model never draws them: refused where all are, told of where some are."""
+    long, short = play_expert(2, **TOY_SETTINGS)
+    write_episodes(tmp_path / "short", [short[:11]])
+    settings = ["agent=dreamerv3", "replay.demo_share=0.5", "agent.policy.world_model.units=32"]
+    with pytest.raises(ValueError, match=r"none has the 12 frames .* and the longest has 11"):
+        build(compose(tmp_path, *settings, "agent.segment_length=12", demos=str(tmp_path / "short")))
+    write_episodes(tmp_path / "mixed", [short[:11], long])
+    build(compose(tmp_path, *settings, "agent.segment_length=12", demos=str(tmp_path / "mixed"))).close()
+    assert "no demonstration of less than 12 frames: 1 are shorter" in caplog.text
+
+
+def test_pictures_that_nobody_looks_at_are_told_of(tmp_path, caplog):
+    for agent in ("sac", "drqv2"):
+        build(compose(tmp_path / agent, f"agent={agent}", "replay.demo_share=0.5", "agent.pixels=true")).close()
+    told = [record.message for record in caplog.records if "draws pictures" in record.message]
+    assert told == ["agent.pixels=true draws pictures that sac does not look at"]
+
+
 def test_pictures_that_a_state_agent_does_not_see_are_not_kept(tmp_path):
     config = compose(tmp_path, "agent=sac", "replay.demo_share=0.5")
     assert "pixels" not in build_replay(config, tmp_path / "replay").demos.records.keys()
