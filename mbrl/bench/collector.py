@@ -1,59 +1,61 @@
-"""TorchRL's collector with two processes against a bare loop over two environments, in state, in one run."""
+"""TorchRL's collector with two workers against a bare loop over one environment, in state, in one run."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-from tensordict.nn import TensorDictModule
-from torch import Tensor, nn
-from torchrl.collectors import Collector
 
+from mbrl.bench import Row
+from mbrl.bench._machine import row
+from mbrl.collect import make_collector, shut_down
 from mbrl.envs.metaworld import MetaWorld, make_env
+from policies.random import RandomPolicy
 
 FRAMES, BATCHES = 1000, 5
 OPTIONS: dict[str, Any] = {"task": "reach", "pixels": False, "action_repeat": 1}
 
 
-class _Zeros(nn.Module):
-    def forward(self, state: Tensor) -> Tensor:
-        return torch.zeros(*state.shape[:-1], 4)
+def run() -> Iterator[Row]:
+    """Env steps a second of two processes, and of two Ray workers where Ray is installed, over those of a bare loop."""
+    yield from _against_a_bare_loop("process", "two processes", "≥ 0.75")
+    if find_spec("ray") is not None:
+        yield from _against_a_bare_loop("ray", "two Ray workers")
 
 
-def run() -> list[dict[str, object]]:
-    """Env steps a second of the collector's two workers over those of one bare gymnasium loop, in turn."""
-    policy = TensorDictModule(_Zeros(), in_keys=["state"], out_keys=["action"])
-    envs = [partial(make_env, **OPTIONS, worker=worker) for worker in range(2)]
-    collector = Collector(
-        envs, policy, num_collectors=2, backend="process", sync=True, frames_per_batch=FRAMES, total_frames=-1
-    )
+def _against_a_bare_loop(backend: str, name: str, target: str = "") -> Iterator[Row]:
+    env = make_env(**OPTIONS)
+    policy = RandomPolicy(env.observation_spec, env.action_spec)
+    env.close()
+    options: dict[str, Any] = {"workers": 2, "frames_per_batch": FRAMES, "backend": backend}
+    collector = make_collector(partial(make_env, **OPTIONS), policy, seed=0, random_steps=0, **options)
     try:
         steps = iter(collector)
         next(steps)  # the workers' start
-        bare = MetaWorld(**OPTIONS)
-        rates: tuple[list[float], list[float]] = ([], [])
-        for _ in range(BATCHES):
-            for job, kept in ((lambda: next(steps), rates[0]), (lambda: _bare_loop(bare), rates[1])):
-                began = time.perf_counter()
-                job()
-                kept.append(FRAMES / (time.perf_counter() - began))
+        bare = partial(_bare_loop, MetaWorld(**OPTIONS))
+        rates = [(_rate(partial(next, steps)), _rate(bare)) for _ in range(BATCHES)]
     finally:
-        collector.shutdown()
-    ours, plain = median(rates[0]), median(rates[1])
-    return [
-        {"name": "collector: two processes, state", "value": ours, "unit": "env steps/s", "target": ""},
-        {"name": "collector: bare loop, one process, state", "value": plain, "unit": "env steps/s", "target": ""},
-        {"name": "collector: two processes over bare loop", "value": ours / plain, "unit": "×", "target": "≥ 0.75"},
-    ]
+        shut_down(collector)
+    ours, plain = (median(column) for column in zip(*rates, strict=True))
+    yield row(f"collector: {name}, state", ours, "env steps/s")
+    yield row("collector: bare loop, one process, state", plain, "env steps/s")
+    yield row(f"collector: {name} over bare loop", ours / plain, "×", target)
+
+
+def _rate(job: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    job()
+    return FRAMES / (time.perf_counter() - began)
 
 
 def _bare_loop(env: MetaWorld) -> None:
-    action = np.zeros(4, np.float32)
+    generator = np.random.default_rng(0)
     env.reset()
     for _ in range(FRAMES):
-        if env.step(action)[3]:
+        if env.step(generator.uniform(-1, 1, 4).astype(np.float32))[3]:
             env.reset()
