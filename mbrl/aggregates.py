@@ -21,6 +21,7 @@ from mbrl.curves import OF_SEVERAL, Curve, Floats, area
 Ints = NDArray[np.int64]
 
 RESAMPLES = 2000
+PAIR = 2  # agents, the fewest that are compared
 LEVELS = np.linspace(0.05, 1.0, 20)  # of success, for the ratio of steps
 FAR = 0.9  # a curve that ends before this share of the longest is worth a warning
 THRESHOLDS = np.linspace(0.0, 1.0, 21)  # of success, for the performance profile
@@ -72,9 +73,8 @@ def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
     """
     several = {curve.task.split(OF_SEVERAL)[0] for curve in curves if OF_SEVERAL in curve.task}
     curves = _with_extent([curve for curve in curves if curve.task not in several])
-    agents = sorted({curve.agent for curve in curves})
-    tasks = _shared_tasks(curves, agents)
-    curves = [curve for curve in curves if curve.task in tasks]
+    agents, tasks = _shared_tasks(curves)
+    curves = [curve for curve in curves if curve.task in tasks and curve.agent in agents]
     steps = _shared_steps(curves)
     if len(steps) == 0:
         log.warning("nothing is said over the tasks: these agents have none in common, or no steps of them")
@@ -107,12 +107,26 @@ def _with_extent(curves: Sequence[Curve]) -> list[Curve]:
     return [curve for curve in curves if ends[curve.agent] > 0]
 
 
-def _shared_tasks(curves: Sequence[Curve], agents: Sequence[str]) -> list[str]:
-    of_each = [{curve.task for curve in curves if curve.agent == agent} for agent in agents] or [set()]
-    shared, every = set.intersection(*of_each), set.union(*of_each)
+def _shared_tasks(curves: Sequence[Curve]) -> tuple[list[str], list[str]]:
+    """The agents that are compared and the tasks that they have in common.
+
+    Agents with the fewest tasks are left out for as long as there is no such task.
+    """
+    of_each: dict[str, set[str]] = {}
+    for curve in curves:
+        of_each.setdefault(curve.agent, set()).add(curve.task)
+    agents = sorted(of_each, key=lambda agent: (-len(of_each[agent]), agent))
+    every = set().union(*of_each.values())
+
+    def common() -> set[str]:
+        return set.intersection(*(of_each[agent] for agent in agents)) if agents else set()
+
+    while len(agents) > PAIR and not common():
+        log.warning("over the tasks, %s is left out, as the agents have none in common with it", agents.pop())
+    shared = common()
     if shared and shared < every:
         log.warning("over the tasks, %s is left out, as not every agent has it", ", ".join(sorted(every - shared)))
-    return sorted(shared)
+    return sorted(agents), sorted(shared)
 
 
 def _shared_steps(curves: Sequence[Curve]) -> Floats:

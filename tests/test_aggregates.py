@@ -144,6 +144,15 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "none in common" in caplog.text
 
 
+def test_an_agent_without_a_common_task_does_not_take_the_figure_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    curves = [*runs("a", "hammer", [1.0] * 4), *runs("a", "door", [1.0] * 4), *runs("b", "hammer", [0.5] * 4)]
+    said = aggregate([*curves, *runs("b", "door", [0.5] * 4), *runs("alone", "window", [0.1] * 4)])
+    assert said is not None and said.tasks == ["door", "hammer"] and set(said.runs) == {"a", "b"}
+    assert "alone is left out" in caplog.text
+
+
 def test_curves_of_unequal_length_count_where_all_have_data() -> None:
     short = Curve("hammer", "a", "9", np.array([10.0, 20.0]), np.array([0.0, 1.0]))
     said = aggregate([*runs("a", "hammer", [1.0] * 4), short, *runs("b", "hammer", [0.0] * 4)])
