@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
-from mbrl.episodes import OBSERVATIONS
+from mbrl.episodes import OBSERVATIONS, view_name
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
@@ -136,7 +136,9 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
     from mbrl.demos import read_demos  # only here: scripts and simulators are of no use to a run without them
 
     bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
-    episodes = read_demos(folder, task=config.env.task, action_repeat=env_steps_per_step(config))
+    seen = config.env.pixels and "camera" in config.env
+    view = view_name(config.env.camera, config.env.mirrored) if seen else None
+    episodes = read_demos(folder, task=config.env.task, action_repeat=env_steps_per_step(config), view=view)
     for episode in episodes:
         episode["reward"] += bonus * episode["success"]
     if config.env.pixels:

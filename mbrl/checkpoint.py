@@ -22,8 +22,9 @@ from policies.base import Policy
 from worldmodel.base import WorldModel
 
 CHECKPOINTS = "checkpoints"  # the folder of that name in a run's folder
+METRICS = "metrics.jsonl"  # there from a run's first moment on
 # what may differ between a run and its continuation
-CONTINUES = ("run_dir", "threads", "eval", "video", "wandb", "collect.backend")
+CONTINUES = ("run_dir", "threads", "eval.every", "video", "wandb", "collect.backend")
 SPARE = 64 * 2**20  # bytes beside the tensors: file system blocks, JSON, logs
 
 
@@ -147,8 +148,23 @@ def claim_run_folder(
     Raises:
         ValueError: the folder belongs to another configuration; names the first differences.
     """
+    require_own_folder(run_dir, config, continues=continues, setting=setting)
     path = run_dir / "config.yaml"
-    if path.exists():
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    OmegaConf.save(config, temporary, resolve=True)
+    temporary.replace(path)
+
+
+def require_own_folder(
+    run_dir: Path, config: DictConfig, *, continues: Collection[str] = CONTINUES, setting: str = "run_dir"
+) -> None:
+    """ValueError where the folder belongs to another configuration; arguments as in `claim_run_folder`.
+
+    A folder that was claimed for a run which has never begun belongs to nobody.
+    """
+    path = run_dir / "config.yaml"
+    if path.exists() and ((run_dir / METRICS).exists() or (run_dir / CHECKPOINTS).exists()):
         differences = _differences(OmegaConf.load(path), config, continues)
         if differences:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -156,10 +172,6 @@ def claim_run_folder(
                 f"{run_dir} belongs to another config ({'; '.join(differences[:3])}{more}): "
                 f"choose another folder with {setting}=... or remove that one"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    OmegaConf.save(config, temporary, resolve=True)
-    temporary.replace(path)
 
 
 def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:

@@ -89,7 +89,7 @@ def record(
         raise FileExistsError(f"{output} holds episodes already: choose another folder or delete it")
     paths: list[Path] = []
     env = make_env(task, seed, **env_options)
-    about = about_episode(task, env.action_repeat)
+    about = about_episode(task, env.action_repeat, env.view)
 
     def write(index: int, records: TensorDictBase) -> None:
         paths.append(output / f"episode-{index:05d}.safetensors")
@@ -103,23 +103,26 @@ def record(
     return paths
 
 
-def read_demos(folder: Path, *, task: str, action_repeat: int) -> list[TensorDictBase]:
+def read_demos(folder: Path, *, task: str, action_repeat: int, view: str | None = None) -> list[TensorDictBase]:
     """Read a folder's demonstrations of a task, record episodes [L + 1].
+
+    Args:
+        view: how pictures must have been taken, see `mbrl.episodes.view_name`; None: they do not matter.
 
     Files that do not say their task, such as published ones, are taken for this task's, with a warning.
 
     Raises:
-        ValueError: a file says that it is of another task, or of steps of another length.
+        ValueError: a file says that it is of another task, of steps of another length or from another view.
         FileNotFoundError: there is no such folder, or no episode in it.
     """
     episodes, silent = read_episodes(folder), 0
     for path in episode_paths(folder):
         about = read_about(path)
         silent += not about
-        for name, value in about_episode(task, action_repeat).items():
+        for name, value in about_episode(task, action_repeat, view).items():
             if about.get(name, value) != value:
                 raise ValueError(
-                    f"replay.demos: {path} is of {name} {about[name]}, and env.{name} is {value}: "
+                    f"replay.demos: {path} is of {name} {about[name]}, and the environment's {name} is {value}: "
                     "give demonstrations of the same"
                 )
     if silent:

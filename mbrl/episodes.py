@@ -78,9 +78,17 @@ def write_episode(path: Path, records: TensorDictBase, about: Mapping[str, Any] 
     write_tensors(path, dict(records.items()), about)
 
 
-def about_episode(task: str, action_repeat: int) -> dict[str, Any]:
-    """What is written about an episode: its task without "-v3", and the env steps of one of its steps."""
-    return {"task": task.removesuffix("-v3"), "action_repeat": action_repeat}
+def about_episode(task: str, action_repeat: int, view: str | None = None) -> dict[str, Any]:
+    """What is written about an episode: its task without "-v3", the env steps of one of its steps, and how its pictures
+    were taken (see `view_name`), where there are any.
+    """
+    about = {"task": task.removesuffix("-v3"), "action_repeat": action_repeat}
+    return about if view is None else {**about, "view": view}
+
+
+def view_name(camera: str, mirrored: bool) -> str:
+    """Such as "corner2 mirrored"."""
+    return f"{camera}{' mirrored' if mirrored else ''}"
 
 
 def read_about(path: Path) -> dict[str, Any]:

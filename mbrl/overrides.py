@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -63,7 +64,7 @@ def composed_jobs(arguments: Sequence[str], root: str = ROOT_CONFIG) -> list[tup
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # it knows what globs match
     parsed = []
     for argument in arguments:
         try:

@@ -69,6 +69,6 @@ def _over_tasks(curves: Sequence[Curve], files: list[Path], x_label: str) -> lis
     said = aggregate(curves)
     if said is None:
         return []
-    save(over_tasks(said, x_label), files)
+    save(over_tasks(said, x_label, [curve.agent for curve in curves]), files)
     write_over_tasks(said, data)
     return files

@@ -15,7 +15,7 @@ Settings = Mapping[str, Any]  # flat: "agent.real_ratio" -> 0.5
 # which seed and task a run has, where it ran and how long, and what it wrote on the way: seeds may differ in these
 OF_ONE_RUN = {
     "seed", "env.task", "run_dir", "total_env_steps", "device", "threads", "checkpoint_every", "video", "eval.every",
-    "wandb", "collect.backend",
+    "wandb", "collect.backend", "agent.policy.task",
 }  # fmt: skip
 OF_ONE_TASK = {"env._target_", "env.tasks", "replay.demos"}  # what belongs to a task: compared among its runs alone
 # what must be equal for different agents to be compared; how they see the scene is their own

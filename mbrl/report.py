@@ -66,7 +66,7 @@ def report(folder: Path, output: Path | None = None, reference: Path | None = No
 def _over_tasks(curves: Sequence[Curve]) -> str | None:
     several = max(len({curve.agent for curve in curves}), len({curve.task for curve in curves})) > 1
     said = aggregate(curves) if several else None
-    return None if said is None else as_image(over_tasks(said, LABEL))
+    return None if said is None else as_image(over_tasks(said, LABEL, [curve.agent for curve in curves]))
 
 
 def _template() -> Template:

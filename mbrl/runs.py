@@ -62,8 +62,12 @@ def latest_env_steps(folder: Path) -> int:
 
 
 def is_done(folder: Path, total_env_steps: int) -> bool:
-    """Whether the run came to its end: its last checkpoint is there and its curve is drawn."""
-    return latest_env_steps(folder) >= total_env_steps and (folder / CURVE).exists()
+    """Whether the run came to its end: its last checkpoint is there and its curve is drawn.
+
+    Where somebody has removed all checkpoints, its last row counts, so that what is done is not done again.
+    """
+    reached = latest_env_steps(folder) or int(_last_row(folder / "metrics.jsonl").get("env_steps", 0))
+    return reached >= total_env_steps and (folder / CURVE).exists()
 
 
 def run_state(folder: Path, now: float | None = None) -> RunState | None:
@@ -85,9 +89,9 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
 
 
 def _unfinished(folder: Path, rows: Path, now: float) -> str:
-    if (folder / FAILURE).exists():
-        return "failed"
     at_work = held(folder)
+    if not at_work and (folder / FAILURE).exists():
+        return "failed"
     if at_work is None:
         at_work = rows.exists() and now - rows.stat().st_mtime < SILENT
     if at_work:

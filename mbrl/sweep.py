@@ -12,10 +12,10 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl.build import env_factory
-from mbrl.checkpoint import claim_run_folder
+from mbrl.checkpoint import claim_run_folder, require_own_folder
 from mbrl.errors import explain, root_cause
 from mbrl.lock import Busy
-from mbrl.overrides import composed_jobs
+from mbrl.overrides import composed_jobs, groups
 from mbrl.runs import FAILURE, is_done
 
 LOG = "log.txt"  # in a run's folder: what a job of a sweep printed, where jobs run side by side
@@ -55,18 +55,19 @@ def prepare(arguments: Sequence[str], check: Callable[[DictConfig], None]) -> li
         if folder in folders:
             raise ValueError(_shared(folder, folders[folder], overrides))
         folders[folder] = overrides
-    for folder, (_, config) in zip(folders, jobs, strict=True):
-        claim_run_folder(folder, config)
+    for claim in (require_own_folder, claim_run_folder):  # none is taken where one is refused
+        for folder, (_, config) in zip(folders, jobs, strict=True):
+            claim(folder, config)
     return list(folders)
 
 
 def _shared(folder: Path, one: Sequence[str], other: Sequence[str]) -> str:
     keys = [mine.split("=", 1)[0] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
-    named = "-".join(f"${{{key}}}" for key in keys)
-    return (
-        f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)}): name what differs, "
-        f"such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
-    )
+    told = f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)})"
+    if any(key.lstrip("+").split("@")[0] in groups() for key in keys):  # a group's name is no setting to refer to
+        return f"{told}: start them one by one, each with a run_dir of its own"
+    named = "-".join(f"${{{key.lstrip('+')}}}" for key in keys)
+    return f"{told}: name what differs, such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
 
 
 def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: bool) -> Result | None:
@@ -77,11 +78,11 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
         alone: whether no other job runs beside it; else what it prints goes to a file in its folder.
     """
     folder = Path(config.run_dir)
+    (folder / FAILURE).unlink(missing_ok=True)
     if is_done(folder, config.total_env_steps):
         _log.warning("%s is done already", folder)
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).unlink(missing_ok=True)
     with _printing_to(None if alone else folder / LOG):
         try:
             return run(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import dataclass
@@ -32,10 +33,14 @@ from mbrl.plot import plot
 from mbrl.protocols import flat
 from mbrl.provenance import note_start
 from mbrl.replay import Replay
+from mbrl.runs import FAILURE
 from mbrl.tracking import Tracker, require_package
 from mbrl.video import imagination_video
 
 CLONING_UPDATES = 100  # between two rows of metrics
+STEPS = ("total_env_steps", "checkpoint_every", "eval.every", "eval.episodes")  # settings that are 1 or more
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,6 +96,7 @@ def build(config: DictConfig) -> Run:
     agent = build_agent(config, evaluator.env, replay)
     lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
     claim_run_folder(directory, config)
+    (directory / FAILURE).unlink(missing_ok=True)  # of an earlier attempt, in a sweep
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
     checkpoint = RunCheckpoint(directory, agent=agent, replay=replay, progress=progress)
     resumed = checkpoint.load_latest()
@@ -156,9 +162,9 @@ def train(config: DictConfig, run: Run) -> None:
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
-        if progress["env_steps"] // config.eval.every > before // config.eval.every:
-            evaluate(config, run)
         done = progress["env_steps"] >= config.total_env_steps
+        if done or progress["env_steps"] // config.eval.every > before // config.eval.every:
+            evaluate(config, run)
         # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
         whole = replay.between_episodes or config.collect.workers > 1
         if done or (whole and progress["env_steps"] - saved >= config.checkpoint_every):
@@ -183,16 +189,22 @@ def finish(config: DictConfig, run: Run) -> None:
         model, horizon = imagined
         rollout = run.evaluator.play(run.agent.acting, 0)
         video = run.directory / "imagination.mp4"
-        frames = imagination_video(model, rollout, horizon, video)
+        try:
+            frames = imagination_video(model, rollout, horizon, video)
+        except ValueError as error:  # an episode shorter than the horizon; the run is whole without it
+            _log.warning("no video of the imagination: %s", error)
+            return
         run.logger.video(video, frames, run.progress["env_steps"])
 
 
 def check(config: DictConfig) -> None:
-    """Refuse settings that could not work, before anything is built.
+    """Refuse settings that could not work, before anything is built; 1e5 env steps become 100000.
 
     Raises:
         ValueError: one line that says which setting, and what it may be.
     """
+    for key in STEPS:
+        OmegaConf.update(config, key, whole_number(key, OmegaConf.select(config, key)))
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames:
         raise ValueError(
@@ -211,11 +223,13 @@ def check(config: DictConfig) -> None:
     check_demonstrations(config)
     if not isinstance(config.seed, int):
         raise ValueError(f"seed must be a whole number, not {config.seed!r}")
-    for key in ("total_env_steps", "checkpoint_every"):
-        if config[key] < 1:
-            raise ValueError(f"{key} must be 1 or more, not {config[key]}")
-    if config.eval.every < 1:
-        raise ValueError(f"eval.every must be 1 or more, not {config.eval.every}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """The value as an integer; ValueError where it is none, or below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer() or value < 1:
+        raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
+    return int(value)
 
 
 def check_demonstrations(config: DictConfig) -> None:

@@ -100,22 +100,26 @@ def demos(options: argparse.Namespace) -> int:
     from mbrl.demos import record
 
     folder = options.output or Path("runs") / "demos" / options.task
-    record(options.task, options.episodes, noise=options.noise, seed=options.seed, output=folder)
+    record(options.task, options.episodes, noise=options.noise, seed=options.seed, output=folder, **_given(options))
     print(folder)
     return 0
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the environment that were given."""
+    values = {name: getattr(options, name) for name in ("resolution", "camera")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def collect(options: argparse.Namespace) -> int:
     from mbrl.data.dataset import Protocol, collect
 
-    given = {"resolution": options.resolution, "camera": options.camera}
-    env = {name: value for name, value in given.items() if value is not None}
     folder = options.output or Path("runs") / "data" / ("-".join(options.tasks) if len(options.tasks) < 4 else "mixed")
     rows = collect(
         options.tasks,
         options.episodes,
         policies=options.policy,
-        protocol=Protocol(options.seed, options.noise, env),
+        protocol=Protocol(options.seed, options.noise, _given(options)),
         workers=options.workers,
         output=folder,
     )
@@ -248,18 +252,20 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _add_demos(verbs: Any) -> None:
-    examples = [
-        "mbrl demos door-lock",
-        "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy",
-    ]
+    examples = ["mbrl demos door-lock", "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy"]
     verb = _add_verb(verbs, "demos", demos, "record demonstrations of Meta-World's scripted policy", examples)
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
-    verb.add_argument(
-        "--episodes", type=_positive, default=5, metavar="N", help="successful ones (default: 5)"
-    )
+    verb.add_argument("--episodes", type=_positive, default=5, metavar="N", help="successful ones (default: 5)")
     verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    _add_picture(verb)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
+
+
+def _add_picture(verb: argparse.ArgumentParser) -> None:
+    as_set = "(default: as in configs/env/metaworld.yaml)"
+    verb.add_argument("--resolution", type=_positive, metavar="R", help=f"pixels of a side {as_set}")
+    verb.add_argument("--camera", metavar="NAME", help=f"corner, corner2, ... {as_set}")
 
 
 def _add_collect(verbs: Any) -> None:
@@ -276,9 +282,7 @@ def _add_collect(verbs: Any) -> None:
     verb.add_argument("--noise", type=float, default=0.3, metavar="S", help="on the actions of noisy (default: 0.3)")
     verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes (default: 1)")
     verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
-    as_set = "(default: as in configs/env/metaworld.yaml)"
-    verb.add_argument("--resolution", type=_positive, metavar="R", help=f"pixels of a side {as_set}")
-    verb.add_argument("--camera", metavar="NAME", help=f"corner, corner2, ... {as_set}")
+    _add_picture(verb)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/data/TASK, or mixed for many)")
 
 

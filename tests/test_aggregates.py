@@ -11,6 +11,7 @@ from mbrl import aggregates
 from mbrl.aggregates import LEVELS, aggregate
 from mbrl.curves import Curve
 from mbrl.plotting.over_tasks import over_tasks, write_over_tasks
+from mbrl.plotting.style import styles_of
 
 STEPS = np.array([0.0, 10.0, 20.0, 40.0])
 
@@ -180,10 +181,14 @@ def test_the_figure_has_a_panel_for_each_measure_and_its_data_beside_it(tmp_path
     said = aggregate(random_runs("mbpo", 0) + random_runs("sac", 1))
     alone = aggregate(random_runs("mbpo", 0))
     assert said is not None and alone is not None
-    assert [len(over_tasks(its, "env steps").axes) for its in (said, alone)] == [4, 2]
+    assert [len(over_tasks(its, "env steps", its.runs).axes) for its in (said, alone)] == [4, 2]
     write_over_tasks(said, tmp_path / "x.csv")
     rows = [line.split(",") for line in (tmp_path / "x.csv").read_text().splitlines()]
     counted = {figure: sum(row[0] == figure for row in rows[1:]) for figure in {row[0] for row in rows[1:]}}
     assert counted == {
         "interquartile_mean": 8, "profile": 42, "improvement": 1, f"steps_ratio to {said.baseline}": len(LEVELS)
     }  # fmt: skip
+
+
+def test_an_agent_looks_the_same_beside_fewer_others() -> None:
+    assert styles_of("abc", {"b"}) == {"b": styles_of("abc")["b"]} != styles_of("b")

@@ -59,9 +59,12 @@ def test_missing_checkpoint_says_what_to_do(tmp_path):
 
 
 def test_folder_belongs_to_one_config_but_for_how_it_is_watched(tmp_path):
-    config = OmegaConf.create({"seed": 1, "eval": {"every": 10}, "agent": {"lr": 0.1}})
+    config = OmegaConf.create({"seed": 1, "eval": {"every": 10, "episodes": 20}, "agent": {"lr": 0.1}})
     claim_run_folder(tmp_path, config)
+    (tmp_path / "metrics.jsonl").touch()
     claim_run_folder(tmp_path, OmegaConf.merge(config, {"eval": {"every": 99}}))
     assert load_config(tmp_path).eval.every == 99
     with pytest.raises(ValueError, match=r"agent.lr: 0.1 there, 0.2 here"):
         claim_run_folder(tmp_path, OmegaConf.merge(config, {"agent": {"lr": 0.2}}))
+    with pytest.raises(ValueError, match=r"eval.episodes: 20 there, 50 here"):  # one curve, one protocol
+        claim_run_folder(tmp_path, OmegaConf.merge(config, {"eval": {"episodes": 50}}))

@@ -10,10 +10,10 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.demos import collect_demos, record
+from mbrl.demos import collect_demos, read_demos, record
 from mbrl.envs.metaworld import make_env
 from mbrl.envs.toy import make_env as make_toy
-from mbrl.episodes import check_records, read_about, read_episodes
+from mbrl.episodes import check_records, read_about, read_episodes, view_name
 from policies.random import RandomPolicy
 from policies.scripted import ScriptedPolicy
 
@@ -32,10 +32,17 @@ def test_demonstrations_are_successful_and_reproducible(tmp_path: Path) -> None:
         assert first["pixels"].shape == (61, 3, 16, 16)
         assert all(torch.equal(first[key], second[key]) for key in set(first.keys()))
     assert not torch.equal(episodes[0]["state"][0], episodes[1]["state"][0])
-    assert read_about(paths[0]) == {"task": "drawer-close", "action_repeat": 2}
+    assert read_about(paths[0]) == {"task": "drawer-close", "action_repeat": 2, "view": "corner"}
     assert paths[0].read_bytes() == (tmp_path / "b" / paths[0].name).read_bytes()
     with pytest.raises(FileExistsError, match="holds episodes already"):
         record("drawer-close", 1, output=tmp_path / "a")
+
+
+def test_another_view_is_refused_where_pictures_matter(tmp_path: Path) -> None:
+    record("drawer-close", 1, output=tmp_path, camera="corner2", **OPTIONS)
+    with pytest.raises(ValueError, match=r"is of view corner2, and the environment's view is corner mirrored"):
+        read_demos(tmp_path, task="drawer-close", action_repeat=2, view=view_name("corner", mirrored=True))
+    assert len(read_demos(tmp_path, task="drawer-close", action_repeat=2)) == 1
 
 
 def test_hopeless_noise_is_an_error_and_leaves_random_numbers(

@@ -7,6 +7,7 @@ SETTINGS = {"env.goals": "fresh", "eval.episodes": 20, "agent.real_ratio": 0.5, 
 
 def test_seeds_and_tasks_of_one_experiment_keep_the_agents_name() -> None:
     settings = [SETTINGS, SETTINGS | {"seed": 1}, SETTINGS | {"env.task": "door-lock", "run_dir": "elsewhere"}]
+    settings[2]["agent.policy.task"] = "door-lock"  # a script's
     assert distinct_names(["mbpo"] * 3, settings) == ["mbpo"] * 3
 
 

@@ -1,5 +1,6 @@
 """Sweeps: every job is checked before the first starts, failures stop nothing, and what is done is not repeated."""
 
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -52,8 +53,22 @@ def test_a_bad_job_is_refused_before_any_starts(arguments: list[str], said: str)
 
 def test_a_folder_of_another_configuration_is_refused() -> None:
     prepare(JOBS, check)
-    with pytest.raises(ValueError, match="runs/sac/toy/seed0 belongs to another config"):
+    (begun := Path("runs/random/toy/seed1") / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match="runs/random/toy/seed1 belongs to another config"):
         prepare([*JOBS, "replay.gamma=0.5"], check)
+    assert OmegaConf.load("runs/sac/toy/seed0/config.yaml").replay.gamma == 0.99, "none is taken where one is refused"
+    begun.unlink()
+    prepare([*JOBS, "replay.gamma=0.5"], check)  # what never began belongs to nobody
+
+
+def test_a_group_is_no_setting_to_name_a_folder_by() -> None:
+    with pytest.raises(ValueError, match="start them one by one, each with a run_dir of its own"):
+        prepare(["agent=sac", "policy@agent.policy=sac,sac_simba", *TOY], check)
+
+
+def test_a_glob_over_a_group() -> None:
+    folders = prepare(["agent=glob([random,sac])", *TOY], check)
+    assert [folder.parts[1] for folder in folders] == ["random", "sac"]
 
 
 def test_a_failed_job_is_written_down_and_the_next_attempt_clears_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -86,6 +101,12 @@ def test_what_is_done_is_not_repeated() -> None:
     assert len(runs) == 1
     run_job(job(total_env_steps=200), runs.append, alone=True)
     assert len(runs) == 2, "it is to go further"
+    shutil.rmtree("runs/job/checkpoints")
+    Path("runs/job/metrics.jsonl").write_text('{"env_steps": 100, "wall_time": 1.0}\n')
+    Path("runs/job", FAILURE).write_text("of an attempt before")
+    run_job(job(), runs.append, alone=True)
+    assert len(runs) == 2, "nor where its checkpoints were removed"
+    assert failures([Path("runs/job")]) == []
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from mbrl.agent import Agent
 from mbrl.build import build_replay
 from mbrl.envs.toy import make_env
 from mbrl.episodes import to_records, write_episodes
-from mbrl.train import run
+from mbrl.train import check, run
 from tests.run_folders import rows, weights
 
 SMOKE = ["experiment=smoke", "env.task=reach"]
@@ -60,7 +60,7 @@ def test_smoke_leaves_the_whole_run_folder(smoke):
     assert list((smoke / "tensorboard").glob("events*"))
     assert len(list((smoke / "checkpoints").iterdir())) == 2, "the previous checkpoint is kept"
     with (smoke / "eval.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["80"]
+        assert [row["step"] for row in csv.DictReader(file)] == ["80", "120"]
     last = rows(smoke)[-1]
     assert (last["env_steps"], last["agent_steps"]) == (120, 60)
     assert last["gradient_steps"] == 20
@@ -164,7 +164,9 @@ def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):
     ("override", "message"),
     [
         ("collect.frames_per_batch=7", "must divide"),
-        ("total_env_steps=0", "total_env_steps"),
+        ("total_env_steps=0", "total_env_steps must be a whole number, 1 or more, not 0"),
+        ("checkpoint_every=1.5", "checkpoint_every must be a whole number"),
+        ("eval.every=.inf", "eval.every must be a whole number"),
         ("eval.episodes=0", "eval.episodes"),
         ("replay.demo_share=2", "demo_share"),
     ],
@@ -172,3 +174,15 @@ def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):
 def test_impossible_settings(tmp_path, override, message):
     with pytest.raises(ValueError, match=message):
         run(compose_config(tmp_path, *TOY, "agent=drqv2", override))
+
+
+def test_step_counts_may_be_written_as_powers_of_ten(tmp_path):
+    config = compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=1e5")
+    check(config)
+    assert config.total_env_steps == 100000 and isinstance(config.total_env_steps, int)
+
+
+def test_the_end_is_evaluated_whatever_the_interval(tmp_path):
+    folder = run(compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=50", "eval.every=1000"))
+    rows = (folder / "eval.csv").read_text().splitlines()
+    assert len(rows) == 2 and rows[1].startswith("50,") and (folder / "curve.png").exists()

@@ -246,7 +246,8 @@ def _play_job(job: Job, protocol: Protocol, output: Path) -> list[bool]:
                 actor = build_policy(configs[policy], env)  # anew, as scripts may remember what they did before
                 torch.manual_seed(_noise_seed(protocol.seed, job.task, kind, number))
                 records = play(env, actor)
-            write_episode(_path(output, job.task, policy, number), records, about_episode(job.task, env.action_repeat))
+            about = about_episode(job.task, env.action_repeat, env.view)
+            write_episode(_path(output, job.task, policy, number), records, about)
             solved.append(bool(records["success"].any()))
     finally:
         env.close()

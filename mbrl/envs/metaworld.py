@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase
 from mbrl.envs.gym import wrap_gym
 from mbrl.envs.rendering import Quality, Renderer, check_picture
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
+from mbrl.episodes import view_name
 
 Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]
@@ -58,6 +59,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         state = spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)  # the declared bounds do not hold
         entries: dict[str, spaces.Space[Any]] = {"state": state}
         self._renderer: Renderer | None = None
+        self.view = view_name(camera, mirrored) if pixels else None
         if pixels:
             raw = self._simulator.raw
             self._renderer = Renderer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,13 @@ from mbrl.plotting.style import Style, dress, legend, steps_formatter, styles_of
 HALF = 0.5  # a probability of improvement that says nothing
 
 
-def over_tasks(said: Aggregates, x_label: str) -> Figure:
-    """Interquartile mean and performance profile; with two agents or more, improvement and the ratio of steps too."""
-    styles = styles_of(said.interquartile_mean)
+def over_tasks(said: Aggregates, x_label: str, agents: Iterable[str]) -> Figure:
+    """Interquartile mean and performance profile; with two agents or more, improvement and the ratio of steps too.
+
+    Args:
+        agents: all that the learning curves beside it show, which decides how each looks.
+    """
+    styles = styles_of(agents, said.interquartile_mean)
     rows = 2 if said.improvement else 1
     height = 1.4 + 3.0 * rows + 0.12 * max(0, len(said.improvement) - 6)
     figure = Figure(figsize=(9.5, height), layout="constrained")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -21,10 +21,15 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def styles_of(agents: Iterable[str]) -> dict[str, Style]:
-    """Agent -> how its lines are drawn; own agents come first, and published ones are thinner."""
+def styles_of(agents: Iterable[str], drawn: Collection[str] | None = None) -> dict[str, Style]:
+    """Agent -> how its lines are drawn; own agents come first, and published ones are thinner.
+
+    Args:
+        drawn: those that a figure has, where others beside it have more: an agent looks the same in all of them.
+    """
     ordered = sorted(sorted(set(agents)), key=is_published)
-    return {agent: _style(position, agent) for position, agent in enumerate(ordered)}
+    styles = {agent: _style(position, agent) for position, agent in enumerate(ordered)}
+    return styles if drawn is None else {agent: style for agent, style in styles.items() if agent in drawn}
 
 
 def is_published(agent: str) -> bool:

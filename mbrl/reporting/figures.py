@@ -55,7 +55,7 @@ def world_model_figure(runs: Sequence[Run]) -> Figure | None:
     names = sorted({name for _, own in series for name in own})
     if not names:
         return None
-    styles = styles_of(run.agent for run, own in series if own)
+    styles = styles_of((run.agent for run in runs), {run.agent for run, own in series if own})
     rows = -(-len(names) // COLUMNS)
     figure = Figure(figsize=(12.0, 0.7 + 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()

@@ -38,7 +38,8 @@ def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None
     episodes = [read_episode(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
     assert all(episode["pixels"].shape == (11, 3, 16, 16) for episode in episodes)
     about = [read_about(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
-    assert about == [{"task": task, "action_repeat": 2} for task in ["drawer-close"] * 5 + ["reach"] * 5]
+    tasks = ["drawer-close"] * 5 + ["reach"] * 5
+    assert about == [{"task": task, "action_repeat": 2, "view": "corner"} for task in tasks]
     goals = torch.stack([episode["state"][0, -3:] for episode in episodes[5:]])
     assert len(goals.unique(dim=0)) == 5  # no two episodes of a task have one goal
 
