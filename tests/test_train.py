@@ -61,7 +61,8 @@ def test_smoke_leaves_the_whole_run_folder(smoke):
     assert len(list((smoke / "checkpoints").iterdir())) == 2, "the previous checkpoint is kept"
     with (smoke / "eval.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["80", "120"]
-    last = rows(smoke)[-1]
+    last, evaluated = rows(smoke)[-2:]
+    assert evaluated["env_steps"] == 120 and "eval/success" in evaluated
     assert (last["env_steps"], last["agent_steps"]) == (120, 60)
     assert last["gradient_steps"] == 20
     seen = {key.split("/")[0] for row in rows(smoke) for key in row}
