@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -121,16 +120,11 @@ def _gpu() -> Check:
 
 def _bfloat16() -> Check:
     """How much faster the processor multiplies matrices in bfloat16 than in float32."""
-    import torch
+    from worldmodel.ivideogpt.precision import WORTH, bfloat16_gain
 
-    single = torch.randn(1024, 1024)
-    half = single.to(torch.bfloat16)
-    ratios = []
-    for _ in range(7):  # interleaved, so that other load weighs on both
-        ratios.append(_seconds(lambda: single @ single) / _seconds(lambda: half @ half))
-    ratio = statistics.median(ratios[1:])
-    verdict = "worth using" if ratio > 1.2 else "not worth using on this processor"
-    return Check("bfloat16", f"{ratio:.2f} × float32 on the processor, {verdict}")
+    gain = bfloat16_gain()
+    verdict = "used where a precision says so" if gain > WORTH else "float32 takes its place"
+    return Check("bfloat16", f"{gain:.2f} × float32 on the processor: {verdict}")
 
 
 def _seconds(work: Callable[[], object]) -> float:

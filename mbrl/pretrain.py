@@ -25,6 +25,7 @@ from mbrl.build import make, pick_device
 from mbrl.checkpoint import claim_run_folder
 from mbrl.data.mixture import Mixture, loader
 from mbrl.lock import FolderLock
+from mbrl.memory import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 
@@ -55,6 +56,7 @@ def run(config: DictConfig) -> Path | None:
         TensorBoard events, checkpoints, videos. None on the others.
     """
     check(config)
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     parts = build(config)

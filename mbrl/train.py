@@ -29,6 +29,7 @@ from mbrl.collect import check_workers, make_collector, shut_down
 from mbrl.evaluate import Evaluator
 from mbrl.lock import FolderLock
 from mbrl.logger import Logger
+from mbrl.memory import keep_freed_memory
 from mbrl.plot import plot
 from mbrl.protocols import flat
 from mbrl.provenance import note_start
@@ -71,6 +72,7 @@ def run(config: DictConfig) -> Path:
         The run folder: config.yaml, metrics.jsonl, eval.csv, TensorBoard events, checkpoints, curve.png, videos.
     """
     check(config)
+    keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     parts = build(config)

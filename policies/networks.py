@@ -48,8 +48,8 @@ class ConvEncoder(nn.Module):
         """``frames`` [*B, C, R, R], uint8 or float in 0..255 -> features float32 [*B, D]."""
         if frames.shape[-3:] != self.in_shape:
             raise ValueError(f"encoder: built for frames {self.in_shape}, got {tuple(frames.shape[-3:])}")
-        pixels = frames.reshape(-1, *self.in_shape).to(torch.float32, memory_format=torch.channels_last)
-        features: Tensor = self.layers(pixels / 255.0 - 0.5)  # [B, C', R', R']
+        pixels = frames.reshape(-1, *self.in_shape).to(torch.float32, memory_format=torch.channels_last, copy=True)
+        features: Tensor = self.layers(pixels.div_(255.0).sub_(0.5))  # [B, C', R', R']; pixels are a copy
         return features.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], self.out_features)
 
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite
 
 from worldmodel.base import WorldModel
+from worldmodel.ivideogpt import precision
 from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.precision import bfloat16_gain
 from worldmodel.ivideogpt.quantizer import VectorQuantizer
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, decay_groups
@@ -281,14 +283,25 @@ def test_not_finite_changes_nothing() -> None:
     assert not changed(before, model)
 
 
-def test_bfloat16_is_not_emulated(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_bfloat16_gives_way_where_it_is_slow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: False)
     assert make(precision="bfloat16").dtype == torch.float32
     assert [record.message for record in caplog.records] == [
-        "this machine does not compute in bfloat16: float32 takes its place"
+        "bfloat16 is no faster than float32 here: float32 takes its place"
     ]
     monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: True)
     assert make(precision="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("gain", "used"), [(0.5, False), (2.2, True)])
+def test_the_processor_is_asked_how_fast_it_is(monkeypatch: pytest.MonkeyPatch, *, gain: float, used: bool) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda: gain)
+    assert precision.computes_bfloat16() is used
+    state = torch.get_rng_state()
+    assert bfloat16_gain() > 0
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
