@@ -64,8 +64,8 @@ def test_siblings_know_only_themselves_and_the_shared_vocabulary(package: str) -
 
 
 def test_the_suite_imports_bases_and_pure_functions_and_leaves_classes_to_the_configs() -> None:
-    functions = ("metrics", "control_metrics", "i3d", "probe", "ivideogpt.precision")
-    open_to_all = {"policies.base", "policies.returns", "worldmodel.base", *(f"worldmodel.{name}" for name in functions)}
+    functions = ("base", "metrics", "control_metrics", "i3d", "probe", "ivideogpt.precision")
+    open_to_all = {"policies.base", "policies.returns", *(f"worldmodel.{name}" for name in functions)}
     concrete = {
         name: [
             t for t in imports(name) if t.split(".")[0] in ("policies", "worldmodel") and t not in open_to_all
