@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from mbrl.aggregates import Aggregates, Estimate
 from mbrl.plotting.style import Style, dress, legend, steps_formatter, styles_of
 
 HALF = 0.5  # a probability of improvement that says nothing
+TITLE = 40  # characters of a line
 
 
 def over_tasks(said: Aggregates, x_label: str, agents: Iterable[str]) -> Figure:
@@ -25,7 +27,7 @@ def over_tasks(said: Aggregates, x_label: str, agents: Iterable[str]) -> Figure:
     """
     styles = styles_of(agents, said.interquartile_mean)
     rows = 2 if said.improvement else 1
-    height = 1.4 + 3.0 * rows + 0.12 * max(0, len(said.improvement) - 6)
+    height = 1.4 + 3.0 * rows + 0.3 * max(0, len(said.improvement) - 6)
     figure = Figure(figsize=(9.5, height), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False).flatten()
     where = f"{len(said.tasks)} task{'s' * (len(said.tasks) > 1)}"
@@ -58,7 +60,7 @@ def _lines(
         axis.fill_between(its.x, its.low, its.high, color=styles[agent]["color"], alpha=0.15, linewidth=0)
         marker = "o" if np.isfinite(its.value).sum() == 1 else ""
         axis.plot(its.x, its.value, **styles[agent], marker=marker)  # type: ignore[arg-type]
-    axis.set_title(title)
+    axis.set_title(fill(title, TITLE))
     axis.set_xlabel(labels[0])
     axis.set_ylabel(labels[1])
     axis.set_ylim(-0.03, 1.03)
@@ -71,10 +73,10 @@ def _improvement(axis: Axes, pairs: Mapping[tuple[str, str], Estimate], end: str
         axis.plot([its.low[0], its.high[0]], [place, place], color="#777777", linewidth=6, alpha=0.5)
         axis.plot(its.value, [place], "o", color="black")
     axis.axvline(HALF, color="black", linewidth=0.8, linestyle=":")
-    axis.set_yticks(places, [f"{one} > {other}" for one, other in pairs])
+    axis.set_yticks(places, [f"{one}\n> {other}" for one, other in pairs], fontsize="small")
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.7, len(pairs) - 0.3)
-    axis.set_title(f"Probability of improvement until {end}")
+    axis.set_title(fill(f"Probability of improvement until {end}", TITLE))
     axis.set_xlabel("P(mean success rate of one > other)")
     dress(axis)
 

@@ -19,6 +19,7 @@ Style = Mapping[str, object]  # of a line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".svg", ".pdf")
+LINE_INCHES, LETTER_INCHES = 0.6, 0.085  # in a legend: the line with the space about it, a letter
 
 
 def styles_of(agents: Iterable[str], drawn: Collection[str] | None = None) -> dict[str, Style]:
@@ -47,9 +48,11 @@ def dress(axis: Axes) -> None:
 
 
 def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str], columns: int) -> None:
-    """Below the panels, where it hides no curve."""
+    """Below the panels, where it hides no curve, in so many columns or as many as have room."""
     handles = [Line2D([], [], **style, label=labels[agent]) for agent, style in styles.items()]  # type: ignore[arg-type]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), frameon=False)
+    width = LINE_INCHES + LETTER_INCHES * max(len(labels[agent]) for agent in styles)
+    columns = max(1, min(len(handles), columns, int(figure.get_figwidth() / width)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def steps_formatter(x_label: str) -> Formatter:
