@@ -19,7 +19,7 @@ Style = Mapping[str, object]  # of a line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".svg", ".pdf")
-LINE_INCHES, LETTER_INCHES = 0.6, 0.085  # in a legend: the line with the space about it, a letter
+LINE_INCHES, LETTER_INCHES = 0.6, 0.076  # in a legend: the line with the space about it, a letter
 
 
 def styles_of(agents: Iterable[str], drawn: Collection[str] | None = None) -> dict[str, Style]:
