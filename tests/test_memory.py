@@ -1,26 +1,29 @@
 """Freed memory is kept: large tensors one after another cost no page faults."""
 
-import resource
+import subprocess
 import sys
 
 import pytest
-import torch
-
-from mbrl.memory import keep_freed_memory
 
 PAGES = 5000  # of a tensor
+# in a process of its own, as a run is: what a long one has done before decides where its blocks lie
+FAULTS = f"""
+import resource, torch
+from mbrl.memory import keep_freed_memory
 
-
-def faults(times: int) -> int:
-    """Page faults of so many tensors, each let go of before the next."""
+def tensors(count):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        torch.empty(PAGES * 1024).fill_(1.0)  # 4 KiB a page
+    for _ in range(count):
+        torch.empty({PAGES} * 1024).fill_(1.0)  # 4 KiB a page
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+tensors(2)
+print(tensors(10))
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_large_tensors_are_fetched_once() -> None:
-    keep_freed_memory()
-    faults(2)
-    assert faults(10) < PAGES
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < PAGES
