@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-PAGES = 5000  # of a tensor
+PAGES = 9000  # of a tensor, more than the 32 MiB from which glibc always asks the system
 # in a process of its own, as a run is: what a long one has done before decides where its blocks lie
 FAULTS = f"""
 import resource, torch
@@ -18,7 +18,7 @@ def tensors(count):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 keep_freed_memory()
-tensors(2)
+tensors(20)  # until the heap has settled
 print(tensors(10))
 """
 
