@@ -18,7 +18,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
-from mbrl.episodes import LATENT
+from mbrl.episodes import LATENT, OBSERVATIONS
 from mbrl.latents import Latents
 from policies.returns import n_step
 
@@ -241,7 +241,7 @@ class EpisodeBuffer:
         return (self._starts[episode] + offset) % self.size
 
     def _observation_keys(self) -> list[str]:
-        return [key for key in ("pixels", "state") if key in self.records.keys()]
+        return [key for key in OBSERVATIONS if key in self.records.keys()]
 
     def _observe(self, key: str, episode: Tensor, offset: Tensor) -> Tensor:
         if key != "pixels":

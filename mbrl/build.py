@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
+from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
@@ -21,6 +22,7 @@ from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
+from worldmodel.told import TaskTold
 
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
 NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination", "planner", "planning")
@@ -64,13 +66,23 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
 
 
 def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
-    """The world model, or None where nothing is imagined: with real_ratio 1 and no planner an agent is model-free."""
+    """The world model, told the task where the environment has several; None where nothing is imagined: with
+    real_ratio 1 and no planner an agent is model-free.
+    """
     wanted = imagines(config) or config.agent.get("planner") is not None
     if config.agent.get("world_model") is None or not wanted:
         return None
     torch.manual_seed(config.seed)
-    world_model: WorldModel = make(config.agent.world_model, **_specs(env))
-    return world_model.to(pick_device(config.device))
+    seen = {key: spec for key, spec in env.observation_spec.items() if key != "task"}
+    actions, several = env.action_spec.shape[-1], "task" in env.observation_spec.keys()
+
+    def make_model(width: int) -> WorldModel:
+        specs = {"observation_spec": Composite(seen), "action_spec": Bounded(-1.0, 1.0, (width,))}
+        model: WorldModel = make(config.agent.world_model, **specs)
+        return model
+
+    model = TaskTold(make_model, actions, env.observation_spec["task"].shape[-1]) if several else make_model(actions)
+    return model.to(pick_device(config.device))
 
 
 def imagines(config: DictConfig) -> bool:

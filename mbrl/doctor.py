@@ -68,9 +68,7 @@ def _python() -> Check:
 
 def _package(name: str) -> Check:
     """The version of a package against what this project asks for in its own metadata."""
-    requirement = next(
-        (r for r in map(Requirement, requires("mbrl") or ()) if r.name == name), Requirement(name)
-    )
+    requirement = next((r for r in map(Requirement, requires("mbrl") or ()) if r.name == name), Requirement(name))
     mend = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
     try:
         found = version(name)
@@ -90,9 +88,7 @@ def _compiler() -> Check:
 
 def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
-    found = (
-        f"{free / 1e9:.0f} GB free in {folder}" if free >= 1e10 else f"{free / 1e9:.1f} GB free in {folder}"
-    )
+    found = f"{free / 1e9:.0f} GB free in {folder}" if free >= 1e10 else f"{free / 1e9:.1f} GB free in {folder}"
     if free >= WANTED_DISK:
         return Check("disk", found)
     return Check("disk", found, "mbrl train run_dir=/a/larger/disk/run", needed=free < NEEDED_DISK)
@@ -141,9 +137,7 @@ def _drawing() -> Check:
     if probe.returncode == 0:
         return Check("OpenGL", f"{backend} works: {probe.stdout.strip()}")
     reason = probe.stderr.strip().rsplit("\n", 1)[-1]
-    return Check(
-        "OpenGL", f"{backend} fails: {reason}", f"sudo apt-get install -y {GL_PACKAGES}", needed=True
-    )
+    return Check("OpenGL", f"{backend} fails: {reason}", f"sudo apt-get install -y {GL_PACKAGES}", needed=True)
 
 
 def _rate(name: str, unit: str, *, pixels: bool, steps: int = 100) -> Check:

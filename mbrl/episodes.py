@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from tensordict import TensorDict, TensorDictBase
 
-OBSERVATIONS = ("pixels", "state")
+SIGHTS = ("pixels", "state")  # an episode has one of these at least
+OBSERVATIONS = (*SIGHTS, "task")  # which of several tasks it is of, as a one-hot, is never all that is seen
 FLAGS = ("success", "terminated", "truncated")
 LATENT = "latent"  # what a recurrent actor made of the observation; lives in the replay, never in files
 SUFFIX = ".safetensors"
@@ -55,7 +56,7 @@ def check_records(records: TensorDictBase, name: str) -> None:
     keys = list(records.keys())
     shapes = dict.fromkeys(FLAGS, ((1,), torch.bool)) | {"reward": ((1,), torch.float32)}
     missing = [key for key in (*shapes, "action") if key not in keys]
-    if missing or not any(key in keys for key in OBSERVATIONS):
+    if missing or not any(key in keys for key in SIGHTS):
         raise ValueError(f"{name}: not an episode, it lacks {', '.join(missing) or 'pixels or state'}")
     if records.ndim != 1 or len(records) < 2:
         raise ValueError(f"{name}: an episode has one axis of 2 rows or more, not {list(records.shape)}")

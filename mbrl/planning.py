@@ -59,6 +59,7 @@ class PlanningPolicy(Policy):
             raise ValueError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
         check_model(world_model, planner, has_goal=goal is not None)
         frame_stack = check_specs(observation_spec, action_spec, world_model)
+        tasks = world_model.tasks if "task" in world_model.observations else 0
         check_proposals(proposals, planner, prior)
         image = None if goal is None else goal_image(Path(goal), world_model.resolution)
         imagination = PlanImagination(world_model, prior.actor if proposals else None, discount, image)
@@ -67,6 +68,7 @@ class PlanningPolicy(Policy):
             imagination,
             planner,
             actions=action_spec.shape[-1],
+            tasks=tasks,
             frame_stack=frame_stack,
             replan_every=replan_every,
             proposals=proposals,
@@ -115,22 +117,25 @@ class PlanImagination(torch.nn.Module):
 
         return imagine
 
-    def propose(self, state: Any, frames: Tensor, proposals: int, horizon: int) -> Tensor:
-        """Actions [B, M, H, A] of the prior, exploring, from the state at the stack `frames` [B, 3K, R, R]."""
+    def propose(self, state: Any, observed: TensorDict, proposals: int, horizon: int) -> Tensor:
+        """Actions [B, M, H, A] of the prior, exploring, from the state at what is observed: the stack `frames`
+        [B, 3K, R, R], and what stays as it is.
+        """
         assert self.prior is not None
-        state, frames = self.world_model.fork(state, proposals), frames.repeat_interleave(proposals, 0)
+        state, observed = self.world_model.fork(state, proposals), observed.repeat_interleave(proposals, 0)
         actions: list[Tensor] = []
         with set_exploration_type(ExplorationType.RANDOM):
             for step in range(horizon):
                 if step > 0:
                     state, prediction = self.world_model.step(state, actions[-1])
-                    frames = torch.cat([frames[:, 3:], prediction["pixels"]], 1)
-                actions.append(self.prior(TensorDict(frames=frames, batch_size=[len(frames)]))["action"])
+                    observed["frames"] = torch.cat([observed["frames"][:, 3:], prediction["pixels"]], 1)
+                actions.append(self.prior(observed.copy())["action"])
         return torch.stack(actions, 1).unflatten(0, (-1, proposals))
 
 
 class PlanningActor(TensorDictModuleBase):
-    """Reads `frames` and what it wrote a step before, writes `action` and, under "next", what it will remember.
+    """Reads `frames` (and `task` [N], where the world model is told that) and what it wrote a step before, writes
+    `action` and, under "next", what it will remember.
 
     All memory is in the TensorDict, none in here, so that several environments and the evaluation do not mix:
     `plan_mean` and `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions of it still to be taken before the
@@ -143,6 +148,7 @@ class PlanningActor(TensorDictModuleBase):
         planner: Planner,
         *,
         actions: int,
+        tasks: int,
         frame_stack: int,
         replan_every: int,
         proposals: int,
@@ -157,15 +163,17 @@ class PlanningActor(TensorDictModuleBase):
             "plan_left": Unbounded((1,), dtype=torch.int64),
             "past_actions": Unbounded((self.context_length, actions)),
         }
-        self.in_keys = ["frames", *self.memory]
+        side = imagination.world_model.resolution
+        self.observed = {"frames": Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)}
+        if tasks:
+            self.observed["task"] = Unbounded((tasks,))
+        self.in_keys = [*self.observed, *self.memory]
         self.out_keys = ["action", *(("next", key) for key in self.memory)]
 
     def blank(self) -> TensorDict:
         """What it reads at the start of an episode of black frames, one row."""
-        side = self.imagination.world_model.resolution
-        frames = torch.zeros(1, 3 * self.frame_stack, side, side, dtype=torch.uint8)
-        memory = {key: spec.zero()[None] for key, spec in self.memory.items()}
-        return TensorDict({"frames": frames, **memory}, batch_size=[1])
+        read = {**self.observed, **self.memory}
+        return TensorDict({key: spec.zero()[None] for key, spec in read.items()}, batch_size=[1])
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -192,21 +200,23 @@ class PlanningActor(TensorDictModuleBase):
 
     def plan(self, rows: TensorDictBase) -> Plan:
         """The context is encoded once; each iteration forks it."""
-        frames = rows["frames"]  # [B, 3K, R, R]
-        pixels = frames.unflatten(1, (self.frame_stack, 3))[:, -self.context_length :]
+        observed = rows.select(*self.observed)
+        pixels = rows["frames"].unflatten(1, (self.frame_stack, 3))[:, -self.context_length :]  # [B, C, 3, R, R]
         # past action c leads to frame c + 1; the last is only now being chosen
         actions = torch.cat([rows["past_actions"][:, 1:], torch.zeros_like(rows["past_actions"][:, :1])], 1)
         context = TensorDict(pixels=pixels, action=actions, batch_size=pixels.shape[:2])
+        if "task" in observed.keys():
+            context["task"] = observed["task"][:, None].expand(*context.batch_size, -1)
         state = self.imagination.start(context)
         proposed = None
         if self.proposals:
-            proposed = self.imagination.propose(state, frames, self.proposals, self.planner.horizon)
+            proposed = self.imagination.propose(state, observed, self.proposals, self.planner.horizon)
         return self.planner(self.imagination.scorer(state), rows["plan_mean"], proposed)
 
 
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
     """ValueError where the world model cannot serve this planner."""
-    if world_model.observations != ("pixels",):
+    if "state" in world_model.observations or "pixels" not in world_model.observations:
         raise ValueError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
     if not 1 <= planner.horizon <= world_model.max_horizon:
         raise ValueError(
@@ -241,7 +251,7 @@ def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
     """ValueError where the prior cannot make so many proposals."""
     if not 0 <= proposals <= planner.candidates:
         raise ValueError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
-    if proposals and list(prior.actor.in_keys) != ["frames"]:
+    if proposals and set(prior.actor.in_keys) - {"task"} != {"frames"}:
         raise ValueError(
             f"planning.proposals ({proposals}) need a prior that acts on frames alone, such as "
             "+policy@agent.policy=drqv2_cpu"

@@ -156,8 +156,10 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
     )
     held_out = mixture(batch_size=config.validation.batch_size, split="validation" if validated else "train")
     if accelerator.is_main_process and "reward" not in data.keys:
-        _log.warning("the data hold no rewards: a reward head stays untrained "
-            "(worldmodel.transformer.reward_heads=0 leaves it out)")
+        _log.warning(
+            "the data hold no rewards: a reward head stays untrained "
+            "(worldmodel.transformer.reward_heads=0 leaves it out)"
+        )
     return data, held_out
 
 

@@ -58,9 +58,7 @@ class Progress:
         parts = [] if self._success is None else [f"success {self._success:.2f}"]
         parts.append(f"{(self._updates - updates) / seconds:.1f} updates/s")
         pace = (self._steps - steps) / seconds
-        parts.append(
-            f"{tqdm.format_interval((self._total - self._steps) / pace)} left" if pace > 0 else "? left"
-        )
+        parts.append(f"{tqdm.format_interval((self._total - self._steps) / pace)} left" if pace > 0 else "? left")
         return ", ".join(parts)
 
     def _show_if_due(self) -> None:

@@ -10,7 +10,6 @@ from mbrl.errors import RUN_ERROR
 Verb = Callable[[argparse.Namespace], int]
 
 
-
 def evaluate(options: argparse.Namespace) -> int:
     from mbrl.checkpoint import load_config
     from mbrl.evaluate import evaluate_run
@@ -157,7 +156,6 @@ def add_verbs(verbs: Any) -> None:
     _add_verb(verbs, "doctor", doctor, "say what this machine has and what mends it", ["mbrl doctor"])
 
 
-
 def _add_verb(verbs: Any, name: str, run: Verb, purpose: str, examples: list[str]) -> argparse.ArgumentParser:
     verb: argparse.ArgumentParser = verbs.add_parser(
         name,
@@ -175,9 +173,7 @@ def _add_evaluate(verbs: Any) -> None:
         "mbrl evaluate runs/drqv2/door-lock/seed1",
         "mbrl evaluate runs/drqv2/door-lock/seed1 --episodes 50 --video door.mp4",
     ]
-    verb = _add_verb(
-        verbs, "evaluate", evaluate, "play a run's checkpoint on a fixed list of goals", examples
-    )
+    verb = _add_verb(verbs, "evaluate", evaluate, "play a run's checkpoint on a fixed list of goals", examples)
     as_set = "(default: as in the run's settings)"
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
     verb.add_argument("--episodes", type=_positive, metavar="N", help=f"how many episodes {as_set}")

@@ -33,7 +33,7 @@ from policies.base import Policy, descend, exploring, require_finite
 from policies.distributions import bounded_normal
 from policies.networks import ConvEncoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
-from policies.specs import action_size, frames_shape, state_size
+from policies.specs import action_size, frames_shape, looks_at, state_size, task_size
 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
@@ -56,19 +56,24 @@ class Losses(NamedTuple):
 
 
 class StochasticActor(TensorDictModuleBase):
-    """Reads an observation key, writes `action` [*B, A] and `action_log_prob` [*B, 1], its log-density."""
+    """Reads what is observed, writes `action` [*B, A] and `action_log_prob` [*B, 1], its log-density."""
 
-    def __init__(self, key: str, encoder: nn.Module, head: nn.Module) -> None:
+    def __init__(self, keys: list[str], encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.in_keys, self.out_keys = [key], ["action", LOG_PROB]
+        self.in_keys, self.out_keys = keys, ["action", LOG_PROB]
         self.encoder, self.head = encoder, head
+
+    def encode(self, observed: TensorDictBase) -> Tensor:
+        """What is observed -> features [*B, D]."""
+        features: Tensor = self.encoder(*(observed[key] for key in self.in_keys))
+        return features
 
     def distribution(self, features: Tensor) -> TruncatedNormal:
         """Features [*B, D] -> a distribution of actions in [-1, 1], event shape [A]."""
         return bounded_normal(self.head(features))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        actions = self.distribution(self.encoder(tensordict[self.in_keys[0]]))
+        actions = self.distribution(self.encode(tensordict))
         action = actions.sample() if exploring() else actions.mode
         return tensordict.set("action", action).set(LOG_PROB, actions.log_prob(action).unsqueeze(-1))
 
@@ -79,7 +84,8 @@ class ActorCritic(Policy):
     Args:
         observation_spec: holds `frames` or `state`, whichever is read.
         action_spec: bounded to [-1, 1], [A].
-        observation: the key that is read: `frames` uint8 [3K, R, R] through a ConvEncoder; `state` [D]; or any vector
+        observation: the key that is read: `frames` uint8 [3K, R, R] through a ConvEncoder (and `task` [N] beside them,
+            where there are several); `state` [D]; or any vector
             [D] that no environment has, such as a world model's latent state, of `feature_size` numbers.
         feature_size: D of such a vector, else None.
         encoder_channels, encoder_strides, kernel_size: see ConvEncoder.
@@ -118,20 +124,27 @@ class ActorCritic(Policy):
         warmup: int = 1000,
     ) -> None:
         super().__init__()
-        self.observation, self.gamma, self.lambda_, self.entropy = observation, gamma, lambda_, entropy
+        self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
         self.clip, self.slow_weight, self.slow_rate = clip, slow_weight, slow_rate
         encoder: nn.Module = nn.Identity()
+        keys = [observation]
         if observation == "frames":
+            keys = looks_at(observation_spec)
             channels, resolution = frames_shape(observation_spec, "actor_critic")
             encoder = ConvEncoder(
-                channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size
+                channels,
+                resolution,
+                channels=encoder_channels,
+                strides=encoder_strides,
+                kernel_size=kernel_size,
+                beside=task_size(observation_spec),
             )
             feature_size = encoder.out_features
         elif feature_size is None:
             feature_size = state_size(observation_spec, "actor_critic")
         hidden = (feature_size, *[hidden_size] * hidden_layers)
         head = normed_mlp((*hidden, 2 * action_size(action_spec, "actor_critic")), last_scale=0.01)
-        self.actor: StochasticActor = StochasticActor(observation, encoder, head)
+        self.actor: StochasticActor = StochasticActor(keys, encoder, head)
         self.critic = normed_mlp((*hidden, bins), last_scale=0.0)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.two_hot = SymExpTwoHot(bins)
@@ -152,7 +165,7 @@ class ActorCritic(Policy):
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
         """Actor and encoder climb the likelihood of what was demonstrated; the critic learns from rollouts alone."""
-        actions = self.actor.distribution(self.actor.encoder(batch[self.observation]))
+        actions = self.actor.distribution(self.actor.encode(batch))
         loss = -actions.log_prob(batch["action"]).mean()
         require_finite({"cloning_loss": loss})
         descend(weight * loss, [self.optimizers["actor"]])
@@ -165,7 +178,7 @@ class ActorCritic(Policy):
         [B, H + 1, 1], the probability that the state of that row is no terminal one, or ("next", "terminated").
         Where they hold `action_log_prob` [B, H + 1, 1], that of the actor which imagined them, see above.
         """
-        features = self.actor.encoder(rollouts[self.observation].detach())  # [B, H + 1, D]
+        features = self.actor.encode(rollouts.detach())  # [B, H + 1, D]
         alive = continues(rollouts)  # [B, H + 1]
         weight = discounted_weight(alive, self.gamma)[:, :-1]
         logits = self.critic(features)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
 from policies.networks import ConvEncoder, RunningNorm, mlp, random_shift, trunk
-from policies.specs import action_size, frames_shape, state_size
+from policies.specs import action_size, frames_shape, looks_at, state_size, task_size
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -40,13 +40,25 @@ def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
     return (weight * error).sum() / (weight > 0).sum().clamp(min=1) * value.detach().abs().mean()
 
 
+class Imitator(nn.Module):
+    """What is observed -> action [*B, A] in [-1, 1], through an encoder and a head."""
+
+    def __init__(self, encoder: nn.Module, *head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Sequential(*head, nn.Tanh())
+
+    def forward(self, *observed: Tensor) -> Tensor:
+        action: Tensor = self.head(self.encoder(*observed))
+        return action
+
+
 class BehaviourCloning(Policy):
     """A deterministic actor that learns the demonstrated action by squared error, and from nothing else.
 
     From `frames` where the environment draws them, under random shifts; else from `state`, normalised.
 
     Args:
-        observation_spec: holds `frames` uint8 [3K, R, R] or `state` float32 [S].
+        observation_spec: holds `frames` uint8 [3K, R, R], and `task` [N] where there are several; or `state` [S].
         action_spec: bounded to [-1, 1], [A].
         encoder_channels, encoder_strides, kernel_size: see `ConvEncoder`. feature_size: width of the trunk.
         hidden_size: width of the two hidden layers.
@@ -67,33 +79,33 @@ class BehaviourCloning(Policy):
         shift_pad: int,
     ) -> None:
         super().__init__()
-        self.key = "frames" if "frames" in observation_spec.keys() else "state"
+        self.keys = looks_at(observation_spec) if "frames" in observation_spec.keys() else ["state"]
         actions = action_size(action_spec, "bc")
         self.normalizer, self.shift_pad = None, shift_pad
-        if self.key == "state":
+        if self.keys == ["state"]:
             size = state_size(observation_spec, "bc")
             self.normalizer = RunningNorm(size, min_std=MIN_STD)
-            body: list[nn.Module] = [self.normalizer, mlp((size, hidden_size, hidden_size, actions), layer_norm=True)]
+            self.net = Imitator(self.normalizer, mlp((size, hidden_size, hidden_size, actions), layer_norm=True))
         else:
             encoder = ConvEncoder(
                 *frames_shape(observation_spec, "bc"),
                 channels=encoder_channels,
                 strides=encoder_strides,
                 kernel_size=kernel_size,
+                beside=task_size(observation_spec),
             )
             head = mlp((feature_size, hidden_size, hidden_size, actions))
-            body = [encoder, trunk(encoder.out_features, feature_size), head]
-        self.net = nn.Sequential(*body, nn.Tanh())
-        self.actor = TensorDictModule(self.net, in_keys=[self.key], out_keys=["action"])
+            self.net = Imitator(encoder, trunk(encoder.out_features, feature_size), head)
+        self.actor = TensorDictModule(self.net, in_keys=self.keys, out_keys=["action"])
         self.optimizers = {"actor": torch.optim.Adam(self.net.parameters(), lr=learning_rate, fused=True)}
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        seen = batch[self.key]
+        seen, *beside = (batch[key] for key in self.keys)
         if self.normalizer is not None:
             self.normalizer.observe(seen)
         else:
             seen = random_shift(seen, self.shift_pad)
-        loss = F.mse_loss(self.net(seen), batch["action"])
+        loss = F.mse_loss(self.net(seen, *beside), batch["action"])
         require_finite({"cloning_loss": loss})
         self.optimizers["actor"].zero_grad(set_to_none=True)
         (weight * loss).backward()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, mlp, random_shift, soft_update, trunk
-from policies.specs import action_size, frames_shape
+from policies.specs import action_size, frames_shape, looks_at, task_size
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -48,15 +48,17 @@ class Noise(NamedTuple):
 
 
 class FramesActor(TensorDictModuleBase):
-    """Reads ``frames`` [*B, 3K, R, R], writes ``action`` [*B, A], with noise when exploring."""
+    """Reads ``seen``, which are ``frames`` [*B, 3K, R, R] and numbers beside; writes ``action`` [*B, A], exploring with
+    noise.
+    """
 
     env_steps: Tensor
 
     def __init__(
-        self, encoder: ConvEncoder, actions: int, *, feature_size: int, hidden_size: int, noise: Noise
+        self, encoder: ConvEncoder, seen: list[str], actions: int, *, feature_size: int, hidden_size: int, noise: Noise
     ) -> None:
         super().__init__()
-        self.in_keys, self.out_keys = ["frames"], ["action"]
+        self.in_keys, self.out_keys = seen, ["action"]
         self.noise, self.encoder = noise, encoder
         self.trunk = trunk(encoder.out_features, feature_size)
         self.head = mlp((feature_size, hidden_size, hidden_size, actions))
@@ -71,12 +73,17 @@ class FramesActor(TensorDictModuleBase):
         """What the actor's own loss trains: trunk and head; the encoder learns from the critics alone."""
         return chain(self.trunk.parameters(), self.head.parameters())
 
+    def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
+        """What is observed, the frames shifted by up to so many pixels -> features [*B, D]."""
+        frames, *beside = (observed[key] for key in self.in_keys)
+        return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *beside)
+
     def mean(self, features: Tensor) -> Tensor:
         """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
         return torch.tanh(self.head(self.trunk(features)))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        mean = self.mean(self.encoder(tensordict["frames"]))
+        mean = self.mean(self.encode(tensordict))
         return tensordict.set("action", noisy(mean, self.std(), clip=None) if exploring() else mean)
 
 
@@ -84,7 +91,7 @@ class DrQV2(Policy):
     """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
 
     Args:
-        observation_spec: must hold ``frames`` uint8 [3K, R, R].
+        observation_spec: must hold ``frames`` uint8 [3K, R, R]; ``task`` [N] is read where it is there.
         action_spec: bounded to [-1, 1], [A].
         encoder_channels, encoder_strides, kernel_size: see ``ConvEncoder``.
         feature_size: width of the trunk between encoder and heads.
@@ -126,11 +133,16 @@ class DrQV2(Policy):
         channels, resolution = frames_shape(observation_spec, "drqv2")
         actions = action_size(action_spec, "drqv2")
         encoder = ConvEncoder(
-            channels, resolution, channels=encoder_channels, strides=encoder_strides, kernel_size=kernel_size
+            channels,
+            resolution,
+            channels=encoder_channels,
+            strides=encoder_strides,
+            kernel_size=kernel_size,
+            beside=task_size(observation_spec),
         )
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
         noise = Noise(std_start, std_end, std_env_steps)
-        self.actor: FramesActor = FramesActor(encoder, actions, **sizes, noise=noise)
+        self.actor: FramesActor = FramesActor(encoder, looks_at(observation_spec), actions, **sizes, noise=noise)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
@@ -148,9 +160,9 @@ class DrQV2(Policy):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         with self._autocast():
-            features = self.actor.encoder(random_shift(batch["frames"], self.shift_pad))  # [B, D]
+            features = self.actor.encode(batch, self.shift_pad)  # [B, D]
             with torch.no_grad():
-                next_features = self.actor.encoder(random_shift(batch["next", "frames"], self.shift_pad))
+                next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)  # [B, 1]
         metrics = self._update_critic(features, batch["action"], target)
         metrics |= self._update_actor(features.detach(), batch)
@@ -161,10 +173,10 @@ class DrQV2(Policy):
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
         """The actor and the encoder imitate; on the features that this gives, the critics learn as in `update`."""
         with self._autocast():
-            features = self.actor.encoder(random_shift(batch["frames"], self.shift_pad))
+            features = self.actor.encode(batch, self.shift_pad)
             mean = self.actor.mean(features).float()
             with torch.no_grad():
-                next_features = self.actor.encoder(random_shift(batch["next", "frames"], self.shift_pad))
+                next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)
         loss = F.mse_loss(mean, batch["action"])
         self.optimizers["actor"].zero_grad(set_to_none=True)

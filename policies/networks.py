@@ -20,7 +20,7 @@ class ConvEncoder(nn.Module):
     multiplications: 3136 features.
 
     Activations are kept channels-last, which CPUs and tensor cores convolve faster; so features are ordered
-    (row, column, channel).
+    (row, column, channel). ``beside`` numbers, such as a one-hot of the task, are appended as they are.
     """
 
     def __init__(
@@ -31,12 +31,14 @@ class ConvEncoder(nn.Module):
         channels: Sequence[int] = (32, 32, 32, 32),
         strides: Sequence[int] = (2, 1, 1, 1),
         kernel_size: int = 3,
+        beside: int = 0,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or not channels:
             raise ValueError(f"encoder: {len(strides)} strides, {len(channels)} channels; give one for each")
         self.in_shape = (in_channels, resolution, resolution)
-        self.out_features = channels[-1] * map_size(resolution, strides, kernel_size) ** 2
+        self.map_features = channels[-1] * map_size(resolution, strides, kernel_size) ** 2
+        self.out_features = self.map_features + beside
         layers: list[nn.Module] = []
         for widths, stride in zip(pairwise((in_channels, *channels)), strides, strict=True):
             layers += [nn.Conv2d(*widths, kernel_size, stride), nn.ReLU(inplace=True)]
@@ -44,13 +46,14 @@ class ConvEncoder(nn.Module):
         orthogonal_init(self)
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """``frames`` [*B, C, R, R], uint8 or float in 0..255 -> features float32 [*B, D]."""
+    def forward(self, frames: Tensor, *beside: Tensor) -> Tensor:
+        """``frames`` [*B, C, R, R], uint8 or float in 0..255, and numbers [*B, N] -> features float32 [*B, D]."""
         if frames.shape[-3:] != self.in_shape:
             raise ValueError(f"encoder: built for frames {self.in_shape}, got {tuple(frames.shape[-3:])}")
         pixels = frames.reshape(-1, *self.in_shape).to(torch.float32, memory_format=torch.channels_last, copy=True)
         features: Tensor = self.layers(pixels.div_(255.0).sub_(0.5))  # [B, C', R', R']; pixels are a copy
-        return features.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], self.out_features)
+        features = features.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], self.map_features)
+        return torch.cat((features, *beside), -1) if beside else features
 
 
 def map_size(resolution: int, strides: Sequence[int], kernel_size: int) -> int:

@@ -44,9 +44,7 @@ def n_step(reward: Tensor, last: Tensor, gamma: float) -> NStep:
     return NStep(total, gamma ** steps.to(reward.dtype), steps)
 
 
-def lambda_return(
-    reward: Tensor, next_value: Tensor, next_continue: Tensor, *, gamma: float, lambda_: float
-) -> Tensor:
+def lambda_return(reward: Tensor, next_value: Tensor, next_continue: Tensor, *, gamma: float, lambda_: float) -> Tensor:
     """λ-returns of a stretch of H steps, bootstrapped from the value of the state that the last step leads to.
 
     R_t = r_t + γ c_t ((1 - λ) v_t + λ R_{t+1}) and R_H = v_{H-1}, with everything on the right of r_t belonging to

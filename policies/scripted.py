@@ -54,9 +54,7 @@ class ScriptedPolicy(Policy):
         noise: standard deviation of the gaussian noise on actions while exploring; 0 is none.
     """
 
-    def __init__(
-        self, observation_spec: Composite, action_spec: TensorSpec, *, task: str, noise: float = 0.0
-    ) -> None:
+    def __init__(self, observation_spec: Composite, action_spec: TensorSpec, *, task: str, noise: float = 0.0) -> None:
         super().__init__()
         if noise < 0:
             raise ValueError(f"noise is {noise}: a standard deviation must be 0 or more")

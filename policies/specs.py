@@ -21,6 +21,16 @@ def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
     return shape[-3], shape[-1]
 
 
+def looks_at(observation_spec: Composite) -> list[str]:
+    """What is read where there are pixels: ``frames``, and ``task`` [N] where it is said which of N tasks it is."""
+    return ["frames", *["task"] * (task_size(observation_spec) > 0)]
+
+
+def task_size(observation_spec: Composite) -> int:
+    """N of ``task`` [N], a one-hot; 0 where an environment has one task alone."""
+    return observation_spec["task"].shape[-1] if "task" in [str(key) for key in observation_spec] else 0
+
+
 def state_size(observation_spec: Composite, policy: str) -> int:
     """Numbers in ``state`` [S], which ``policy`` learns from."""
     given = [str(key) for key in observation_spec]

@@ -39,9 +39,7 @@ def to_its_end(command: Sequence[str]) -> float:
 
 def killed_after(command: Sequence[str], seconds: float) -> bool:
     """Whether it was still running then; a run that fails by itself ends everything."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         if process.wait(seconds) != 0:
             sys.exit(f"failed: {' '.join(command)}")

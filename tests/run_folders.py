@@ -11,8 +11,7 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k != "wall_time" and not k.startswith("time/")}
-        for line in lines
+        {k: v for k, v in json.loads(line).items() if k != "wall_time" and not k.startswith("time/")} for line in lines
     ]
 
 

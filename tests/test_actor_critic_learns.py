@@ -99,9 +99,7 @@ def test_the_model_is_exact() -> None:
     ("observation", "known", "updates", "gain"),
     [("state", ("state",), 120, 2.5), ("frames", ("pixels", "state"), 500, 1.2)],
 )
-def test_learns_the_toy_in_imagination(
-    observation: str, known: tuple[str, ...], updates: int, gain: float
-) -> None:
+def test_learns_the_toy_in_imagination(observation: str, known: tuple[str, ...], updates: int, gain: float) -> None:
     torch.manual_seed(0)
     env, replay, model = environment(0), random_replay(), ExactToy(*known)
     policy = ActorCritic(

@@ -67,9 +67,7 @@ def test_the_suite_imports_bases_and_pure_functions_and_leaves_classes_to_the_co
     functions = ("base", "metrics", "control_metrics", "i3d", "probe", "ivideogpt.precision")
     open_to_all = {"policies.base", "policies.returns", *(f"worldmodel.{name}" for name in functions)}
     concrete = {
-        name: [
-            t for t in imports(name) if t.split(".")[0] in ("policies", "worldmodel") and t not in open_to_all
-        ]
+        name: [t for t in imports(name) if t.split(".")[0] in ("policies", "worldmodel") and t not in open_to_all]
         for name in modules()
         if name.startswith("mbrl") and not name.startswith("mbrl.bench")
     }
@@ -136,10 +134,7 @@ def _pickling(call: ast.Call) -> list[str]:
 def test_no_file_names_a_place_on_one_machine() -> None:
     folders = [*PACKAGES, "configs", "runs", ".ci"]
     files = [
-        path
-        for folder in folders
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".md")
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml", ".md")
     ]
     named = [str(path) for path in files if "reference" not in path.parts and "/home/" in path.read_text()]
     assert not named

@@ -79,9 +79,7 @@ def test_help_is_there_at_once() -> None:
 
 
 def test_the_module_is_the_command() -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "mbrl", "--help"], check=True, capture_output=True, text=True
-    )
+    shown = subprocess.run([sys.executable, "-m", "mbrl", "--help"], check=True, capture_output=True, text=True)
     assert shown.stdout.startswith("usage: mbrl")
 
 
@@ -237,7 +235,5 @@ def test_the_installed_command_answers() -> None:
     command = Path(sys.executable).with_name("mbrl")
     if not command.exists():
         pytest.skip(f"{command} is not installed: pip install -e .")
-    result = subprocess.run(
-        [command, "train", "agent=drqv"], capture_output=True, text=True, env={**os.environ}
-    )
+    result = subprocess.run([command, "train", "agent=drqv"], capture_output=True, text=True, env={**os.environ})
     assert (result.returncode, result.stderr) == (2, "mbrl: error: no agent named 'drqv'; nearest: drqv2\n")

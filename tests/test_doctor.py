@@ -35,9 +35,7 @@ def test_with_packages_missing_nothing_that_rests_on_them_is_tried(monkeypatch: 
     assert [check.name for check in doctor.checks()] == ["python", *doctor.NAMED_PACKAGES, "compiler", "disk"]
 
 
-@pytest.mark.parametrize(
-    ("free", "mends", "needed"), [(50e9, False, False), (2e9, True, False), (5e8, True, True)]
-)
+@pytest.mark.parametrize(("free", "mends", "needed"), [(50e9, False, False), (2e9, True, False), (5e8, True, True)])
 def test_little_disk_is_said_and_too_little_fails(
     monkeypatch: pytest.MonkeyPatch, free: float, mends: bool, needed: bool
 ) -> None:

@@ -148,6 +148,7 @@ def test_the_policy_does_not_learn_by_itself(tmp_path):
 
 def test_an_environment_without_what_it_learns_from():
     settings = config("agent.pixels=true", "env.pixels=false")
+
     class Specs:
         observation_spec = Composite(state=Unbounded((4,)))
         action_spec = Bounded(-1, 1, (2,))

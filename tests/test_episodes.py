@@ -102,9 +102,7 @@ def test_missing_keys_are_named(records: TensorDict) -> None:
         check_records(records.exclude("pixels", "state"), "x")
 
 
-def test_torn_files_are_named_or_counted(
-    records: TensorDict, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_torn_files_are_named_or_counted(records: TensorDict, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, torn = write_episodes(tmp_path, [records, records])
     torn.write_bytes(torn.read_bytes()[:-100])
     (tmp_path / "empty.npz").write_bytes(b"")

@@ -46,9 +46,7 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 def untimed(run: Path) -> list[dict[str, float]]:
-    return [
-        {k: v for k, v in row.items() if k != "wall_time" and not k.startswith("time/")} for row in rows(run)
-    ]
+    return [{k: v for k, v in row.items() if k != "wall_time" and not k.startswith("time/")} for row in rows(run)]
 
 
 def test_rows_carry_counters_and_metrics_and_null_for_what_is_no_number(tmp_path: Path) -> None:

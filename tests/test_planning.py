@@ -212,8 +212,9 @@ def test_exploration_is_the_plan_with_its_noise() -> None:
 
 def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
     policy = planning(prior=BrightnessPolicy(), proposals=3)
-    imagination, frames = policy.actor.imagination, torch.full((2, 9, SIDE, SIDE), 51, dtype=torch.uint8)
-    proposed = imagination.propose(torch.rand(2, 4), frames, 3, 4)
+    frames = torch.full((2, 9, SIDE, SIDE), 51, dtype=torch.uint8)
+    observed = TensorDict(frames=frames, batch_size=[2])
+    proposed = policy.actor.imagination.propose(torch.rand(2, 4), observed, 3, 4)
     assert proposed.shape == (2, 3, 4, 2)
     assert torch.allclose(proposed[:, :, 0], torch.tensor(51 / 255))  # of the real frame
     assert torch.allclose(proposed[:, :, 1:], torch.tensor(SQUARE**2 / SIDE**2))  # of imagined ones

@@ -75,9 +75,7 @@ def test_the_same_data_give_the_same_picture(tmp_path: Path, suffix: str) -> Non
     assert pictures[0] == pictures[1]
 
 
-def test_torn_and_foreign_files_are_skipped_and_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_torn_and_foreign_files_are_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = make_run(tmp_path / "good", "drqv2", 0, [0.0, 1.0])
     with (good / "eval.csv").open("a") as stream:
         stream.write("30")
@@ -125,9 +123,7 @@ def test_reference_curves_are_laid_over_as_far_as_the_runs_go(tmp_path: Path) ->
 
 def test_the_reference_curves_are_read() -> None:
     if not REFERENCE_CURVES.is_dir():
-        pytest.skip(
-            f"no published curves in {REFERENCE_CURVES}: a clone of the project alone does not have them"
-        )
+        pytest.skip(f"no published curves in {REFERENCE_CURVES}: a clone of the project alone does not have them")
     curves = read_curves([REFERENCE_CURVES / "tdmpc2" / "mw-door-lock.csv"])
     assert {(curve.task, curve.agent) for curve in curves} == {("door-lock", "tdmpc2")}
     assert len(curves) == 3
@@ -227,4 +223,3 @@ def test_evaluations_at_one_place_on_the_axis_count_once(tmp_path: Path) -> None
     (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in counted))
     (curve,) = read_curves([run], "gradient_steps")
     assert (curve.steps.tolist(), curve.success.tolist()) == ([0.0], [0.5])
-

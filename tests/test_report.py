@@ -55,9 +55,10 @@ def test_the_page_needs_nothing_else_and_has_every_run(tmp_path: Path) -> None:
 
 def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "sac", 0, [0.0, 1.0])
-    assert report(tmp_path / "runs", tmp_path / "a.html").read_text() == report(
-        tmp_path / "runs", tmp_path / "b.html"
-    ).read_text()
+    assert (
+        report(tmp_path / "runs", tmp_path / "a.html").read_text()
+        == report(tmp_path / "runs", tmp_path / "b.html").read_text()
+    )
 
 
 def test_torn_runs_are_named_and_runs_without_evaluations_are_listed(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_cut_rollouts_end_before_the_step_that_is_not_believed() -> None:
     newest = batch["frames"][:, -1, 0, 0].int()
     grown = batch["next", "frames"][:, -1, 0, 0].int() - newest
     assert set(grown.tolist()) == {1, 2, 3}
-    torch.testing.assert_close(0.9**grown.float(), batch["gamma"].flatten())  # no sum reaches beyond a cut
+    torch.testing.assert_close(0.9 ** grown.float(), batch["gamma"].flatten())  # no sum reaches beyond a cut
 
 
 def test_transitions_are_drawn_by_their_weight() -> None:

@@ -30,8 +30,9 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         context_length: C, the number of real steps that ``start`` needs.
         max_horizon: how many steps may be imagined from one ``start``.
-        observations: what it observes and predicts: ``pixels``, ``state``, or both.
+        observations: what it observes and predicts: ``pixels``, ``state``, or both; and ``task`` where it is told that.
         resolution: R, where it sees pixels. state_dim: width of ``state``, where it predicts it.
+        tasks: N, width of the one-hot ``task``, where it is told that.
         action_dim: A; 0 for a model that only watches.
         fits: whether it learns by ``fit``, from all that happened, instead of by ``update``.
         goal_conditioned: whether ``start`` needs a ``goal`` frame. predicts_reward: whether ``step`` gives a reward.
@@ -43,6 +44,7 @@ class WorldModel(nn.Module, ABC):
     observations: tuple[str, ...] = ("pixels",)
     resolution: int
     state_dim: int
+    tasks: int
     action_dim: int
     fits: bool = False
     goal_conditioned: bool = False

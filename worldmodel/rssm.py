@@ -36,7 +36,7 @@ class Arrivals(NamedTuple):
     The world model's own order: its first row may be an episode's first, which no action led to.
     """
 
-    observation: Tensor
+    observed: TensorDictBase  # what the world model observes
     action: Tensor
     reward: Tensor
     terminated: Tensor
@@ -48,7 +48,7 @@ class RSSM(LatentWorldModel):
 
     Args:
         observation_spec: holds `pixels` uint8 [3, R, R] or `state` [S]. action_spec: [A].
-        pixels: which of them is observed.
+        pixels: which of them is observed; with them `task` [N], where there are several.
         units: the size of everything: MLPs and hidden layers are as wide, the recurrent state is 8 times as wide, and a
             16th is the number of classes of each categorical and the width of the convolutions. 64 is the 1M model,
             256 12M, 384 25M, 512 50M, 768 100M, 1024 200M.
@@ -82,19 +82,21 @@ class RSSM(LatentWorldModel):
         self.key = "pixels" if pixels else "state"
         if self.key not in [str(key) for key in observation_spec]:
             raise ValueError(f"dreamerv3 learns from {self.key}, which the environment does not give: see agent.pixels")
-        self.observations = (self.key,)
+        self.tasks = observation_spec["task"].shape[-1] if pixels and "task" in observation_spec.keys() else 0
+        self.observations = (self.key, "task") if self.tasks else (self.key,)
         self.context_length, self.free_nats, self.action_dim = context_length, free_nats, action_spec.shape[-1]
         deter, classes = 8 * units, units // 16
         self.feature_size = deter + categoricals * classes
         self._make_observers(observation_spec[self.key].shape, units)
         self.recurrence = Recurrence(
-            actions=self.action_dim, embedding=self.encoder.out_features, deter=deter, hidden=units,
+            actions=self.action_dim, embedding=self.encoder.out_features + self.tasks, deter=deter, hidden=units,
             stoch=categoricals, classes=classes, blocks=blocks, unimix=unimix,
         )  # fmt: skip
         self.two_hot = SymExpTwoHot()
         head = {"depth": 1, "num_cells": units, "norm_eps": NORM_EPS}
         self.reward_head = DreamerV3MLP(self.feature_size, self.two_hot.num_bins, outscale=0.0, **head)
         self.continue_head = DreamerV3MLP(self.feature_size, 1, **head)
+        self.task_head = DreamerV3MLP(self.feature_size, self.tasks, **head) if self.tasks else None
         learned = list(self.parameters())
         self._optimizers = {"world_model": DreamerV3Optimizer(learned, lr=learning_rate, warmup_steps=warmup)}
 
@@ -118,7 +120,7 @@ class RSSM(LatentWorldModel):
     # ---------------------------------------------------------------- learning
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """The first row of each sequence is observed as an episode's first."""
-        learned = self._learn(_from_scratch(batch, self.key), self.recurrence.initial(len(batch)))
+        learned = self._learn(self._from_scratch(batch), self.recurrence.initial(len(batch)))
         optimizer = self._optimizers["world_model"]
         optimizer.zero_grad(set_to_none=True)
         learned.loss.backward()
@@ -126,12 +128,12 @@ class RSSM(LatentWorldModel):
         return learned.metrics
 
     def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
-        return self._learn(_going_on(batch, self.key), self.unpack(before))
+        return self._learn(self._going_on(batch), self.unpack(before))
 
     def losses(self, steps: Arrivals, before: Latent) -> tuple[dict[str, Tensor], Latent]:
         """What is descended, by the names of SCALES and 0-d; and the latent states [B, T], with their gradients."""
-        shape, seen = steps.is_init.shape, self.read(steps.observation)
-        embedding = self.encoder(seen).unflatten(0, shape)
+        seen = self.read(steps.observed[self.key])
+        embedding = self._embed(seen, steps.observed)
         latent, posterior = self.recurrence.observe(embedding, steps.action, steps.is_init, before)
         features = latent.features  # [B, T, F]
         dynamics, representation = kl_losses(posterior, self.recurrence.prior(latent.deter), self.free_nats)
@@ -141,7 +143,7 @@ class RSSM(LatentWorldModel):
             self.continue_head(features).squeeze(-1), (~steps.terminated).float(), reduction="none"
         )
         losses = {
-            "reconstruction": squared_error(self.decoder(features.flatten(0, 1)), seen),
+            "reconstruction": self._reconstruction(features.flatten(0, 1), seen, steps.observed),
             "reward": reward.mean(),
             "continue": goes_on.mean(),
             "dynamics": dynamics.mean(),
@@ -152,26 +154,54 @@ class RSSM(LatentWorldModel):
 
     def _learn(self, steps: Arrivals, before: Latent) -> Learned:
         if self.key == "state":
-            self.standardiser.observe(steps.observation.flatten(0, -2))
+            self.standardiser.observe(steps.observed[self.key].flatten(0, -2))
         losses, latent = self.losses(steps, before)
         require_finite(losses)
         loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
         return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
 
+    def _from_scratch(self, batch: TensorDictBase) -> Arrivals:
+        """All rows of sequences [B, T], the first as an episode's first."""
+        reward, terminated = (_shifted(batch["next", name].squeeze(-1)) for name in ("reward", "terminated"))
+        is_init = torch.zeros_like(terminated)
+        is_init[:, 0] = True
+        observed = batch.select(*self.observations)
+        return Arrivals(observed, _shifted(batch["action"]), reward, terminated, is_init)
+
+    def _going_on(self, batch: TensorDictBase) -> Arrivals:
+        """All rows but the first of sequences [B, 1 + T]."""
+        reward, terminated = (batch["next", name].squeeze(-1)[:, :-1] for name in ("reward", "terminated"))
+        is_init = batch["is_init"].squeeze(-1)[:, 1:]
+        observed = batch.select(*self.observations)[:, 1:]
+        return Arrivals(observed, batch["action"][:, :-1], reward, terminated & ~is_init, is_init)
+
     # -------------------------------------------------------------- predicting
     def start(self, context: TensorDictBase) -> Latent:
-        seen, action = context[self.key], _shifted(context["action"])
-        is_init = torch.zeros(seen.shape[:2], dtype=torch.bool, device=seen.device)
-        latent = self._observe(seen, action, is_init, self.recurrence.initial(len(seen)))
+        action = _shifted(context["action"])
+        is_init = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+        latent = self._observe(context, action, is_init, self.recurrence.initial(len(action)))
         return Latent(latent.deter[:, -1], latent.stoch[:, -1])
 
     def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Latent:
-        latent = self._observe(observed[self.key][:, None], action[:, None], is_init, self.unpack(before))
+        rows = observed.select(*self.observations)[:, None]
+        latent = self._observe(rows, action[:, None], is_init, self.unpack(before))
         return Latent(latent.deter[:, 0], latent.stoch[:, 0])
 
-    def _observe(self, observation: Tensor, action: Tensor, is_init: Tensor, before: Latent) -> Latent:
-        embedding = self.encoder(self.read(observation)).unflatten(0, is_init.shape)
+    def _observe(self, observed: TensorDictBase, action: Tensor, is_init: Tensor, before: Latent) -> Latent:
+        embedding = self._embed(self.read(observed[self.key]), observed)
         return self.recurrence.observe(embedding, action, is_init, before)[0]
+
+    def _embed(self, seen: Tensor, observed: TensorDictBase) -> Tensor:
+        """What was read [B * T, ...] of observations [B, T], and their task -> [B, T, embedding]."""
+        embedding: Tensor = self.encoder(seen).unflatten(0, observed.batch_size)
+        return torch.cat((embedding, observed["task"]), -1) if self.tasks else embedding
+
+    def _reconstruction(self, features: Tensor, seen: Tensor, observed: TensorDictBase) -> Tensor:
+        """Squared error of all that is observed, from features [B * T, F]: 0-d."""
+        error = squared_error(self.decoder(features), seen)
+        if self.task_head is None:
+            return error
+        return error + squared_error(self.task_head(features), observed["task"].flatten(0, 1))
 
     def imagine(self, state: Latent, action: Tensor) -> Latent:
         return self.recurrence.imagine(state, action)
@@ -180,6 +210,8 @@ class RSSM(LatentWorldModel):
         state = self.imagine(state, action)
         features = self.features(state)
         predicted = {self.key: self.decode(features), "reward": self.reward(features)}
+        if self.task_head is not None:
+            predicted["task"] = self.task_head(features)
         return state, TensorDict(predicted, batch_size=[len(action)])
 
     def fork(self, state: Latent, n: int) -> Latent:
@@ -228,21 +260,6 @@ class RSSM(LatentWorldModel):
 def _shifted(values: Tensor) -> Tensor:
     """values[:, t - 1] at t; zero at first."""
     return torch.cat((torch.zeros_like(values[:, :1]), values[:, :-1]), 1)
-
-
-def _from_scratch(batch: TensorDictBase, key: str) -> Arrivals:
-    """All rows of sequences [B, T], the first as an episode's first."""
-    reward, terminated = (_shifted(batch["next", name].squeeze(-1)) for name in ("reward", "terminated"))
-    is_init = torch.zeros_like(terminated)
-    is_init[:, 0] = True
-    return Arrivals(batch[key], _shifted(batch["action"]), reward, terminated, is_init)
-
-
-def _going_on(batch: TensorDictBase, key: str) -> Arrivals:
-    """All rows but the first of sequences [B, 1 + T]."""
-    reward, terminated = (batch["next", name].squeeze(-1)[:, :-1] for name in ("reward", "terminated"))
-    is_init = batch["is_init"].squeeze(-1)[:, 1:]
-    return Arrivals(batch[key][:, 1:], batch["action"][:, :-1], reward, terminated & ~is_init, is_init)
 
 
 def require_finite(losses: dict[str, Tensor]) -> None:

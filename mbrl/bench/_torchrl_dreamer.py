@@ -62,9 +62,7 @@ def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int)
         TensorDictModule(encoder, [("next", "observation")], [("next", "encoded")]),
         RSSMRolloutV3(
             TensorDictModule(prior, step, [("next", "prior_logits"), *NEXT]),
-            TensorDictModule(
-                posterior, [NEXT[1], ("next", "encoded")], [("next", "posterior_logits"), NEXT[0]]
-            ),
+            TensorDictModule(posterior, [NEXT[1], ("next", "encoded")], [("next", "posterior_logits"), NEXT[0]]),
         ),
         TensorDictModule(decoder, NEXT, [("next", "reco_pixels")]),
         TensorDictModule(reward, NEXT, [("next", "reward_logits")]),

@@ -52,9 +52,7 @@ def _config(key: str) -> DictConfig:
 
 def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[], Any], int]:
     """An update as a run does it, the batch drawn and the latents written back for it; and what it trains."""
-    policy = make(
-        config.agent.policy, observation_spec=observation_spec, action_spec=Bounded(-1.0, 1.0, (ACTIONS,))
-    )
+    policy = make(config.agent.policy, observation_spec=observation_spec, action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))
     schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
     agent: DreamerV3 = make(schedule, policy=policy)
     replay, flag = Replay(10 * ROWS), torch.zeros(4, ROWS, 1, dtype=torch.bool)

@@ -69,9 +69,7 @@ def _gymnasium_render(simulator: Simulator) -> Callable[[], object]:
 
     raw: Any = simulator.raw
     raw.render_mode = "rgb_array"
-    raw.mujoco_renderer = MujocoRenderer(
-        raw.model, raw.data, width=RESOLUTION, height=RESOLUTION, camera_name=CAMERA
-    )
+    raw.mujoco_renderer = MujocoRenderer(raw.model, raw.data, width=RESOLUTION, height=RESOLUTION, camera_name=CAMERA)
 
     def render() -> object:
         viewer = raw.mujoco_renderer.viewer

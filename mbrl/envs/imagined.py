@@ -20,8 +20,8 @@ class ImaginationEnv(EnvBase):
     """Rollouts that a world model imagines, each branched from a real state.
 
     A reset draws `starts(batch, length)`: real histories [batch, length] with `action` and what the model observes
-    (`pixels`, `state`) whose last row is the state to branch from; `history` is the length asked for, the longest that
-    the model and the frame stack need.
+    (`pixels`, `state`, `task`) whose last row is the state to branch from; `history` is the length asked for, the
+    longest that the model and the frame stack need.
     The model's state (its key/value cache) stays inside the env: it would be stacked at every step of a rollout.
     The horizon's end is a truncation, never a termination.
 
@@ -75,6 +75,8 @@ class ImaginationEnv(EnvBase):
             entries |= {"pixels": image(3), "frames": image(3 * self.frame_stack)}
         if "state" in self.world_model.observations:
             entries["state"] = Unbounded((*shape, self.world_model.state_dim), dtype=torch.float32, device=device)
+        if "task" in self.world_model.observations:
+            entries["task"] = Unbounded((*shape, self.world_model.tasks), dtype=torch.float32, device=device)
         self.observation_spec = Composite(entries, shape=shape, device=device)
         self.action_spec = action_spec.to(device).expand(*shape, *action_spec.shape)
         self.reward_spec = Unbounded((*shape, 1), dtype=torch.float32, device=device)

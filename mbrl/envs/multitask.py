@@ -1,7 +1,8 @@
 """Several Meta-World tasks as one environment (MT10, MT50: Yu et al. 2019, arXiv 1910.10897).
 
-Keys as in `mbrl.envs.metaworld`, but that `state` is float32 [39 + N]: Meta-World's observation, and which of the N
-tasks it is as a one-hot. Episode e is of task e % N, and there its episode e // N.
+Keys as in `mbrl.envs.metaworld`, and which of the N tasks it is as a one-hot: after Meta-World's observation in
+`state`, float32 [39 + N], and beside pictures as `task`, float32 [N]. Episode e is of task e % N, and there its episode
+e // N.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         entries = dict(env.observation_space.spaces)  # type: ignore[attr-defined]
         size = entries["state"].shape[0] + len(self.tasks)
         entries["state"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        if "pixels" in entries:
+            entries["task"] = spaces.Box(0.0, 1.0, (len(self.tasks),), np.float32)
         self.observation_space = spaces.Dict(entries)
 
     def reset(
@@ -90,7 +93,10 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def _with_task(self, observation: Observation) -> Observation:
         one_hot = np.zeros(len(self.tasks), np.float32)
         one_hot[self._current] = 1.0
-        return {**observation, "state": np.concatenate([observation["state"], one_hot])}
+        told: Observation = {"state": np.concatenate([observation["state"], one_hot])}
+        if "pixels" in observation:
+            told["task"] = one_hot
+        return {**observation, **told}
 
 
 def make_env(

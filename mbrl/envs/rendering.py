@@ -65,9 +65,7 @@ class Renderer:
         self._mujoco, self._model, self._data = mujoco, model, data
         self._orientation = _orientation(camera, mirrored)
         self._gl = _open_gl(resolution)
-        self._context = mujoco.MjrContext(
-            _drawn_model(model, resolution, quality), mujoco.mjtFontScale.mjFONTSCALE_100
-        )
+        self._context = mujoco.MjrContext(_drawn_model(model, resolution, quality), mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
         if quality == "fast":

@@ -42,8 +42,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             raise ValueError(f"resolution is {resolution}: it must be 8 or more")
         if action_repeat < 1 or episode_length < 1 or episode_length % action_repeat:
             raise ValueError(
-                f"episode_length is {episode_length}: it must be a positive multiple of "
-                f"action_repeat ({action_repeat})"
+                f"episode_length is {episode_length}: it must be a positive multiple of action_repeat ({action_repeat})"
             )
         self.seed, self.worker, self.resolution = seed, worker, resolution
         self.action_repeat, self.episode_length = action_repeat, episode_length
@@ -100,9 +99,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             self._draw(observation["pixels"], self._agent, _AGENT)
         return observation
 
-    def _draw(
-        self, pixels: npt.NDArray[np.uint8], place: npt.NDArray[np.float64], colour: tuple[int, ...]
-    ) -> None:
+    def _draw(self, pixels: npt.NDArray[np.uint8], place: npt.NDArray[np.float64], colour: tuple[int, ...]) -> None:
         side = self.resolution // 8
         left, top = (int(c * (self.resolution - side)) for c in place)
         for channel, value in enumerate(colour):

@@ -54,9 +54,7 @@ class Segments:
         return self.records[key][:, self.context - 1 : -1]
 
 
-def draw_segments(
-    episodes: Sequence[TensorDictBase], *, context: int, horizon: int, count: int, seed: int
-) -> Segments:
+def draw_segments(episodes: Sequence[TensorDictBase], *, context: int, horizon: int, count: int, seed: int) -> Segments:
     """Up to `count` segments, drawn without repetition and alike often from all places that are long enough.
 
     Raises:

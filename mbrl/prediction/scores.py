@@ -122,9 +122,7 @@ def other_actions(actions: Tensor, seed: int) -> dict[str, Tensor]:
     return others
 
 
-def _imagined(
-    model: WorldModel, batch: Segments, actions: Tensor, samples: int, judges: Judges
-) -> dict[str, Tensor]:
+def _imagined(model: WorldModel, batch: Segments, actions: Tensor, samples: int, judges: Judges) -> dict[str, Tensor]:
     """Scores [B, samples, ..] of rollouts under the true actions."""
     rollout = model.predict(batch.before(), actions, samples).unflatten(0, (-1, samples))
     pixels = rollout["pixels"]

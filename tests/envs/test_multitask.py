@@ -57,6 +57,15 @@ def test_torchrl_finds_its_specs_right() -> None:
     env = make_env(TASKS, task="two", **SHORT)
     check_env_specs(env)
     assert env.observation_spec["state"].shape == (41,)
+    assert "task" not in env.observation_spec.keys()  # who learns from state reads it there
+
+
+def test_pictures_come_with_their_task() -> None:
+    env = make_env(TASKS, task="two", resolution=16, episode_length=4)
+    check_env_specs(env)
+    seen = [env.rollout(2)["task"] for _ in range(2)]
+    assert sorted(task[0].tolist() for task in seen) == [[0, 1], [1, 0]]  # the check above took one turn or another
+    assert all((task == task[0]).all() for task in seen)
 
 
 def test_evaluation_says_how_each_task_went(tmp_path: Path) -> None:

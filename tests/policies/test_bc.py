@@ -72,10 +72,10 @@ def test_states_are_normalised_and_what_hardly_varies_is_not_blown_up() -> None:
     policy = BehaviourCloning(STATE, ACTION, **SIZES)
     rows = torch.randn(200, 4) * torch.tensor([100.0, 1.0, 1e-6, 0.0]) + torch.tensor([5.0, -3.0, 0.7, 0.2])
     policy.clone(TensorDict(state=rows, action=torch.zeros(200, 2), batch_size=[200]))
-    seen = policy.net[0](rows)
+    seen = policy.net.encoder(rows)
     assert seen[:, :2].mean(0).abs().max() < 1e-4
     assert torch.allclose(seen[:, :2].std(0), torch.ones(2), atol=0.01)
-    moved = policy.net[0](rows + torch.tensor([0.0, 0.0, 0.01, 0.01])) - seen
+    moved = policy.net.encoder(rows + torch.tensor([0.0, 0.0, 0.01, 0.01])) - seen
     assert torch.allclose(moved[:, 2:], torch.ones(200, 2), atol=1e-3), "a centimetre is one unit where nothing varies"
 
 

@@ -32,9 +32,7 @@ def system(count: int, noise: float = NOISE, seed: int = 1) -> TensorDict:
     reward = 3 * action[:, :1] - place[:, 1:]
     following = TensorDict(state=torch.cat([after, place], 1), reward=reward, batch_size=[count])
     state = torch.cat([place, before], 1)
-    return TensorDict(
-        state=state, action=action, next=following, index=torch.arange(count), batch_size=[count]
-    )
+    return TensorDict(state=state, action=action, next=following, index=torch.arange(count), batch_size=[count])
 
 
 def predicted(model: ProbabilisticEnsemble, data: TensorDict) -> TensorDict:

@@ -82,9 +82,7 @@ def test_decoding_the_published_tokens(tokenizer: CompressiveTokenizer, expected
     dynamics = tokenizer.encode_dynamics(frames[:, CONTEXT:], features)
     context = tokenizer.context_features_for_decoder(codes)
     alone = [tokenizer.decode_dynamics(dynamics[:, k : k + 1], context) for k in range(dynamics.shape[1])]
-    torch.testing.assert_close(
-        torch.cat([context.frames, *alone], 1), expected["reconstruction"], atol=1e-4, rtol=0.0
-    )
+    torch.testing.assert_close(torch.cat([context.frames, *alone], 1), expected["reconstruction"], atol=1e-4, rtol=0.0)
 
 
 @pytest.mark.parametrize(

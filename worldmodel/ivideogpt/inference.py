@@ -12,9 +12,7 @@ from worldmodel.ivideogpt.official import further_members, load_tokenizer, load_
 from worldmodel.ivideogpt.training import TrainingPlan
 
 
-def from_weights(
-    source: str | Path, *, segment_length: int, sampling: Sampling, goal: bool | None = None
-) -> IVideoGPT:
+def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling, goal: bool | None = None) -> IVideoGPT:
     """A model in eval mode that takes actions only where its transformer's file has a layer for them, and predicts
     rewards only where it has a head. (`pretrained` of IVideoGPT adds both, to learn on from there.)
 
