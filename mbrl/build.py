@@ -20,9 +20,9 @@ from mbrl.episodes import OBSERVATIONS, view_name
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
+from mbrl.told import TaskTold
 from policies.base import Policy
 from worldmodel.base import WorldModel
-from worldmodel.told import TaskTold
 
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
 NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination", "planner", "planning")

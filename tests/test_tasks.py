@@ -12,6 +12,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
+from mbrl.told import TaskTold
 from policies.actor_critic import ActorCritic
 from policies.base import Policy
 from policies.bc import BehaviourCloning
@@ -20,7 +21,6 @@ from policies.planner import CEM
 from policies.random import RandomPolicy
 from tests.fakes import SIZE, CountingWorldModel, episode
 from worldmodel.rssm import RSSM
-from worldmodel.told import TaskTold
 
 ACTION = Bounded(-1.0, 1.0, (2,))
 TASKS = torch.eye(2)
