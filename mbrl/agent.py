@@ -88,6 +88,11 @@ class Agent:
         return None if self.world_model is None or rollouts is None else (self.world_model, rollouts.horizon)
 
     @property
+    def goal(self) -> Tensor | None:
+        """The frame uint8 [3, R, R] that is planned towards; None where rewards lead."""
+        return None if self.planner is None else self.planner.actor.imagination.goal
+
+    @property
     def gradient_steps(self) -> int:
         """Policy updates so far, those of cloning among them."""
         return self.counts["policy"] + self.cloned

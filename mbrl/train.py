@@ -190,6 +190,8 @@ def finish(config: DictConfig, run: Run) -> None:
     if config.video and imagined is not None and "pixels" in imagined[0].observations:
         model, horizon = imagined
         rollout = run.evaluator.play(run.agent.acting, 0)
+        if run.agent.goal is not None:
+            rollout["goal"] = run.agent.goal.to(rollout["pixels"].device).expand_as(rollout["pixels"])
         video = run.directory / "imagination.mp4"
         try:
             frames = imagination_video(model, rollout, horizon, video)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mbrl.agent import Agent
+from mbrl.envs.toy import make_env
+from mbrl.episodes import to_records, write_episode
 from mbrl.evaluate import evaluate_run
 from mbrl.train import run
 from tests.run_folders import rows, weights
@@ -67,3 +69,11 @@ def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
 def test_a_planner_without_a_world_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"agent\.planner needs an agent\.world_model"):
         run(compose_config(tmp_path, *TOY, "agent=drqv2", "+planner@agent.planner=cem", "+agent.segment_length=6"))
+
+
+def test_a_run_towards_a_goal_ends_with_its_video(tmp_path: Path, threads: Any) -> None:
+    goal = tmp_path / "goal.safetensors"
+    write_episode(goal, to_records(make_env(resolution=16, episode_length=4).rollout(4)))
+    towards = [f"agent.planning.goal={goal}", "agent.world_model.goal_conditioned=true", "video=true"]
+    folder = run(compose_config(tmp_path / "run", *PLANNING, *towards, "total_env_steps=40"))
+    assert (folder / "imagination.mp4").exists() and (folder / "imagination.png").exists()
