@@ -20,6 +20,7 @@ from torch import Tensor
 from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.cache import KeyValueCache
 from worldmodel.ivideogpt.llama import NORM_EPS, DecoderLayer
+from worldmodel.ivideogpt.precision import has_bfloat16_kernels
 from worldmodel.ivideogpt.transformer import VideoTransformer
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
@@ -72,7 +73,7 @@ class _Matrix:
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         weight = weight.detach().to(dtype, copy=True)
-        self.packed = weight.device.type == "cpu" and dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        self.packed = weight.device.type == "cpu" and dtype == torch.bfloat16 and has_bfloat16_kernels()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -37,8 +37,12 @@ def computes_bfloat16() -> bool:
     """Whether the GPU, where there is one, or else the processor is faster in bfloat16 than in float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return supported and bfloat16_gain() > WORTH
+    return has_bfloat16_kernels() and bfloat16_gain() > WORTH
+
+
+def has_bfloat16_kernels() -> bool:
+    """Whether this processor has what oneDNN's bfloat16 kernels need; older ones (AVX2 alone) are refused by them."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
