@@ -51,7 +51,7 @@ class Aggregates:
         profile: agent -> share of runs whose score is above x.
         improvement: (one, other) -> probability that a run of one has a higher score than one of other, on a random
             task; equals count half. A single value, its x 0.
-        baseline: the agent with the smallest area under its interquartile mean.
+        baseline: the agent with the smallest area under its interquartile mean, of those that reach any level.
         steps_ratio: agent -> how many times fewer steps than the baseline its interquartile mean needs to reach x; nan
             where one of them does not.
     """
@@ -87,10 +87,11 @@ def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
         result.profile[agent] = _estimate(_profile, THRESHOLDS, means[agent])
     areas = {agent: area(Curve("", agent, "", steps, its.value)) for agent, its in result.interquartile_mean.items()}
     agents.sort(key=lambda agent: -areas[agent])
-    result.baseline = agents[-1]
+    reaching = [agent for agent in agents if result.interquartile_mean[agent].value.max() >= LEVELS[0]]
+    result.baseline = (reaching or agents)[-1]
     for one, other in combinations(agents, 2):
         result.improvement[one, other] = _estimate(_probability_of_improvement, np.zeros(1), means[one], means[other])
-    for agent in agents[:-1]:
+    for agent in (agent for agent in agents if agent != result.baseline):
         ratio = _StepsRatio(steps)
         result.steps_ratio[agent] = _estimate(ratio, LEVELS, scores[agent], scores[result.baseline])
     return result

@@ -76,6 +76,15 @@ def test_the_ratio_of_steps_ends_where_one_of_them_does_not_reach_a_success() ->
     np.testing.assert_allclose(ratio.low, ratio.value)  # equal seeds: no doubt
 
 
+def test_no_ratio_is_to_an_agent_that_never_succeeds() -> None:
+    fast, slow, never = [0.0, 0.5, 1.0, 1.0], [0.0, 0.25, 0.5, 0.8], [0.0] * 4
+    agents = {"fast": fast, "slow": slow, "never": never}
+    said = aggregate([curve for agent, its in agents.items() for curve in runs(agent, "hammer", its, its)])
+    assert said is not None and said.baseline == "slow" and list(said.steps_ratio) == ["fast", "never"]
+    np.testing.assert_allclose(said.steps_ratio["fast"].value[LEVELS <= 0.5001], 2.0)
+    assert np.isnan(said.steps_ratio["never"].value).all()
+
+
 def test_steps_to_a_success_lie_on_the_curve_itself() -> None:
     dipping, slow = [0.5, 0.2, 1.0, 1.0], [0.0, 0.0, 0.4, 1.0]
     said = aggregate(runs("dips", "hammer", dipping, dipping) + runs("slow", "hammer", slow, slow))
