@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 
 RESAMPLES = 2000
 PAIR = 2  # agents, the fewest that are compared
+HARDLY = 0.05  # of the longest run: an agent that ends by then counts for nothing over the tasks
 LEVELS = np.linspace(0.05, 1.0, 20)  # of success, for the ratio of steps
 FAR = 0.9  # a curve that ends before this share of the longest is worth a warning
 THRESHOLDS = np.linspace(0.0, 1.0, 21)  # of success, for the performance profile
@@ -98,14 +99,17 @@ def aggregate(curves: Sequence[Curve]) -> Aggregates | None:
 
 
 def _with_extent(curves: Sequence[Curve]) -> list[Curve]:
-    """Without the agents that are nowhere on the axis, as a random policy is on that of gradient steps."""
+    """Without the agents that are hardly on the axis, as a random policy is on that of gradient steps, and a clone on
+    that of env steps: where they end, nothing would be said of the others.
+    """
     ends: dict[str, float] = {}
     for curve in curves:
         ends[curve.agent] = max(ends.get(curve.agent, 0.0), float(curve.steps[-1]))
+    least = HARDLY * max(ends.values(), default=0.0)
     for agent in sorted(ends):
-        if ends[agent] <= 0:
-            log.warning("over the tasks, %s is left out, as it has no steps", agent)
-    return [curve for curve in curves if ends[curve.agent] > 0]
+        if ends[agent] <= least:
+            log.warning("over the tasks, %s is left out, as it ends at %g", agent, ends[agent])
+    return [curve for curve in curves if ends[curve.agent] > least]
 
 
 def _shared_tasks(curves: Sequence[Curve]) -> tuple[list[str], list[str]]:

@@ -76,6 +76,13 @@ def test_the_ratio_of_steps_ends_where_one_of_them_does_not_reach_a_success() ->
     np.testing.assert_allclose(ratio.low, ratio.value)  # equal seeds: no doubt
 
 
+def test_a_clone_that_learns_nothing_more_does_not_cut_the_others_short(caplog: pytest.LogCaptureFixture) -> None:
+    clone = Curve("hammer", "bc", "0", np.array([0.0, 1.0]), np.array([0.5, 0.5]))  # the others end at 40
+    said = aggregate([*runs("a", "hammer", [0.0, 0.5, 1.0, 1.0]), clone])
+    assert said is not None and list(said.interquartile_mean) == ["a"] and said.end == STEPS[-1]
+    assert "bc is left out, as it ends at 1" in caplog.text
+
+
 def test_no_ratio_is_to_an_agent_that_never_succeeds() -> None:
     fast, slow, never = [0.0, 0.5, 1.0, 1.0], [0.0, 0.25, 0.5, 0.8], [0.0] * 4
     agents = {"fast": fast, "slow": slow, "never": never}

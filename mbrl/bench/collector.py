@@ -1,4 +1,4 @@
-"""TorchRL's collector with two workers against a bare loop over one environment, in state, in one run."""
+"""TorchRL's collector with two workers against a bare loop over one environment, in one run."""
 
 from __future__ import annotations
 
@@ -17,45 +17,48 @@ from mbrl.collect import make_collector, shut_down
 from mbrl.envs.metaworld import MetaWorld, make_env
 from policies.random import RandomPolicy
 
-FRAMES, BATCHES = 1000, 5
-OPTIONS: dict[str, Any] = {"task": "reach", "pixels": False, "action_repeat": 1}
+FRAMES, BATCHES = {"state": 1000, "pixels": 200}, 5
+OPTIONS: dict[str, Any] = {"task": "reach", "action_repeat": 1}
 
 
 def run() -> Iterator[Row]:
     """Env steps a second of two processes, and of two Ray workers where Ray is installed, over those of a bare loop."""
-    yield from _against_a_bare_loop("process", "two processes", "≥ 0.75")
+    yield from _against_a_bare_loop("process", "two processes", "state", "≥ 0.75")
+    yield from _against_a_bare_loop("process", "two processes", "pixels")
     if find_spec("ray") is not None:
-        yield from _against_a_bare_loop("ray", "two Ray workers")
+        yield from _against_a_bare_loop("ray", "two Ray workers", "state")
+        yield from _against_a_bare_loop("ray", "two Ray workers", "pixels")
 
 
-def _against_a_bare_loop(backend: str, name: str, target: str = "") -> Iterator[Row]:
-    env = make_env(**OPTIONS)
+def _against_a_bare_loop(backend: str, name: str, seen: str, target: str = "") -> Iterator[Row]:
+    settings, frames = {**OPTIONS, "pixels": seen == "pixels"}, FRAMES[seen]
+    env = make_env(**settings)
     policy = RandomPolicy(env.observation_spec, env.action_spec)
     env.close()
-    options: dict[str, Any] = {"workers": 2, "frames_per_batch": FRAMES, "backend": backend}
-    collector = make_collector(partial(make_env, **OPTIONS), policy, seed=0, random_steps=0, **options)
+    options: dict[str, Any] = {"workers": 2, "frames_per_batch": frames, "backend": backend}
+    collector = make_collector(partial(make_env, **settings), policy, seed=0, random_steps=0, **options)
     try:
         steps = iter(collector)
         next(steps)  # the workers' start
-        bare = partial(_bare_loop, MetaWorld(**OPTIONS))
-        rates = [(_rate(partial(next, steps)), _rate(bare)) for _ in range(BATCHES)]
+        bare = partial(_bare_loop, MetaWorld(**settings), frames)
+        rates = [(frames / _seconds(partial(next, steps)), frames / _seconds(bare)) for _ in range(BATCHES)]
     finally:
         shut_down(collector)
     ours, plain = (median(column) for column in zip(*rates, strict=True))
-    yield row(f"collector: {name}, state", ours, "env steps/s")
-    yield row("collector: bare loop, one process, state", plain, "env steps/s")
-    yield row(f"collector: {name} over bare loop", ours / plain, "×", target)
+    yield row(f"collector: {name}, {seen}", ours, "env steps/s")
+    yield row(f"collector: bare loop, one process, {seen}", plain, "env steps/s")
+    yield row(f"collector: {name} over bare loop, {seen}", ours / plain, "×", target)
 
 
-def _rate(job: Callable[[], object]) -> float:
+def _seconds(job: Callable[[], object]) -> float:
     began = time.perf_counter()
     job()
-    return FRAMES / (time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
-def _bare_loop(env: MetaWorld) -> None:
+def _bare_loop(env: MetaWorld, frames: int) -> None:
     generator = np.random.default_rng(0)
     env.reset()
-    for _ in range(FRAMES):
+    for _ in range(frames):
         if env.step(generator.uniform(-1, 1, 4).astype(np.float32))[3]:
             env.reset()
