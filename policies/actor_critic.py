@@ -31,9 +31,9 @@ from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from policies.base import Policy, descend, exploring, require_finite
 from policies.distributions import bounded_normal
-from policies.networks import ConvEncoder, orthogonal_init, soft_update
+from policies.networks import frames_encoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
-from policies.specs import action_size, frames_shape, looks_at, state_size, task_size
+from policies.specs import action_size, looks_at, state_size
 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec
@@ -130,15 +130,7 @@ class ActorCritic(Policy):
         keys = [observation]
         if observation == "frames":
             keys = looks_at(observation_spec)
-            channels, resolution = frames_shape(observation_spec, "actor_critic")
-            encoder = ConvEncoder(
-                channels,
-                resolution,
-                channels=encoder_channels,
-                strides=encoder_strides,
-                kernel_size=kernel_size,
-                beside=task_size(observation_spec),
-            )
+            encoder = frames_encoder(observation_spec, "actor_critic", encoder_channels, encoder_strides, kernel_size)
             feature_size = encoder.out_features
         elif feature_size is None:
             feature_size = state_size(observation_spec, "actor_critic")

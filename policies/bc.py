@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from policies.base import Policy, require_finite
-from policies.networks import ConvEncoder, RunningNorm, mlp, random_shift, trunk
-from policies.specs import action_size, frames_shape, looks_at, state_size, task_size
+from policies.networks import RunningNorm, frames_encoder, mlp, random_shift, trunk
+from policies.specs import action_size, looks_at, state_size
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -87,13 +87,7 @@ class BehaviourCloning(Policy):
             self.normalizer = RunningNorm(size, min_std=MIN_STD)
             self.net = Imitator(self.normalizer, mlp((size, hidden_size, hidden_size, actions), layer_norm=True))
         else:
-            encoder = ConvEncoder(
-                *frames_shape(observation_spec, "bc"),
-                channels=encoder_channels,
-                strides=encoder_strides,
-                kernel_size=kernel_size,
-                beside=task_size(observation_spec),
-            )
+            encoder = frames_encoder(observation_spec, "bc", encoder_channels, encoder_strides, kernel_size)
             head = mlp((feature_size, hidden_size, hidden_size, actions))
             self.net = Imitator(encoder, trunk(encoder.out_features, feature_size), head)
         self.actor = TensorDictModule(self.net, in_keys=self.keys, out_keys=["action"])

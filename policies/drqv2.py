@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
-from policies.networks import ConvEncoder, TwinCritic, mlp, random_shift, soft_update, trunk
-from policies.specs import action_size, frames_shape, looks_at, task_size
+from policies.networks import ConvEncoder, TwinCritic, frames_encoder, mlp, random_shift, soft_update, trunk
+from policies.specs import action_size, looks_at
 
 if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
     from torchrl.data import Composite, TensorSpec
@@ -130,16 +130,8 @@ class DrQV2(Policy):
             raise ValueError(f"drqv2: precision is float32 or bfloat16, not {precision}")
         if std_env_steps < 1:
             raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
-        channels, resolution = frames_shape(observation_spec, "drqv2")
+        encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)
         actions = action_size(action_spec, "drqv2")
-        encoder = ConvEncoder(
-            channels,
-            resolution,
-            channels=encoder_channels,
-            strides=encoder_strides,
-            kernel_size=kernel_size,
-            beside=task_size(observation_spec),
-        )
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
         noise = Noise(std_start, std_end, std_env_steps)
         self.actor: FramesActor = FramesActor(encoder, looks_at(observation_spec), actions, **sizes, noise=noise)

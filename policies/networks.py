@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from policies.specs import frames_shape, task_size
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite
 
 
 class ConvEncoder(nn.Module):
@@ -54,6 +60,19 @@ class ConvEncoder(nn.Module):
         features: Tensor = self.layers(pixels.div_(255.0).sub_(0.5))  # [B, C', R', R']; pixels are a copy
         features = features.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], self.map_features)
         return torch.cat((features, *beside), -1) if beside else features
+
+
+def frames_encoder(
+    observation_spec: Composite, policy: str, channels: Sequence[int], strides: Sequence[int], kernel_size: int
+) -> ConvEncoder:
+    """The encoder of what ``looks_at`` names: ``frames``, and beside them ``task`` where there are several."""
+    return ConvEncoder(
+        *frames_shape(observation_spec, policy),
+        channels=channels,
+        strides=strides,
+        kernel_size=kernel_size,
+        beside=task_size(observation_spec),
+    )
 
 
 def map_size(resolution: int, strides: Sequence[int], kernel_size: int) -> int:
