@@ -13,6 +13,7 @@ from mbrl.cloning import Cloning
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
+from mbrl.run_folder.schema import Schema, schema_of
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
@@ -213,38 +214,21 @@ class Agent:
             imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
         return torch.cat([real.select(*imagined.keys(True, True)), imagined])
 
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Those of the policy and of the world model, as `policy.NAME` and `world_model.NAME`."""
+        learners = {"policy": self.policy, "world_model": self.world_model}
+        return {f"{n}.{k}": o for n, learner in learners.items() if learner for k, o in learner.optimizers.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        """What learning goes on from, beside the weights of `policy` and `world_model`."""
-        state: dict[str, Any] = {"counts": dict(self.counts), "cloned": self.cloned, "optimizers": {}}
-        for name, optimizer in self._optimizers().items():
-            state["optimizers"][name] = optimizer.state_dict()
-        if self.imagination is not None:
-            state["imagination"] = self.imagination.state_dict()
-        return state
+        """The updates done so far. Weights, optimisers and imagined rollouts are parts of a checkpoint of their own."""
+        return {"counts": dict(self.counts), "cloned": self.cloned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts, self.cloned = state["counts"], state["cloned"]
-        for name, optimizer in self._optimizers().items():
-            load_optimizer(optimizer, state["optimizers"][name])
-        if self.imagination is not None:
-            self.imagination.load_state_dict(state["imagination"])
+        self.counts, self.cloned = dict(state["counts"]), state["cloned"]
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        learners = {"policy": self.policy, "world_model": self.world_model}
-        return {f"{n}/{k}": o for n, learner in learners.items() if learner for k, o in learner.optimizers.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """As its `load_state_dict`, and each moment lies in memory as its parameter does.
-
-    Files hold plain tensors. A fused optimiser steps through memory, whatever the strides: beside a channels-last
-    parameter, moments in plain order would belong to other weights.
-    """
-    optimizer.load_state_dict(state)
-    for parameter, moments in optimizer.state.items():
-        for key, value in moments.items():
-            if value.shape == parameter.shape:
-                moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    def schema(self) -> Schema:
+        return schema_of(self.state_dict())
 
 
 def real_share(batch_size: int, real_ratio: float, policy: Policy, imagination: Imagination | None) -> int:

@@ -8,8 +8,7 @@ when sampling. B batch, T time, K frame stack, R records of an episode.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,8 @@ from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
 from mbrl.episodes import LATENT, OBSERVATIONS
 from mbrl.latents import Latents
+from mbrl.memory_maps import MemoryMaps, checksum
+from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, require, schema_of
 from policies.returns import n_step
 
 WEIGHT = "weight"
@@ -27,11 +28,18 @@ LOG_PROB = "action_log_prob"
 
 
 class Episode(NamedTuple):
-    """Where an episode lies: `start` counts all records ever written, `first` is its first row to learn from."""
+    """Where an episode lies.
+
+    Attributes:
+        start: number of its first record among all ever written. length: its records.
+        first: its first row to learn from.
+        checksum: CRC-32 of its records where they lie in memory maps; else 0.
+    """
 
     start: int
     length: int
     first: int
+    checksum: int
 
 
 class EpisodeBuffer:
@@ -44,6 +52,12 @@ class EpisodeBuffer:
         reserve: further records of room, so that those which the last checkpoint refers to are not overwritten
             before the next one is written.
         directory: where the memory maps lie; None keeps the records in memory.
+        fields: type and shape of what a record holds. Memory maps are opened by them; a saved state is held against
+            them. None: whatever the first episode holds.
+        latents: type and shape of what `latents` keeps of a record.
+
+    Raises:
+        ValueError: a size is too small, or memory maps are asked for without fields.
     """
 
     def __init__(
@@ -55,6 +69,8 @@ class EpisodeBuffer:
         gamma: float = 0.99,
         reserve: int = 0,
         directory: Path | None = None,
+        fields: Mapping[str, TensorType | Maybe] | None = None,
+        latents: Mapping[str, TensorType] | None = None,
     ) -> None:
         if capacity < 2 or n_step < 1 or frame_stack < 1:
             raise ValueError(
@@ -63,10 +79,16 @@ class EpisodeBuffer:
             )
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
-        self.directory = directory
+        self.maps = None
+        if directory is not None:
+            always = {key: field for key, field in (fields or {}).items() if isinstance(field, TensorType)}
+            if not always:
+                raise ValueError("replay: memory maps need the fields of a record")
+            self.maps = MemoryMaps(directory, self.size, always)
+        self._fields = fields
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
-        self.latents = Latents(self.size)
+        self.latents = Latents(self.size, latents)
         self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
 
     def __len__(self) -> int:
@@ -111,20 +133,16 @@ class EpisodeBuffer:
             self.latents.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first)], 1)])
+        checksums = torch.tensor([checksum(episode) if self.maps else 0 for episode in records.unbind(0)])
+        self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first), checksums], 1)])
         self.head += count * length
         self._table = self._table[self._starts >= self.head - self.capacity]
 
     def _allocate(self, record: TensorDictBase) -> ReplayBuffer:
-        data = record.to_tensordict().expand(self.size)
-        if self.directory is None:
-            data = data.clone()
-        else:
-            data = data.memmap_like(str(self.directory), existsok=True)
-            for file in self.directory.glob("*.memmap"):
-                with file.open("r+b") as handle:  # a full disk must be an error now, not a SIGBUS later
-                    os.posix_fallocate(handle.fileno(), 0, max(1, file.stat().st_size))
-        return self._wrap(data)
+        if self.maps is None:
+            return self._wrap(record.to_tensordict().expand(self.size).clone())
+        require(dict(record.items()), self.maps.fields, "replay: a record")
+        return self._wrap(self.maps.create())
 
     def _wrap(self, data: TensorDictBase) -> ReplayBuffer:
         return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
@@ -268,22 +286,60 @@ class EpisodeBuffer:
         """Where the episodes lie, and their latents; and the records themselves where they are not memory-mapped."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
         state["latents"] = self.latents.state_dict()
-        if self.directory is None and self._buffer is not None:
+        if self.maps is None and self._buffer is not None:
             state["data"] = self.records.to_dict()
         return state
 
+    def schema(self) -> dict[str, Schema]:
+        schema: dict[str, Schema] = {"head": int, "size": int, "latents": Maybe(self.latents.schema())}
+        schema["episodes"] = TensorType(torch.int64, (None, len(Episode._fields)))
+        if self.maps is None:
+            schema["data"] = Maybe(self._data_schema())
+        return schema
+
+    def _data_schema(self) -> dict[str, Schema]:
+        if self._fields is None:
+            return schema_of(self.records.to_dict()) if self._buffer is not None else {}
+        of_ring = {}
+        for key, field in self._fields.items():
+            dtype, shape = field.schema if isinstance(field, Maybe) else field
+            ring = TensorType(dtype, (self.size, *shape))
+            of_ring[key] = Maybe(ring) if isinstance(field, Maybe) else ring
+        return of_ring
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore from a state that fits `schema`.
+
+        Raises:
+            SchemaError: the state is of a buffer of another size, or its episodes lie nowhere.
+            Damaged: the memory maps are not what the state refers to; nothing was changed.
+        """
         if state["size"] != self.size:
-            raise ValueError(f"replay: the checkpoint holds {state['size']} records, this configuration {self.size}")
-        self.head = state["head"]
-        self._table = torch.as_tensor(state["episodes"]).reshape(-1, len(Episode._fields)).clone()
-        self.latents.load_state_dict(state.get("latents", {}))
-        if self.directory is not None and self.head:
-            self._buffer = self._wrap(TensorDict.load_memmap(str(self.directory)))
+            raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
+        table = state["episodes"].clone()
+        check_table(table, state["head"], self.size)
+        buffer = None
+        if self.maps is not None and state["head"]:
+            data = self.maps.open()
+            for episode in map(Episode._make, table.tolist()):
+                self.maps.verify(data, episode.start, episode.length, episode.checksum)
+            buffer = self._wrap(data)
         elif "data" in state:
-            self._buffer = self._wrap(TensorDict(state["data"], batch_size=[self.size]).clone())
-        if self._buffer is not None:
-            self._buffer.writer._cursor = self.head % self.size
+            buffer = self._wrap(TensorDict(state["data"], batch_size=[self.size]).clone())
+        self.head, self._table, self._buffer = state["head"], table, buffer
+        self.latents.load_state_dict(state.get("latents", {}))
+        if buffer is not None:
+            buffer.writer._cursor = self.head % self.size
+
+
+def check_table(table: Tensor, head: int, size: int) -> None:
+    """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""
+    starts, lengths, firsts, _ = table.unbind(1)
+    ends = starts + lengths
+    whole = (lengths >= 1) & (firsts >= 0) & (firsts < lengths) & (starts >= head - size) & (starts >= 0)
+    # rollouts that were cut short end before the next begins
+    if head < 0 or not bool(whole.all()) or bool((ends > head).any()) or bool((starts[1:] < ends[:-1]).any()):
+        raise SchemaError(f"the replay's table of episodes refers to records outside of its {head}")
 
 
 def refuse_non_finite(records: TensorDictBase) -> None:

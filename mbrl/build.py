@@ -16,12 +16,17 @@ from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase
 
 from mbrl.agent import Agent
-from mbrl.episodes import OBSERVATIONS, view_name
+from mbrl.episodes import OBSERVATIONS, record_fields, view_name
 from mbrl.imagination import Imagination
 from mbrl.planning import PlanningPolicy
 from mbrl.replay import Replay
+from mbrl.run_folder.checkpoint import Checkpoints
+from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
+from mbrl.run_folder.places import CHECKPOINTS
+from mbrl.run_folder.schema import TensorType
+from mbrl.targets import check, make
 from mbrl.told import TaskTold
-from policies.base import Policy
+from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
 # of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
@@ -42,6 +47,7 @@ def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[...
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     if evaluation and "success_bonus" in settings:
         settings["success_bonus"] = 0.0
+    check(settings, EnvBase, "env")
     return partial(_make_env, settings)
 
 
@@ -61,7 +67,7 @@ def agent_steps_per_episode(config: DictConfig) -> int:
 def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     """The policy for an environment's specs, with weights drawn from the run's seed."""
     torch.manual_seed(config.seed)
-    policy: Policy = make(config.agent.policy, **_specs(env))
+    policy: Policy = make(config.agent.policy, Policy, place="agent.policy", **_specs(env))
     return policy.to(pick_device(config.device))
 
 
@@ -78,7 +84,7 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
 
     def make_model(width: int) -> WorldModel:
         specs = {"observation_spec": Composite(seen), "action_spec": Bounded(-1.0, 1.0, (width,))}
-        model: WorldModel = make(config.agent.world_model, **specs)
+        model: WorldModel = make(config.agent.world_model, WorldModel, place="agent.world_model", **specs)
         return model
 
     model = TaskTold(make_model, actions, env.observation_spec["task"].shape[-1]) if several else make_model(actions)
@@ -103,7 +109,7 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
     if world_model is None:
         raise ValueError("agent.planner needs an agent.world_model to plan in")
     torch.manual_seed(config.seed)
-    search = instantiate(config.agent.planner)
+    search = make(config.agent.planner, Planner, place="agent.planner")
     planner = PlanningPolicy(world_model, search, policy, **_specs(env), **config.agent.planning)
     return planner.to(pick_device(config.device))
 
@@ -117,30 +123,53 @@ def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, Worl
     return build_planner(config, env, policy, world_model) or policy, policy, world_model
 
 
-def make(settings: Any, **objects: Any) -> Any:
-    """Build what `_target_` names; `objects` are handed over as they are, which Hydra alone would try to convert."""
-    return instantiate(settings, _partial_=True)(**objects)
-
-
 def _specs(env: EnvBase) -> dict[str, Any]:
     return {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
 
 
-def build_replay(config: DictConfig, directory: Path) -> Replay:
-    """The replay, no larger than the run can fill, with its demonstrations."""
+def build_replay(config: DictConfig, directory: Path, env: EnvBase, policy: Policy) -> Replay:
+    """The replay, no larger than the run can fill, with its demonstrations.
+
+    Raises:
+        ValueError: the disk has less room than it needs.
+    """
     settings = OmegaConf.to_container(config.replay, resolve=True)
     assert isinstance(settings, dict)
     demos = settings.pop("demos")
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
-    settings["capacity"] = min(settings["capacity"], episodes * per_episode)
+    in_all = episodes * per_episode
+    settings["capacity"] = min(settings["capacity"], in_all)
     # two checkpoints are kept: what both refer to stays on disk until a third is written
     between = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
-    reserve = 2 * between * per_episode
-    replay: Replay = make(settings, reserve=reserve, directory=directory)
+    reserve = min(2 * between * per_episode, in_all - settings["capacity"])
+    fields = record_fields(env.observation_spec, env.action_spec)
+    options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
+    replay: Replay = make(settings, Replay, place="replay", **options)
+    replay.require_room()
     if demos is not None:
         replay.add_demos(_demonstrations(config, Path(demos)))
     return replay
+
+
+def latent_types(policy: Policy) -> dict[str, TensorType]:
+    """Types of the latent states that a recurrent policy keeps in the replay, one for each record; {} without any."""
+    latent = policy.carried.get("latent", None) if policy.carried is not None else None
+    return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}
+
+
+def build_checkpoints(
+    directory: Path, agent: Agent, replay: Replay, progress: dict[str, Any], generators: RandomStates
+) -> Checkpoints:
+    """The checkpoints of a run in its folder; `mbrl/run_folder/checkpoint.py` says which files they are."""
+    parts: dict[str, Part] = {"replay": replay, "policy": ModulePart(agent.policy)}
+    if agent.world_model is not None:
+        parts["world_model"] = ModulePart(agent.world_model)
+    parts["optimizers"] = OptimizersPart(agent.optimizers)
+    if agent.imagination is not None:
+        parts["imagination"] = agent.imagination.buffer
+    parts |= {"agent": agent, "progress": ValuesPart(progress), "random": generators}
+    return Checkpoints(directory / CHECKPOINTS, parts)
 
 
 def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
@@ -159,9 +188,9 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
     return [episode.exclude("pixels") if "state" in episode.keys() else episode for episode in episodes]
 
 
-def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
+def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay) -> Agent:
     """The agent named by `agent._target_`, its parts built first."""
-    policy, world_model, imagination = build_policy(config, env), build_world_model(config, env), None
+    world_model, imagination = build_world_model(config, env), None
     seen = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
     seen |= set(world_model.observations) if world_model is not None else set()
     seen &= set(OBSERVATIONS)  # what an actor remembers besides is its own
@@ -184,4 +213,7 @@ def build_agent(config: DictConfig, env: EnvBase, replay: Replay) -> Agent:
     planner = build_planner(config, env, policy, world_model)
     schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}
     parts = {} if planner is None else {"planner": planner}
-    return make(schedule, policy=policy, world_model=world_model, imagination=imagination, **parts)
+    agent: Agent = make(
+        schedule, Agent, place="agent", policy=policy, world_model=world_model, imagination=imagination, **parts
+    )
+    return agent

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from mbrl.checkpoint import load_config
 from mbrl.curves import Curve, area, read_curves
-from mbrl.protocols import flat
 from mbrl.provenance import read_starts
+from mbrl.run_folder.config import flat, load_settings
 from mbrl.runs import run_state
 
 Line = tuple[str, str, str, str]  # what kind, which, there, here
@@ -28,7 +25,7 @@ def compare(one: Path, other: Path) -> list[Line]:
 
 
 def _settings(one: Path, other: Path) -> Iterator[Line]:
-    settings = [flat(OmegaConf.to_container(load_config(run))) for run in (one, other)]
+    settings = [load_settings(run) for run in (one, other)]
     yield from _different("setting", settings[0], settings[1])
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mbrl.protocols import Settings, distinct_names, load_settings
+from mbrl.protocols import Settings, distinct_names
+from mbrl.run_folder.config import load_settings
 from mbrl.runs import EVAL_TASKS
 
 Floats = NDArray[np.float64]
@@ -183,7 +184,7 @@ def _experiment(file: Path) -> tuple[str, str, Settings | None]:
         return file.resolve().parent.name, file.stem.removeprefix("mw-"), None
     if not configuration.is_file():
         raise ValueError("its folder has no config.yaml")
-    settings = load_settings(configuration)
+    settings = load_settings(configuration.parent)
     agent = settings.get("agent.name")
     if agent is None:
         raise ValueError(f"{configuration} names no agent")

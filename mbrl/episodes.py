@@ -10,19 +10,21 @@ see `mbrl.data.published`) read as well.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Composite, TensorSpec
+
+from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.schema import TensorType
+from mbrl.run_folder.tensors import tensor_chunks
 
 SIGHTS = ("pixels", "state")  # an episode has one of these at least
 OBSERVATIONS = (*SIGHTS, "task")  # which of several tasks it is of, as a one-hot, is never all that is seen
@@ -51,6 +53,18 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
     return records
 
 
+def record_fields(observation_spec: Composite, action_spec: TensorSpec) -> dict[str, TensorType]:
+    """Type and shape of each entry of one record, for an environment's specs without batch."""
+    seen = {key: observation_spec[key] for key in OBSERVATIONS if key in observation_spec.keys()}
+    flag, number = TensorType(torch.bool, (1,)), TensorType(torch.float32, (1,))
+    return {
+        **{key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in seen.items()},
+        "action": TensorType(torch.float32, tuple(action_spec.shape)),
+        "reward": number,
+        **dict.fromkeys(FLAGS, flag),
+    }
+
+
 def check_records(records: TensorDictBase, name: str) -> None:
     """ValueError naming `name` where these are no record episode: a wrong key, shape or type, or NaN."""
     keys = list(records.keys())
@@ -76,7 +90,12 @@ def check_records(records: TensorDictBase, name: str) -> None:
 def write_episode(path: Path, records: TensorDictBase, about: Mapping[str, Any] | None = None) -> None:
     """Write one record episode and what is said `about` it, whole or not at all: no file of this name is torn."""
     check_records(records, str(path))
-    write_tensors(path, dict(records.items()), about)
+    write_entries(path, dict(records.items()), about)
+
+
+def write_entries(path: Path, entries: Mapping[str, torch.Tensor], about: Mapping[str, Any] | None = None) -> None:
+    """Write a safetensors file of these entries, whole or not at all."""
+    write_atomically(path, tensor_chunks(entries, {ABOUT: json.dumps(about)} if about else None))
 
 
 def about_episode(task: str, action_repeat: int, view: str | None = None) -> dict[str, Any]:
@@ -99,19 +118,6 @@ def read_about(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as file:
         written: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
     return written
-
-
-def write_tensors(path: Path, entries: dict[str, torch.Tensor], about: Mapping[str, Any] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        tensors = {key: value.contiguous() for key, value in entries.items()}
-        temporary.write_bytes(save(tensors, {ABOUT: json.dumps(about)} if about else None))
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def write_episodes(

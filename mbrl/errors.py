@@ -5,6 +5,8 @@ from pathlib import Path
 
 USAGE_ERROR = 2
 RUN_ERROR = 1
+# what a machine lacks or breaks, whatever was asked for: an I/O error, open files, memory
+MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
 KEPT = "the run folder keeps its last checkpoint and its logs"
 
 
@@ -12,7 +14,7 @@ def root_cause(error: BaseException) -> BaseException:
     """What Hydra wrapped: the error of ours at the end of its chain of causes, or the error itself."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError | ValueError | FloatingPointError) and not _is_hydras(cause):
+        if isinstance(cause, OSError | ValueError | FloatingPointError | MemoryError) and not _is_hydras(cause):
             return cause
         if not _is_hydras(cause):
             break
@@ -32,6 +34,10 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"the disk that holds {place} is full; {mend}", RUN_ERROR
     if isinstance(error, FloatingPointError):
         return f"{error}; {KEPT}", RUN_ERROR
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        return f"{error.filename or 'the system'}: {error.strerror}; {KEPT}", RUN_ERROR
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({error}); {KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}", USAGE_ERROR
     if isinstance(error, OSError | ValueError) or _is_hydras(error):

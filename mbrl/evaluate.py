@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,15 +97,20 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
     return bool(success.any()), bool(success[-1]), float(rollout["next", "reward"].sum()), first
 
 
-def evaluate_run(run: Path, episodes: int, seed: int, video: Path | None = None) -> dict[str, float]:
-    """Evaluate the last checkpoint of a run folder; see Evaluator. `video` receives the first episodes, real frames.
+def evaluate_run(
+    run: Path, episodes: int, seed: int, video: Path | None = None, named: Collection[str] = ()
+) -> dict[str, float]:
+    """Evaluate the last checkpoint of a run folder; see Evaluator.
 
-    They are drawn for the video where the run itself draws none.
+    Args:
+        video: receives the first episodes, real frames; they are drawn for it where the run itself draws none.
+        named: classes that its configuration may name beside ours, see `load_config`.
     """
     from mbrl.build import agent_steps_per_episode, build_acting, env_factory
-    from mbrl.checkpoint import load_config, load_policy, load_world_model
+    from mbrl.run_folder.checkpoint import load_policy, load_world_model
+    from mbrl.run_folder.config import load_config
 
-    config = load_config(run)
+    config = load_config(run, named)
     make_env = env_factory(config, evaluation=True)
     evaluator = Evaluator(make_env, episodes=episodes, longest=agent_steps_per_episode(config), seed=seed)
     acting, policy, world_model = build_acting(config, evaluator.env)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -14,8 +13,9 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.buffer import LOG_PROB, WEIGHT, EpisodeBuffer
 from mbrl.envs.imagined import ImaginationEnv, check_horizon
-from mbrl.episodes import OBSERVATIONS
+from mbrl.episodes import OBSERVATIONS, record_fields
 from mbrl.replay import Replay
+from mbrl.run_folder.schema import Maybe, TensorType
 from mbrl.trust import Settings, Trust
 from policies.base import Policy
 from worldmodel.base import WorldModel
@@ -114,12 +114,24 @@ class Imagination:
             frame_stack=real.frame_stack,
             n_step=real.n_step if n_step is None else n_step,
             gamma=real.gamma,
+            fields=self._fields(action_spec),
         )
 
     @property
     def horizon(self) -> int:
         """Steps of a rollout now."""
         return self.env.horizon
+
+    def _fields(self, action_spec: TensorSpec) -> dict[str, TensorType | Maybe]:
+        """What a record of an imagined rollout holds."""
+        fields: dict[str, TensorType | Maybe] = dict(record_fields(self.env.observation_spec[0], action_spec))
+        del fields["success"]
+        number = TensorType(torch.float32, (1,))
+        if self.policy.learns_from == "rollouts":
+            fields[LOG_PROB] = Maybe(number)
+        if self.trust.weigh_by:
+            fields[WEIGHT] = number
+        return fields
 
     def _records(self, horizon: int) -> int:
         return self.retain * self.env.batch_size[0] * (self.env.history + horizon)
@@ -167,12 +179,6 @@ class Imagination:
 
     def __len__(self) -> int:
         return len(self.buffer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.buffer.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.buffer.load_state_dict(state)
 
 
 def _beside_actions(values: torch.Tensor, history: int) -> torch.Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+
+from mbrl.run_folder.schema import TensorType
 
 
 class Latents:
@@ -14,10 +17,14 @@ class Latents:
 
     Kept in memory and saved with every checkpoint: a record never changes and may lie in a memory map, but these do,
     and a resumed run needs them as they were.
+
+    Args:
+        size: records of the ring.
+        types: dtype and shape of each entry of one record's latents; none where no policy keeps any.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, types: Mapping[str, TensorType] | None = None) -> None:
+        self.size, self._types = size, types or {}
         self.values: TensorDictBase | None = None  # [size], once there are any
 
     def recall(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
@@ -37,6 +44,9 @@ class Latents:
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.values is None else self.values.to_dict()
+
+    def schema(self) -> dict[str, TensorType]:
+        return {key: TensorType(dtype, (self.size, *shape)) for key, (dtype, shape) in self._types.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values = TensorDict(state, batch_size=[self.size]).clone() if state else None

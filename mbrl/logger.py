@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mbrl.progress import Progress
+from mbrl.run_folder.files import write_atomically
 from mbrl.runs import EVAL_TASKS
 from mbrl.tracking import Tracker
 
@@ -201,9 +202,7 @@ def _cut(path: Path, keep: Callable[[str], bool]) -> None:
         return
     lines = path.read_text(errors="replace").split("\n")
     kept = "".join(f"{line}\n" for line in lines[:-1] if keep(line))
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(kept)
-    temporary.replace(path)
+    write_atomically(path, kept)
 
 
 def _metrics_step(line: str, counter: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,7 @@ from mbrl.prediction.held_out import HAND, Segments, draw_segments, shows_the_ha
 from mbrl.prediction.report import write_report
 from mbrl.prediction.scores import FOLDS, Imagining, Judges, score
 from mbrl.prediction.summary import Row, summarise
+from mbrl.run_folder.config import load_config, read_config
 from mbrl.video import write_comparison
 from worldmodel.base import WorldModel
 from worldmodel.control_metrics import success_threshold
@@ -41,10 +42,11 @@ class LoadedModel:
         return next(self.model.parameters()).device
 
 
-def load_model(path: Path, goal: bool | None = None) -> LoadedModel:
+def load_model(path: Path, goal: bool | None = None, named: Collection[str] = ()) -> LoadedModel:
     """The world model of a run's newest checkpoint, or of weights in the published layout: a folder or a hub id.
 
     Args:
+        named: classes that the run's configuration may name, beside this project's and torch's optimisers.
         goal: whether weights are conditioned on a goal; None: as they say (the published ones do not).
 
     Raises:
@@ -54,9 +56,9 @@ def load_model(path: Path, goal: bool | None = None) -> LoadedModel:
     if (path / "tokenizer").is_dir() or not path.exists():
         return _load_weights(path, goal)
     from mbrl.build import build_world_model, env_factory
-    from mbrl.checkpoint import load_config, load_world_model
+    from mbrl.run_folder.checkpoint import load_world_model
 
-    config = load_config(path)
+    config = load_config(path, named)
     if "env" not in config:
         raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not reached its first checkpoint")
     env = env_factory(config)(seed=config.seed)
@@ -71,14 +73,23 @@ def load_model(path: Path, goal: bool | None = None) -> LoadedModel:
 
 
 def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
-    from mbrl.build import make, pick_device
+    from mbrl.build import pick_device
+    from mbrl.targets import make
 
     settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
     trained = path / "config.yaml"  # of mbrl pretrain
     if trained.is_file():
-        settings.segment_length = OmegaConf.load(trained).worldmodel.segment_length
-    model: WorldModel = make(settings, source=path, goal=goal)
+        settings.segment_length = _segment_length(trained)
+    model: WorldModel = make(settings, WorldModel, place="weights", source=path, goal=goal)
     return LoadedModel(model.to(pick_device("auto")))
+
+
+def _segment_length(config: Path) -> int:
+    """T of the model that `mbrl pretrain` trained; ValueError where its configuration does not say."""
+    length = OmegaConf.select(read_config(config), "worldmodel.segment_length")
+    if not isinstance(length, int):
+        raise ValueError(f"{config}: worldmodel.segment_length is {length!r}, not a number of frames")
+    return length
 
 
 def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
@@ -113,13 +124,14 @@ def predict(
     lpips: Sequence[Path] = (),
     fvd: Path | None = None,
     goal: bool | None = None,
+    named: Collection[str] = (),
 ) -> tuple[list[Row], dict[str, str]]:
     """Imagine real segments, measure, and write videos, horizon.png, table.json and table.csv into `output`.
 
     Args:
         horizon: steps to imagine; None for as far as the model goes. segments: how many are measured.
         samples: K rollouts of each. batch_size: rollouts side by side. videos: how many are written.
-        goal: see load_model. lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
+        goal, named: see load_model. lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
 
     Returns:
         The table, and what was left out with the reason.
@@ -131,7 +143,7 @@ def predict(
     for name, (value, low) in least.items():
         if value < low:
             raise ValueError(f"--{name} must be {low} or more, not {value}")
-    loaded = load_model(model_path, goal)
+    loaded = load_model(model_path, goal, named)
     episodes = load_episodes(data, loaded.model.resolution)
     horizon = check_horizon(loaded.model, horizon, fvd is not None)
     check_data(loaded.model, episodes, data)

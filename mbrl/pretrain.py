@@ -17,17 +17,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torchrl.data import Bounded, Composite, Unbounded
 
-from mbrl.build import make, pick_device
-from mbrl.checkpoint import claim_run_folder
+from mbrl.build import pick_device
+from mbrl.data.augmentation import Augmentation
 from mbrl.data.mixture import Mixture, loader
 from mbrl.lock import FolderLock
 from mbrl.memory import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
+from mbrl.run_folder.config import claim_run_folder
+from mbrl.targets import make
+from worldmodel.base import WorldModel
 
 PHASES = ("tokenizer", "transformer")
 # what may differ between a run and its continuation
@@ -150,7 +152,7 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
     )
     data = mixture(
         batch_size=config.batch_size // accelerator.num_processes,
-        augment=instantiate(config.augment),
+        augment=None if config.augment is None else make(config.augment, Augmentation, place="augment"),
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
@@ -173,8 +175,8 @@ def build_model(config: DictConfig, data: Mixture) -> Any:
     if "state" in data.keys:
         observations["state"] = Unbounded((data[0]["state"].shape[-1],))
     torch.manual_seed(config.seed)
-    action_spec = Bounded(-1, 1, (data.action_dim or 1,))
-    return make(config.worldmodel, observation_spec=observations, action_spec=action_spec)
+    specs = {"observation_spec": observations, "action_spec": Bounded(-1, 1, (data.action_dim or 1,))}
+    return make(config.worldmodel, WorldModel, place="worldmodel", **specs)
 
 
 def build_phase(config: DictConfig, run: Run, name: str) -> Phase:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 Settings = Mapping[str, Any]  # flat: "agent.real_ratio" -> 0.5
 
@@ -38,14 +35,6 @@ def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -
         varying[agent] = _varying(own) | protocol
     told = [_tell(its, varying[name]) for name, its in zip(agents, settings, strict=True)]
     return [f"{name} [{text}]" if text else name for name, text in zip(agents, told, strict=True)]
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, its keys dotted."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    nested = (flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
-    return {key: item for part in nested for key, item in part.items()}
 
 
 def _varying(settings: Sequence[Settings]) -> set[str]:
@@ -79,14 +68,3 @@ def _short(value: str) -> str:
 def _digest(text: str) -> str:
     return f"{zlib.crc32(text.encode()) & 0xFFFF:04x}"
 
-
-def load_settings(file: Path) -> Settings:
-    """A run's config.yaml, flat.
-
-    Raises:
-        OSError, YAMLError, OmegaConfBaseException: it cannot be read. ValueError: it is no run's.
-    """
-    config = OmegaConf.load(file)
-    if not isinstance(config, DictConfig):
-        raise ValueError(f"{file} is not the configuration of a run")
-    return flat(OmegaConf.to_container(config))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mbrl.buffer import EpisodeBuffer
 from mbrl.episodes import to_records
+from mbrl.run_folder.schema import Maybe, Schema
 
 TRAJECTORY = ("collector", "traj_ids")
 
@@ -137,6 +138,16 @@ class Replay:
         common = set(parts[0].keys(True, True)) & set(parts[1].keys(True, True))  # published ones have no state
         return torch.cat([part.select(*common) for part in parts])
 
+    def require_room(self) -> None:
+        """Say how much room the records will take on disk; ValueError where there is less."""
+        if self.online.maps is not None:
+            self.online.maps.require_room()
+
+    def flush(self) -> None:
+        """Write records to the disk that the system still holds in memory."""
+        if self.online.maps is not None and self.online.head:
+            self.online.maps.flush()
+
     @property
     def between_episodes(self) -> bool:
         """Whether no episode is under way: the moments at which a run can be cut without losing a step."""
@@ -148,7 +159,18 @@ class Replay:
             state["demo_latents"] = self.demos.latents.state_dict()
         return state
 
+    def schema(self) -> dict[str, Schema]:
+        schema = self.online.schema()
+        if self.demos is not None:
+            schema["demo_latents"] = Maybe(self.demos.latents.schema())
+        return schema
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore from a state that fits `schema`.
+
+        Raises:
+            Damaged: the replay's files are not what the state refers to; nothing was changed.
+        """
         self.online.load_state_dict(state)
         if self.demos is not None:
             self.demos.latents.load_state_dict(state.get("demo_latents", {}))

@@ -17,6 +17,7 @@ from mbrl.plotting.learning import learning_curves
 from mbrl.plotting.over_tasks import over_tasks
 from mbrl.reporting.figures import as_image, videos, world_model_figure
 from mbrl.reporting.gather import differences, gather_runs, origins, results
+from mbrl.run_folder.files import write_atomically
 from mbrl.runs import run_folders
 
 LABEL = AXES["env_steps"][0]
@@ -56,10 +57,7 @@ def report(folder: Path, output: Path | None = None, reference: Path | None = No
             origins=origins(runs),
             left_out=list(dict.fromkeys(left_out)),
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(page)
-    temporary.replace(output)
+    write_atomically(output, page)
     return output
 
 

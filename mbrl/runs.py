@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.lock import held
+from mbrl.run_folder.config import read_config
+from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders
 
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
@@ -57,8 +58,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 def latest_env_steps(folder: Path) -> int:
     """Env steps at the run's newest checkpoint; 0 where there is none."""
-    manifests = (folder / "checkpoints").glob("checkpoint-*/manifest.json")
-    return max((int(file.parent.name.rpartition("-")[2]) for file in manifests), default=0)
+    return max(checkpoint_folders(folder / CHECKPOINTS), default=0)
 
 
 def is_done(folder: Path, total_env_steps: int) -> bool:
@@ -73,7 +73,7 @@ def is_done(folder: Path, total_env_steps: int) -> bool:
 def run_state(folder: Path, now: float | None = None) -> RunState | None:
     """How far the run in a folder is; None where its config.yaml is of no run or torn."""
     try:
-        config = OmegaConf.load(folder / "config.yaml")
+        config = read_config(folder / "config.yaml")
         total = int(config.total_env_steps)
     except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException):
         return None

@@ -12,10 +12,10 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl.build import env_factory
-from mbrl.checkpoint import claim_run_folder, require_own_folder
 from mbrl.errors import explain, root_cause
 from mbrl.lock import Busy
 from mbrl.overrides import composed_jobs, groups
+from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.runs import FAILURE, is_done
 
 LOG = "log.txt"  # in a run's folder: what a job of a sweep printed, where jobs run side by side

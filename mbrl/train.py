@@ -19,21 +19,24 @@ from mbrl.agent import Agent
 from mbrl.build import (
     agent_steps_per_episode,
     build_agent,
+    build_checkpoints,
+    build_policy,
     build_replay,
     env_factory,
     env_steps_per_step,
     learned_length,
 )
-from mbrl.checkpoint import RunCheckpoint, claim_run_folder
 from mbrl.collect import check_workers, make_collector, shut_down
 from mbrl.evaluate import Evaluator
 from mbrl.lock import FolderLock
 from mbrl.logger import Logger
 from mbrl.memory import keep_freed_memory
 from mbrl.plot import plot
-from mbrl.protocols import flat
 from mbrl.provenance import note_start
 from mbrl.replay import Replay
+from mbrl.run_folder.checkpoint import Checkpoints
+from mbrl.run_folder.config import claim_run_folder, flat
+from mbrl.run_folder.parts import RandomStates
 from mbrl.runs import FAILURE
 from mbrl.tracking import Tracker, require_package
 from mbrl.video import imagination_video
@@ -54,7 +57,7 @@ class Run:
     collector: Collector
     evaluator: Evaluator
     logger: Logger
-    checkpoint: RunCheckpoint
+    checkpoints: Checkpoints
     lock: FolderLock
     progress: dict[str, Any]  # env_steps, agent_steps, episodes so far; wall_time in seconds
 
@@ -94,14 +97,17 @@ def build(config: DictConfig) -> Run:
         longest=agent_steps_per_episode(config),
         seed=config.eval.seed,
     )
-    replay = build_replay(config, directory / "replay")
-    agent = build_agent(config, evaluator.env, replay)
+    policy = build_policy(config, evaluator.env)
+    replay = build_replay(config, directory / "replay", evaluator.env, policy)
+    agent = build_agent(config, evaluator.env, policy, replay)
     lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
     claim_run_folder(directory, config)
     (directory / FAILURE).unlink(missing_ok=True)  # of an earlier attempt, in a sweep
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
-    checkpoint = RunCheckpoint(directory, agent=agent, replay=replay, progress=progress)
-    resumed = checkpoint.load_latest()
+    generators = RandomStates()
+    checkpoints = build_checkpoints(directory, agent, replay, progress, generators)
+    checkpoints.clean()
+    resumed = checkpoints.load_latest()
     note_start(directory, progress["env_steps"])
     settings = flat(OmegaConf.to_container(config, resolve=True))
     tracker = Tracker(config.wandb, directory, settings) if config.wandb else None
@@ -117,8 +123,8 @@ def build(config: DictConfig) -> Run:
     )
     seed_everything(config.seed)
     if resumed:
-        checkpoint.load_latest()  # once more: building the collector drew random numbers
-    return Run(directory, agent, replay, collector, evaluator, logger, checkpoint, lock, progress)
+        generators.restore()  # once more: building the collector drew random numbers
+    return Run(directory, agent, replay, collector, evaluator, logger, checkpoints, lock, progress)
 
 
 def seed_everything(seed: int) -> None:
@@ -171,7 +177,8 @@ def train(config: DictConfig, run: Run) -> None:
         whole = replay.between_episodes or config.collect.workers > 1
         if done or (whole and progress["env_steps"] - saved >= config.checkpoint_every):
             saved = progress["env_steps"]
-            run.checkpoint.save(saved)
+            replay.flush()  # the checkpoint refers to its records
+            run.checkpoints.save(saved)
 
 
 def collected(episodes: list[TensorDictBase]) -> dict[str, float]:

@@ -11,25 +11,34 @@ Verb = Callable[[argparse.Namespace], int]
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from mbrl.checkpoint import load_config
     from mbrl.evaluate import evaluate_run
+    from mbrl.run_folder.config import load_config
 
-    settings = load_config(options.folder).eval
+    named = _named(options)
+    settings = load_config(options.folder, named).eval
     episodes = settings.episodes if options.episodes is None else options.episodes
     seed = settings.seed if options.seed is None else options.seed
-    result = evaluate_run(options.folder, episodes=episodes, seed=seed, video=options.video)
+    result = evaluate_run(options.folder, episodes=episodes, seed=seed, video=options.video, named=named)
     print_table([("measure", "value"), *((name, format_number(value)) for name, value in result.items())])
     return 0
+
+
+def _named(options: argparse.Namespace) -> set[str]:
+    """The classes that the configurations in the user's own folder name, which a run may name too."""
+    from mbrl.targets import names_in
+
+    return names_in(options.config_dir) if options.config_dir else set()
 
 
 def predict(options: argparse.Namespace) -> int:
     from mbrl.predict import predict as run
     from mbrl.prediction.meaning import meaning
 
-    given = {key: value for key, value in vars(options).items() if key not in ("run", "model", "data", "output")}
+    others = ("run", "model", "data", "output", "config_dir")
+    given = {key: value for key, value in vars(options).items() if key not in others}
     beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
     output = options.output or beside / "predict"
-    rows, left_out = run(options.model, options.data, output, **given)
+    rows, left_out = run(options.model, options.data, output, named=_named(options), **given)
     steps = max(len(row.curve or []) for row in rows)
     cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
     table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
@@ -179,6 +188,12 @@ def _add_evaluate(verbs: Any) -> None:
     verb.add_argument("--episodes", type=_positive, metavar="N", help=f"how many episodes {as_set}")
     verb.add_argument("--seed", type=int, metavar="S", help=f"which list of goals {as_set}")
     verb.add_argument("--video", type=Path, metavar="FILE", help="write the episodes to this .mp4 or .gif")
+    _add_config_dir(verb)
+
+
+def _add_config_dir(verb: argparse.ArgumentParser) -> None:
+    purpose = "your own configurations: the run may name the classes that are named there (default: this project's)"
+    verb.add_argument("--config-dir", type=Path, metavar="DIR", help=purpose)
 
 
 def _add_predict(verbs: Any) -> None:
@@ -203,6 +218,7 @@ def _add_predict(verbs: Any) -> None:
     goal = "published weights that are conditioned on a goal, which their files do not say"
     verb.add_argument("--goal", action="store_true", default=None, help=goal)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: MODEL/predict)")
+    _add_config_dir(verb)
 
 
 def _add_plot(verbs: Any) -> None:

@@ -71,6 +71,7 @@ def test_counters_go_on():
     agent.update(replay, 110, 220)
     again, _ = make(imagine_every=10, model_updates_first=1)
     again.load_state_dict(agent.state_dict())
+    again.imagination.buffer.load_state_dict(agent.imagination.buffer.state_dict())
     assert again.counts == agent.counts
     assert again.update(replay, 110, 220) == {}, "what was done is not done twice"
     torch.manual_seed(3)

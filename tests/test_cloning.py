@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchrl.checkpoint import CheckpointRotation
 
 from mbrl.agent import LATE, Agent
-from mbrl.build import build_replay
 from mbrl.cloning import Cloning
 from mbrl.curves import read_curves
 from mbrl.episodes import write_episodes
@@ -16,7 +14,7 @@ from mbrl.replay import Replay
 from mbrl.train import build, run, train
 from tests.demonstrations import play_expert, write_toy
 from tests.fakes import BrightnessPolicy, episode
-from tests.run_folders import rows, weights
+from tests.run_folders import build_replay, latest_checkpoint, rows, weights
 from tests.test_train import TOY, compose_config
 
 TOY_SETTINGS = {"episode_length": 20, "resolution": 32}
@@ -138,7 +136,7 @@ def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Agent, "update", broken)
         run(config)
-    assert CheckpointRotation(tmp_path / "broken" / "checkpoints", keep_last=2).latest() is not None
+    assert latest_checkpoint(tmp_path / "broken").exists()
     run(config)
     assert rows(tmp_path / "broken") == rows(whole)
     ours, theirs = weights(tmp_path / "broken"), weights(whole)

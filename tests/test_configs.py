@@ -7,16 +7,19 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 import configs
 from mbrl.agent import Agent
-from mbrl.build import build_agent, build_replay, make
+from mbrl.build import build_agent, build_policy, build_replay
 from mbrl.episodes import write_episodes
 from mbrl.pretrain import PHASES
 from mbrl.pretrain import check as check_pretraining
+from mbrl.targets import make
 from mbrl.train import check
 from policies.base import Planner
+from worldmodel.base import WorldModel
 
 ROOT = Path(configs.__file__).parent
 
@@ -54,7 +57,8 @@ def test_every_agent_is_built(name, tmp_path):
         write_episodes(tmp_path / "demos", [demonstration()])
         settings.replay.demos = str(tmp_path / "demos")
     check(settings)
-    agent = build_agent(settings, Specs(), build_replay(settings, tmp_path))
+    policy = build_policy(settings, Specs())
+    agent = build_agent(settings, Specs(), policy, build_replay(settings, tmp_path, Specs(), policy))
     assert isinstance(agent, Agent) and settings.agent.name == name
 
 
@@ -69,7 +73,7 @@ def demonstration() -> TensorDict:
 def test_demonstrations_earn_the_bonus_that_the_environment_pays(tmp_path):
     write_episodes(tmp_path / "demos", [demonstration()])
     settings = config("env.success_bonus=10", f"replay.demos={tmp_path / 'demos'}", "replay.demo_share=0.5")
-    replay = build_replay(settings, tmp_path / "replay")
+    replay = build_replay(settings, tmp_path / "replay", Specs(), build_policy(settings, Specs()))
     assert replay.demos.records["reward"].flatten().tolist() == [1.0, 11.0, 1.0]
 
 
@@ -87,13 +91,13 @@ def test_every_part_is_built(group):
         settings = config(f"+{group}@part={name}").part
         side = settings.tokenizer.resolution if "tokenizer" in settings else 64
         with torch.device("meta"):  # sizes and names are checked, nothing is allocated
-            part = make(settings, observation_spec=observations(side), action_spec=Specs.action_spec)
+            part = make(settings, nn.Module, observation_spec=observations(side), action_spec=Specs.action_spec)
         assert sum(p.numel() for p in part.parameters()) > 0
 
 
 @pytest.mark.parametrize("name", names("planner"))
 def test_every_planner_is_built(name):
-    planner = make(config(f"+planner@part={name}").part)
+    planner = make(config(f"+planner@part={name}").part, Planner)
     assert isinstance(planner, Planner) and planner.candidates >= planner.elites
 
 
@@ -105,7 +109,7 @@ def test_every_world_model_can_be_pretrained(name):
     check_pretraining(settings)
     seen = observations(settings.worldmodel.tokenizer.resolution)
     with torch.device("meta"):
-        model = make(settings.worldmodel, observation_spec=seen, action_spec=Specs.action_spec)
+        model = make(settings.worldmodel, WorldModel, observation_spec=seen, action_spec=Specs.action_spec)
     for phase in PHASES:
         assert settings[phase].steps > settings[phase].warmup > 0
         assert model.optimizers[phase].param_groups[0]["lr"] == settings[phase].lr
@@ -126,9 +130,8 @@ def test_base_models_have_the_published_sizes(name, tokenizer, transformer):
     """Beside the action layer and the reward head, which no published file of these holds."""
     settings = config(f"+worldmodel@part={name}").part
     with torch.device("meta"):
-        model = make(
-            settings, observation_spec=observations(settings.tokenizer.resolution), action_spec=Specs.action_spec
-        )
+        seen = observations(settings.tokenizer.resolution)
+        model = make(settings, WorldModel, observation_spec=seen, action_spec=Specs.action_spec)
     assert sum(p.numel() for p in model.tokenizer.parameters()) == tokenizer
     assert sum(p.numel() for p in model.transformer.llm.parameters()) == transformer
 

@@ -142,7 +142,7 @@ def test_rollouts_are_different_ones_or_all_there_are(replay):
         imagination.run()
     assert len(imagination.rollouts(100)) == 8
     again = imagine_whole(replay, retain=3)
-    again.load_state_dict(imagination.state_dict())
+    again.buffer.load_state_dict(imagination.buffer.state_dict())
     torch.manual_seed(0)
     ours = imagination.rollouts(5)
     torch.manual_seed(0)

@@ -5,7 +5,8 @@ from tensordict import TensorDict
 
 from mbrl.buffer import EpisodeBuffer
 from mbrl.replay import TRAJECTORY, Replay
-from tests.test_replay import records
+from mbrl.run_folder.schema import TensorType, require
+from tests.test_replay import FIELDS, records
 
 UNKNOWN = TensorDict(deter=torch.full((2,), -1.0), stoch=torch.zeros(3, dtype=torch.uint8), batch_size=[])
 
@@ -75,11 +76,13 @@ def test_demonstrations_have_latents_of_their_own():
 
 
 def test_checkpoints_hold_them(tmp_path):
-    ours, again = Replay(40, directory=tmp_path), Replay(40, directory=tmp_path)
+    types = {key: TensorType.of(value) for key, value in UNKNOWN.items()}
+    ours, again = (Replay(40, directory=tmp_path, fields=FIELDS, latents=types) for _ in range(2))
     ours.online.extend(with_latents(1, 6)[None])
     state = ours.state_dict()
     state["latents"] = {key: value.clone() for key, value in state["latents"].items()}  # as on disk
     ours.remember(torch.tensor([2]), latents(torch.tensor([50.0])))
+    require(state, again.schema(), "replay")
     again.load_state_dict(state)
     assert again.recall(torch.tensor([2]), UNKNOWN)["deter"][0, 0] == 102.0, "as they were when it was saved"
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from mbrl import cli
 from mbrl import predict as verb
-from mbrl.build import build_agent, build_replay, env_factory
-from mbrl.checkpoint import RunCheckpoint, claim_run_folder
+from mbrl.build import build_agent, build_checkpoints, build_policy, build_replay, env_factory
 from mbrl.episodes import write_episodes
 from mbrl.predict import LoadedModel, check_data, load_model, predict, reward_of_success
+from mbrl.run_folder.config import claim_run_folder
+from mbrl.run_folder.parts import RandomStates
 from tests.prediction.test_scores import SIDE, Steering, episodes
 from tests.worldmodel.test_model import make
 from worldmodel.ivideogpt.transformer import VideoTransformer
@@ -120,14 +121,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     with initialize_config_module("configs", version_base="1.3"):
         config = compose("train", [f"run_dir={folder}", *TINY])
     env = env_factory(config)(seed=0)
-    replay = build_replay(config, folder / "replay")
-    agent = build_agent(config, env, replay)
+    policy = build_policy(config, env)
+    replay = build_replay(config, folder / "replay", env, policy)
+    agent = build_agent(config, env, policy, replay)
     assert agent.world_model is not None
     with torch.no_grad():
         for parameter in agent.world_model.parameters():
             parameter.mul_(1.01)
     claim_run_folder(folder, config)
-    RunCheckpoint(folder, agent=agent, replay=replay, progress={"env_steps": 0}).save(1)
+    build_checkpoints(folder, agent, replay, {"env_steps": 0}, RandomStates()).save(1)
     env.close()
     return folder, agent.world_model.state_dict()
 

@@ -14,12 +14,12 @@ import torch
 from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
 from torch import Tensor
-from torchrl.checkpoint import CheckpointRotation
 
 from mbrl.data.mixture import Mixture
 from mbrl.envs.toy import make_env
-from mbrl.episodes import to_records, write_episodes, write_tensors
+from mbrl.episodes import to_records, write_entries, write_episodes
 from mbrl.pretrain import build_model, run
+from mbrl.run_folder.places import checkpoint_folders
 
 SIDE, LENGTH = 32, 5
 TINY = [
@@ -149,9 +149,8 @@ def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for phase in ("tokenizer", "transformer"):
         process = subprocess.Popen(command(data, killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        rotation = CheckpointRotation(killed / "checkpoints" / phase, keep_last=2)
-        deadline = time.monotonic() + 200
-        while rotation.latest() is None and process.poll() is None and time.monotonic() < deadline:
+        deadline, saved = time.monotonic() + 200, killed / "checkpoints" / phase
+        while not checkpoint_folders(saved) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
@@ -174,7 +173,7 @@ def test_data_without_actions_and_rewards(data, tmp_path, caplog):
     for number in range(8):
         episode = load_file(data / f"episode-{number:05d}.safetensors")
         (tmp_path / "films").mkdir(exist_ok=True)
-        write_tensors(tmp_path / "films" / f"{number}.safetensors", {"pixels": episode["pixels"]})
+        write_entries(tmp_path / "films" / f"{number}.safetensors", {"pixels": episode["pixels"]})
     with pytest.raises(ValueError, match=r"set worldmodel\.action_conditioned=false"):
         pretrain(tmp_path / "films", tmp_path / "model")
     assert not (tmp_path / "model").exists(), "a mistake must not take the folder"

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 
 from mbrl.buffer import EpisodeBuffer
 from mbrl.replay import TRAJECTORY, Replay
+from mbrl.run_folder.schema import TensorType
 
 GAMMA = 0.9
 
@@ -30,6 +31,9 @@ def records(episode: int, steps: int, terminated: bool = False) -> TensorDict:
         truncated=((at == steps - 1) & (not terminated))[:, None],
         batch_size=[steps + 1],
     )
+
+
+FIELDS = {key: TensorType(value.dtype, tuple(value.shape[1:])) for key, value in records(0, 1).items()}
 
 
 def fill(buffer: EpisodeBuffer, lengths: list[int], terminated: bool = False) -> None:
@@ -159,14 +163,14 @@ def test_demonstrations_stay_and_fill_their_share():
 
 def test_goes_on_from_its_memory_maps(tmp_path: Path):
     """What a checkpoint refers to is still there after further writing and a reopening, even around the ring's end."""
-    buffer = EpisodeBuffer(21, reserve=14, directory=tmp_path)
+    buffer = EpisodeBuffer(21, reserve=14, directory=tmp_path, fields=FIELDS)
     fill(buffer, [6, 6, 6])
     state = buffer.state_dict()
     torch.manual_seed(1)
     expected = buffer.transitions(50)
     for episode in (7, 8):  # written after the checkpoint, then lost with the process
         buffer.extend(records(episode, 6)[None])
-    again = EpisodeBuffer(21, reserve=14, directory=tmp_path)
+    again = EpisodeBuffer(21, reserve=14, directory=tmp_path, fields=FIELDS)
     again.load_state_dict(state)
     torch.manual_seed(1)
     assert (again.transitions(50) == expected).all()

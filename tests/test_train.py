@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from torchrl.checkpoint import CheckpointRotation
 
 from mbrl.agent import Agent
-from mbrl.build import build_replay
 from mbrl.envs.toy import make_env
 from mbrl.episodes import to_records, write_episodes
+from mbrl.run_folder.places import checkpoint_folders
 from mbrl.train import check, run
-from tests.run_folders import rows, weights
+from tests.run_folders import build_replay, rows, weights
 
 SMOKE = ["experiment=smoke", "env.task=reach"]
 TOY = [
@@ -89,9 +88,8 @@ def test_folder_of_another_config_is_refused(smoke):
 def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
     run_dir = tmp_path / "run"
     process = subprocess.Popen(command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    rotation = CheckpointRotation(run_dir / "checkpoints", keep_last=2)
     deadline = time.monotonic() + 200
-    while rotation.latest() is None and process.poll() is None and time.monotonic() < deadline:
+    while not checkpoint_folders(run_dir / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)  # somewhere in the middle of the next episode
     os.kill(process.pid, signal.SIGKILL)
@@ -125,9 +123,9 @@ def test_resumed_optimisers_go_on_to_the_bit(tmp_path, monkeypatch):
 def test_torn_checkpoint_is_one_clear_line(tmp_path):
     config = compose_config(tmp_path, *TOY, "agent=random", "agent.batch_size=1", "agent.learning_starts=0")
     run(config)
-    latest = CheckpointRotation(tmp_path / "checkpoints", keep_last=2).latest()
-    next((latest / "components").rglob("*.json")).write_text("{")
-    with pytest.raises(ValueError, match=r"the checkpoint .* cannot be read .*; remove that folder"):
+    for checkpoint in checkpoint_folders(tmp_path / "checkpoints").values():
+        (checkpoint / "values.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be used \(.*values\.json has 1 bytes instead of"):
         run(config)
 
 

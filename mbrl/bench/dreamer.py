@@ -15,9 +15,11 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.bench._torchrl_dreamer import learner, updater
-from mbrl.build import NOT_SCHEDULE, make
+from mbrl.build import NOT_SCHEDULE
 from mbrl.dreamer import DreamerV3
 from mbrl.replay import Replay
+from mbrl.targets import make
+from policies.base import Policy
 
 ACTIONS, ROWS, REPEATS = 4, 101, 10  # Meta-World's actions, and rows of its episodes
 OBSERVATIONS = {
@@ -52,9 +54,10 @@ def _config(key: str) -> DictConfig:
 
 def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[], Any], int]:
     """An update as a run does it, the batch drawn and the latents written back for it; and what it trains."""
-    policy = make(config.agent.policy, observation_spec=observation_spec, action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))
+    specs = {"observation_spec": observation_spec, "action_spec": Bounded(-1.0, 1.0, (ACTIONS,))}
+    policy = make(config.agent.policy, Policy, place="agent.policy", **specs)
     schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
-    agent: DreamerV3 = make(schedule, policy=policy)
+    agent: DreamerV3 = make(schedule, DreamerV3, place="agent", policy=policy)
     replay, flag = Replay(10 * ROWS), torch.zeros(4, ROWS, 1, dtype=torch.bool)
     observations = {key: spec.expand(4, ROWS, *spec.shape).rand() for key, spec in observation_spec.items()}
     records = TensorDict(

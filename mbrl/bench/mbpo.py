@@ -15,9 +15,12 @@ from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.bench._plain_mbpo import stretch
 from mbrl.bench.policies import ACTIONS, STATE, filled
-from mbrl.build import NOT_SCHEDULE, make
+from mbrl.build import NOT_SCHEDULE
 from mbrl.imagination import Imagination
 from mbrl.replay import Replay
+from mbrl.targets import make
+from policies.base import Policy
+from worldmodel.base import WorldModel
 
 REPEATS = 3
 LATE = 100_000  # env steps, by which rollouts have their last length
@@ -62,10 +65,11 @@ def _agent(config: DictConfig, replay: Replay) -> Agent:
         "observation_spec": Composite(state=Unbounded((STATE,))),
         "action_spec": Bounded(-1.0, 1.0, (ACTIONS,)),
     }
-    policy, world_model = make(config.agent.policy, **specs), make(config.agent.world_model, **specs)
+    policy = make(config.agent.policy, Policy, place="agent.policy", **specs)
+    world_model = make(config.agent.world_model, WorldModel, place="agent.world_model", **specs)
     imagination = Imagination(
         world_model, policy, replay, action_spec=specs["action_spec"], **config.agent.imagination
     )  # fmt: skip
     schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
-    agent: Agent = make(schedule, policy=policy, world_model=world_model, imagination=imagination)
+    agent: Agent = make(schedule, Agent, place="agent", policy=policy, world_model=world_model, imagination=imagination)
     return agent

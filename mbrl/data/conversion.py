@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.data.frames import fit
-from mbrl.episodes import SUFFIX, write_tensors
+from mbrl.episodes import SUFFIX, write_entries
 
 _VERSION = 1  # of what a decoded episode holds: raise it where that changes
 SHOW_AFTER = 2.0  # seconds: a progress bar only over what takes longer
@@ -51,7 +51,7 @@ def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> 
             path = _decoded(episode, resolution)
             if not path.exists():
                 entries = episode.read(resolution)
-                write_tensors(path, entries | {"pixels": fit(entries["pixels"], resolution)})
+                write_entries(path, entries | {"pixels": fit(entries["pixels"], resolution)})
         except ValueError as error:
             return error
         return path

@@ -35,6 +35,7 @@ from mbrl.demos import play
 from mbrl.envs.simulator import resolve_task, task_names
 from mbrl.episodes import SUFFIX, about_episode, write_episode
 from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG
+from mbrl.run_folder.files import write_atomically
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
 PACKAGES = ("metaworld", "mujoco", "torch")  # what an episode's bytes depend on beside the settings
@@ -171,10 +172,7 @@ def _claim(output: Path, protocol: Protocol, task: str) -> None:
     if any(output.glob(f"*/*{SUFFIX}")):
         raise ValueError(f"{output} holds episodes, but no dataset.json that says how they were made")
     env_factory(protocol.config(task, POLICIES[0]))(seed=protocol.seed).close()
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(wanted, indent=2) + "\n")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(wanted, indent=2) + "\n")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -129,7 +129,8 @@ def _read(episode: _Episode, resolution: int | None) -> dict[str, Tensor]:
 
 
 def _pictures(rows: list[dict[str, Any]]) -> Iterator[npt.NDArray[np.uint8]]:
-    return (np.asarray(iio.imread(row["bytes"]), np.uint8)[..., :3] for row in rows)
+    # given a text, imageio would open the file or the address that it names
+    return (np.asarray(iio.imread(bytes(row["bytes"]), plugin="pillow"), np.uint8)[..., :3] for row in rows)
 
 
 def _video(episode: _Episode) -> Iterator[npt.NDArray[np.uint8]]:

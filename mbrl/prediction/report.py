@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mbrl.plotting.style import COLOURS, DASHES
 from mbrl.prediction.summary import Row
+from mbrl.run_folder.files import write_atomically
 
 MARKERS = ("o", "s", "^", "x")
 MARGIN = 1.3  # of a panel whose axis starts at 0 over its highest curve
@@ -49,7 +49,6 @@ def write_report(
     folder: Path, rows: Sequence[Row], left_out: Mapping[str, str], settings: Mapping[str, Any]
 ) -> list[Path]:
     """Write table.json, table.csv and horizon.png, each whole or not at all; the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
     draw(rows).savefig(picture, dpi=150, format="png")
     contents = {
@@ -58,9 +57,7 @@ def write_report(
         "horizon.png": picture.getvalue(),
     }
     for name, content in contents.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+        write_atomically(folder / name, content)
     return [folder / name for name in contents]
 
 

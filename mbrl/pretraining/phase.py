@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mbrl.checkpoint import CHECKPOINTS, Checkpoints
+from mbrl.run_folder.checkpoint import Checkpoints
+from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, SchedulerPart, ValuesPart
+from mbrl.run_folder.places import CHECKPOINTS
 
 
 class Pretrainable(Protocol):
@@ -78,12 +80,19 @@ class Phase:
         share = partial(learning_rate, steps=steps, warmup=warmup, final=final_lr)
         self._scheduler = LambdaLR(optimizer, share)
         self._wrapped, self._optimizer = accelerator.prepare(self.objective.train(), optimizer)
-        parts = {"model": model, "optimizer": optimizer, "scheduler": self._scheduler, "progress": self.progress}
+        parts: dict[str, Part] = {
+            "model": ModulePart(model),
+            "optimizers": OptimizersPart({name: optimizer}),
+            "scheduler": SchedulerPart(self._scheduler),
+            "progress": ValuesPart(self.progress),
+        }
         self._averages: AveragedModel | None = None
         if ema_decay:
             self._averages = AveragedModel(self.objective, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-            parts["averages"] = self._averages
-        self._checkpoints = Checkpoints(directory / CHECKPOINTS / name, parts, accelerator.device)
+            parts["averages"] = ModulePart(self._averages)
+        self._checkpoints = Checkpoints(directory / CHECKPOINTS / name, parts, f"steps of the {name}")
+        if accelerator.is_main_process:
+            self._checkpoints.clean()
         self._checkpoints.load_latest()
 
     @property

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mbrl.curves import Curve, Floats, area, mean_interval
-from mbrl.protocols import OF_ONE_RUN, Settings, flat, load_settings
+from mbrl.protocols import OF_ONE_RUN, Settings
 from mbrl.provenance import read_starts
+from mbrl.run_folder.config import flat, load_settings
 from mbrl.runs import RunState, run_folders, run_state
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _run(folder: Path, curve: Curve | None = None) -> Run | None:
     if state is None:
         log.warning("skipped %s: its config.yaml is torn or of no run", folder)
         return None
-    settings = load_settings(folder / "config.yaml")
+    settings = load_settings(folder)
     agent = curve.agent if curve else str(settings.get("agent.name"))
     task, seed = str(settings.get("env.task", "toy")), str(settings.get("seed"))
     config = (folder / "config.yaml").read_text()

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from mbrl.data.augmentation import Augmentation
 from mbrl.data.mixture import Mixture, loader
-from mbrl.episodes import write_episode, write_tensors
+from mbrl.episodes import write_entries, write_episode
 from tests.fakes import episode
 
 
@@ -54,7 +54,7 @@ def test_a_batch_is_segments_with_what_all_folders_have(folders: dict[str, float
     assert (batch["next", "reward"].diff(dim=1) == 1).all()  # frames in a row
     brightness = batch["pixels"][:, :, 0, 0, 0] % 128
     assert torch.equal(brightness, (batch["next", "reward"] - 1000).squeeze(-1).to(torch.uint8))
-    write_tensors(tmp_path / "video" / "v.safetensors", {"pixels": episode(0)["pixels"]})
+    write_entries(tmp_path / "video" / "v.safetensors", {"pixels": episode(0)["pixels"]})
     mixed = mixture(folders | {str(tmp_path / "video"): 1.0})
     assert (mixed.keys, mixed.action_dim) == ((), None)
     assert set(mixed[0].keys(True, True)) == {"pixels"}

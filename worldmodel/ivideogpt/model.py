@@ -19,7 +19,7 @@ from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
-from worldmodel.ivideogpt.precision import autocast, precision_dtype
+from worldmodel.ivideogpt.precision import autocast, precision_dtype, precision_name, recorded_dtype
 from worldmodel.ivideogpt.rollout import Frame, ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
@@ -181,6 +181,17 @@ class IVideoGPT(WorldModel):
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return self._optimizers
+
+    def get_extra_state(self) -> dict[str, str]:
+        """The precision that was chosen when the model was built; a resumed run keeps it on any machine."""
+        return {"precision": precision_name(self.dtype)}
+
+    def set_extra_state(self, state: dict[str, str]) -> None:
+        dtype = recorded_dtype(state["precision"], self.dtype)
+        self.dtype = self.rollouts.dtype = dtype
+        for objective in self.objectives.values():
+            objective.dtype = dtype  # type: ignore[assignment]
+        self.rollouts.forget()
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """As WorldModel.update; T may be anything from C + 1 to ``segment_length``."""

@@ -33,6 +33,31 @@ def precision_dtype(name: str) -> torch.dtype:
     return PRECISIONS[name]
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """The name of one of PRECISIONS."""
+    return next(name for name, of_name in PRECISIONS.items() if of_name == dtype)
+
+
+def recorded_dtype(name: str, chosen: torch.dtype) -> torch.dtype:
+    """The precision that a checkpoint was computed in, with a warning where this machine would choose another.
+
+    Args:
+        name: the recorded one. chosen: what `precision_dtype` gives here.
+
+    Raises:
+        ValueError: the name is none of PRECISIONS.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"the checkpoint was computed in precision {name!r}, which is none of {', '.join(PRECISIONS)}")
+    if PRECISIONS[name] != chosen:
+        logging.getLogger(__name__).warning(
+            "the checkpoint was computed in %s and goes on in it; a new run would compute in %s here",
+            name,
+            precision_name(chosen),
+        )
+    return PRECISIONS[name]
+
+
 def computes_bfloat16() -> bool:
     """Whether the GPU, where there is one, or else the processor is faster in bfloat16 than in float32."""
     if torch.cuda.is_available():

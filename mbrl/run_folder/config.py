@@ -1,0 +1,175 @@
+"""A run's configuration on disk, and to whom a run folder belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.places import CHECKPOINTS, CONFIG, METRICS
+
+# what may differ between a run and its continuation
+CONTINUES = ("run_dir", "threads", "eval.every", "video", "wandb", "collect.backend")
+TARGET = "_target_"
+# whose classes any configuration may name
+OURS = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
+LARGEST = 2**20  # bytes of a config.yaml
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read a YAML file of plain settings.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is not YAML of that kind: tags (which can build objects),
+            anchors (which can make a small file huge) and interpolations (which can read the environment) are refused.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        text = _plain_yaml(path)
+        config = OmegaConf.create(text)
+        if not isinstance(config, DictConfig) or not config:
+            raise ValueError("it holds no settings by name")
+        if _interpolates(OmegaConf.to_container(config)):
+            raise ValueError("it has interpolations, and a run's configuration is written without them")
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return config
+
+
+def _plain_yaml(path: Path) -> str:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST} bytes")
+    text = path.read_text(encoding="utf-8-sig")
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise ValueError(f"line {event.start_mark.line + 1} has a tag or an anchor")
+    return text
+
+
+def _interpolates(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_interpolates(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(_interpolates(part) for part in value)
+    return isinstance(value, str) and "${" in value
+
+
+def load_config(run: Path, named: Collection[str] = ()) -> DictConfig:
+    """The configuration of a run folder, whose classes may be built.
+
+    Args:
+        named: names in `_target_` that the user allows beside this project's and torch's optimisers.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder. ValueError: its configuration cannot be read, or names a class
+            that is not allowed.
+    """
+    config = _config_of(run)
+    require_names(config, named, run / CONFIG)
+    return config
+
+
+def load_settings(run: Path) -> dict[str, Any]:
+    """The settings of a run folder, flat, to be read and not built.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder. ValueError: its configuration cannot be read.
+    """
+    return flat(OmegaConf.to_container(_config_of(run)))
+
+
+def _config_of(run: Path) -> DictConfig:
+    if not (run / CONFIG).is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no {CONFIG}")
+    return read_config(run / CONFIG)
+
+
+def claim_run_folder(
+    run_dir: Path, config: DictConfig, *, continues: Collection[str] = CONTINUES, setting: str = "run_dir"
+) -> None:
+    """Write the resolved configuration into the folder, or check that the folder is this configuration's.
+
+    Args:
+        continues: settings that may differ. setting: the one that names the folder.
+
+    Raises:
+        ValueError: the folder belongs to another configuration; names the first differences.
+    """
+    require_own_folder(run_dir, config, continues=continues, setting=setting)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(run_dir / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+
+
+def require_own_folder(
+    run_dir: Path, config: DictConfig, *, continues: Collection[str] = CONTINUES, setting: str = "run_dir"
+) -> None:
+    """ValueError where the folder belongs to another configuration; arguments as in `claim_run_folder`.
+
+    A folder that was claimed for a run which has never begun belongs to nobody.
+    """
+    path = run_dir / CONFIG
+    if path.exists() and ((run_dir / METRICS).exists() or (run_dir / CHECKPOINTS).exists()):
+        differences = _differences(read_config(path), config, continues)
+        if differences:
+            more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise ValueError(
+                f"{run_dir} belongs to another config ({'; '.join(differences[:3])}{more}): "
+                f"choose another folder with {setting}=... or remove that one"
+            )
+
+
+def require_names(config: Any, named: Collection[str], source: Path) -> None:
+    """Check that a configuration from a file names no class that is not allowed. Nothing is imported.
+
+    Args:
+        config: the configuration. named: names that the user allows. source: its file, for the error message.
+
+    Raises:
+        ValueError: names the first class that is not allowed.
+    """
+    for place, name in targets(config):
+        if not isinstance(name, str) or not (name.startswith(OURS) or name in named):
+            raise ValueError(
+                f"{source}: {place} names {name}, which is no part of this project and could run any code: if you "
+                "trust it, give --config-dir DIR, the folder with the configuration that names it"
+            )
+
+
+def targets(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Where a class is named, and its name."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config)
+    if isinstance(config, dict):
+        for key, value in config.items():
+            inner = f"{place}.{key}" if place else str(key)
+            if key == TARGET:
+                yield inner, value
+            else:
+                yield from targets(value, inner)
+    elif isinstance(config, list):
+        for number, value in enumerate(config):
+            yield from targets(value, f"{place}[{number}]")
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, its keys dotted."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    nested = (flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
+    return {key: item for part in nested for key, item in part.items()}
+
+
+def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
+    flat_old, flat_new = flat(OmegaConf.to_container(old)), flat(OmegaConf.to_container(new, resolve=True))
+    keys = sorted(flat_old.keys() | flat_new.keys())
+    return [
+        f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
+        for key in keys
+        if not {key, key.split(".")[0]} & set(continues) and flat_old.get(key, ...) != flat_new.get(key, ...)
+    ]

@@ -1,0 +1,136 @@
+"""Writing files such that a kill, a full disk or an I/O error never leaves a torn one under its own name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+BLOCK = 2**20  # bytes that are worth a write of their own
+PARTIAL = ".partial"  # suffix of a file that is being written
+OWNER = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}$")  # the process that writes it
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError from inside the block the path's name, where it has none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a file and flush it to the disk.
+
+    Args:
+        path: an older file of that name is overwritten.
+        chunks: the content, piece by piece.
+
+    Returns:
+        The file's bytes, and their SHA-256 in hexadecimal.
+
+    Raises:
+        OSError: with the file's name; what was written so far stays.
+    """
+    digest, size = hashlib.sha256(), 0
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            for block in _blocks(chunks):
+                digest.update(block)
+                size += block.nbytes
+                while block:
+                    block = block[os.write(descriptor, block) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return size, digest.hexdigest()
+
+
+def _blocks(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """The same content in pieces of BLOCK bytes or more: small chunks are joined, large ones are not copied."""
+    small = bytearray()
+    for chunk in chunks:
+        if len(chunk) < BLOCK:
+            small += chunk
+        if small and (len(chunk) >= BLOCK or len(small) >= BLOCK):
+            yield memoryview(small)
+            small = bytearray()
+        if len(chunk) >= BLOCK:
+            yield memoryview(chunk)
+    if small:
+        yield memoryview(small)
+
+
+def write_atomically(path: Path, content: bytes | str | Iterable[bytes | memoryview]) -> None:
+    """Write a file whole or not at all: an older one of that name is replaced in one step.
+
+    Its folder is made where there is none. Several processes and threads may write the same file.
+
+    Raises:
+        OSError: with the file's name; an older file stays as it was.
+    """
+    chunks = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_new(partial, chunks)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine left of `write_atomically` in a folder."""
+    for partial in folder.glob(f".*{PARTIAL}"):
+        named = OWNER.search(partial.name)
+        if named and not _is_running(int(named[1])):
+            with suppress(OSError):
+                partial.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk, so that a rename in it outlives a power cut."""
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_folder(folder: Path, hidden: str) -> None:
+    """Remove a folder such that no half of it is ever seen under its own name.
+
+    Args:
+        hidden: the name, beside it, that the folder has while it is being removed.
+    """
+    doomed = folder.with_name(hidden)
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # what cannot be removed now is removed at the next start

@@ -1,0 +1,38 @@
+"""An I/O error at every file operation of a run: it ends with one clear line, and the same command goes on."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from tests.faults import operations
+from tests.faults.kills import operations_of
+from tests.faults.runs import Result, Whole, chosen
+
+SHORT = 4
+CODES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
+
+
+def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
+    """Each operation fails with the next of CODES."""
+    kind = f"I/O error at a file operation, {whole.agent}"
+    names = operations_of(whole)
+    for number in chosen(len(names), every, SHORT if short else None):
+        if names[number] == "close":  # an error of it is not reported by Linux for files on a disk
+            continue
+        code, run = CODES[number % len(CODES)], whole.new_folder()
+
+        def fail(name: str, arguments: tuple[Any, ...], code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        ended = whole.train(run, lambda number=number, fail=fail: operations.install(number, fail))
+        name = f"{errno.errorcode[code]} at {names[number]}, operation {number} of {len(names)}"
+        if ended.code == 0:  # what it does not need: removing something, a lock on a file system without locks
+            yield whole.judge(kind, name, run, resumed=False)
+        elif not ended.is_one_clear_line:
+            yield Result(kind, name, "failed", f"exit code {ended.code}: {ended.errors[-1500:]}")
+            shutil.rmtree(run, ignore_errors=True)
+        else:
+            judged = whole.judge(kind, name, run)
+            yield judged._replace(outcome="one line") if judged.outcome == "survived" else judged

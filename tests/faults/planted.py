@@ -1,0 +1,193 @@
+"""Code planted in every file that a command reads: it is never run, and the command says one clear line or goes on."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from mbrl.predict import load_model
+from tests.demonstrations import write_toy
+from tests.faults.runs import RUN, Result, command, in_child
+from tests.run_folders import latest_checkpoint
+
+AGENT = "agent=mbpo_ivideogpt"
+Plant = Callable[[Path, Any], Any]
+
+
+class Code:
+    """Code that makes the folder `mark` when it is run, by unpickling `pickled` or by calling `function` with it."""
+
+    function = "os.mkdir"
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+        self.pickled = pickle.dumps(self)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def _raw(file: Path, code: Code) -> None:
+    file.write_bytes(code.pickled)
+
+
+def _torch_file(file: Path, code: Code) -> None:
+    """As torch.save writes it."""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", code.pickled)
+        archive.writestr("archive/version", "3\n")
+
+
+def _object_array(file: Path, code: Code) -> None:
+    """As numpy writes an array of objects into an archive."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    with zipfile.ZipFile(file, "w") as archive:
+        for key in ("image", "action", "reward"):
+            archive.writestr(f"{key}.npy", header.getvalue() + code.pickled)
+
+
+def _memory_map(folder: Path, code: Code) -> None:
+    """As TensorDict writes data that are no tensors; a folder of that kind is made where there was a file."""
+    if folder.is_file():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "other.pickle").write_bytes(code.pickled)
+    kind = "<class 'tensordict.tensorclass.NonTensorData'>"
+    meta = {"_type": kind, "_non_tensordict": {"data": None, "_metadata": None}, "shape": [], "device": "None"}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _tags(file: Path, code: Code) -> None:
+    file.write_text(f"{file.read_text()}more: !!python/object/apply:{code.function} ['{code.mark}']\n")
+
+
+def _target(place: str) -> Plant:
+    def plant(file: Path, code: Code) -> None:
+        config = OmegaConf.load(file)
+        OmegaConf.update(config, place, {"_target_": code.function, "_args_": [str(code.mark)]}, force_add=True)
+        OmegaConf.save(config, file)
+
+    return plant
+
+
+RUN_FILES: dict[str, Plant] = {
+    "checkpoints/LATEST/manifest.json": _raw,
+    "checkpoints/LATEST/values.json": _raw,
+    "checkpoints/LATEST/policy.safetensors": _raw,
+    "checkpoints/LATEST/world_model.safetensors": _raw,
+    "checkpoints/LATEST/optimizers.safetensors": _torch_file,
+    "checkpoints/LATEST/imagination.safetensors": _memory_map,
+    "checkpoints/LATEST/replay.safetensors": _raw,
+    "checkpoints/LATEST/random.safetensors": _torch_file,
+    "checkpoints/LATEST/components/policy": _memory_map,
+    "replay": _memory_map,
+    "replay/pixels.memmap": _memory_map,
+    "replay/state.memmap": _raw,
+    "config.yaml": _raw,
+    "config.yaml (tags)": _tags,
+    "config.yaml (env)": _target("env"),
+    "config.yaml (policy)": _target("agent.policy"),
+    "config.yaml (inner)": _target("agent.world_model.tokenizer"),
+    "metrics.jsonl": _raw,
+    "eval.csv": _raw,
+    "starts.jsonl": _raw,
+}
+SHORT_RUN_FILES = (
+    "checkpoints/LATEST/policy.safetensors", "checkpoints/LATEST/components/policy", "replay", "config.yaml (policy)",
+)  # fmt: skip
+
+
+def tried(folder: Path, *, short: bool) -> Iterator[Result]:
+    """Every verb on a run folder with planted code, and on data and weights with planted code."""
+    folder.mkdir(parents=True)
+    run, mark = folder / "run", folder / "it-was-run"
+    train = [*RUN, AGENT, f"run_dir={run}"]
+    assert in_child(command("train", *train), folder / "log.txt").code == 0
+    files = {name: plant for name, plant in RUN_FILES.items() if not short or name in SHORT_RUN_FILES}
+    code = Code(mark)
+    assert pickle.loads(code.pickled) is None and mark.exists(), "the planted code works"
+    mark.rmdir()
+    data = write_toy(folder / "data", 3, episode_length=20, resolution=64)
+    for name, plant in files.items():
+        copy = folder / "copy"
+        shutil.copytree(run, copy)
+        plant(copy / name.split(" ")[0].replace("LATEST", latest_checkpoint(copy).name), code)
+        for verb, arguments in _run_verbs(copy, run, data).items():
+            yield _try(folder, f"{verb}: {name}", command(verb, *arguments), mark)
+        shutil.rmtree(copy)
+    for name, (path, plant, verb, arguments) in _data_cases(folder, data, run).items():
+        plant(path, code)
+        yield _try(folder, f"{verb}: {name}", command(verb, *arguments), mark)
+
+
+def _run_verbs(copy: Path, run: Path, data: Path) -> dict[str, list[str | Path]]:
+    return {
+        "train": [*RUN, AGENT, f"run_dir={copy}"],
+        "evaluate": [copy, "--episodes", "1"],
+        "predict": [copy, data, "--segments", "1", "--videos", "0"],
+        "status": [copy],
+        "compare": [copy, run],
+        "plot": [copy, "--output", copy / "plot.png"],
+        "report": [copy],
+    }
+
+
+def _data_cases(folder: Path, data: Path, run: Path) -> dict[str, tuple[Path, Plant, str, list[str | Path]]]:
+    """By name: the file that is made, how, and the verb with its arguments."""
+    episodes = {name: folder / name for name in ("episodes", "archives")}
+    for path in episodes.values():
+        shutil.copytree(data, path)
+    weights = folder / "weights"
+    load_model(run).model.save_pretrained(weights)  # type: ignore[operator]
+    first = next(episodes["episodes"].glob("*.safetensors"))
+    strict = ["strict=true", "threads=1", "workers=0"]
+    demos = [*RUN, "agent=drqv2", "replay.demo_share=0.5", f"run_dir={folder / 'demonstrated'}"]
+    judged = ["--segments", "1", "--videos", "0"]
+    return {
+        "an episode": (first, _raw, "predict", [run, episodes["episodes"], *judged]),
+        "an episode, again": (first, _raw, "train", [*demos, f"replay.demos={episodes['episodes']}"]),
+        "an episode, once more": (
+            first, _raw, "pretrain", [f"data={{{episodes['episodes']}: 1.0}}", f"output={folder / 'out'}", *strict],
+        ),
+        "an archive of objects": (
+            episodes["archives"] / "a.npz", _object_array, "pretrain",
+            [f"data={{{episodes['archives']}: 1.0}}", f"output={folder / 'out'}", *strict],
+        ),
+        "an archive of objects, again": (
+            episodes["archives"] / "a.npz", _object_array, "train", [*demos, f"replay.demos={episodes['archives']}"],
+        ),
+        "the file of I3D": (
+            folder / "i3d.pt", _torch_file, "predict", [run, data, *judged, "--fvd", folder / "i3d.pt"],
+        ),
+        "the file of LPIPS": (
+            folder / "vgg.pth", _torch_file, "predict", [run, data, *judged, "--lpips", folder / "vgg.pth"],
+        ),
+        "pretrained weights": (
+            next((weights / "transformer").glob("*.safetensors")), _raw, "predict", [weights, data, *judged],
+        ),
+        "the settings of pretrained weights": (
+            weights / "tokenizer" / "config.json", _raw, "predict", [weights, data, *judged],
+        ),
+    }  # fmt: skip
+
+
+def _try(folder: Path, name: str, work: Callable[[], object], mark: Path) -> Result:
+    ended = in_child(work, folder / "log.txt")
+    kind = "code planted in a file"
+    if mark.exists():
+        mark.rmdir()
+        return Result(kind, name, "failed", "the planted code was run")
+    if ended.is_one_clear_line:
+        return Result(kind, name, "one line", ended.error_lines[0])
+    if ended.code == 0:
+        return Result(kind, name, "survived")
+    return Result(kind, name, "failed", f"exit code {ended.code}: {ended.errors[-1500:]}")

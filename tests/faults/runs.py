@@ -1,0 +1,127 @@
+"""Tiny runs in processes of their own, which a fault can be put into, and what they are compared by."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mbrl.cli import main
+from tests.run_folders import rows, weights
+
+AGENTS = ("sac", "mbpo_ivideogpt")  # one that sees states, and one that sees pixels and has every part
+RUN = [
+    "env=toy", "experiment=smoke", "total_env_steps=120", "checkpoint_every=40", "eval.every=60", "video=false",
+    "env.episode_length=20", "collect.frames_per_batch=10", "device=cpu",
+]  # fmt: skip
+
+
+class Result(NamedTuple):
+    """What came of one fault: outcome is "survived", "one line" or "failed"."""
+
+    kind: str
+    name: str
+    outcome: str
+    details: str = ""
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit code (minus the signal that killed it), and what it wrote to stderr."""
+
+    code: int
+    errors: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        return [line for line in self.errors.splitlines() if line.startswith("mbrl: error:")]
+
+    @property
+    def is_one_clear_line(self) -> bool:
+        return self.code in (1, 2) and len(self.error_lines) == 1 and "Traceback" not in self.errors
+
+
+def in_child(work: Callable[[], object], log: Path) -> Ended:
+    """Do the work in a process that is forked from this one, which has imported all that it needs."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process == 0:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        code = 99
+        try:
+            work()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:  # noqa: BLE001 - whatever it is, it is what came of the fault
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(process, 0)
+    return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
+
+
+def command(verb: str, *arguments: str | Path, before: Callable[[], object] = lambda: None) -> Callable[[], object]:
+    """The command line's work, for `in_child`."""
+
+    def work() -> None:
+        before()
+        main([verb, *map(str, arguments)])
+
+    return work
+
+
+class Whole:
+    """A run that was left alone, and one that was cut in the middle, to start from."""
+
+    def __init__(self, agent: str, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.agent, self.folder, self._count = agent, folder, 0
+        self.run = folder / "whole"
+        ended = self.train(self.run)
+        assert ended.code == 0, ended.errors
+        self.rows, self.weights = rows(self.run), weights(self.run)
+
+    def train(self, run: Path, before: Callable[[], object] = lambda: None) -> Ended:
+        return in_child(
+            command("train", *RUN, f"agent={self.agent}", f"run_dir={run}", before=before), self.folder / "log.txt"
+        )
+
+    def new_folder(self, copy_of: Path | None = None) -> Path:
+        self._count += 1
+        run = self.folder / f"run{self._count}"
+        if copy_of is not None:
+            shutil.copytree(copy_of, run)
+        return run
+
+    def differences(self, run: Path) -> str:
+        """What differs from the run that was left alone; "" where nothing does."""
+        found = [] if rows(run) == self.rows else ["metrics.jsonl"]
+        if (run / "eval.csv").read_text() != (self.run / "eval.csv").read_text():
+            found.append("eval.csv")
+        ours = weights(run)
+        found += sorted(name for name in ours.keys() | self.weights.keys() if ours.get(name) != self.weights.get(name))
+        hidden = [path.name for path in run.rglob(".*") if path.name != ".lock"]
+        return ", ".join(found + [f"left over: {name}" for name in hidden])
+
+    def judge(self, kind: str, name: str, run: Path, *, resumed: bool = True) -> Result:
+        """Train `run` to its end, if it is to be resumed, and compare it."""
+        ended = self.train(run) if resumed else None
+        if ended is not None and ended.code != 0:
+            result = Result(kind, name, "failed", f"exit code {ended.code}: {ended.errors[-500:]}")
+        else:
+            difference = self.differences(run)
+            result = Result(kind, name, "failed" if difference else "survived", difference)
+        shutil.rmtree(run)
+        return result
+
+
+def chosen(count: int, every: int, short: int | None) -> Sequence[int]:
+    """Each `every`-th of `count` numbers, or `short` of them, evenly spaced."""
+    if short is None or count <= short:
+        return range(0, count, every)
+    return [round(number * (count - 1) / (short - 1)) for number in range(short)]

@@ -1,0 +1,74 @@
+"""A run folder's configuration: whose it is, and that it is plain settings and no code."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mbrl.run_folder.config import claim_run_folder, load_config, read_config
+
+
+def write(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
+def test_folder_belongs_to_one_config_but_for_how_it_is_watched(tmp_path):
+    config = OmegaConf.create({"seed": 1, "eval": {"every": 10, "episodes": 20}, "agent": {"lr": 0.1}})
+    claim_run_folder(tmp_path, config)
+    (tmp_path / "metrics.jsonl").touch()
+    claim_run_folder(tmp_path, OmegaConf.merge(config, {"eval": {"every": 99}}))
+    assert load_config(tmp_path).eval.every == 99
+    with pytest.raises(ValueError, match=r"agent.lr: 0.1 there, 0.2 here"):
+        claim_run_folder(tmp_path, OmegaConf.merge(config, {"agent": {"lr": 0.2}}))
+    with pytest.raises(ValueError, match=r"eval.episodes: 20 there, 50 here"):  # one curve, one protocol
+        claim_run_folder(tmp_path, OmegaConf.merge(config, {"eval": {"episodes": 50}}))
+
+
+def test_what_is_no_run_folder_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        load_config(tmp_path)
+
+
+def test_values_come_back_as_they_were_written(tmp_path):
+    values = {"a": 1e-5, "b": 1e20, "c": "1e5", "d": None, "e": [1, 2.5, "x"], "f": "2026-01-01", "g": True, "h": "no"}
+    claim_run_folder(tmp_path, OmegaConf.create(values))
+    assert OmegaConf.to_container(load_config(tmp_path)) == values
+
+
+BOMB = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: !!python/object/apply:os.getcwd []\n", "line 1 has a tag or an anchor"),
+        ("x: 1\na: !!python/name:os.system\n", "line 2 has a tag or an anchor"),
+        (BOMB, "line 1 has a tag or an anchor"),
+        ("a: ${oc.env:HOME}\n", "it has interpolations"),
+        ("[" * 5000, "cannot be read"),
+        ("a: [1\n", "cannot be read"),
+        ("- 1\n- 2\n", "it holds no settings by name"),
+        ("a: " + "x" * 2**21, "larger than"),
+        ("", "it holds no settings by name"),
+    ],
+)
+def test_what_is_more_than_plain_settings_is_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_config(write(tmp_path, text) / "config.yaml")
+    assert "config.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["os.getcwd", "builtins.eval", "mbrlx.Agent", "torch.load", "null", "[1]"])
+def test_classes_of_others_are_refused_by_name(tmp_path, name):
+    folder = write(tmp_path, f"agent:\n  policy:\n    list:\n    - deep:\n        _target_: {name}\n")
+    with pytest.raises(ValueError, match=r"agent\.policy\.list\[0\]\.deep\._target_ names .*give --config-dir"):
+        load_config(folder)
+
+
+def test_classes_that_the_user_names_are_allowed(tmp_path):
+    folder = write(tmp_path, "agent: {policy: {_target_: mine.Policy}, optimizer: {_target_: torch.optim.Adam}}\n")
+    with pytest.raises(ValueError, match=r"agent\.policy\._target_ names mine\.Policy"):
+        load_config(folder)
+    assert load_config(folder, {"mine.Policy"}).agent.policy["_target_"] == "mine.Policy"
