@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -19,27 +19,12 @@ from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
 from mbrl.episodes import LATENT, OBSERVATIONS
 from mbrl.latents import Latents
-from mbrl.memory_maps import MemoryMaps, checksum
-from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, require, schema_of
+from mbrl.records import Episode, InMemory, MemoryMaps, check_table
+from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
 from policies.returns import n_step
 
 WEIGHT = "weight"
 LOG_PROB = "action_log_prob"
-
-
-class Episode(NamedTuple):
-    """Where an episode lies.
-
-    Attributes:
-        start: number of its first record among all ever written. length: its records.
-        first: its first row to learn from.
-        checksum: CRC-32 of its records where they lie in memory maps; else 0.
-    """
-
-    start: int
-    length: int
-    first: int
-    checksum: int
 
 
 class EpisodeBuffer:
@@ -79,13 +64,7 @@ class EpisodeBuffer:
             )
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
-        self.maps = None
-        if directory is not None:
-            always = {key: field for key, field in (fields or {}).items() if isinstance(field, TensorType)}
-            if not always:
-                raise ValueError("replay: memory maps need the fields of a record")
-            self.maps = MemoryMaps(directory, self.size, always)
-        self._fields = fields
+        self.kept = InMemory(self.size, fields) if directory is None else MemoryMaps(directory, self.size, fields)
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
         self.latents = Latents(self.size, latents)
@@ -127,22 +106,16 @@ class EpisodeBuffer:
         records = records.exclude(LATENT)
         refuse_non_finite(records)
         if self._buffer is None:
-            self._buffer = self._allocate(records[0, 0])
+            self._buffer = self._wrap(self.kept.create(records[0, 0]))
         self._buffer.extend(records.reshape(-1))
         if latents is not None:
             self.latents.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        checksums = torch.tensor([checksum(episode) if self.maps else 0 for episode in records.unbind(0)])
+        checksums = torch.tensor([self.kept.checksum(episode) for episode in records.unbind(0)])
         self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first), checksums], 1)])
         self.head += count * length
         self._table = self._table[self._starts >= self.head - self.capacity]
-
-    def _allocate(self, record: TensorDictBase) -> ReplayBuffer:
-        if self.maps is None:
-            return self._wrap(record.to_tensordict().expand(self.size).clone())
-        require(dict(record.items()), self.maps.fields, "replay: a record")
-        return self._wrap(self.maps.create())
 
     def _wrap(self, data: TensorDictBase) -> ReplayBuffer:
         return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
@@ -202,7 +175,7 @@ class EpisodeBuffer:
         """
         if not len(self._table):
             raise ValueError("replay: there is no rollout to draw; imagine one first")
-        _, length, first = self._table[-1].tolist()
+        _, length, first, _ = self._table[-1].tolist()
         alike = ((self._lengths == length) & (self._firsts == first)).nonzero().flatten()
         drawn = alike[torch.randperm(len(alike))[:batch_size]]
         shape = (len(drawn), length - first)
@@ -283,63 +256,32 @@ class EpisodeBuffer:
 
     # ------------------------------------------------------------- checkpoint
     def state_dict(self) -> dict[str, Any]:
-        """Where the episodes lie, and their latents; and the records themselves where they are not memory-mapped."""
+        """Where the episodes lie, and their latents; and the records themselves where they are kept in memory."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
         state["latents"] = self.latents.state_dict()
-        if self.maps is None and self._buffer is not None:
-            state["data"] = self.records.to_dict()
-        return state
+        return state if self._buffer is None else {**state, **self.kept.state_dict(self.records)}
 
     def schema(self) -> dict[str, Schema]:
-        schema: dict[str, Schema] = {"head": int, "size": int, "latents": Maybe(self.latents.schema())}
-        schema["episodes"] = TensorType(torch.int64, (None, len(Episode._fields)))
-        if self.maps is None:
-            schema["data"] = Maybe(self._data_schema())
-        return schema
-
-    def _data_schema(self) -> dict[str, Schema]:
-        if self._fields is None:
-            return schema_of(self.records.to_dict()) if self._buffer is not None else {}
-        of_ring = {}
-        for key, field in self._fields.items():
-            dtype, shape = field.schema if isinstance(field, Maybe) else field
-            ring = TensorType(dtype, (self.size, *shape))
-            of_ring[key] = Maybe(ring) if isinstance(field, Maybe) else ring
-        return of_ring
+        episodes = TensorType(torch.int64, (None, len(Episode._fields)))
+        of_table = {"head": int, "size": int, "episodes": episodes, "latents": Maybe(self.latents.schema())}
+        return {**of_table, **self.kept.schema()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore from a state that fits `schema`.
 
         Raises:
             SchemaError: the state is of a buffer of another size, or its episodes lie nowhere.
-            Damaged: the memory maps are not what the state refers to; nothing was changed.
+            Damaged: the files are not what the state refers to; nothing was changed.
         """
         if state["size"] != self.size:
             raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
-        table = state["episodes"].clone()
-        check_table(table, state["head"], self.size)
-        buffer = None
-        if self.maps is not None and state["head"]:
-            data = self.maps.open()
-            for episode in map(Episode._make, table.tolist()):
-                self.maps.verify(data, episode.start, episode.length, episode.checksum)
-            buffer = self._wrap(data)
-        elif "data" in state:
-            buffer = self._wrap(TensorDict(state["data"], batch_size=[self.size]).clone())
-        self.head, self._table, self._buffer = state["head"], table, buffer
+        head, table, buffer = state["head"], state["episodes"].clone(), None
+        check_table(table, head, self.size)
+        if head:
+            buffer = self._wrap(self.kept.restore(state, map(Episode._make, table.tolist())))
+            buffer.writer._cursor = head % self.size
+        self.head, self._table, self._buffer = head, table, buffer
         self.latents.load_state_dict(state.get("latents", {}))
-        if buffer is not None:
-            buffer.writer._cursor = self.head % self.size
-
-
-def check_table(table: Tensor, head: int, size: int) -> None:
-    """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""
-    starts, lengths, firsts, _ = table.unbind(1)
-    ends = starts + lengths
-    whole = (lengths >= 1) & (firsts >= 0) & (firsts < lengths) & (starts >= head - size) & (starts >= 0)
-    # rollouts that were cut short end before the next begins
-    if head < 0 or not bool(whole.all()) or bool((ends > head).any()) or bool((starts[1:] < ends[:-1]).any()):
-        raise SchemaError(f"the replay's table of episodes refers to records outside of its {head}")
 
 
 def refuse_non_finite(records: TensorDictBase) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mbrl.buffer import EpisodeBuffer
 from mbrl.envs.metaworld import make_env
 from mbrl.episodes import about_episode, episode_paths, read_about, read_episodes, to_records, write_episode
+from mbrl.run_folder.files import remove_leftovers
 from policies.base import Policy
 from policies.scripted import ScriptedPolicy
 
@@ -87,6 +88,7 @@ def record(
         raise ValueError(f"episodes is {episodes}: it must be 1 or more")
     if any(output.glob("episode-*")):
         raise FileExistsError(f"{output} holds episodes already: choose another folder or delete it")
+    remove_leftovers(output)
     paths: list[Path] = []
     env = make_env(task, seed, **env_options)
     about = about_episode(task, env.action_repeat, env.view)

@@ -63,7 +63,7 @@ class LatentPolicy(Policy):
     Args:
         observation_spec, action_spec: the environment's.
         world_model: makes a LatentWorldModel of both specs.
-        behaviour: makes policies.actor_critic.ActorCritic, or one with its losses, for vectors.
+        behaviour: makes policies.actor_critic.ActorCritic, or a policy with its losses, for vectors.
     """
 
     actor: LatentActor
@@ -74,7 +74,7 @@ class LatentPolicy(Policy):
         action_spec: TensorSpec,
         *,
         world_model: Callable[..., LatentWorldModel],
-        behaviour: Callable[..., Any],
+        behaviour: Callable[..., Policy],
     ) -> None:
         super().__init__()
         model = world_model(observation_spec, action_spec)

@@ -28,6 +28,7 @@ from mbrl.memory import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.run_folder.config import claim_run_folder
+from mbrl.run_folder.files import remove_leftovers
 from mbrl.targets import make
 from worldmodel.base import WorldModel
 
@@ -133,6 +134,7 @@ def build(config: DictConfig) -> Run:
     output, lock = Path(config.output), None
     if accelerator.is_main_process:
         lock = FolderLock(output)
+        remove_leftovers(output)
         claim_run_folder(output, config, continues=CONTINUES, setting="output")
     accelerator.wait_for_everyone()
     return Run(output, accelerator, data, held_out, model, lock)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mbrl.buffer import EpisodeBuffer
 from mbrl.episodes import to_records
+from mbrl.records import MemoryMaps
 from mbrl.run_folder.schema import Maybe, Schema
 
 TRAJECTORY = ("collector", "traj_ids")
@@ -140,13 +141,13 @@ class Replay:
 
     def require_room(self) -> None:
         """Say how much room the records will take on disk; ValueError where there is less."""
-        if self.online.maps is not None:
-            self.online.maps.require_room()
+        if isinstance(self.online.kept, MemoryMaps):
+            self.online.kept.require_room()
 
     def flush(self) -> None:
         """Write records to the disk that the system still holds in memory."""
-        if self.online.maps is not None and self.online.head:
-            self.online.maps.flush()
+        if isinstance(self.online.kept, MemoryMaps) and self.online.head:
+            self.online.kept.flush()
 
     @property
     def between_episodes(self) -> bool:

@@ -7,6 +7,7 @@ optimisers, and what the user allows by name.
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import types
 import typing
@@ -18,17 +19,17 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mbrl.run_folder.config import TARGET, targets
-
-HYDRAS = {TARGET, "_partial_"}  # of Hydra's own keys; `_args_`, `_convert_` and `_recursive_` are not used here
+from mbrl.run_folder.config import OURS, TARGET, targets
 
 
-def names_in(folder: Path) -> set[str]:
-    """Every name in `_target_` of the YAML files in a folder of the user's own, at any depth.
+def names_in(folder: Path | None) -> set[str]:
+    """Every name in `_target_` of the YAML files in a folder of the user's own, at any depth; none without a folder.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
+    if folder is None:
+        return set()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     configs = (OmegaConf.load(file) for file in sorted(folder.rglob("*.yaml")))
@@ -53,10 +54,12 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
 def check(settings: Any, base: Any, place: str) -> None:
     """Check that everything named in `settings` belongs at its place, before any of it is called.
 
-    A class must be a subclass of what the parameter that it is given to is annotated with; a function must return one.
+    A class must be a subclass of what the parameter that it is given to is annotated with; a function must be annotated
+    to return one. Where a parameter of this project's is not annotated with a class, nothing can be named. Parameters
+    of a user's own classes may be untyped.
 
     Args:
-        settings, place: as in `make`. base: the class that is wanted; Any where it is not known.
+        settings, place: as in `make`. base: the class that is wanted, or Any.
 
     Raises:
         ValueError: names the first that does not.
@@ -65,21 +68,33 @@ def check(settings: Any, base: Any, place: str) -> None:
         settings = OmegaConf.to_container(settings, resolve=True)
     if not isinstance(settings, Mapping) or TARGET not in settings:
         raise ValueError(f"{place} names no class: give {place}.{TARGET}")
+    unused = [key for key in settings if key in ("_args_", "_convert_", "_recursive_", "_mode_")]
+    if unused:
+        raise ValueError(f"{place}.{unused[0]} is not used here: give arguments by name")
     target = _find(settings[TARGET], f"{place}.{TARGET}")
-    made = _made_by(target)
+    made = target if inspect.isclass(target) else _class_in(_annotations(target).get("return"))
     if base is not Any and not (inspect.isclass(made) and issubclass(made, base)):
         raise ValueError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}")
     for key, value in settings.items():
-        if key not in HYDRAS:
+        if key != TARGET and next(targets(value), None) is not None:
             _check_argument(value, target, key, f"{place}.{key}")
 
 
 def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> None:
-    if not any(True for _ in targets(value)):
-        return
-    if not isinstance(value, Mapping) or TARGET not in value:
+    """Check an argument in which a class is named."""
+    wanted = _wanted(target, key, value)
+    if wanted is None or not isinstance(value, Mapping) or TARGET not in value:
         raise ValueError(f"{next(targets(value, place))[0]}: no class can be named there")
-    check(value, _wanted(target, key, bool(value.get("_partial_"))), place)
+    check(value, wanted, place)
+
+
+def _wanted(target: Callable[..., Any], key: str, value: Any) -> Any:
+    """The class that an argument must be of, or must make where it is given as a partial; None where there is none."""
+    annotation = _annotations(target.__init__ if inspect.isclass(target) else target).get(key)
+    partial = isinstance(value, Mapping) and bool(value.get("_partial_"))
+    wanted = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
+    known = wanted not in (None, Any, object)
+    return wanted if known else None if target.__module__.startswith(OURS) else Any
 
 
 def _find(name: Any, place: str) -> Callable[..., Any]:
@@ -99,28 +114,21 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     return found
 
 
-def _made_by(target: Callable[..., Any]) -> Any:
-    """The class of what the target makes; None where a function does not say."""
-    return target if inspect.isclass(target) else _class_in(_annotation(target, "return"))
+class _Names(dict[str, Any]):
+    """Stands for names in annotations that are imported for type checkers alone: each of them is Any."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._known = known
+
+    def __missing__(self, key: str) -> Any:
+        if key in self._known or hasattr(builtins, key):
+            raise KeyError(key)  # python looks there next
+        return Any
 
 
-def _wanted(target: Callable[..., Any], key: str, partial: bool) -> Any:
-    """The class that an argument must be of, or must make where it is given as a partial; Any where it does not say."""
-    annotation = _annotation(target.__init__ if inspect.isclass(target) else target, key)
-    if not partial and _is_callable(annotation):
-        return Callable
-    wanted = _class_in(annotation)
-    return Any if wanted is None else wanted
-
-
-def _annotation(function: Callable[..., Any], name: str) -> Any:
-    annotation = getattr(function, "__annotations__", {}).get(name)
-    if isinstance(annotation, str):
-        try:
-            return eval(annotation, getattr(function, "__globals__", {}))  # as typing.get_type_hints does, but of one
-        except NameError:  # imported for type checkers alone
-            return None
-    return annotation
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    return typing.get_type_hints(function, localns=_Names(getattr(function, "__globals__", {})))
 
 
 def _class_in(annotation: Any) -> Any:

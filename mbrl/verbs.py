@@ -1,11 +1,12 @@
 """What each verb of the command line takes and calls (`train` is in `mbrl.cli`); imports wait until it runs."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mbrl.errors import RUN_ERROR
+from mbrl.tables import format_number, print_table
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -13,8 +14,9 @@ Verb = Callable[[argparse.Namespace], int]
 def evaluate(options: argparse.Namespace) -> int:
     from mbrl.evaluate import evaluate_run
     from mbrl.run_folder.config import load_config
+    from mbrl.targets import names_in
 
-    named = _named(options)
+    named = names_in(options.config_dir)
     settings = load_config(options.folder, named).eval
     episodes = settings.episodes if options.episodes is None else options.episodes
     seed = settings.seed if options.seed is None else options.seed
@@ -23,22 +25,17 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _named(options: argparse.Namespace) -> set[str]:
-    """The classes that the configurations in the user's own folder name, which a run may name too."""
-    from mbrl.targets import names_in
-
-    return names_in(options.config_dir) if options.config_dir else set()
-
-
 def predict(options: argparse.Namespace) -> int:
     from mbrl.predict import predict as run
     from mbrl.prediction.meaning import meaning
+    from mbrl.targets import names_in
 
-    others = ("run", "model", "data", "output", "config_dir")
-    given = {key: value for key, value in vars(options).items() if key not in others}
+    given = {**vars(options), "named": names_in(options.config_dir)}
+    for key in ("run", "model", "data", "output", "config_dir"):
+        del given[key]
     beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
     output = options.output or beside / "predict"
-    rows, left_out = run(options.model, options.data, output, named=_named(options), **given)
+    rows, left_out = run(options.model, options.data, output, **given)
     steps = max(len(row.curve or []) for row in rows)
     cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
     table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
@@ -137,20 +134,6 @@ def collect(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_table(rows: Sequence[Sequence[str]], least: Sequence[int] | None = None) -> None:
-    """Prints rows of text in columns, each at least as wide as `least` says."""
-    least = least or [0] * len(rows[0])
-    widths = [max(least[column], *(len(row[column]) for row in rows)) for column in range(len(least))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip(), flush=True)
-
-
-def format_number(value: object) -> str:
-    """Four significant digits where a float has more."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def add_verbs(verbs: Any) -> None:
     """Adds every verb to argparse's sub-parsers."""
     _add_evaluate(verbs)
@@ -192,7 +175,7 @@ def _add_evaluate(verbs: Any) -> None:
 
 
 def _add_config_dir(verb: argparse.ArgumentParser) -> None:
-    purpose = "your own configurations: the run may name the classes that are named there (default: this project's)"
+    purpose = "configurations of your own, whose classes the run may name beside this project's"
     verb.add_argument("--config-dir", type=Path, metavar="DIR", help=purpose)
 
 

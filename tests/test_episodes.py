@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +62,13 @@ def test_a_failed_write_leaves_the_old_file(
     write_episode(path, records)
     before = path.read_bytes()
 
-    def fill_disk(target: Path, content: bytes) -> None:
-        with target.open("wb") as file:
-            file.write(content[:50])
+    written = os.write
+
+    def fill_disk(descriptor: int, content: memoryview) -> int:
+        written(descriptor, content[:50])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fill_disk)
+    monkeypatch.setattr(os, "write", fill_disk)
     with pytest.raises(OSError, match="No space"):
         write_episode(path, records)
     assert path.read_bytes() == before

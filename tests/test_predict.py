@@ -37,7 +37,7 @@ def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         model = Steering()
         for name, value in options.items():
             setattr(model, name, value)
-        monkeypatch.setattr(verb, "load_model", lambda path, goal: LoadedModel(model))
+        monkeypatch.setattr(verb, "load_model", lambda path, goal, named: LoadedModel(model))
 
     put()
     return put
@@ -131,7 +131,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     claim_run_folder(folder, config)
     build_checkpoints(folder, agent, replay, {"env_steps": 0}, RandomStates()).save(1)
     env.close()
-    return folder, agent.world_model.state_dict()
+    return folder, dict(agent.world_model.named_parameters())
 
 
 def toy_episodes(count: int, side: int = 64, steps: int = 20) -> list[TensorDict]:
@@ -151,7 +151,7 @@ def test_a_run_folder_gives_its_newest_world_model(run_folder: tuple[Path, dict[
     folder, weights = run_folder
     loaded = load_model(folder)
     assert (loaded.model.resolution, loaded.model.action_dim, loaded.success_bonus) == (64, 2, 0.0)
-    found = loaded.model.state_dict()
+    found = dict(loaded.model.named_parameters())
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
     assert not loaded.model.training
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mbrl.data.frames import fit
 from mbrl.episodes import SUFFIX, write_entries
+from mbrl.run_folder.files import remove_leftovers
 
 _VERSION = 1  # of what a decoded episode holds: raise it where that changes
 SHOW_AFTER = 2.0  # seconds: a progress bar only over what takes longer
@@ -50,6 +51,7 @@ def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> 
         try:
             path = _decoded(episode, resolution)
             if not path.exists():
+                remove_leftovers(path.parent)
                 entries = episode.read(resolution)
                 write_entries(path, entries | {"pixels": fit(entries["pixels"], resolution)})
         except ValueError as error:

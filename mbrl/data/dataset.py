@@ -35,7 +35,7 @@ from mbrl.demos import play
 from mbrl.envs.simulator import resolve_task, task_names
 from mbrl.episodes import SUFFIX, about_episode, write_episode
 from mbrl.overrides import CONFIG_MODULE, ROOT_CONFIG
-from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.files import remove_leftovers, write_atomically
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
 PACKAGES = ("metaworld", "mujoco", "torch")  # what an episode's bytes depend on beside the settings
@@ -118,6 +118,8 @@ def collect(
     names = _check(tasks, episodes, policies, protocol, workers)
     plan = {(task, policy): count for task in names for policy, count in _shares(episodes, policies).items()}
     _claim(output, protocol, names[0])
+    for folder in (output, *(output / name for name in names)):
+        remove_leftovers(folder)
     missing = [
         (task, policy, number)
         for (task, policy), count in plan.items()

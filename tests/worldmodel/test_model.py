@@ -293,6 +293,25 @@ def test_bfloat16_gives_way_where_it_is_slow(monkeypatch: pytest.MonkeyPatch, ca
     assert make(precision="bfloat16").dtype == torch.bfloat16
 
 
+def test_a_resumed_model_keeps_the_precision_that_it_began_with(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: True)
+    saved = make(precision="bfloat16").state_dict()
+    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: False)
+    model = make(precision="bfloat16")
+    caplog.clear()
+    model.load_state_dict(saved)
+    parts = [model, model.rollouts, *model.objectives.values()]
+    assert {part.dtype for part in parts} == {torch.bfloat16}
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith("the checkpoint was computed in bfloat16 and goes on in it; a new run would comp")
+    model.load_state_dict(saved)
+    assert len(caplog.records) == 1, "once"
+    with pytest.raises(ValueError, match="precision 'code', which is none of float32, bfloat16"):
+        model.load_state_dict({**saved, "_extra_state": {"precision": "code"}})
+
+
 @pytest.mark.parametrize(("gain", "used"), [(0.5, False), (2.2, True)])
 def test_the_processor_is_asked_how_fast_it_is(monkeypatch: pytest.MonkeyPatch, *, gain: float, used: bool) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

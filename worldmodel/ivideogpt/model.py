@@ -183,14 +183,13 @@ class IVideoGPT(WorldModel):
         return self._optimizers
 
     def get_extra_state(self) -> dict[str, str]:
-        """The precision that was chosen when the model was built; a resumed run keeps it on any machine."""
+        """The precision that was chosen when the model was built: a resumed run keeps it on any machine."""
         return {"precision": precision_name(self.dtype)}
 
     def set_extra_state(self, state: dict[str, str]) -> None:
-        dtype = recorded_dtype(state["precision"], self.dtype)
-        self.dtype = self.rollouts.dtype = dtype
+        self.dtype = self.rollouts.dtype = recorded_dtype(state["precision"], self.dtype)
         for objective in self.objectives.values():
-            objective.dtype = dtype  # type: ignore[assignment]
+            objective.dtype = self.dtype  # type: ignore[assignment]
         self.rollouts.forget()
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:

@@ -1,0 +1,223 @@
+"""Where a buffer's records are kept: in memory, or in memory-mapped files."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mbrl.run_folder.checkpoint import Damaged
+from mbrl.run_folder.files import naming
+from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, require
+from mbrl.run_folder.tensors import bytes_of
+
+SUFFIX = ".memmap"
+SPARE = 64 * 2**20  # bytes that are left for checkpoints and logs
+GIB = 2**30
+
+_log = logging.getLogger(__name__)
+
+
+class Episode(NamedTuple):
+    """Where an episode lies.
+
+    Attributes:
+        start: number of its first record among all ever written. length: its records.
+        first: its first row to learn from.
+        checksum: CRC-32 of its records where they are kept in files; else 0.
+    """
+
+    start: int
+    length: int
+    first: int
+    checksum: int
+
+
+class InMemory:
+    """Records that are saved with every checkpoint.
+
+    Args:
+        size: records. fields: type and shape of each entry of a record; None: whatever the first record holds.
+    """
+
+    def __init__(self, size: int, fields: Mapping[str, TensorType | Maybe] | None) -> None:
+        self.size, self._fields = size, fields
+
+    def create(self, record: TensorDictBase) -> TensorDictBase:
+        """Room for `size` records like this one: TensorDict [size]."""
+        if self._fields is None:
+            self._fields = {key: TensorType.of(value) for key, value in record.items()}
+        return record.to_tensordict().expand(self.size).clone()
+
+    def checksum(self, records: TensorDictBase) -> int:
+        """None is needed: that of the checkpoint's file covers them."""
+        return 0
+
+    def state_dict(self, data: TensorDictBase) -> dict[str, Any]:
+        return {"data": data.to_dict()}
+
+    def schema(self) -> dict[str, Schema]:
+        return {"data": Maybe({key: self._of_ring(field) for key, field in (self._fields or {}).items()})}
+
+    def _of_ring(self, field: TensorType | Maybe) -> Schema:
+        if isinstance(field, Maybe):
+            return Maybe(self._of_ring(field.schema))
+        return TensorType(field.dtype, (self.size, *field.shape))
+
+    def restore(self, state: Mapping[str, Any], episodes: Iterable[Episode]) -> TensorDictBase:
+        """The records of a state that fits `schema`.
+
+        Raises:
+            SchemaError: it has no records.
+        """
+        if "data" not in state:
+            raise SchemaError("a buffer has episodes and no records")
+        return TensorDict(state["data"], batch_size=[self.size]).clone()
+
+
+class MemoryMaps:
+    """Raw files of `size` records, opened by a table that the caller knows: nothing on disk says how to read them.
+
+    Args:
+        directory: made when the files are. size: records.
+        fields: type and shape of each entry of a record; FIELD.memmap has size × shape numbers of that type.
+
+    Raises:
+        ValueError: there are no fields.
+    """
+
+    def __init__(self, directory: Path, size: int, fields: Mapping[str, TensorType | Maybe] | None) -> None:
+        self.directory, self.size = directory, size
+        self.fields = {key: field for key, field in (fields or {}).items() if isinstance(field, TensorType)}
+        if not self.fields:
+            raise ValueError("replay: memory maps need the fields of a record")
+        self._shapes = {key: tuple(int(length or 0) for length in field.shape) for key, field in self.fields.items()}
+
+    def _file(self, key: str) -> Path:
+        return self.directory / f"{key}{SUFFIX}"
+
+    def _bytes(self, key: str) -> int:
+        return self.size * math.prod(self._shapes[key]) * self.fields[key].dtype.itemsize
+
+    def require_room(self) -> None:
+        """Say how much room the files will take, and refuse where the disk has less.
+
+        Raises:
+            ValueError: says what is needed, what there is and which settings decide it.
+        """
+        existing = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
+        taken = sum(file.stat().st_blocks * 512 for file in self.directory.glob(f"*{SUFFIX}"))
+        size = sum(self._bytes(key) for key in self.fields)
+        needed, free = size - taken, shutil.disk_usage(existing).free - SPARE
+        if needed > max(free, 0):
+            raise ValueError(
+                f"the replay of {self.size} records needs {needed / GIB:.2f} GiB in {self.directory}, and the disk has "
+                f"{max(free, 0) / GIB:.2f} GiB: lower replay.capacity, total_env_steps or checkpoint_every"
+            )
+        if needed > 0:
+            _log.info("the replay takes %.2f GiB in %s", size / GIB, self.directory)
+
+    def create(self, record: TensorDictBase) -> TensorDictBase:
+        """Make the files, or take over what another run left, and map them: TensorDict [size].
+
+        Raises:
+            SchemaError: records like this one do not have the fields.
+            OSError: the disk has no room. It is noticed here; later it would be a SIGBUS.
+        """
+        require(dict(record.items()), self.fields, "replay: a record")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            for key in self.fields:
+                self._reserve(self._file(key), self._bytes(key))
+        except OSError:
+            for key in self.fields:
+                with suppress(OSError):
+                    self._file(key).unlink()
+            raise
+        return self.open()
+
+    @staticmethod
+    def _reserve(file: Path, size: int) -> None:
+        with naming(file):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(file, flags, 0o666)
+            try:
+                os.ftruncate(descriptor, size)
+                os.posix_fallocate(descriptor, 0, size)
+            finally:
+                os.close(descriptor)
+
+    def open(self) -> TensorDict:
+        """Map the files as they are: TensorDict [size].
+
+        Raises:
+            Damaged: a file is missing, a link, or not of the size that its field has.
+        """
+        data = {}
+        for key, shape in self._shapes.items():
+            file, expected = self._file(key), self._bytes(key)
+            if file.is_symlink() or not file.is_file():
+                raise Damaged(f"the replay's {file.name} is missing")
+            if file.stat().st_size != expected:
+                raise Damaged(f"the replay's {file.name} has {file.stat().st_size} bytes instead of {expected}")
+            numbers, dtype = self.size * math.prod(shape), self.fields[key].dtype
+            data[key] = torch.from_file(str(file), shared=True, size=numbers, dtype=dtype).view(self.size, *shape)
+        return TensorDict(data, batch_size=[self.size])
+
+    def flush(self) -> None:
+        """Write to the disk what has been changed in memory."""
+        for key in self.fields:
+            with naming(self._file(key)):
+                descriptor = os.open(self._file(key), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def checksum(self, records: TensorDictBase) -> int:
+        """CRC-32 of records' entries in the order of their names."""
+        value = 0
+        for key in sorted(records.keys()):
+            value = zlib.crc32(bytes_of(records[key]), value)
+        return value
+
+    def state_dict(self, data: TensorDictBase) -> dict[str, Any]:
+        return {}
+
+    def schema(self) -> dict[str, Schema]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any], episodes: Iterable[Episode]) -> TensorDictBase:
+        """Map the files and check the records of these episodes against their checksums.
+
+        Raises:
+            Damaged: a file or an episode is not as it was written.
+        """
+        data = self.open()
+        for start, length, _, expected in episodes:
+            rows = (start + torch.arange(length)) % self.size
+            first, last = int(rows[0]), int(rows[-1])
+            records = data[first : last + 1] if first <= last else data[rows]  # a slice needs no copy
+            if self.checksum(records) != expected:
+                raise Damaged(f"the replay's records {start} to {start + length - 1} are altered")
+        return data
+
+
+def check_table(table: Tensor, head: int, size: int) -> None:
+    """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""
+    starts, lengths, firsts, _ = table.unbind(1)
+    ends = starts + lengths
+    whole = (lengths >= 1) & (firsts >= 0) & (firsts < lengths) & (starts >= head - size) & (starts >= 0)
+    # rollouts that were cut short end before the next begins
+    if head < 0 or not bool(whole.all()) or bool((ends > head).any()) or bool((starts[1:] < ends[:-1]).any()):
+        raise SchemaError(f"the replay's table of episodes refers to records outside of its {head}")
