@@ -34,14 +34,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few of each kind")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="file operations from one to the next")
-    parser.add_argument("--agents", nargs="+", default=AGENTS, metavar="AGENT", help=f"(default: {' '.join(AGENTS)})")
+    default = f"(default: {' '.join(AGENTS)}; {AGENTS[0]} with --short)"
+    parser.add_argument("--agents", nargs="+", metavar="AGENT", help=default)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the run folders there")
     options = parser.parse_args()
+    agents = options.agents or (AGENTS[:1] if options.short else AGENTS)
     counts: dict[str, Counter[str]] = {}
     failed = []
     with tempfile.TemporaryDirectory() as temporary:
         for result in results(
-            options.agents, options.keep or Path(temporary), every=options.every, short=options.short
+            agents, options.keep or Path(temporary), every=options.every, short=options.short
         ):
             counts.setdefault(result.kind, Counter())[result.outcome] += 1
             if result.outcome == "failed":

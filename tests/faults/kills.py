@@ -9,7 +9,7 @@ from typing import Any
 from tests.faults import operations
 from tests.faults.runs import Result, Whole, chosen
 
-SHORT = 4
+SHORT = 3
 _write = os.write
 
 

@@ -18,7 +18,7 @@ from tests.demonstrations import write_toy
 from tests.faults.runs import RUN, Result, command, in_child
 from tests.run_folders import latest_checkpoint
 
-AGENT = "agent=mbpo_ivideogpt"
+AGENT, SHORT_AGENT = "mbpo_ivideogpt", "sac"
 Plant = Callable[[Path, Any], Any]
 
 
@@ -101,37 +101,39 @@ RUN_FILES: dict[str, Plant] = {
     "eval.csv": _raw,
     "starts.jsonl": _raw,
 }
-SHORT_RUN_FILES = (
-    "checkpoints/LATEST/policy.safetensors", "checkpoints/LATEST/components/policy", "replay", "config.yaml (policy)",
-)  # fmt: skip
+SHORT_RUN_FILES = ("checkpoints/LATEST/policy.safetensors", "config.yaml (policy)")
+SHORT_VERBS = ("train", "evaluate")
 
 
 def tried(folder: Path, *, short: bool) -> Iterator[Result]:
     """Every verb on a run folder with planted code, and on data and weights with planted code."""
     folder.mkdir(parents=True)
-    run, mark = folder / "run", folder / "it-was-run"
-    train = [*RUN, AGENT, f"run_dir={run}"]
-    assert in_child(command("train", *train), folder / "log.txt").code == 0
-    files = {name: plant for name, plant in RUN_FILES.items() if not short or name in SHORT_RUN_FILES}
-    code = Code(mark)
-    assert pickle.loads(code.pickled) is None and mark.exists(), "the planted code works"
-    mark.rmdir()
+    run, code = folder / "run", Code(folder / "it-was-run")
+    train = [*RUN, f"agent={SHORT_AGENT if short else AGENT}"]
+    ended = in_child(command("train", *train, f"run_dir={run}"), folder / "log.txt")
+    assert ended.code == 0, ended.errors
+    assert pickle.loads(code.pickled) is None and code.mark.exists(), "the planted code works"
+    code.mark.rmdir()
     data = write_toy(folder / "data", 3, episode_length=20, resolution=64)
-    for name, plant in files.items():
+    for name, plant in RUN_FILES.items():
+        if short and name not in SHORT_RUN_FILES:
+            continue
         copy = folder / "copy"
         shutil.copytree(run, copy)
         plant(copy / name.split(" ")[0].replace("LATEST", latest_checkpoint(copy).name), code)
-        for verb, arguments in _run_verbs(copy, run, data).items():
-            yield _try(folder, f"{verb}: {name}", command(verb, *arguments), mark)
+        for verb, arguments in _run_verbs(copy, run, data, train).items():
+            if not short or verb in SHORT_VERBS:
+                yield _try(folder, f"{verb}: {name}", command(verb, *arguments), code.mark)
         shutil.rmtree(copy)
-    for name, (path, plant, verb, arguments) in _data_cases(folder, data, run).items():
+    cases = _data_cases(folder, data) if short else _data_cases(folder, data) | _weights_cases(folder, data, run)
+    for name, (path, plant, verb, arguments) in cases.items():
         plant(path, code)
-        yield _try(folder, f"{verb}: {name}", command(verb, *arguments), mark)
+        yield _try(folder, f"{verb}: {name}", command(verb, *arguments), code.mark)
 
 
-def _run_verbs(copy: Path, run: Path, data: Path) -> dict[str, list[str | Path]]:
+def _run_verbs(copy: Path, run: Path, data: str, train: list[str]) -> dict[str, list[str | Path]]:
     return {
-        "train": [*RUN, AGENT, f"run_dir={copy}"],
+        "train": [*train, f"run_dir={copy}"],
         "evaluate": [copy, "--episodes", "1"],
         "predict": [copy, data, "--segments", "1", "--videos", "0"],
         "status": [copy],
@@ -141,43 +143,38 @@ def _run_verbs(copy: Path, run: Path, data: Path) -> dict[str, list[str | Path]]
     }
 
 
-def _data_cases(folder: Path, data: Path, run: Path) -> dict[str, tuple[Path, Plant, str, list[str | Path]]]:
-    """By name: the file that is made, how, and the verb with its arguments."""
-    episodes = {name: folder / name for name in ("episodes", "archives")}
-    for path in episodes.values():
+Case = tuple[Path, Plant, str, list[str | Path]]  # the file that is made, how, and the verb with its arguments
+
+
+def _data_cases(folder: Path, data: str) -> dict[str, Case]:
+    """Demonstrations, and data to pretrain on."""
+    episodes, archives = folder / "episodes", folder / "archives"
+    for path in (episodes, archives):
         shutil.copytree(data, path)
-    weights = folder / "weights"
-    load_model(run).model.save_pretrained(weights)  # type: ignore[operator]
-    first = next(episodes["episodes"].glob("*.safetensors"))
-    strict = ["strict=true", "threads=1", "workers=0"]
+    first = next(episodes.glob("*.safetensors"))
+    pretrain = [f"output={folder / 'out'}", "strict=true", "threads=1", "workers=0", "device=cpu"]
     demos = [*RUN, "agent=drqv2", "replay.demo_share=0.5", f"run_dir={folder / 'demonstrated'}"]
-    judged = ["--segments", "1", "--videos", "0"]
     return {
-        "an episode": (first, _raw, "predict", [run, episodes["episodes"], *judged]),
-        "an episode, again": (first, _raw, "train", [*demos, f"replay.demos={episodes['episodes']}"]),
-        "an episode, once more": (
-            first, _raw, "pretrain", [f"data={{{episodes['episodes']}: 1.0}}", f"output={folder / 'out'}", *strict],
-        ),
-        "an archive of objects": (
-            episodes["archives"] / "a.npz", _object_array, "pretrain",
-            [f"data={{{episodes['archives']}: 1.0}}", f"output={folder / 'out'}", *strict],
-        ),
-        "an archive of objects, again": (
-            episodes["archives"] / "a.npz", _object_array, "train", [*demos, f"replay.demos={episodes['archives']}"],
-        ),
-        "the file of I3D": (
-            folder / "i3d.pt", _torch_file, "predict", [run, data, *judged, "--fvd", folder / "i3d.pt"],
-        ),
-        "the file of LPIPS": (
-            folder / "vgg.pth", _torch_file, "predict", [run, data, *judged, "--lpips", folder / "vgg.pth"],
-        ),
-        "pretrained weights": (
-            next((weights / "transformer").glob("*.safetensors")), _raw, "predict", [weights, data, *judged],
-        ),
-        "the settings of pretrained weights": (
-            weights / "tokenizer" / "config.json", _raw, "predict", [weights, data, *judged],
-        ),
-    }  # fmt: skip
+        "an episode": (first, _raw, "train", [*demos, f"replay.demos={episodes}"]),
+        "an episode, again": (first, _raw, "pretrain", [f"data={{{episodes}: 1.0}}", *pretrain]),
+        "an archive": (archives / "a.npz", _object_array, "train", [*demos, f"replay.demos={archives}"]),
+        "an archive, again": (archives / "a.npz", _object_array, "pretrain", [f"data={{{archives}: 1.0}}", *pretrain]),
+    }
+
+
+def _weights_cases(folder: Path, data: str, run: Path) -> dict[str, Case]:
+    """What `mbrl predict` reads."""
+    weights, episodes, judged = folder / "weights", folder / "episodes", ["--segments", "1", "--videos", "0"]
+    load_model(run).model.save_pretrained(weights)  # type: ignore[operator]
+    first = next(episodes.glob("*.safetensors"))
+    network = next((weights / "transformer").glob("*.safetensors"))
+    return {
+        "an episode, once more": (first, _raw, "predict", [run, episodes, *judged]),
+        "I3D": (folder / "i3d.pt", _torch_file, "predict", [run, data, *judged, "--fvd", folder / "i3d.pt"]),
+        "LPIPS": (folder / "vgg.pth", _torch_file, "predict", [run, data, *judged, "--lpips", folder / "vgg.pth"]),
+        "pretrained weights": (network, _raw, "predict", [weights, data, *judged]),
+        "their settings": (weights / "tokenizer" / "config.json", _raw, "predict", [weights, data, *judged]),
+    }
 
 
 def _try(folder: Path, name: str, work: Callable[[], object], mark: Path) -> Result:

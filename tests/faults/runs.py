@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from typing import NamedTuple
 from mbrl.cli import main
 from tests.run_folders import rows, weights
 
+LONGEST = 120  # seconds that a command may take before it counts as hanging
 AGENTS = ("sac", "mbpo_ivideogpt")  # one that sees states, and one that sees pixels and has every part
 RUN = [
     "env=toy", "experiment=smoke", "total_env_steps=120", "checkpoint_every=40", "eval.every=60", "video=false",
@@ -61,8 +64,19 @@ def in_child(work: Callable[[], object], log: Path) -> Ended:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    _, status = os.waitpid(process, 0)
-    return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
+    return Ended(_exit_code(process), log.read_text(errors="replace"))
+
+
+def _exit_code(process: int) -> int:
+    """Waits for the process to end, and ends it where it hangs."""
+    deadline = time.monotonic() + LONGEST
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(process, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def command(verb: str, *arguments: str | Path, before: Callable[[], object] = lambda: None) -> Callable[[], object]:
