@@ -19,6 +19,7 @@ TARGET = "_target_"
 # whose classes any configuration may name
 OURS = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
 LARGEST = 2**20  # bytes of a config.yaml
+DEEPEST = 64  # levels of one
 
 
 def read_config(path: Path) -> DictConfig:
@@ -46,7 +47,11 @@ def _plain_yaml(path: Path) -> str:
     if path.stat().st_size > LARGEST:
         raise ValueError(f"it is larger than {LARGEST} bytes")
     text = path.read_text(encoding="utf-8-sig")
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"line {event.start_mark.line + 1} is nested more than {DEEPEST} deep")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise ValueError(f"line {event.start_mark.line + 1} has a tag or an anchor")
     return text

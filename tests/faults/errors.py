@@ -19,7 +19,7 @@ def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
     kind = f"I/O error at a file operation, {whole.agent}"
     names = operations_of(whole)
     # Linux reports no error of closing a file on a disk
-    able = [number for number, name in enumerate(names) if name in ("write", "fsync") or (name != "close" and not short)]
+    able = [number for number, name in enumerate(names) if (name == "write" if short else name != "close")]
     for number in (able[place] for place in chosen(len(able), every, SHORT if short else None)):
         code, run = CODES[number % len(CODES)], whole.new_folder()
 

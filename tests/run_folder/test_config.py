@@ -47,7 +47,7 @@ BOMB = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("a
         ("x: 1\na: !!python/name:os.system\n", "line 2 has a tag or an anchor"),
         (BOMB, "line 1 has a tag or an anchor"),
         ("a: ${oc.env:HOME}\n", "it has interpolations"),
-        ("[" * 5000, "cannot be read"),
+        ("[" * 500_000, "nested more than 64 deep"),
         ("a: [1\n", "cannot be read"),
         ("- 1\n- 2\n", "it holds no settings by name"),
         ("a: " + "x" * 2**21, "larger than"),
