@@ -121,11 +121,11 @@ class MemoryMaps:
         needed, free = size - taken, shutil.disk_usage(existing).free - SPARE
         if needed > max(free, 0):
             raise ValueError(
-                f"the replay of {self.size} records needs {needed / GIB:.2f} GiB in {self.directory}, and the disk has "
-                f"{max(free, 0) / GIB:.2f} GiB: lower replay.capacity, total_env_steps or checkpoint_every"
+                f"the replay of {self.size} records needs {_room(needed)} in {self.directory}, and the disk has "
+                f"{_room(max(free, 0))}: lower replay.capacity, total_env_steps or checkpoint_every"
             )
         if needed > 0:
-            _log.info("the replay takes %.2f GiB in %s", size / GIB, self.directory)
+            _log.info("the replay takes %s in %s", _room(size), self.directory)
 
     def create(self, record: TensorDictBase) -> TensorDictBase:
         """Make the files, or take over what another run left, and map them: TensorDict [size].
@@ -211,6 +211,10 @@ class MemoryMaps:
             if self.checksum(records) != expected:
                 raise Damaged(f"the replay's records {start} to {start + length - 1} are altered")
         return data
+
+
+def _room(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
 def check_table(table: Tensor, head: int, size: int) -> None:

@@ -102,9 +102,9 @@ def test_room_is_asked_for_before_it_is_taken(tmp_path, monkeypatch, caplog):
     maps = MemoryMaps(tmp_path / "replay", 1000, {"pixels": TensorType(torch.uint8, (3, 64, 64))})
     with caplog.at_level("INFO"):
         maps.require_room()
-    assert "the replay takes 0.01 GiB in" in caplog.text and not (tmp_path / "replay").exists()
+    assert "the replay takes 11.7 MiB in" in caplog.text and not (tmp_path / "replay").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    with pytest.raises(ValueError, match=r"needs 0\.01 GiB .* the disk has 0\.00 GiB: lower replay\.capacity"):
+    with pytest.raises(ValueError, match=r"needs 11\.7 MiB .* the disk has 0\.0 MiB: lower replay\.capacity"):
         maps.require_room()
 
 

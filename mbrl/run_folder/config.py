@@ -48,7 +48,7 @@ def _plain_yaml(path: Path) -> str:
         raise ValueError(f"it is larger than {LARGEST} bytes")
     text = path.read_text(encoding="utf-8-sig")
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"line {event.start_mark.line + 1} is nested more than {DEEPEST} deep")
