@@ -14,6 +14,9 @@ from torch import Tensor
 
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, schema_of
 
+# of an optimiser's settings, those that say how a step is computed: what is right depends on the machine
+IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+
 _log = logging.getLogger(__name__)
 
 
@@ -160,7 +163,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     for number, group in enumerate(optimizer.state_dict()["param_groups"]):
         saved = state["groups"][str(number)]
         tuples = {key for key, value in group.items() if isinstance(value, tuple)}  # JSON has lists alone
-        groups.append({key: tuple(value) if key in tuples else value for key, value in saved.items()})
+        own = {key: group[key] for key in IMPLEMENTATION if key in group}
+        groups.append({key: tuple(value) if key in tuples else value for key, value in saved.items()} | own)
     moments = {int(number): saved for number, saved in state.get("moments", {}).items()}
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, kept in optimizer.state.items():

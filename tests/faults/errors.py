@@ -28,8 +28,8 @@ def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
 
         ended = whole.train(run, lambda number=number, fail=fail: operations.install(number, fail))
         name = f"{errno.errorcode[code]} at {names[number]}, operation {number} of {len(names)}"
-        if ended.code == 0:  # what it does not need: removing something, a lock on a file system without locks
-            yield whole.judge(kind, name, run, resumed=False)
+        if ended.code == 0:  # what it does without: removing something, which the next start does then
+            yield whole.judge(kind, name, run)
         elif not ended.is_one_clear_line:
             yield Result(kind, name, "failed", f"exit code {ended.code}: {ended.errors[-1500:]}")
             shutil.rmtree(run, ignore_errors=True)
