@@ -28,7 +28,8 @@ from mbrl.run_folder.schema import SchemaError, require
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
 FORMAT = "mbrl checkpoint"
-VERSION = 2  # 1 were the folders of memory maps that mbrl 0.1 wrote
+FORMAT_OF_0_1 = "torchrl.checkpoint"  # folders of memory maps
+VERSION = 2
 KEPT = 2  # checkpoints
 MANIFEST, VALUES, TENSORS = "manifest.json", "values.json", ".safetensors"
 LARGEST_JSON = 64 * 2**20  # bytes
@@ -199,7 +200,7 @@ def _manifest(path: Path, step: int) -> dict[str, Any]:
     manifest = _json(path / MANIFEST)
     if not isinstance(manifest, dict):
         raise Damaged(f"{MANIFEST} is no object")
-    if "format" not in manifest and {"checkpoint_id", "components"} <= manifest.keys():
+    if manifest.get("format") == FORMAT_OF_0_1 and "components" in manifest:
         raise ValueError(
             f"{path} was written by mbrl 0.1, whose format could hold code and is no longer read: go on with it there "
             "(git checkout 406b675), or start anew in another folder"

@@ -197,7 +197,8 @@ def test_other_networks_are_refused(tmp_path):
 def test_the_format_before_is_told_with_what_reads_it(tmp_path):
     folder = tmp_path / "checkpoints" / "checkpoint-000000000100"
     (folder / "components" / "policy").mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"checkpoint_id": "a", "components": {"policy": {}}, "step": 100}))
+    manifest = {"format": "torchrl.checkpoint", "format_version": 1, "components": {"policy": {}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"was written by mbrl 0\.1, .* \(git checkout 406b675\), or start anew"):
         Learner().checkpoints(tmp_path).load_latest()
 
