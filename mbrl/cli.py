@@ -168,5 +168,7 @@ def tell(error: Exception) -> int | None:
     if explained is None:
         return None
     line, code = explained
-    print(f"mbrl: error: {' '.join(line.split())}", file=sys.stderr)
+    # it may quote a stranger's file, whose control characters the terminal would obey
+    shown = "".join(letter if letter.isprintable() else "?" for letter in " ".join(line.split()))
+    print(f"mbrl: error: {shown}", file=sys.stderr)
     return code

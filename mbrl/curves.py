@@ -95,7 +95,7 @@ def curve_files(path: Path) -> list[Path]:
     """The file itself, the eval.csv of each run in a folder, or a folder's CSV files where it has no runs."""
     if path.is_file():
         return [path]
-    return sorted(path.rglob("eval.csv")) or sorted(path.rglob("*.csv"))
+    return [file for file in sorted(path.rglob("eval.csv")) or sorted(path.rglob("*.csv")) if file.is_file()]
 
 
 def _read_file(file: Path, axis: str) -> _Read | None:
@@ -138,7 +138,7 @@ def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
 def _all_points(file: Path) -> Points:
     """Of a run with several tasks also those of each."""
     of_each = file.with_name(EVAL_TASKS)
-    if file.name != "eval.csv" or not of_each.exists():
+    if file.name != "eval.csv" or not of_each.is_file():
         return _points(file)
     try:
         parts = {key: rows for key, rows in _points(of_each).items() if key[0]}

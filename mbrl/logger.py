@@ -198,7 +198,7 @@ def _append(file: FileIO, line: str) -> None:
 
 def _cut(path: Path, keep: Callable[[str], bool]) -> None:
     """Drops the lines that are not to be kept, and a last line that was broken off, in one atomic step."""
-    if not path.exists():
+    if not path.is_file():
         return
     lines = path.read_text(errors="replace").split("\n")
     kept = "".join(f"{line}\n" for line in lines[:-1] if keep(line))

@@ -28,7 +28,7 @@ from mbrl.memory import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.run_folder.config import claim_run_folder
-from mbrl.run_folder.files import remove_leftovers
+from mbrl.run_folder.files import remove_leftovers, require_plain
 from mbrl.targets import make
 from worldmodel.base import WorldModel
 
@@ -133,6 +133,7 @@ def build(config: DictConfig) -> Run:
     model = build_model(config, data).to(accelerator.device)
     output, lock = Path(config.output), None
     if accelerator.is_main_process:
+        require_plain(output)
         lock = FolderLock(output)
         remove_leftovers(output)
         claim_run_folder(output, config, continues=CONTINUES, setting="output")

@@ -29,10 +29,10 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
     """A run's starts, the last one last; a line that was broken off is left out."""
     file = folder / STARTS
     starts = []
-    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
             starts.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return starts
 

@@ -220,8 +220,9 @@ def _room(size: int) -> str:
 def check_table(table: Tensor, head: int, size: int) -> None:
     """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""
     starts, lengths, firsts, _ = table.unbind(1)
-    ends = starts + lengths
-    whole = (lengths >= 1) & (firsts >= 0) & (firsts < lengths) & (starts >= head - size) & (starts >= 0)
+    whole = (lengths >= 1) & (lengths <= size) & (firsts >= 0) & (firsts < lengths)
+    whole &= (starts >= max(0, head - size)) & (starts <= head)
+    ends = starts + lengths.clamp(max=size)
     # rollouts that were cut short end before the next begins
-    if head < 0 or not bool(whole.all()) or bool((ends > head).any()) or bool((starts[1:] < ends[:-1]).any()):
+    if not bool((whole & (ends <= head)).all()) or bool((starts[1:] < ends[:-1]).any()):
         raise SchemaError(f"the replay's table of episodes refers to records outside of its {head}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mbrl.lock import held
 from mbrl.run_folder.config import read_config
@@ -75,7 +75,9 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
     try:
         config = read_config(folder / "config.yaml")
         total = int(config.total_env_steps)
-    except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException):
+    except (OSError, ValueError, TypeError, OverflowError, OmegaConfBaseException):
+        return None
+    if total < 1:
         return None
     rows = folder / "metrics.jsonl"
     last = _last_row(rows)
@@ -93,15 +95,15 @@ def _unfinished(folder: Path, rows: Path, now: float) -> str:
     if not at_work and (folder / FAILURE).exists():
         return "failed"
     if at_work is None:
-        at_work = rows.exists() and now - rows.stat().st_mtime < SILENT
+        at_work = rows.is_file() and now - rows.stat().st_mtime < SILENT
     if at_work:
         return "running"
-    return "stopped" if rows.exists() else "waiting"
+    return "stopped" if rows.is_file() else "waiting"
 
 
 def _last_row(file: Path) -> dict[str, Any]:
     """The last whole row of a metrics.jsonl that counts the time."""
-    if not file.exists():
+    if not file.is_file():
         return {}
     with file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - TAIL))
@@ -109,16 +111,20 @@ def _last_row(file: Path) -> dict[str, Any]:
     for line in reversed(lines[:-1]):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and "wall_time" in row:
+        if isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("env_steps", "wall_time")):
             return row
     return {}
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _last_success(folder: Path) -> float | None:
     file = folder / "eval.csv"
-    if not file.exists():
+    if not file.is_file():
         return None
     try:
         with file.open(newline="", errors="replace") as stream:

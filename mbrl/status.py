@@ -10,6 +10,7 @@ from statistics import mean
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from mbrl.runs import RunState, run_folders, run_state
@@ -52,7 +53,7 @@ def overview(states: Sequence[RunState], folder: Path) -> Table:
         left = "" if run.seconds_left is None or run.state == "done" else duration(run.seconds_left)
         success = "" if run.success is None else f"{run.success:.2f}"
         table.add_row(
-            str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name,
+            escape(str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name),
             f"[{STATES[run.state]}]{run.state}[/]", f"{run.env_steps}/{run.total_env_steps}", f"{share:.0%}",
             success, left,
         )  # fmt: skip

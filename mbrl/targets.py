@@ -48,7 +48,10 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
         ValueError: a class does not belong at its place, or is not there.
     """
     check(settings, base, place)
-    return instantiate(settings, _partial_=True)(**objects)
+    try:
+        return instantiate(settings, _partial_=True)(**objects)
+    except TypeError as error:  # an argument that is missing, unknown or of another type
+        raise ValueError(f"{place} cannot be built: {error}") from error
 
 
 def check(settings: Any, base: Any, place: str) -> None:
@@ -74,7 +77,8 @@ def check(settings: Any, base: Any, place: str) -> None:
     target = _find(settings[TARGET], f"{place}.{TARGET}")
     made = target if inspect.isclass(target) else _class_in(_annotations(target).get("return"))
     if base is not Any and not (inspect.isclass(made) and issubclass(made, base)):
-        raise ValueError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}")
+        hint = "" if inspect.isclass(made) else f": annotate what it returns, as in `def f(...) -> {base.__name__}`"
+        raise ValueError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
     for key, value in settings.items():
         if key != TARGET and next(targets(value), None) is not None:
             _check_argument(value, target, key, f"{place}.{key}")
@@ -109,7 +113,8 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{place}: there is no {name} ({error})") from error
     home = getattr(found, "__module__", None) or ""
-    if not (inspect.isclass(found) or inspect.isfunction(found)) or home.split(".")[0] != module.split(".")[0]:
+    imported = str(name).startswith(OURS) and home.split(".")[0] != module.split(".")[0]
+    if imported or not (inspect.isclass(found) or inspect.isfunction(found)):
         raise ValueError(f"{place}: {name} is no class or function of {module.split('.')[0]}")
     return found
 

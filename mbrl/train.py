@@ -36,7 +36,7 @@ from mbrl.provenance import note_start
 from mbrl.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.config import claim_run_folder, flat
-from mbrl.run_folder.files import remove_leftovers
+from mbrl.run_folder.files import remove_leftovers, require_plain
 from mbrl.run_folder.parts import RandomStates
 from mbrl.runs import FAILURE
 from mbrl.tracking import Tracker, require_package
@@ -101,6 +101,7 @@ def build(config: DictConfig) -> Run:
     policy = build_policy(config, evaluator.env)
     replay = build_replay(config, directory / "replay", evaluator.env, policy)
     agent = build_agent(config, evaluator.env, policy, replay)
+    require_plain(directory)
     lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
     remove_leftovers(directory)
     claim_run_folder(directory, config)

@@ -66,8 +66,12 @@ def test_episodes_around_the_rings_end_are_checked_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", [[0, 7, 7, 0], [-1, 7, 0, 0], [10, 7, 0, 0], [0, 0, 0, 0], [0, 7, -1, 0], [0, 2**62, 0, 0]]
-)
+    "row",
+    [
+        [0, 7, 7, 0], [-1, 7, 0, 0], [10, 7, 0, 0], [0, 0, 0, 0], [0, 7, -1, 0], [0, 2**62, 0, 0],
+        [2**63 - 2, 2**62, 0, 0],
+    ],
+)  # fmt: skip
 def test_tables_that_refer_to_nothing_are_refused(tmp_path, row):
     state = {**saved(tmp_path), "episodes": torch.tensor([row])}
     with pytest.raises(SchemaError, match="refers to records outside"):

@@ -63,7 +63,7 @@ def lerobot_episodes(folder: Path) -> list[Foreign]:
             raise ValueError(f"{path}: layout {info['codebase_version']} cannot be read, only v2.x and v3.0")
         locate = _locate_v2 if major == "2" else _locate_v3
         episodes = [_Episode(*row) for row in locate(folder, info, cameras[0])]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} is no LeRobot data set that can be read ({error!r})") from error
     return [
         Foreign(f"episode_{e.index:06d}", (e.data, e.video) if e.video else (e.data,), partial(_read, e))
@@ -76,8 +76,8 @@ def _locate_v2(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
         row = json.loads(line)
         index = row["episode_index"]
         place = {"episode_index": index, "episode_chunk": index // info["chunks_size"], "video_key": camera}
-        data = folder / info["data_path"].format(**place)
-        video = folder / info["video_path"].format(**place) if _in_video(info, camera) else None
+        data = _inside(folder, info["data_path"].format(**place))
+        video = _inside(folder, info["video_path"].format(**place)) if _in_video(info, camera) else None
         yield index, row["length"], data, camera, _columns(info), video, 0.0, info["fps"]
 
 
@@ -88,13 +88,20 @@ def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
     for file in sorted((folder / "meta" / "episodes").glob("*/*.parquet")):
         for row in _read_table(file, columns=columns + names * in_video).to_pylist():
             index, length, *place = (row[name] for name in columns)
-            data = folder / info["data_path"].format(chunk_index=place[0], file_index=place[1])
+            data = _inside(folder, info["data_path"].format(chunk_index=place[0], file_index=place[1]))
             video, begin = None, 0.0
             if in_video:
                 chunk, number, begin = (row[name] for name in names)
                 path = info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=number)
-                video = folder / path
+                video = _inside(folder, path)
             yield index, length, data, camera, _columns(info), video, begin, info["fps"]
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """A file that the description names; ValueError where that is none of the data set's."""
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{folder}: its description names {path!r}, which lies outside of it")
+    return folder / path
 
 
 def _is_camera(feature: dict[str, Any]) -> bool:

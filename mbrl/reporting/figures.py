@@ -78,7 +78,7 @@ def _model_metrics(folder: Path) -> Mapping[str, Series]:
     """Metric -> its averages over at most POINTS groups of rows in a row."""
     rows: dict[str, list[tuple[float, float]]] = {}
     file = folder / "metrics.jsonl"
-    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
             row = json.loads(line)
             steps = float(row["env_steps"])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mbrl.run_folder.files import flush_folder, naming, remove_folder, sha256_of, write_new
 from mbrl.run_folder.parts import ModulePart, Part
 from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders, checkpoint_name
-from mbrl.run_folder.schema import SchemaError, require
+from mbrl.run_folder.schema import Schema, SchemaError, require
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
 FORMAT = "mbrl checkpoint"
@@ -58,7 +58,10 @@ class Checkpoints:
     def clean(self) -> None:
         """Remove what killed saves left. Only for the process that holds the folder's lock."""
         for leftover in self._directory.glob(".checkpoint-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
 
     def save(self, step: int) -> None:
         """Write a checkpoint, and remove all but the last two.
@@ -107,14 +110,16 @@ class Checkpoints:
         Where a newer one is damaged, a warning says so, and how many steps are lost.
 
         Raises:
-            ValueError: no checkpoint is whole, or one was not written for these parts. OSError: a file cannot be read.
+            ValueError: no checkpoint is whole, or one was not written for these parts; or a part could not be saved.
+            OSError: a file cannot be read.
         """
+        schemas = {name: part.schema() for name, part in self._parts.items()}
         found = checkpoint_folders(self._directory)
         problems: list[str] = []
         for step in reversed(found):
             path = found[step]
             try:
-                self._load(path, self._read(path, step))
+                self._load(path, self._read(path, step, schemas))
             except Damaged as error:
                 problems.append(f"{path.name}: {error}")
                 continue
@@ -137,7 +142,7 @@ class Checkpoints:
         except SchemaError as error:
             raise _unfit(path, error) from error
 
-    def _read(self, path: Path, step: int) -> dict[str, dict[str, Any]]:
+    def _read(self, path: Path, step: int, schemas: Mapping[str, Schema]) -> dict[str, dict[str, Any]]:
         """The verified state of each part of a checkpoint; nothing is loaded yet."""
         files = _manifest(path, step)["files"]
         wanted = {VALUES, *(f"{name}{TENSORS}" for name in self._parts)}
@@ -149,12 +154,12 @@ class Checkpoints:
         if not isinstance(values, dict):
             raise Damaged(f"{VALUES} holds no parts by name")
         states: dict[str, dict[str, Any]] = {}
-        for name, part in self._parts.items():
+        for name, schema in schemas.items():
             file = f"{name}{TENSORS}"
             tensors = read_tensors(path / file) if file in files else {}
             try:
                 states[name] = _join(tensors, values.get(name))
-                require(states[name], part.schema(), name)
+                require(states[name], schema, name)
             except SchemaError as error:
                 raise _unfit(path, error) from error
         return states

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.files import require_plain, write_atomically
 from mbrl.run_folder.places import CHECKPOINTS, CONFIG, METRICS
 
 # what may differ between a run and its continuation
@@ -73,9 +73,10 @@ def load_config(run: Path, named: Collection[str] = ()) -> DictConfig:
 
     Raises:
         FileNotFoundError: the folder is no run folder. ValueError: its configuration cannot be read, or names a class
-            that is not allowed.
+            that is not allowed; or something in the folder is a link.
     """
     config = _config_of(run)
+    require_plain(run)
     require_names(config, named, run / CONFIG)
     return config
 

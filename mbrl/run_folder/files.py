@@ -6,11 +6,13 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+FOREIGN = ("wandb",)
 BLOCK = 2**20  # bytes that are worth a write of their own
 PARTIAL = ".partial"  # suffix of a file that is being written
 OWNER = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}$")  # the process that writes it
@@ -122,6 +124,24 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_plain(folder: Path) -> None:
+    """Refuse a run folder in which something is no file and no folder.
+
+    A link could have this process write or delete what lies elsewhere, and a pipe would have it wait for ever. What
+    other programs keep in a folder of their own (FOREIGN) is let be.
+
+    Raises:
+        ValueError: names the first link, pipe, device or socket.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in FOREIGN]
+        for name in (*folders, *files):
+            mode = Path(place, name).lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a link" if stat.S_ISLNK(mode) else "no file"
+                raise ValueError(f"{Path(place, name)} is {kind}: a run folder may hold files and folders alone")
 
 
 def remove_folder(folder: Path, hidden: str) -> None:

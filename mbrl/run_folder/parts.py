@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, schema_of
 
-# of an optimiser's settings, those that say how a step is computed: what is right depends on the machine
-IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+# what schedules change of a group's settings; all else is as the configuration has it
+SCHEDULED = ("lr", "initial_lr", "betas", "momentum", "step")
 
 _log = logging.getLogger(__name__)
 
@@ -112,10 +112,14 @@ class OptimizersPart:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Moments by the number of their parameter, and what schedules change of the groups' settings."""
     state = optimizer.state_dict()
     return {
         "moments": {str(number): moments for number, moments in state["state"].items()},
-        "groups": {str(number): group for number, group in enumerate(state["param_groups"])},
+        "groups": {
+            str(number): {key: group[key] for key in SCHEDULED if key in group}
+            for number, group in enumerate(state["param_groups"])
+        },
     }
 
 
@@ -123,25 +127,25 @@ def _optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
     """Parameters that had no gradient yet have no moments."""
     moments: dict[str, Schema] = {}
     for group in optimizer.param_groups:
-        if not group["params"]:
-            continue
-        kinds = _moments_of(optimizer, group)
+        kinds: dict[TensorType, dict[str, Schema]] = {}  # equal parameters have equal moments
         for parameter in group["params"]:
-            shape = tuple(parameter.shape)
-            own = {key: kind._replace(shape=shape) if kind.shape else kind for key, kind in kinds.items()}
-            moments[str(len(moments))] = Maybe(own)
+            kind = TensorType.of(parameter)
+            if kind not in kinds:
+                kinds[kind] = _moments_of(optimizer, group, kind)
+            moments[str(len(moments))] = Maybe(kinds[kind])
     groups = schema_of(_optimizer_state(optimizer)["groups"])
     for group in groups.values():
         group.setdefault("initial_lr", Maybe(float))  # where a schedule has set it, as torch's do
     return {"moments": Maybe(moments), "groups": groups}
 
 
-def _moments_of(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict[str, TensorType]:
-    """What the optimiser keeps of one parameter, found by one step of a copy of it on a parameter of its own.
+def _moments_of(optimizer: torch.optim.Optimizer, group: dict[str, Any], kind: TensorType) -> dict[str, Schema]:
+    """What the optimiser keeps of a parameter, found by one step of a copy of it on a parameter of its own.
 
-    Scalars have shape (); what is as large as its parameter has another.
+    Raises:
+        ValueError: the optimiser cannot take such a step, so that no checkpoint of it could be checked.
     """
-    parameter = torch.zeros(1, dtype=group["params"][0].dtype, requires_grad=True)
+    parameter = torch.zeros([int(length or 0) for length in kind.shape], dtype=kind.dtype, requires_grad=True)
     parameter.grad = torch.zeros_like(parameter)
     copy = object.__new__(type(optimizer))
     copy.__dict__.update(optimizer.__dict__)
@@ -149,8 +153,11 @@ def _moments_of(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict
     copy.__dict__["_optimizer_step_pre_hooks"] = OrderedDict()
     copy.__dict__["_optimizer_step_post_hooks"] = OrderedDict()
     copy.state, copy.param_groups = defaultdict(dict), [{**group, "params": [parameter]}]
-    copy.step()
-    return {key: TensorType.of(value) for key, value in copy.state[parameter].items()}
+    try:
+        copy.step()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{type(optimizer).__name__} cannot be saved in checkpoints ({error})") from error
+    return {key: schema_of(value) for key, value in copy.state[parameter].items()}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -159,16 +166,16 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     Files hold contiguous tensors. A fused optimiser steps through memory whatever the strides: beside a channels-last
     parameter, contiguous moments would belong to other weights.
     """
-    groups = []
-    for number, group in enumerate(optimizer.state_dict()["param_groups"]):
-        saved = state["groups"][str(number)]
-        tuples = {key for key, value in group.items() if isinstance(value, tuple)}  # JSON has lists alone
-        own = {key: group[key] for key in IMPLEMENTATION if key in group}
-        groups.append({key: tuple(value) if key in tuples else value for key, value in saved.items()} | own)
+    groups = optimizer.state_dict()["param_groups"]
+    for number, group in enumerate(groups):
+        for key, value in state["groups"][str(number)].items():
+            group[key] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
     moments = {int(number): saved for number, saved in state.get("moments", {}).items()}
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for parameter, kept in optimizer.state.items():
         for key, value in kept.items():
+            if not isinstance(value, Tensor):
+                continue
             if value.shape == parameter.shape:
                 kept[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             else:
@@ -223,14 +230,16 @@ class RandomStates:
         """
         assert self._loaded is not None, "nothing was loaded"
         state, python, numpy = self._loaded, self._loaded["python"], self._loaded["numpy"]
+        if numpy["position"] > len(numpy["keys"]) or numpy["has_gauss"] > 1:  # numpy would read beyond its keys
+            raise SchemaError(f"numpy's random generator cannot stand at {numpy['position']}")
         try:
             random.setstate((3, tuple(python["words"].tolist()), python["gauss"]))
             keys = numpy["keys"].numpy().astype(np.uint32)
             np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["gauss"]))  # noqa: NPY002
             torch.set_rng_state(state["torch"].clone())
+            _restore_gpus(state.get("cuda"))
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise SchemaError(f"a random generator refuses its state ({error})") from error
-        _restore_gpus(state.get("cuda"))
 
 
 def _restore_gpus(saved: Tensor | None) -> None:

@@ -2,11 +2,12 @@
 
 A *state* is a nested dictionary of tensors and JSON values. A *schema* is a nested dictionary of the same keys, with a
 `TensorType` where a tensor is expected, a Python type (or a tuple of types) where a JSON value is, a list of schemas
-where a list is, and `Maybe` around what may be absent.
+where a list is, and `Maybe` around what may be absent. Whole numbers are counts, from 0 on, and others finite.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 Schema = Any  # recursive: Mapping[str, Schema] | list[Schema] | TensorType | Maybe | type | tuple[type, ...]
+
+
+LARGEST = 2**53  # of a whole number
 
 
 class TensorType(NamedTuple):
@@ -98,8 +102,15 @@ def _require_type(value: Any, types: tuple[type, ...], name: str) -> None:
     if float in types:
         types = (*types, int)
     # bool is a subclass of int, and no number
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types) or not _is_sane(value):
         raise SchemaError(f"{name} is {_describe(value)}, not {' or '.join(kind.__name__ for kind in types)}")
+
+
+def _is_sane(value: Any) -> bool:
+    """Whether a number is one that a run can have counted or computed."""
+    if isinstance(value, int):
+        return 0 <= value <= LARGEST
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _describe(value: Any) -> str:

@@ -57,7 +57,7 @@ def latest(folder: Path) -> Path:
     return list(checkpoint_folders(folder / "checkpoints").values())[-1]
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor])
 def test_learning_goes_on_to_the_bit(tmp_path, optimizer):
     learner = saved(tmp_path, optimizer=optimizer)
     again = Learner(optimizer=optimizer)
@@ -178,7 +178,14 @@ def rewrite(folder: Path, change: Any) -> None:
          "optimizers/policy/moments/0 lacks 'step' and 2 more"),
         ("optimizers", lambda state: {"policy": {**state["policy"], "moments": {"9": {"step": torch.zeros(())}}}},
          "optimizers/policy/moments has an unknown entry '9'"),
+        ("optimizers", lambda state: {"policy": {**state["policy"], "groups": {"0": {"lr": 0.1, "betas": [0.9, 0.9],
+         "params": [3, 2, 1, 0]}}}}, "optimizers/policy/groups/0 has an unknown entry 'params'"),
+        ("optimizers", lambda state: {"policy": {**state["policy"], "groups": {"0": {"lr": float("nan"),
+         "betas": [0.9, 0.9]}}}}, "optimizers/policy/groups/0/lr is float 'nan', not float"),
+        ("progress", lambda state: {"env_steps": 10**30, "wall_time": 0.0}, "progress/env_steps is int '1000"),
+        ("progress", lambda state: {"env_steps": -1, "wall_time": 0.0}, "progress/env_steps is int '-1'"),
         ("random", lambda state: {**state, "torch": torch.zeros(5056, dtype=torch.uint8)}, "refuses its state"),
+        ("random", lambda state: {**state, "numpy": {**state["numpy"], "position": 10**9}}, "cannot stand at 10"),
     ],
 )  # fmt: skip
 def test_entries_that_are_not_expected_are_refused_by_name(tmp_path, part, change, message):
@@ -192,6 +199,11 @@ def test_other_networks_are_refused(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match=r"policy/0\.bias is float32 \[3\], not float32 \[5\]"):
         Learner(width=5).checkpoints(tmp_path).load_latest()
+
+
+def test_an_optimiser_that_could_not_be_restored_is_refused_before_anything_is_saved(tmp_path):
+    with pytest.raises(ValueError, match="LBFGS cannot be saved in checkpoints"):
+        Learner(optimizer=torch.optim.LBFGS).checkpoints(tmp_path).load_latest()
 
 
 def test_the_format_before_is_told_with_what_reads_it(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from mbrl.run_folder.files import BLOCK, remove_leftovers, write_atomically, write_new
+from mbrl.run_folder.files import BLOCK, remove_leftovers, require_plain, write_atomically, write_new
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
 TENSORS = {
@@ -66,6 +66,24 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert "file" in caught.value.filename
     assert (tmp_path / "new" / "file").read_text() == "before"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "pipe"])
+def test_what_is_no_file_is_refused_by_name(tmp_path, kind):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "wandb").mkdir()
+    (run / "wandb" / "latest").symlink_to(elsewhere)  # Weights & Biases keeps links in its own folder
+    require_plain(run)
+    require_plain(tmp_path / "absent")
+    place = run / "checkpoints" / "odd"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        elsewhere.mkdir()
+        place.symlink_to(elsewhere if kind == "link to a folder" else elsewhere / "absent")
+    with pytest.raises(ValueError, match=f"odd is {'no file' if kind == 'pipe' else 'a link'}: a run folder may hold"):
+        require_plain(run)
 
 
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
