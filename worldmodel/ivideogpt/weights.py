@@ -90,7 +90,7 @@ def read_config(path: Path) -> Config:
         return {}
     try:
         config = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no settings by name")
