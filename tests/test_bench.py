@@ -16,10 +16,12 @@ from mbrl.bench import (
     _plain_sac,
     _published_loop,
     _torchrl_dreamer,
+    checkpoint,
     dreamer,
     imagination,
     mbpo,
     policies,
+    replay,
 )
 from mbrl.bench._models import NANO, build, starts
 from worldmodel.ivideogpt.decoding import Sampling
@@ -44,6 +46,14 @@ def test_parts_are_no_benchmarks_and_long_ones_wait_to_be_asked(monkeypatch: pyt
     ran.clear()
     list(bench.run_benchmarks(["memory"]))
     assert ran == ["memory"]
+
+
+@pytest.mark.parametrize(("module", "small"), [(checkpoint, {"LAYERS": 2, "WIDTH": 8}), (replay, {"EPISODES": 3})])
+def test_what_uses_the_disk_runs(monkeypatch: pytest.MonkeyPatch, module: Any, small: dict[str, int]) -> None:
+    for name, value in {**small, "REPEATS": 1}.items():
+        monkeypatch.setattr(module, name, value)
+    values = [row["value"] for row in module.run()]
+    assert values and all(value > 0 for value in values)
 
 
 def test_operations_are_counted() -> None:

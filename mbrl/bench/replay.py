@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDict
 
 from mbrl.replay import EpisodeBuffer
+from mbrl.run_folder.schema import TensorType
 
 EPISODES, STEPS, RESOLUTION, STACK, BATCH = 100, 100, 64, 3, 128
 SEGMENTS, LENGTH = 16, 12
@@ -46,7 +47,6 @@ def run() -> list[dict[str, object]]:
 
 
 def _filled(folder: Path) -> EpisodeBuffer:
-    buffer = EpisodeBuffer(EPISODES * (STEPS + 1), frame_stack=STACK, directory=folder)
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
     records = TensorDict(
         pixels=torch.randint(0, 256, (EPISODES, STEPS + 1, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8),
@@ -57,6 +57,8 @@ def _filled(folder: Path) -> EpisodeBuffer:
         truncated=flag.clone(),
         batch_size=[EPISODES, STEPS + 1],
     )
+    fields = {key: TensorType(value.dtype, tuple(value.shape[2:])) for key, value in records.items()}
+    buffer = EpisodeBuffer(EPISODES * (STEPS + 1), frame_stack=STACK, directory=folder, fields=fields)
     buffer.extend(records)
     return buffer
 
