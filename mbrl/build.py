@@ -142,7 +142,7 @@ def build_replay(config: DictConfig, directory: Path, env: EnvBase, policy: Poli
     settings["capacity"] = min(settings["capacity"], in_all)
     # two checkpoints are kept: what both refer to stays on disk until a third is written
     between = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
-    reserve = min(2 * between * per_episode, in_all - settings["capacity"])
+    reserve = min(2 * between, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
     replay: Replay = make(settings, Replay, place="replay", **options)

@@ -160,14 +160,11 @@ def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):
 
 
 def test_the_replay_reserves_no_more_than_the_run_can_fill(tmp_path):
-    """Six episodes of 20 steps and one that may be under way; records that no checkpoint can refer to need no room."""
-    config = compose_config(tmp_path, *TOY, "agent=sac", "checkpoint_every=1000000000")
-    assert build_replay(config, tmp_path / "replay").online.size == 7 * 21
-    config = compose_config(tmp_path, *TOY, "agent=sac", "replay.capacity=42", "checkpoint_every=20")
-    assert build_replay(config, tmp_path / "replay").online.size == 7 * 21, "two of capacity, six of reserve"
-    longer = ["total_env_steps=400", "checkpoint_every=20"]
-    config = compose_config(tmp_path, *TOY, "agent=sac", "replay.capacity=42", *longer)
-    assert build_replay(config, tmp_path / "replay").online.size == 8 * 21
+    """Six episodes of 20 steps and one that may be under way; two checkpoints, each one episode and two more apart."""
+    seldom = compose_config(tmp_path, *TOY, "agent=sac", "checkpoint_every=1000000000")
+    assert build_replay(seldom, tmp_path / "replay").online.size == (7 + 7) * 21
+    often = compose_config(tmp_path, *TOY, "agent=sac", "replay.capacity=42", "checkpoint_every=20")
+    assert build_replay(often, tmp_path / "replay").online.size == (2 + 2 * (1 + 2)) * 21
 
 
 @pytest.mark.parametrize(
