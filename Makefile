@@ -33,6 +33,7 @@ lint: ruff mypy
 
 ruff: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 mypy: $(VENV)/.installed
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """`python -m mbrl` is the command `mbrl`."""
 
-from mbrl.cli import main
+from mbrl.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -15,17 +15,18 @@ from tensordict import TensorDictBase
 from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase
 
-from mbrl.agent import Agent
-from mbrl.episodes import OBSERVATIONS, record_fields, view_name
-from mbrl.imagination import Imagination
-from mbrl.planning import PlanningPolicy
-from mbrl.replay import Replay
+from mbrl.agents.agent import Agent
+from mbrl.agents.imagination import Imagination
+from mbrl.agents.planning import PlanningPolicy
+from mbrl.agents.task_conditioning import TaskTold
+from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
+from mbrl.replay.demonstrations import read_demos, require_fit
+from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
 from mbrl.run_folder.places import CHECKPOINTS
 from mbrl.run_folder.schema import TensorType
 from mbrl.targets import check, make
-from mbrl.told import TaskTold
 from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
@@ -174,8 +175,6 @@ def build_checkpoints(
 
 def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
     """The demonstrations as the run's environment would have given them."""
-    from mbrl.demos import read_demos  # only here: scripts and simulators are of no use to a run without them
-
     bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
     seen = config.env.pixels and "camera" in config.env
     view = view_name(config.env.camera, config.env.mirrored) if seen else None
@@ -197,8 +196,6 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     if config.env.pixels and "pixels" not in seen:
         _log.warning("agent.pixels=true draws pictures that %s does not look at", config.agent.name)
     if replay.demos is not None:
-        from mbrl.demos import require_fit
-
         require_fit(replay.demos, env.observation_spec, env.action_spec, seen, learned_length(config))
     if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations

@@ -6,8 +6,8 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 
+from mbrl.data.episodes import about_episode, to_records, write_episodes
 from mbrl.envs.toy import STRIDE, make_env
-from mbrl.episodes import about_episode, to_records, write_episodes
 
 
 def towards_goal(state: torch.Tensor) -> torch.Tensor:

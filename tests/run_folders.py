@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 
 from mbrl import build
-from mbrl.replay import Replay
+from mbrl.replay.replay import Replay
 from mbrl.run_folder.places import checkpoint_folders
 
 

@@ -24,7 +24,7 @@ from mbrl.bench import (
     replay,
 )
 from mbrl.bench._models import NANO, build, starts
-from worldmodel.ivideogpt.decoding import Sampling
+from worldmodel.ivideogpt.rollout.decoding import Sampling
 
 
 def test_parts_are_no_benchmarks_and_long_ones_wait_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,13 @@ from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 import configs
-from mbrl.agent import Agent
+from mbrl.agents.agent import Agent
 from mbrl.build import build_agent, build_policy, build_replay
-from mbrl.episodes import write_episodes
-from mbrl.pretrain import PHASES
-from mbrl.pretrain import check as check_pretraining
+from mbrl.data.episodes import write_episodes
+from mbrl.pretraining.pretrain import PHASES
+from mbrl.pretraining.pretrain import check as check_pretraining
 from mbrl.targets import make
-from mbrl.train import check
+from mbrl.training import check
 from policies.base import Planner
 from worldmodel.base import WorldModel
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
-from mbrl.memory import keep_freed_memory
+from mbrl.malloc import keep_freed_memory
 
 Row = dict[str, object]
 

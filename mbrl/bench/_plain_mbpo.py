@@ -8,10 +8,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mbrl.agent import Agent
+from mbrl.agents.agent import Agent
 from mbrl.bench._plain_sac import draw, plain
 from policies.sac import SAC
-from worldmodel.ensemble import ProbabilisticEnsemble
+from worldmodel.ensemble.model import ProbabilisticEnsemble
 
 Columns = tuple[Tensor, ...]  # state, action, reward and next state of transitions, [N, *] each
 

@@ -16,10 +16,10 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from worldmodel.ivideogpt.attention import causal_attention, rotate
-from worldmodel.ivideogpt.llama import DecoderLayer
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.precision import autocast
-from worldmodel.ivideogpt.transformer import VideoTransformer
+from worldmodel.ivideogpt.transformer.llama import DecoderLayer
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
 

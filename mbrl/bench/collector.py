@@ -13,7 +13,7 @@ import numpy as np
 
 from mbrl.bench import Row
 from mbrl.bench._machine import row
-from mbrl.collect import make_collector, shut_down
+from mbrl.collecting.collector import make_collector, shut_down
 from mbrl.envs.metaworld import MetaWorld, make_env
 from policies.random import RandomPolicy
 

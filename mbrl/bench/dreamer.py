@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
+from mbrl.agents.dreamer import DreamerV3
 from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.bench._torchrl_dreamer import learner, updater
 from mbrl.build import NOT_SCHEDULE
-from mbrl.dreamer import DreamerV3
-from mbrl.replay import Replay
+from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
 

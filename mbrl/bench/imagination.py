@@ -21,8 +21,8 @@ from torch import Tensor
 from mbrl.bench import Row, _published_loop
 from mbrl.bench._machine import copy_bandwidth, matrix_rate, operations, row, seconds, shares
 from mbrl.bench._models import BASE, NANO, build, starts
-from worldmodel.ivideogpt.decoding import CachedDecoder, imagine
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, imagine
 
 HORIZON = 10
 HORIZONS = (5, 10, 20, 40)

@@ -10,14 +10,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torchrl.data import Bounded, Composite, Unbounded
 
-from mbrl.agent import Agent
+from mbrl.agents.agent import Agent
+from mbrl.agents.imagination import Imagination
 from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.bench._plain_mbpo import stretch
 from mbrl.bench.policies import ACTIONS, STATE, filled
 from mbrl.build import NOT_SCHEDULE
-from mbrl.imagination import Imagination
-from mbrl.replay import Replay
+from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
 from worldmodel.base import WorldModel

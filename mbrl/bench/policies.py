@@ -14,7 +14,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.bench import Row, _plain_sac
 from mbrl.bench._machine import row, seconds
-from mbrl.replay import Replay
+from mbrl.replay.replay import Replay
 from policies.sac import SAC
 
 STATE, ACTIONS, BATCH = 39, 4, 256  # Meta-World's

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
-from mbrl.replay import EpisodeBuffer
+from mbrl.replay.replay import EpisodeBuffer
 from mbrl.run_folder.schema import TensorType
 
 EPISODES, STEPS, RESOLUTION, STACK, BATCH = 100, 100, 64, 3, 128

@@ -1,7 +1,7 @@
 """Episodes of other people's layouts, decoded once: from then on they are read like our own, a slice at a time.
 
 A decoded episode is a safetensors file with `pixels` uint8 [T, 3, R, R] and those of `action`, `reward`, `success` and
-`state` that it has, aligned as in a record episode (see `mbrl.episodes`). It lies in $XDG_CACHE_HOME/mbrl/episodes
+`state` that it has, aligned as in a record episode (see `mbrl.data.episodes`). It lies in $XDG_CACHE_HOME/mbrl/episodes
 (~/.cache where that is not set) under a name made from the files it came from, so that a changed file is decoded anew.
 """
 
@@ -17,8 +17,8 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
+from mbrl.data.episodes import SUFFIX, write_entries
 from mbrl.data.frames import fit
-from mbrl.episodes import SUFFIX, write_entries
 from mbrl.run_folder.files import remove_leftovers
 
 _VERSION = 1  # of what a decoded episode holds: raise it where that changes

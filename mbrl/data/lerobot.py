@@ -3,7 +3,7 @@
 Layouts as huggingface/lerobot writes them. v2.x: meta/episodes.jsonl; one parquet file and one video for each episode.
 v3.0: meta/episodes/*/*.parquet; several episodes share a parquet file and a video, in which an episode begins at
 `from_timestamp`. Paths are templates in meta/info.json. Row t of an episode holds the observation at t, the action
-taken there, and under `next.` what it led to: as in our record episodes (see `mbrl.episodes`).
+taken there, and under `next.` what it led to: as in our record episodes (see `mbrl.data.episodes`).
 
 The first camera that meta/info.json names (depth maps aside) is read. pyarrow is an extra of this package.
 """

@@ -56,7 +56,7 @@ def read_npz(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_published(path: Path, *, upright: bool = True) -> TensorDict:
-    """Read one published demonstration as a record episode [L + 1] (see `mbrl.episodes`).
+    """Read one published demonstration as a record episode [L + 1] (see `mbrl.data.episodes`).
 
     Args:
         upright: turn the mirrored pictures the right way up; False keeps the published orientation.

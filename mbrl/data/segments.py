@@ -1,7 +1,7 @@
 """A folder of episodes, of which segments are read without reading the rest.
 
-It may hold, at any depth, our own .safetensors episodes (see `mbrl.episodes`) and .npz episodes as iVideoGPT's authors
-published them (see `mbrl.data.published`); or it is a LeRobot data set (see `mbrl.data.lerobot`). All but our own are
+It may hold, at any depth, our own .safetensors episodes (see `mbrl.data.episodes`) and .npz episodes as iVideoGPT's
+authors published them (see `mbrl.data.published`); or it is a LeRobot data set (see `mbrl.data.lerobot`). All but our own are
 decoded once, see `mbrl.data.conversion`.
 """
 
@@ -21,10 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.data.conversion import SHOW_AFTER, Foreign, convert
+from mbrl.data.episodes import SUFFIX
 from mbrl.data.frames import fit
 from mbrl.data.lerobot import is_lerobot, lerobot_episodes
 from mbrl.data.published import read_npz
-from mbrl.episodes import SUFFIX
 
 KEYS = ("action", "reward", "success", "state")  # what an episode may have beside its pixels
 _EARNED = ("reward", "success")  # these stand under "next" in a segment

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from gymnasium import spaces
 from torchrl.envs import EnvBase
 
+from mbrl.data.episodes import view_name
 from mbrl.envs.gym import wrap_gym
 from mbrl.envs.rendering import Quality, Renderer, check_picture
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
-from mbrl.episodes import view_name
 
 Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]

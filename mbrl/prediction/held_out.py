@@ -15,7 +15,7 @@ HAND = slice(0, 3)  # in it, the hand's position in metres
 
 @dataclass(frozen=True)
 class Segments:
-    """M segments: their records [M, T] (see `mbrl.episodes`), and the episode each is from, int64 [M].
+    """M segments: their records [M, T] (see `mbrl.data.episodes`), and the episode each is from, int64 [M].
 
     ``action[t]`` leads to frame t + 1, and ``reward[t]`` and ``success[t]`` come with it: those of the H future frames
     stand in rows C - 1 to T - 2.

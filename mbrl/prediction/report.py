@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mbrl.plotting.style import COLOURS, DASHES
 from mbrl.prediction.summary import Row
+from mbrl.results.style import COLOURS, DASHES
 from mbrl.run_folder.files import write_atomically
 
 MARKERS = ("o", "s", "^", "x")

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mbrl.prediction.held_out import HAND, Segments
 from worldmodel.base import WorldModel
-from worldmodel.i3d import I3D
-from worldmodel.metrics import Distance, frame_scores
-from worldmodel.probe import PositionProbe
+from worldmodel.metrics.i3d import I3D
+from worldmodel.metrics.images import Distance, frame_scores
+from worldmodel.metrics.probe import PositionProbe
 
 FOLDS = 2  # a probe reads the episodes that it was not fitted to
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mbrl.prediction.scores import Judges, Scores
-from worldmodel.control_metrics import (
+from worldmodel.metrics.control import (
     Confusion,
     codebook_usage,
     confusion,
     distance_cm,
     reward_error,
 )
-from worldmodel.metrics import best_of_samples, frechet_distance
+from worldmodel.metrics.images import best_of_samples, frechet_distance
 
 FRAME_MEASURES = ("mse", "psnr", "ssim", "lpips")
 OTHER_ACTIONS = ("shuffled", "zero")

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.data.mixture import Mixture
-from mbrl.logger import Metrics
 from mbrl.pretraining.phase import Phase, mean
-from mbrl.video import imagination_video, write_comparison
+from mbrl.run_folder.logger import Metrics
+from mbrl.run_folder.videos import imagination_video, write_comparison
 from worldmodel.base import WorldModel
 
 GIB = 2**30

@@ -12,8 +12,8 @@ import torch
 from tensordict import TensorDict
 
 from mbrl.data.augmentation import Augmentation
+from mbrl.data.episodes import write_entries, write_episode
 from mbrl.data.mixture import Mixture, loader
-from mbrl.episodes import write_entries, write_episode
 from tests.fakes import episode
 
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from tensordict import TensorDict
 
+from mbrl.data.episodes import to_records, write_episode
 from mbrl.data.frames import fit
 from mbrl.data.segments import EpisodeData
 from mbrl.envs.toy import make_env
-from mbrl.episodes import to_records, write_episode
 from tests.fakes import episode
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "video-samples"

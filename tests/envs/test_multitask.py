@@ -9,11 +9,11 @@ import pytest
 import torch
 from torchrl.envs.utils import check_env_specs
 
-from mbrl.curves import read_curves
+from mbrl.collecting.evaluation import Evaluator
 from mbrl.envs.metaworld import MetaWorld
 from mbrl.envs.multitask import MultiTask, make_env
-from mbrl.evaluate import Evaluator
-from mbrl.logger import Logger
+from mbrl.results.curves import read_curves
+from mbrl.run_folder.logger import Logger
 from policies.random import RandomPolicy
 
 TASKS = ["reach", "drawer-close-v3"]

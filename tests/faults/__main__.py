@@ -42,9 +42,7 @@ def main() -> int:
     counts: dict[str, Counter[str]] = {}
     failed = []
     with tempfile.TemporaryDirectory() as temporary:
-        for result in results(
-            agents, options.keep or Path(temporary), every=options.every, short=options.short
-        ):
+        for result in results(agents, options.keep or Path(temporary), every=options.every, short=options.short):
             counts.setdefault(result.kind, Counter())[result.outcome] += 1
             if result.outcome == "failed":
                 failed.append(result)

@@ -56,5 +56,3 @@ def _kill(name: str, arguments: tuple[Any, ...]) -> None:
         descriptor, data = arguments
         _write(descriptor, memoryview(data)[: len(data) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
-
-

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from mbrl.predict import load_model
+from mbrl.prediction.predict import load_model
 from tests.demonstrations import write_toy
 from tests.faults.runs import RUN, Result, command, in_child
 from tests.run_folders import latest_checkpoint

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mbrl.cli import main
+from mbrl.cli.main import main
 from tests.run_folders import rows, weights
 
 LONGEST = 120  # seconds that a command may take before it counts as hanging

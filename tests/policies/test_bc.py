@@ -6,8 +6,8 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.buffer import EpisodeBuffer
 from mbrl.envs.toy import make_env
+from mbrl.replay.episode_buffer import EpisodeBuffer
 from policies.base import Policy
 from policies.bc import BehaviourCloning, imitation
 from policies.random import RandomPolicy

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
-from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.official import further_members, load_tokenizer, load_transformer, wants_goal
+from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.training import TrainingPlan
 
 

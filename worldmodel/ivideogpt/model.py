@@ -15,16 +15,16 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from worldmodel.base import Outcome, WorldModel
-from worldmodel.ivideogpt.decoding import Sampling
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.precision import autocast, precision_dtype, precision_name, recorded_dtype
-from worldmodel.ivideogpt.rollout import Frame, ImaginedState, Rollouts
+from worldmodel.ivideogpt.rollout.decoding import Sampling
+from worldmodel.ivideogpt.rollout.rollout import Frame, ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import SegmentReader
-from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
+from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, decay_groups, gradient_step, mode
-from worldmodel.ivideogpt.transformer import VideoTransformer
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 if TYPE_CHECKING:
     from torchrl.data import Composite, TensorSpec

@@ -9,13 +9,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from worldmodel.ivideogpt.heads import symexp
-from worldmodel.ivideogpt.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 from worldmodel.ivideogpt.precision import autocast
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
-from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
+from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
-from worldmodel.ivideogpt.transformer import VideoTransformer
+from worldmodel.ivideogpt.transformer.heads import symexp
+from worldmodel.ivideogpt.transformer.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from worldmodel.ivideogpt.attention import ROPE_THETA, rope_table
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.llama import NORM_EPS
-from worldmodel.ivideogpt.sizes import RENAMED, tokenizer_arguments, transformer_arguments
-from worldmodel.ivideogpt.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.transformer import INITIAL_STD, VideoTransformer
-from worldmodel.ivideogpt.weights import Config, Tensors, assign, find, read, read_config
+from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
+from worldmodel.ivideogpt.transformer.llama import NORM_EPS
+from worldmodel.ivideogpt.transformer.transformer import INITIAL_STD, VideoTransformer
+from worldmodel.ivideogpt.weights.files import Config, Tensors, assign, find, read, read_config
+from worldmodel.ivideogpt.weights.sizes import RENAMED, tokenizer_arguments, transformer_arguments
 
 TOKENIZER_FILE, TRANSFORMER_FILE = "diffusion_pytorch_model", "model"
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

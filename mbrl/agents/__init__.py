@@ -1,0 +1,1 @@
+"""Agents: when each part learns, imagination, planning, cloning."""

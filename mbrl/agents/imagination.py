@@ -1,0 +1,209 @@
+"""Branch real states, roll the policy out in the imagination env, and keep what it saw for the policy to learn from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from tensordict import TensorDict
+from torchrl.data import TensorSpec
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from mbrl.agents.uncertainty import Settings, Trust
+from mbrl.data.episodes import OBSERVATIONS, record_fields
+from mbrl.envs.imagined import ImaginationEnv, check_horizon
+from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT, EpisodeBuffer
+from mbrl.replay.replay import Replay
+from mbrl.run_folder.schema import Maybe, TensorType
+from policies.base import Policy
+from worldmodel.base import WorldModel
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """A rollout's length in steps that goes from `first` to `last`, linearly between two counts of env steps (MBPO)."""
+
+    first: int
+    last: int
+    from_env_steps: int
+    to_env_steps: int
+
+    @classmethod
+    def of(cls, horizon: int | Mapping[str, int]) -> Horizon:
+        """From a length that stays, or from the four numbers."""
+        if not isinstance(horizon, Mapping):
+            return cls(horizon, horizon, 0, 1)
+        wanted = [field.name for field in fields(cls)]
+        if sorted(horizon) != sorted(wanted):
+            raise ValueError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(wanted)}")
+        return cls(**horizon)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.from_env_steps < self.to_env_steps:
+            raise ValueError(
+                f"imagination.horizon: from_env_steps ({self.from_env_steps}) must lie in 0 up to "
+                f"to_env_steps ({self.to_env_steps})"
+            )
+
+    def at(self, env_steps: int) -> int:
+        passed = (env_steps - self.from_env_steps) / (self.to_env_steps - self.from_env_steps)
+        return self.first + int(min(max(passed, 0.0), 1.0) * (self.last - self.first))
+
+
+class Imagination:
+    """Short imagined rollouts, kept as episodes whose first rows are the real history they branched from.
+
+    Args:
+        rollouts: rollouts side by side, B. horizon: steps of each, H; or the numbers of a `Horizon`.
+        n_step: rewards summed in an imagined transition; None: as in the real ones.
+        retain: how many calls of `run` are kept (at their horizon); older rollouts, of older policies
+            and models, leave.
+        cut_above, weigh_by, optimism: see Trust; without them every step is believed alike and only reward rewarded.
+        divide_pixels_twice: bring back the published loop's defect 1: imagined pixels reach the policy divided by
+            255 twice, so that it is almost blind to them.
+        Other arguments: see ImaginationEnv and EpisodeBuffer.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        policy: Policy,
+        replay: Replay,
+        *,
+        action_spec: TensorSpec,
+        resolution: int | None = None,
+        rollouts: int,
+        horizon: int | Mapping[str, int],
+        retain: int,
+        n_step: int | None = None,
+        cut_above: Settings = None,
+        weigh_by: Settings = None,
+        optimism: Settings = None,
+        divide_pixels_twice: bool = False,
+    ) -> None:
+        self._warned = False
+        self.trust = Trust.of(cut_above, weigh_by, optimism)
+        self.trust.check(world_model)
+        if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice or n_step is not None):
+            raise ValueError(
+                "imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change "
+                "single transitions, "
+                "but this policy learns from whole rollouts: leave them out"
+            )
+        real = replay.online
+        self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
+        for steps in (self.schedule.first, self.schedule.last):
+            check_horizon(world_model, steps)
+        self.divide_pixels_twice = divide_pixels_twice
+        self.env = ImaginationEnv(
+            world_model,
+            replay.starts,
+            action_spec=action_spec,
+            batch_size=rollouts,
+            horizon=self.schedule.at(0),
+            resolution=resolution,
+            frame_stack=real.frame_stack,
+            device=policy.device,
+        )
+        self.buffer = EpisodeBuffer(
+            self._records(max(self.schedule.first, self.schedule.last)),
+            frame_stack=real.frame_stack,
+            n_step=real.n_step if n_step is None else n_step,
+            gamma=real.gamma,
+            fields=self._fields(action_spec),
+        )
+
+    @property
+    def horizon(self) -> int:
+        """Steps of a rollout now."""
+        return self.env.horizon
+
+    def _fields(self, action_spec: TensorSpec) -> dict[str, TensorType | Maybe]:
+        """What a record of an imagined rollout holds."""
+        fields: dict[str, TensorType | Maybe] = dict(record_fields(self.env.observation_spec[0], action_spec))
+        del fields["success"]
+        number = TensorType(torch.float32, (1,))
+        if self.policy.learns_from == "rollouts":
+            fields[LOG_PROB] = Maybe(number)
+        if self.trust.weigh_by:
+            fields[WEIGHT] = number
+        return fields
+
+    def _records(self, horizon: int) -> int:
+        return self.retain * self.env.batch_size[0] * (self.env.history + horizon)
+
+    @torch.no_grad()
+    def run(self, env_steps: int = 0) -> dict[str, torch.Tensor]:
+        """Imagine B rollouts of H steps from fresh real starts with the policy's exploration, and keep them."""
+        self.env.horizon = self.schedule.at(env_steps)
+        self.buffer.capacity = self._records(self.horizon)
+        with set_exploration_type(ExplorationType.RANDOM):
+            rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
+        reward = rollout["next", "reward"]
+        metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
+        measured, lengths = self.env.measured(), None
+        if self.trust.optimism:
+            rollout["next", "reward"] = reward + self.trust.bonus(measured)[..., None]
+        records = imagined_records(self.env.history_records, rollout)
+        metrics |= {name: values.mean() for name, values in measured.items()}
+        if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
+            records[LOG_PROB] = _beside_actions(rollout[LOG_PROB], self.env.history)
+        if self.trust.weigh_by:
+            weights = self.trust.weights(measured, self.buffer.n_step)[..., None]
+            records[WEIGHT] = _beside_actions(weights, self.env.history)
+        if self.trust.cut_above:
+            steps = self.trust.steps(measured)
+            metrics["believed"] = steps.float().mean() / self.horizon
+            if not self._warned and not steps.any():
+                self._warned = True
+                _log.warning("imagination: every rollout was cut at its first step; cut_above may be too low")
+            lengths = (steps + self.env.history).cpu()
+        self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
+        return metrics
+
+    def transitions(self, batch_size: int) -> TensorDict:
+        """Imagined n-step transitions, as EpisodeBuffer.transitions gives them."""
+        batch = self.buffer.transitions(batch_size)
+        if self.divide_pixels_twice:
+            for part in (batch, batch["next"]):
+                part["frames"] = part["frames"].float() / 255
+        return batch
+
+    def rollouts(self, batch_size: int) -> TensorDict:
+        """Whole imagined rollouts [B, H + 1], as EpisodeBuffer.rollouts gives them; row 0 is the real state."""
+        return self.buffer.rollouts(batch_size)
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+
+def _beside_actions(values: torch.Tensor, history: int) -> torch.Tensor:
+    """Values [B, H, 1] of imagined steps as a key of records [B, history + H, 1]; 0 where no such action is."""
+    before = values.new_zeros(len(values), history - 1, 1)
+    return torch.cat([before, values, values.new_zeros(len(values), 1, 1)], 1)
+
+
+def imagined_records(history: TensorDict, rollout: TensorDict) -> TensorDict:
+    """History [B, h] and the rollout [B, H] branched from its last row, as record episodes [B, h + H].
+
+    Row h - 1 is the real state with the first imagined action; the last row holds the final frame only.
+    """
+    (batch, length), horizon = history.batch_size, rollout.batch_size[1]
+
+    def after(values: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return torch.cat([before[:, :-1], values, torch.zeros_like(values[:, :1])], 1)
+
+    observations = [key for key in OBSERVATIONS if ("next", key) in rollout.keys(True)]
+    none = torch.zeros(batch, length, 1, device=rollout.device)
+    return TensorDict(
+        **{key: torch.cat([history[key], rollout["next", key]], 1) for key in observations},
+        action=after(rollout["action"], history["action"]),
+        reward=after(rollout["next", "reward"], none),
+        terminated=after(rollout["next", "terminated"], none.bool()),
+        truncated=after(rollout["next", "truncated"], none.bool()),
+        batch_size=[batch, length + horizon],
+    )

@@ -1,0 +1,278 @@
+"""A policy that plans: at each decision it imagines what actions would lead to and takes the best.
+
+B decisions side by side, N candidates, M proposals, C context frames, K frame stack, H horizon, A action, R resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import Composite, TensorSpec, Unbounded
+from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
+
+from mbrl.data.episodes import read_episode, read_episodes
+from mbrl.data.published import read_published
+from policies.base import Plan, Planner, Policy
+from worldmodel.base import WorldModel
+
+_GREEDY = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+
+
+class PlanningPolicy(Policy):
+    """Acts by planning in a world model; what learns are the world model and the prior, each by itself.
+
+    Args:
+        world_model: what imagines. planner: what searches. prior: the policy whose proposals take part.
+        observation_spec: must hold `frames` uint8 [3K, R, R], K >= C. action_spec: [A] in [-1, 1].
+        discount: of one agent step, in the sum of imagined rewards that a plan is worth.
+        replan_every: agent steps that a plan is followed before the next decision.
+        proposals: M of the N candidates are what the prior, exploring, would do in imagination.
+        goal: an episode file, or a folder with one, whose last frame is the goal: then a plan is worth minus the mean
+            squared difference between that frame and the last imagined one, in [0, 1] a pixel, and rewards are not
+            looked at. None: rewards alone.
+
+    Raises:
+        ValueError: settings that cannot work together, one line.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        planner: Planner,
+        prior: Policy,
+        *,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        discount: float,
+        replan_every: int = 1,
+        proposals: int = 0,
+        goal: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= replan_every <= planner.horizon:
+            raise ValueError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
+        check_model(world_model, planner, has_goal=goal is not None)
+        frame_stack = check_specs(observation_spec, action_spec, world_model)
+        tasks = world_model.tasks if "task" in world_model.observations else 0
+        check_proposals(proposals, planner, prior)
+        image = None if goal is None else goal_image(Path(goal), world_model.resolution)
+        imagination = PlanImagination(world_model, prior.actor if proposals else None, discount, image)
+        self.horizon = planner.horizon
+        self.actor: PlanningActor = PlanningActor(
+            imagination,
+            planner,
+            actions=action_spec.shape[-1],
+            tasks=tasks,
+            frame_stack=frame_stack,
+            replan_every=replan_every,
+            proposals=proposals,
+        )
+        self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
+        self.actor.plan(self.actor.blank().to(self.device))  # a model that needs more than this says so now
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Nothing to learn."""
+        return {}
+
+
+class PlanImagination(torch.nn.Module):
+    """What actions are imagined to be worth, from one encoded context."""
+
+    def __init__(
+        self, world_model: WorldModel, prior: TensorDictModuleBase | None, discount: float, goal: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.world_model, self.prior, self.discount = world_model, prior, discount
+        self.register_buffer("goal", goal, persistent=False)
+        self.goal: Tensor | None  # uint8 [3, R, R]
+
+    def start(self, context: TensorDict) -> Any:
+        """Encode real steps [B, C] once."""
+        if self.world_model.goal_conditioned:
+            assert self.goal is not None
+            context["goal"] = self.goal.expand_as(context["pixels"])
+        return self.world_model.start(context)
+
+    def scorer(self, state: Any) -> Callable[[Tensor], Tensor]:
+        """What says of actions [B, N, H, A] from this state what they are worth, [B, N]."""
+
+        def imagine(actions: Tensor) -> Tensor:
+            batch, candidates, horizon, _ = actions.shape
+            forked = self.world_model.fork(state, candidates)
+            outcome = self.world_model.outcome(forked, actions.flatten(0, 1), last_frame=self.goal is not None)
+            if self.goal is not None:
+                assert outcome.pixels is not None
+                worth = -((outcome.pixels.float() - self.goal) / 255).square().mean((1, 2, 3))
+            else:
+                assert outcome.reward is not None
+                powers = torch.arange(horizon, device=actions.device)
+                worth = (outcome.reward * self.discount**powers).sum(1)
+            return worth.view(batch, candidates)
+
+        return imagine
+
+    def propose(self, state: Any, observed: TensorDict, proposals: int, horizon: int) -> Tensor:
+        """Actions [B, M, H, A] of the prior, exploring, from the state at what is observed: the stack `frames`
+        [B, 3K, R, R], and what stays as it is.
+        """
+        assert self.prior is not None
+        state, observed = self.world_model.fork(state, proposals), observed.repeat_interleave(proposals, 0)
+        actions: list[Tensor] = []
+        with set_exploration_type(ExplorationType.RANDOM):
+            for step in range(horizon):
+                if step > 0:
+                    state, prediction = self.world_model.step(state, actions[-1])
+                    observed["frames"] = torch.cat([observed["frames"][:, 3:], prediction["pixels"]], 1)
+                actions.append(self.prior(observed.copy())["action"])
+        return torch.stack(actions, 1).unflatten(0, (-1, proposals))
+
+
+class PlanningActor(TensorDictModuleBase):
+    """Reads `frames` (and `task` [N], where the world model is told that) and what it wrote a step before, writes
+    `action` and, under "next", what it will remember.
+
+    All memory is in the TensorDict, none in here, so that several environments and the evaluation do not mix:
+    `plan_mean` and `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions of it still to be taken before the
+    next decision; `past_actions` [C, A], the newest last. At a reset they are zeros (`Policy.carried`).
+    """
+
+    def __init__(
+        self,
+        imagination: PlanImagination,
+        planner: Planner,
+        *,
+        actions: int,
+        tasks: int,
+        frame_stack: int,
+        replan_every: int,
+        proposals: int,
+    ) -> None:
+        super().__init__()
+        self.imagination, self.planner = imagination, planner
+        self.replan_every, self.proposals, self.frame_stack = replan_every, proposals, frame_stack
+        self.context_length = imagination.world_model.context_length
+        self.memory = {
+            "plan_mean": Unbounded((planner.horizon, actions)),
+            "plan_std": Unbounded((planner.horizon, actions)),
+            "plan_left": Unbounded((1,), dtype=torch.int64),
+            "past_actions": Unbounded((self.context_length, actions)),
+        }
+        side = imagination.world_model.resolution
+        self.observed = {"frames": Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)}
+        if tasks:
+            self.observed["task"] = Unbounded((tasks,))
+        self.in_keys = [*self.observed, *self.memory]
+        self.out_keys = ["action", *(("next", key) for key in self.memory)]
+
+    def blank(self) -> TensorDict:
+        """What it reads at the start of an episode of black frames, one row."""
+        read = {**self.observed, **self.memory}
+        return TensorDict({key: spec.zero()[None] for key, spec in read.items()}, batch_size=[1])
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        rows = tensordict.select(*self.in_keys).reshape(-1)
+        due = (rows["plan_left"] == 0).squeeze(-1)
+        mean, std = rows["plan_mean"].clone(), rows["plan_std"].clone()
+        if due.any():
+            mean[due], std[due] = self.plan(rows[due])
+        action = mean[:, 0]
+        if exploration_type() not in _GREEDY:
+            action = (action + std[:, 0] * torch.randn_like(action)).clamp(-1.0, 1.0)
+        rest = torch.zeros_like(mean[:, :1])
+        left = torch.where(due[:, None], self.replan_every, rows["plan_left"]) - 1
+        written = {
+            "plan_mean": torch.cat([mean[:, 1:], rest], 1),
+            "plan_std": torch.cat([std[:, 1:], rest], 1),
+            "plan_left": left,
+            "past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1),
+        }
+        shape = tensordict.batch_size
+        for key, value in written.items():
+            tensordict["next", key] = value.reshape(*shape, *value.shape[1:])
+        return tensordict.set("action", action.reshape(*shape, -1))
+
+    def plan(self, rows: TensorDictBase) -> Plan:
+        """The context is encoded once; each iteration forks it."""
+        observed = rows.select(*self.observed)
+        pixels = rows["frames"].unflatten(1, (self.frame_stack, 3))[:, -self.context_length :]  # [B, C, 3, R, R]
+        # past action c leads to frame c + 1; the last is only now being chosen
+        actions = torch.cat([rows["past_actions"][:, 1:], torch.zeros_like(rows["past_actions"][:, :1])], 1)
+        context = TensorDict(pixels=pixels, action=actions, batch_size=pixels.shape[:2])
+        if "task" in observed.keys():
+            context["task"] = observed["task"][:, None].expand(*context.batch_size, -1)
+        state = self.imagination.start(context)
+        proposed = None
+        if self.proposals:
+            proposed = self.imagination.propose(state, observed, self.proposals, self.planner.horizon)
+        return self.planner(self.imagination.scorer(state), rows["plan_mean"], proposed)
+
+
+def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
+    """ValueError where the world model cannot serve this planner."""
+    if "state" in world_model.observations or "pixels" not in world_model.observations:
+        raise ValueError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
+    if not 1 <= planner.horizon <= world_model.max_horizon:
+        raise ValueError(
+            f"agent.planner.horizon {planner.horizon}: this world model can go 1 to {world_model.max_horizon} steps "
+            "(lengthen agent.world_model.horizon, or the segments that it is trained on)"
+        )
+    if world_model.action_dim == 0:
+        raise ValueError("this world model only watches, so that no action can be planned: set action_conditioned=true")
+    if not (world_model.predicts_reward or has_goal):
+        raise ValueError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
+    if world_model.goal_conditioned and not has_goal:
+        raise ValueError("this world model needs a goal frame: give planning.goal, an episode that ends at the goal")
+
+
+def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_model: WorldModel) -> int:
+    """The frame stack K; ValueError where the environment does not give what planning needs."""
+    if "frames" not in list(observation_spec.keys()):
+        raise ValueError("planning looks at frames, which this environment does not give: set env.pixels=true")
+    frame_stack = observation_spec["frames"].shape[-3] // 3
+    if frame_stack < world_model.context_length:
+        raise ValueError(
+            f"env.frame_stack is {frame_stack}, but the world model needs {world_model.context_length} frames to start "
+            f"from: set env.frame_stack={world_model.context_length} or more"
+        )
+    space = action_spec.space
+    if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
+        raise ValueError(f"planning needs continuous actions in [-1, 1], not {action_spec}")
+    return int(frame_stack)
+
+
+def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
+    """ValueError where the prior cannot make so many proposals."""
+    if not 0 <= proposals <= planner.candidates:
+        raise ValueError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
+    if proposals and set(prior.actor.in_keys) - {"task"} != {"frames"}:
+        raise ValueError(
+            f"planning.proposals ({proposals}) need a prior that acts on frames alone, such as "
+            "+policy@agent.policy=drqv2_cpu"
+        )
+
+
+def goal_image(path: Path, resolution: int) -> Tensor:
+    """The last frame uint8 [3, R, R] of an episode file, or of the first one in a folder.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it has no frames, or of another size.
+    """
+    if path.is_file():
+        episode: TensorDictBase = read_published(path) if path.suffix == ".npz" else read_episode(path)
+    else:
+        episode = read_episodes(path)[0]
+    if "pixels" not in episode.keys():
+        raise ValueError(f"planning.goal: the episode in {path} has no pixels")
+    image: Tensor = episode["pixels"][-1]
+    if image.shape[-1] != resolution:
+        raise ValueError(
+            f"planning.goal: the frames in {path} are {image.shape[-1]} pixels wide, the world model's {resolution}"
+        )
+    return image

@@ -1,0 +1,1 @@
+"""The command `mbrl` and its verbs."""

@@ -1,0 +1,155 @@
+"""`mbrl doctor`: what this machine has, and for each thing that is missing the one command that mends it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from mbrl.run_folder.provenance import NAMED_PACKAGES
+
+GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
+NEEDED_DISK = 1e9  # bytes: less than one checkpointed run takes
+WANTED_DISK = 5e9
+
+GL_PROBE = """
+from mujoco import GLContext
+context = GLContext(64, 64)
+context.make_current()
+from OpenGL import GL
+print(GL.glGetString(GL.GL_RENDERER).decode())
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `mend` is the command that puts it right; with `needed`, nothing works until then."""
+
+    name: str
+    found: str
+    mend: str = ""
+    needed: bool = False
+
+
+def checks() -> Iterator[Check]:
+    """All checks, in an order in which each rests on those before it; the rates take some seconds."""
+    yield _python()
+    missing = False
+    for name in NAMED_PACKAGES:
+        check = _package(name)
+        missing |= check.needed
+        yield check
+    yield _compiler()
+    yield _disk(Path.cwd())
+    if missing:
+        return  # what follows would fail on the packages again
+    yield _processor()
+    yield _gpu()
+    yield _bfloat16()
+    drawing = _drawing()
+    yield drawing
+    yield _rate("simulation", "env steps/s in state", pixels=False)
+    if not drawing.needed:
+        yield _rate("rendering", "frames/s at 64 px, fast quality", pixels=True)
+
+
+def _python() -> Check:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    if (3, 11) <= sys.version_info < (3, 14):
+        return Check("python", found)
+    mend = "rm -rf .venv && make setup PYTHON=python3.11"
+    return Check("python", f"{found}; 3.11 to 3.13 is needed", mend, needed=True)
+
+
+def _package(name: str) -> Check:
+    """The version of a package against what this project asks for in its own metadata."""
+    requirement = next((r for r in map(Requirement, requires("mbrl") or ()) if r.name == name), Requirement(name))
+    mend = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Check(name, "missing", mend, needed=True)
+    if requirement.specifier.contains(found, prereleases=True):
+        return Check(name, found)
+    return Check(name, f"{found}; {requirement.specifier} is needed", mend, needed=True)
+
+
+def _compiler() -> Check:
+    compiler = shutil.which(os.environ.get("CC", "gcc"))
+    if compiler:
+        return Check("compiler", compiler)
+    return Check("compiler", "no gcc; compiled networks are off", "sudo apt-get install -y gcc")
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1e9:.0f} GB free in {folder}" if free >= 1e10 else f"{free / 1e9:.1f} GB free in {folder}"
+    if free >= WANTED_DISK:
+        return Check("disk", found)
+    return Check("disk", found, "mbrl train run_dir=/a/larger/disk/run", needed=free < NEEDED_DISK)
+
+
+def _processor() -> Check:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check("processor", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+
+
+def _gpu() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Check("gpu", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if shutil.which("nvidia-smi"):
+        wanted = torch.__version__.split("+")[0]
+        mend = f"{sys.executable} -m pip install --force-reinstall torch=={wanted}"
+        return Check("gpu", f"there is one, but torch {torch.__version__} does not use it", mend)
+    return Check("gpu", "none; the processor is used")
+
+
+def _bfloat16() -> Check:
+    """How much faster the processor multiplies matrices in bfloat16 than in float32."""
+    from worldmodel.ivideogpt.precision import WORTH, bfloat16_gain
+
+    gain = bfloat16_gain()
+    verdict = "used where a precision says so" if gain > WORTH else "float32 takes its place"
+    return Check("bfloat16", f"{gain:.2f} × float32 on the processor: {verdict}")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _drawing() -> Check:
+    backend = os.environ.get("MUJOCO_GL", "egl")
+    # in a process of its own: a GL library that fails to load stays broken for the process that tried
+    environment = {**os.environ, "MUJOCO_GL": backend}
+    probe = subprocess.run([sys.executable, "-c", GL_PROBE], env=environment, capture_output=True, text=True)
+    if probe.returncode == 0:
+        return Check("OpenGL", f"{backend} works: {probe.stdout.strip()}")
+    reason = probe.stderr.strip().rsplit("\n", 1)[-1]
+    return Check("OpenGL", f"{backend} fails: {reason}", f"sudo apt-get install -y {GL_PACKAGES}", needed=True)
+
+
+def _rate(name: str, unit: str, *, pixels: bool, steps: int = 100) -> Check:
+    """Steps of one environment with random actions, on one core."""
+    from mbrl.envs.metaworld import make_env
+
+    repeat = 1 if pixels else 2
+    env = make_env(pixels=pixels, action_repeat=repeat)
+    try:
+        env.rollout(10)
+        seconds = _seconds(lambda: env.rollout(steps))
+    finally:
+        env.close()
+    return Check(name, f"{steps * repeat / seconds:.0f} {unit}")

@@ -1,0 +1,114 @@
+"""A sweep: many runs from one command (Hydra's multirun), checked before the first of them starts."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from mbrl.build import env_factory
+from mbrl.cli.errors import explain, root_cause
+from mbrl.compose import composed_jobs, groups
+from mbrl.run_folder.config import claim_run_folder, require_own_folder
+from mbrl.run_folder.lock import Busy
+from mbrl.run_folder.state import FAILURE, is_done
+
+LOG = "log.txt"  # in a run's folder: what a job of a sweep printed, where jobs run side by side
+
+_log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def prepare(arguments: Sequence[str], check: Callable[[DictConfig], None]) -> list[Path]:
+    """Check every job that the arguments ask for, and claim its folder, so that `mbrl status` knows of all of them.
+
+    Args:
+        arguments: Hydra's overrides. check: what a run checks of its configuration first.
+
+    Returns:
+        The jobs' run folders.
+
+    Raises:
+        ValueError: a job could not run, two would share a folder, or a folder belongs to another configuration.
+    """
+    jobs = composed_jobs(arguments)
+    folders: dict[Path, list[str]] = {}
+    environments: set[str] = set()
+    for overrides, config in jobs:
+        folder, job = Path(config.run_dir), " ".join(overrides)
+        try:
+            check(config)
+            environment = OmegaConf.to_yaml(config.env, resolve=True)
+            if environment not in environments:
+                env_factory(config)(seed=0).close()
+                environments.add(environment)
+        except Exception as error:
+            cause = root_cause(error)
+            if not isinstance(cause, ValueError):
+                raise
+            raise ValueError(f"{cause} (in the job {job})") from error
+        if folder in folders:
+            raise ValueError(_shared(folder, folders[folder], overrides))
+        folders[folder] = overrides
+    for claim in (require_own_folder, claim_run_folder):  # none is taken where one is refused
+        for folder, (_, config) in zip(folders, jobs, strict=True):
+            claim(folder, config)
+    return list(folders)
+
+
+def _shared(folder: Path, one: Sequence[str], other: Sequence[str]) -> str:
+    keys = [mine.split("=", 1)[0] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
+    told = f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)})"
+    if any(key.lstrip("+").split("@")[0] in groups() for key in keys):  # a group's name is no setting to refer to
+        return f"{told}: start them one by one, each with a run_dir of its own"
+    named = "-".join(f"${{{key.lstrip('+')}}}" for key in keys)
+    return f"{told}: name what differs, such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
+
+
+def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: bool) -> Result | None:
+    """One job of a sweep: skipped where it is done or another process does it; where it fails, that is written down and
+    the sweep goes on.
+
+    Args:
+        alone: whether no other job runs beside it; else what it prints goes to a file in its folder.
+    """
+    folder = Path(config.run_dir)
+    (folder / FAILURE).unlink(missing_ok=True)
+    if is_done(folder, config.total_env_steps):
+        _log.warning("%s is done already", folder)
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    with _printing_to(None if alone else folder / LOG):
+        try:
+            return run(config)
+        except Busy as error:
+            _log.warning("left out: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs are to run
+            (folder / FAILURE).write_text("".join(traceback.format_exception(error)))
+            _log.error("error: %s: %s", folder, _line(error))
+    return None
+
+
+def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:
+    """The folders whose jobs failed, each with the last line of what was written down."""
+    found = [(folder, folder / FAILURE) for folder in folders if (folder / FAILURE).exists()]
+    return [(folder, file.read_text().strip().rsplit("\n", 1)[-1]) for folder, file in found]
+
+
+def _line(error: Exception) -> str:
+    explained = explain(root_cause(error))
+    return " ".join(explained[0].split()) if explained else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _printing_to(file: Path | None) -> Iterator[None]:
+    if file is None:
+        yield
+        return
+    with file.open("a", buffering=1) as stream, redirect_stdout(stream), redirect_stderr(stream):
+        yield

@@ -1,0 +1,1 @@
+"""Environment interaction: the collector, evaluation, recorded demonstrations and data sets."""

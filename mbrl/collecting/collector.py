@@ -1,0 +1,99 @@
+"""The collector: TorchRL's, in this process or with one environment in each of several."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.data import Composite
+from torchrl.envs import EnvBase
+
+from mbrl.envs.gym import carrying
+from mbrl.replay.replay import TRAJECTORY
+from policies.base import Policy
+
+BACKENDS = ("process", "ray")
+
+
+def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
+    """ValueError where workers do not divide a batch, or for a backend that is unknown or not installed."""
+    if backend not in BACKENDS:
+        raise ValueError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "ray" and find_spec("ray") is None:
+        raise ValueError("collect.backend=ray needs a package that is not here: pip install 'mbrl[ray]'")
+    if workers < 1 or frames_per_batch % workers:
+        raise ValueError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
+
+
+def make_collector(
+    make_env: Callable[..., EnvBase],
+    policy: Policy,
+    *,
+    seed: int,
+    workers: int = 1,
+    frames_per_batch: int,
+    random_steps: int,
+    first_episode: int = 0,
+    backend: str = "process",
+) -> Collector:
+    """A collector that yields [frames_per_batch] steps at a time, for ever.
+
+    Args:
+        make_env: called with `seed`, `worker` and `first_episode`; in the worker where there are several.
+        frames_per_batch: agent steps of a batch, over all workers together.
+        random_steps: agent steps that are taken at random before the policy acts.
+        first_episode: the episode to begin with, as a resumed run does.
+        backend: what runs the workers, where there is more than one: process (on this machine) or ray (on a cluster's
+            machines, or on this one where there is no cluster).
+
+    Raises:
+        ValueError: see check_workers.
+    """
+    check_workers(workers, frames_per_batch, backend)
+    options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}
+    if policy.device.type != "cpu":
+        options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}
+    if random_steps > 0:
+        options["init_random_frames"] = random_steps
+    registered = {"auto_register_policy_transforms": False}  # `carrying` does it
+    make_env = partial(_make_env, make_env, policy.carried)
+    if workers == 1:
+        env = make_env(seed=seed, worker=0)
+        collector = Collector(env, policy.actor, **options, **registered)
+        env.seek(first_episode)  # building a collector resets the environment some times
+        collector.reset()
+        return collector
+    envs = [partial(make_env, seed=seed, worker=w, first_episode=first_episode) for w in range(workers)]
+    if backend == "ray":
+        # other machines share no memory: they are sent the weights before each batch
+        sent = {"update_after_each_batch": True, "remote_configs": {"num_cpus": 1, "num_gpus": 0}}
+        own = [{**registered, "postproc": partial(_numbered, worker, workers)} for worker in range(workers)]
+        options |= {**sent, "collector_kwargs": own, "total_frames": sys.maxsize}  # -1 ends it at once
+    else:
+        options |= registered
+    return Collector(envs, policy.actor, num_collectors=workers, backend=backend, sync=True, **options)
+
+
+def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:
+    return carrying(make_env(**options), carried)
+
+
+def _numbered(worker: int, workers: int, batch: TensorDictBase) -> TensorDictBase:
+    """Trajectories with numbers that no other worker uses: Ray's each begin at 0."""
+    batch[TRAJECTORY] = batch[TRAJECTORY] * workers + worker
+    return batch
+
+
+def shut_down(collector: Collector) -> None:
+    """End a collector and its processes.
+
+    TorchRL 0.14.1 leaves the scheme that shares weights to the interpreter's end, where closing it waits for ever.
+    """
+    collector.shutdown()
+    for scheme in (getattr(collector, "_weight_sync_schemes", None) or {}).values():
+        scheme.shutdown()

@@ -1,0 +1,267 @@
+"""`mbrl collect`: a data set of many Meta-World tasks, played by scripted, noisy scripted and random policies.
+
+FOLDER/<task>/<policy>-00000.safetensors are record episodes (see `mbrl.data.episodes`), all that were played, the failed
+ones included; FOLDER/dataset.json says how. Each episode is a pure function of (seed, task, policy, number),
+so a collection that was cut short goes on with what is missing, and ends in the same bytes, whatever the number of
+workers was.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from safetensors import safe_open
+from tqdm import tqdm
+
+from mbrl.build import build_policy, env_factory
+from mbrl.collecting.demonstrations import play
+from mbrl.compose import CONFIG_MODULE, ROOT_CONFIG
+from mbrl.data.episodes import SUFFIX, about_episode, write_episode
+from mbrl.envs.simulator import resolve_task, task_names
+from mbrl.run_folder.files import remove_leftovers, write_atomically
+
+POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
+PACKAGES = ("metaworld", "mujoco", "torch")  # what an episode's bytes depend on beside the settings
+CHUNK = 5  # episodes for which a worker builds an environment, which takes about as long as playing one
+_NOT_STORED = ("_target_", "task", "frame_stack")  # of the environment's settings: no episode depends on them
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the bytes of every episode of a data set depend on.
+
+    Args:
+        seed: of goals, noise and random actions.
+        noise: standard deviation of the gaussian noise on the `noisy` policy's actions.
+        env: settings of the environment that differ from configs/env/metaworld.yaml.
+    """
+
+    seed: int = 0
+    noise: float = 0.3
+    env: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, task: str, policy: str) -> DictConfig:
+        """The configuration of one task under one policy, as `mbrl train` would compose it."""
+        random = policy == "random"
+        # these agents need no pictures, but the data set does; stacks are not stored: the smallest is the fastest
+        settings = {"task": task, "pixels": True, "frame_stack": 1} | self.env
+        overrides = [f"agent={'random' if random else 'scripted'}", "env=metaworld", "device=cpu", f"seed={self.seed}"]
+        overrides += [f"env.{name}={value}" for name, value in settings.items()]
+        overrides += [f"+agent.policy.noise={self.noise}"] if policy == "noisy" else []
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            return compose(ROOT_CONFIG, overrides=overrides)
+
+    def describe(self) -> dict[str, Any]:
+        """What dataset.json holds."""
+        env = OmegaConf.to_container(self.config("reach", "random").env, resolve=True)
+        assert isinstance(env, dict)
+        kept = {str(key): value for key, value in env.items() if key not in _NOT_STORED}
+        versions = {name: version(name).partition("+")[0] for name in PACKAGES}  # the build does not matter
+        return {"format": 1, "seed": self.seed, "noise": self.noise, "env": kept, "versions": versions}
+
+
+class Job(NamedTuple):
+    """Episodes of one task that are played in a row by one worker."""
+
+    task: str
+    episodes: list[tuple[str, int]]  # policy and number
+
+
+class Row(NamedTuple):
+    """One task under one policy: how many episodes there are, and in how many the task was solved at any step."""
+
+    task: str
+    policy: str
+    episodes: int
+    successes: int
+
+
+def collect(
+    tasks: Sequence[str],
+    episodes: int,
+    *,
+    policies: Sequence[str] = POLICIES[:1],
+    protocol: Protocol | None = None,
+    workers: int = 1,
+    output: Path,
+) -> list[Row]:
+    """Play what is missing of `episodes` episodes a task, shared evenly among `policies`, into the folder `output`.
+
+    Args:
+        tasks: any of the 50; `all` stands for all of them.
+        workers: processes; with 1 everything is played in this one.
+
+    Returns:
+        A row for each task and policy, episodes that were there before included.
+
+    Raises:
+        ValueError: an unknown task or policy, or a folder that was made with other settings.
+    """
+    protocol = protocol or Protocol()
+    names = _check(tasks, episodes, policies, protocol, workers)
+    plan = {(task, policy): count for task in names for policy, count in _shares(episodes, policies).items()}
+    _claim(output, protocol, names[0])
+    for folder in (output, *(output / name for name in names)):
+        remove_leftovers(folder)
+    missing = [
+        (task, policy, number)
+        for (task, policy), count in plan.items()
+        for number in range(count)
+        if not _path(output, task, policy, number).exists()
+    ]
+    successes = 0
+    with tqdm(total=sum(plan.values()), initial=sum(plan.values()) - len(missing), unit="episode") as bar:
+        played = 0
+        for solved in _play_all(_jobs(missing), protocol, output, workers):
+            played, successes = played + len(solved), successes + sum(solved)
+            bar.update(len(solved))
+            bar.set_postfix(success=f"{successes}/{played}")
+    return [_summary(output, task, policy, count) for (task, policy), count in plan.items()]
+
+
+def _check(tasks: Sequence[str], episodes: int, policies: Sequence[str], protocol: Protocol, workers: int) -> list[str]:
+    """The tasks by name, without repetition."""
+    for name, number in (("episodes", episodes), ("workers", workers)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}: it must be 1 or more")
+    if protocol.noise < 0 or protocol.seed < 0:
+        raise ValueError(f"noise ({protocol.noise}) and seed ({protocol.seed}) must be 0 or more")
+    for policy in policies:
+        if policy not in POLICIES:
+            raise ValueError(f"unknown policy {policy!r}: choose among {', '.join(POLICIES)}")
+    if not policies:
+        raise ValueError(f"no policy: choose among {', '.join(POLICIES)}")
+    named = [name for task in tasks for name in (task_names() if task == "all" else [task])]
+    return list(dict.fromkeys(resolve_task(name).removesuffix("-v3") for name in named))
+
+
+def _shares(episodes: int, policies: Sequence[str]) -> dict[str, int]:
+    """How many of a task's episodes each policy plays; the first ones take what does not divide evenly."""
+    unique = list(dict.fromkeys(policies))
+    return {name: episodes // len(unique) + (i < episodes % len(unique)) for i, name in enumerate(unique)}
+
+
+def _claim(output: Path, protocol: Protocol, task: str) -> None:
+    """Write dataset.json, or compare with the one that is there. Settings that `task` refuses are not written."""
+    path, wanted = output / "dataset.json", protocol.describe()
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no JSON file ({error}): choose another folder") from error
+        differing = sorted(_flat(found).items() ^ _flat(wanted).items())
+        if differing:
+            names = ", ".join(dict.fromkeys(name for name, _ in differing))
+            raise ValueError(f"{output} was made with other settings ({names}): choose another folder or delete it")
+        return
+    if any(output.glob(f"*/*{SUFFIX}")):
+        raise ValueError(f"{output} holds episodes, but no dataset.json that says how they were made")
+    env_factory(protocol.config(task, POLICIES[0]))(seed=protocol.seed).close()
+    write_atomically(path, json.dumps(wanted, indent=2) + "\n")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": repr(value)}
+    return flat
+
+
+def _path(output: Path, task: str, policy: str, number: int) -> Path:
+    return output / task / f"{policy}-{number:05d}{SUFFIX}"
+
+
+def _jobs(missing: Sequence[tuple[str, str, int]]) -> list[Job]:
+    by_task: dict[str, list[tuple[str, int]]] = {}
+    for task, policy, number in missing:
+        by_task.setdefault(task, []).append((policy, number))
+    return [
+        Job(task, rows[start : start + CHUNK]) for task, rows in by_task.items() for start in range(0, len(rows), CHUNK)
+    ]
+
+
+def _play_all(jobs: list[Job], protocol: Protocol, output: Path, workers: int) -> Iterator[list[bool]]:
+    """The successes of each job as it ends."""
+    if workers == 1:
+        yield from (_play_job(job, protocol, output) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process hangs where this one has opened OpenGL
+    pool = ProcessPoolExecutor(min(workers, max(1, len(jobs))), mp_context=context, initializer=_start_worker)
+    # workers start with interrupts ignored: while they import they could only print where they were
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        futures = [pool.submit(_play_job, job, protocol, output) for job in jobs]
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise OSError("a worker was killed (out of memory?): the same command goes on from here") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """End at once on an interrupt, of which the parent tells; and with the parent, even where that was killed."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _play_job(job: Job, protocol: Protocol, output: Path) -> list[bool]:
+    """Play and write the episodes of one job; whether each was successful."""
+    configs = {policy: protocol.config(job.task, policy) for policy in dict.fromkeys(p for p, _ in job.episodes)}
+    env = env_factory(next(iter(configs.values())))(seed=protocol.seed)
+    solved = []
+    try:
+        for policy, number in job.episodes:
+            kind = POLICIES.index(policy)
+            env.seek(number * len(POLICIES) + kind)  # no two policies play the same goals
+            with torch.random.fork_rng():
+                actor = build_policy(configs[policy], env)  # anew, as scripts may remember what they did before
+                torch.manual_seed(_noise_seed(protocol.seed, job.task, kind, number))
+                records = play(env, actor)
+            about = about_episode(job.task, env.action_repeat, env.view)
+            write_episode(_path(output, job.task, policy, number), records, about)
+            solved.append(bool(records["success"].any()))
+    finally:
+        env.close()
+    return solved
+
+
+def _noise_seed(seed: int, task: str, kind: int, number: int) -> int:
+    entropy = [seed, zlib.crc32(task.encode()), kind, number]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _summary(output: Path, task: str, policy: str, count: int) -> Row:
+    successes = 0
+    for number in range(count):
+        with safe_open(_path(output, task, policy, number), "pt") as file:
+            successes += bool(file.get_tensor("success").any())
+    return Row(task, policy, count, successes)

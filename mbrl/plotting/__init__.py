@@ -1,1 +1,0 @@
-"""Pictures of learning curves and of what they say over several tasks."""

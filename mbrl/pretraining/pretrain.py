@@ -1,0 +1,238 @@
+"""mbrl pretrain: a world model learns from folders of episodes, one phase after the other.
+
+Under `torchrun` (or `accelerate launch`) several processes share each batch. Their gradients are those of one process
+with the joint batch, but for what an objective normalises over a batch: weights of moving pixels, and statistics of
+latents that are standardised by place, are then those of each process's share.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from omegaconf import DictConfig, OmegaConf
+from torchrl.data import Bounded, Composite, Unbounded
+
+from mbrl.build import pick_device
+from mbrl.data.augmentation import Augmentation
+from mbrl.data.mixture import Mixture, loader
+from mbrl.malloc import keep_freed_memory
+from mbrl.pretraining.phase import Phase
+from mbrl.pretraining.reports import GIB, Reports, peak_memory
+from mbrl.run_folder.config import claim_run_folder
+from mbrl.run_folder.files import remove_leftovers, require_plain
+from mbrl.run_folder.lock import FolderLock
+from mbrl.targets import make
+from worldmodel.base import WorldModel
+
+PHASES = ("tokenizer", "transformer")
+# what may differ between a run and its continuation
+CONTINUES = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The named objects of a run."""
+
+    output: Path
+    accelerator: Accelerator
+    data: Mixture
+    held_out: Mixture  # for validation and videos
+    model: Any  # a WorldModel and Pretrainable
+    lock: FolderLock | None  # on the main process
+
+
+def run(config: DictConfig) -> Path | None:
+    """Train the phases of one world model; goes on from the last checkpoint in `output` where there is one.
+
+    Returns:
+        The output folder, on the first process: weights (tokenizer/, transformer/), config.yaml, metrics.jsonl,
+        TensorBoard events, checkpoints, videos. None on the others.
+    """
+    check(config)
+    keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    parts = build(config)
+    for name in PHASES:
+        if config[name].steps > 0:
+            phase = build_phase(config, parts, name)
+            if phase.step < phase.steps:
+                train(config, parts, phase)
+            elif parts.accelerator.is_main_process:
+                _log.warning("%s: all %d steps are done already", name, phase.steps)
+            phase.finish()
+    if parts.accelerator.is_main_process:
+        parts.model.save_pretrained(parts.output)
+        _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
+    parts.accelerator.end_training()
+    if parts.lock is not None:
+        parts.lock.release()
+    return parts.output if parts.accelerator.is_main_process else None
+
+
+def train(config: DictConfig, run: Run, phase: Phase) -> None:
+    """THE loop: take steps, and now and then log, validate, show and save."""
+    start = done_before(config, phase.name, batches=True)
+    span = (start + phase.step * phase.accumulate, start + phase.steps * phase.accumulate)
+    on_gpu = run.accelerator.device.type == "cuda"
+    batches = iter(loader(run.data, *span, workers=config.workers, pin_memory=on_gpu))
+    reports = build_reports(config, run, phase)
+    started = time.monotonic() - phase.progress["wall_time"]
+    try:
+        while phase.step < phase.steps:
+            metrics = phase.take_step(batches)
+            phase.progress["wall_time"] = time.monotonic() - started
+            reports.tick()
+            if due(phase, config.log_every):
+                reports.log(metrics)
+            if due(phase, config.validation.every):
+                reports.validate()
+            if due(phase, config.video.every):
+                reports.sample()
+            if due(phase, config.checkpoint_every):
+                save(run, phase)
+    finally:
+        reports.close()
+
+
+def due(phase: Phase, every: int) -> bool:
+    """Whether what happens each so many steps (0: never), and at a phase's end, happens now."""
+    return every > 0 and (phase.step % every == 0 or phase.step == phase.steps)
+
+
+def save(run: Run, phase: Phase) -> None:
+    """Write a checkpoint, and the weights as a world model starts from them."""
+    if run.accelerator.is_main_process:
+        phase.save()
+        with phase.evaluating():
+            run.model.save_pretrained(run.output)
+
+
+def build(config: DictConfig) -> Run:
+    """Build a run; its folder is claimed last, so that a mistyped setting does not take it."""
+    accelerator = Accelerator(
+        cpu=pick_device(config.device).type == "cpu",
+        mixed_precision="no",  # the model knows its own
+        # what a batch does not train: a codebook while it warms up, a reward head without rewards
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size ({config.batch_size}) must divide among {accelerator.num_processes} processes")
+    with accelerator.main_process_first():  # it decodes what must be decoded
+        data, held_out = build_data(config, accelerator)
+    model = build_model(config, data).to(accelerator.device)
+    output, lock = Path(config.output), None
+    if accelerator.is_main_process:
+        require_plain(output)
+        lock = FolderLock(output)
+        remove_leftovers(output)
+        claim_run_folder(output, config, continues=CONTINUES, setting="output")
+    accelerator.wait_for_everyone()
+    return Run(output, accelerator, data, held_out, model, lock)
+
+
+def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, Mixture]:
+    """What is trained on, and what is validated with and shown: held out, unless there is no validation."""
+    validated = config.validation.every > 0
+    mixture = partial(
+        Mixture,
+        {str(folder): weight for folder, weight in config.data.items()},
+        segment_length=config.worldmodel.segment_length,
+        resolution=config.worldmodel.tokenizer.resolution,
+        seed=config.seed,
+        validation_share=config.validation.share if validated else 0.0,
+        strict=config.strict,
+    )
+    data = mixture(
+        batch_size=config.batch_size // accelerator.num_processes,
+        augment=None if config.augment is None else make(config.augment, Augmentation, place="augment"),
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    held_out = mixture(batch_size=config.validation.batch_size, split="validation" if validated else "train")
+    if accelerator.is_main_process and "reward" not in data.keys:
+        _log.warning(
+            "the data hold no rewards: a reward head stays untrained "
+            "(worldmodel.transformer.reward_heads=0 leaves it out)"
+        )
+    return data, held_out
+
+
+def build_model(config: DictConfig, data: Mixture) -> Any:
+    """The world model for the data's specs, with weights drawn from the seed or read from `worldmodel.pretrained`."""
+    if data.action_dim is None and config.worldmodel.get("action_conditioned", False):
+        raise ValueError(
+            "not all of the data have actions: set worldmodel.action_conditioned=false for a model that only watches"
+        )
+    observations = Composite(pixels=Bounded(0, 255, (3, data.resolution, data.resolution), dtype=torch.uint8))
+    if "state" in data.keys:
+        observations["state"] = Unbounded((data[0]["state"].shape[-1],))
+    torch.manual_seed(config.seed)
+    specs = {"observation_spec": observations, "action_spec": Bounded(-1, 1, (data.action_dim or 1,))}
+    return make(config.worldmodel, WorldModel, place="worldmodel", **specs)
+
+
+def build_phase(config: DictConfig, run: Run, name: str) -> Phase:
+    """A phase as it was at its last checkpoint."""
+    options = {key: value for key, value in config[name].items() if key not in ("lr", "weight_decay")}
+    return Phase(name, run.model, run.accelerator, run.output, seed=config.seed, **options)
+
+
+def build_reports(config: DictConfig, run: Run, phase: Phase) -> Reports:
+    return Reports(
+        run.output,
+        phase,
+        run.model,
+        run.accelerator,
+        run.held_out,
+        batches=config.validation.batches,
+        segments=config.video.segments,
+        first=done_before(config, phase.name),
+    )
+
+
+def done_before(config: DictConfig, name: str, *, batches: bool = False) -> int:
+    """Steps, or batches, of the phases before this one."""
+    earlier = [config[phase] for phase in PHASES[: PHASES.index(name)]]
+    return sum(phase.steps * (phase.accumulate if batches else 1) for phase in earlier)
+
+
+def check(config: DictConfig) -> None:
+    """Refuse settings that could not work, before anything is built.
+
+    Raises:
+        ValueError: one line that says which setting, and what it may be.
+    """
+    if not isinstance(config.data, DictConfig) or not config.data:
+        raise ValueError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
+    for folder, weight in config.data.items():
+        if not isinstance(weight, int | float):
+            raise ValueError(f"the weight of {folder!s} is {weight!r}: it must be a number")
+    least = {"batch_size": 1, "log_every": 1, "checkpoint_every": 1, "workers": 0}
+    least |= {"validation.every": 0, "validation.batches": 1, "validation.batch_size": 1}
+    least |= {"video.every": 0, "video.segments": 1}
+    for name in PHASES:
+        least |= {f"{name}.steps": 0, f"{name}.warmup": 0, f"{name}.accumulate": 1}
+        if not 0 <= config[name].ema_decay < 1:
+            raise ValueError(f"{name}.ema_decay must be 0 or more and less than 1, not {config[name].ema_decay}")
+    for key, value in least.items():
+        if OmegaConf.select(config, key) < value:
+            raise ValueError(f"{key} must be {value} or more, not {OmegaConf.select(config, key)}")
+    if config.worldmodel.pretrained is None:
+        warmup = OmegaConf.select(config, "worldmodel.tokenizer.quantizer.warmup", default=0)
+        if config.tokenizer.steps <= warmup:
+            raise ValueError(
+                f"tokenizer.steps ({config.tokenizer.steps}) must be more than quantizer.warmup ({warmup}), or the "
+                "tokenizer is not trained: raise it, lower worldmodel.tokenizer.quantizer.warmup, or start from "
+                "worldmodel.pretrained"
+            )

@@ -1,0 +1,76 @@
+"""Demonstrations of a folder, read and checked for a run's replay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from tensordict import TensorDictBase
+from torchrl.data import Composite, TensorSpec
+
+from mbrl.data.episodes import about_episode, episode_paths, read_about, read_episodes
+from mbrl.replay.episode_buffer import EpisodeBuffer
+
+_log = logging.getLogger(__name__)
+
+
+def read_demos(folder: Path, *, task: str, action_repeat: int, view: str | None = None) -> list[TensorDictBase]:
+    """Read a folder's demonstrations of a task, record episodes [L + 1].
+
+    Args:
+        view: how pictures must have been taken, see `mbrl.data.episodes.view_name`; None: they do not matter.
+
+    Files that do not say their task, such as published ones, are taken for this task's, with a warning.
+
+    Raises:
+        ValueError: a file says that it is of another task, of steps of another length or from another view.
+        FileNotFoundError: there is no such folder, or no episode in it.
+    """
+    episodes, silent = read_episodes(folder), 0
+    for path in episode_paths(folder):
+        about = read_about(path)
+        silent += not about
+        for name, value in about_episode(task, action_repeat, view).items():
+            if about.get(name, value) != value:
+                raise ValueError(
+                    f"replay.demos: {path} is of {name} {about[name]}, and the environment's {name} is {value}: "
+                    "give demonstrations of the same"
+                )
+    if silent:
+        _log.warning("%d demonstrations in %s do not say their task: they are taken for %s", silent, folder, task)
+    return episodes
+
+
+def require_fit(
+    demos: EpisodeBuffer, observation_spec: Composite, action_spec: TensorSpec, needed: Iterable[str], length: int = 0
+) -> None:
+    """Refuse demonstrations that cannot stand beside what the environment gives.
+
+    Args:
+        needed: observations, `pixels` or `state`, that the agent learns from. length: records of the segments that its
+            world model learns from; shorter demonstrations, which it never sees, are warned of.
+
+    Raises:
+        ValueError: one is missing, an entry has another shape, or every demonstration is too short.
+    """
+    records = demos.records
+    for key in needed:
+        if key not in records.keys():
+            raise ValueError(f"replay.demos hold no {key}, which this agent learns from: record them with `mbrl demos`")
+    expected = {key: observation_spec[key].shape for key in ("pixels", "state") if key in observation_spec.keys()}
+    for key, shape in (expected | {"action": action_spec.shape}).items():
+        if key in records.keys() and records[key].shape[1:] != shape:
+            raise ValueError(
+                f"replay.demos: their {key} is {list(records[key].shape[1:])}, the environment's {list(shape)}: "
+                "give demonstrations of the same environment"
+            )
+    lengths = [episode.length for episode in demos.episodes]
+    short = sum(size < length for size in lengths)
+    if short == len(lengths):
+        raise ValueError(
+            f"replay.demos: none has the {length} frames of a segment (agent.segment_length), and the longest has "
+            f"{max(lengths)}: give longer ones"
+        )
+    if short:
+        _log.warning("the world model will see no demonstration of less than %d frames: %d are shorter", length, short)

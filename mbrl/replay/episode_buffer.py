@@ -1,0 +1,291 @@
+"""What happened: finished episodes in one TorchRL buffer, and the three ways of drawing from them.
+
+An episode of L steps is stored as L + 1 *records*: row t holds the observation at t and what the action taken
+there brought (`action`, `reward`, `success`, `terminated`, `truncated`); the last row holds the final
+observation only. So every frame is stored once; frame stacks, next observations and n-step returns are made
+when sampling. B batch, T time, K frame stack, R records of an episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
+
+from mbrl.data.episodes import LATENT, OBSERVATIONS
+from mbrl.replay.latents import Latents
+from mbrl.replay.storage import Episode, InMemory, MemoryMaps, check_table
+from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
+from policies.returns import n_step
+
+WEIGHT = "weight"
+LOG_PROB = "action_log_prob"
+
+
+class EpisodeBuffer:
+    """Whole episodes in a ring of records; the oldest episodes leave first.
+
+    Args:
+        capacity: records that may be drawn from at any time.
+        frame_stack: K, how many frames make one `frames` observation.
+        n_step: rewards summed in a transition. gamma: discount of one agent step.
+        reserve: further records of room, so that those which the last checkpoint refers to are not overwritten
+            before the next one is written.
+        directory: where the memory maps lie; None keeps the records in memory.
+        fields: type and shape of what a record holds. Memory maps are opened by them; a saved state is held against
+            them. None: whatever the first episode holds.
+        latents: type and shape of what `latents` keeps of a record.
+
+    Raises:
+        ValueError: a size is too small, or memory maps are asked for without fields.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        frame_stack: int = 3,
+        n_step: int = 3,
+        gamma: float = 0.99,
+        reserve: int = 0,
+        directory: Path | None = None,
+        fields: Mapping[str, TensorType | Maybe] | None = None,
+        latents: Mapping[str, TensorType] | None = None,
+    ) -> None:
+        if capacity < 2 or n_step < 1 or frame_stack < 1:
+            raise ValueError(
+                f"replay: capacity ({capacity}) must be 2 or more, "
+                f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
+            )
+        self.capacity, self.size = capacity, capacity + reserve
+        self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
+        self.kept = InMemory(self.size, fields) if directory is None else MemoryMaps(directory, self.size, fields)
+        self.head = 0  # records ever written; record g lies in row g % size
+        self._buffer: ReplayBuffer | None = None
+        self.latents = Latents(self.size, latents)
+        self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn."""
+        return int((self._lengths - 1 - self._firsts).sum())
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """Those that can be drawn from, oldest first."""
+        return [Episode(*row) for row in self._table.tolist()]
+
+    @property
+    def _starts(self) -> Tensor:
+        return self._table[:, 0]
+
+    @property
+    def _lengths(self) -> Tensor:
+        return self._table[:, 1]
+
+    @property
+    def _firsts(self) -> Tensor:
+        return self._table[:, 2]
+
+    # ---------------------------------------------------------------- writing
+    def extend(self, records: TensorDictBase, first: int = 0, lengths: Sequence[int] | Tensor | None = None) -> None:
+        """Append N finished episodes of R rows each: records [N, R]; rows before `first` serve as history only.
+
+        lengths: rows of each episode that count, where they are cut short; None for all R.
+        """
+        count, length = records.batch_size
+        if count * length > self.capacity:
+            raise ValueError(
+                f"replay: {count * length} records do not fit into a capacity of {self.capacity}; raise replay.capacity"
+            )
+        latents = records.get(LATENT, None)
+        records = records.exclude(LATENT)
+        refuse_non_finite(records)
+        if self._buffer is None:
+            self._buffer = self._wrap(self.kept.create(records[0, 0]))
+        self._buffer.extend(records.reshape(-1))
+        if latents is not None:
+            self.latents.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
+        starts = self.head + torch.arange(count) * length
+        rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
+        checksums = torch.tensor([self.kept.checksum(episode) for episode in records.unbind(0)])
+        self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first), checksums], 1)])
+        self.head += count * length
+        self._table = self._table[self._starts >= self.head - self.capacity]
+
+    def _wrap(self, data: TensorDictBase) -> ReplayBuffer:
+        return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
+
+    # ---------------------------------------------------------------- drawing
+    def transitions(self, batch_size: int) -> TensorDict:
+        """Draw n-step transitions, uniformly over all of them.
+
+        Returns: [B] of `frames` uint8 [3K, R, R] (where there are pixels), other observations, `action`, their
+        counterparts under "next" n steps later, ("next", "reward") [1] = Σ γ^i r_i over the m ≤ n steps that lie
+        within the episode, ("next", "terminated") [1], and `gamma` [1] = γ^m for the bootstrapped value.
+        Where the records hold a `weight` [1], they are drawn in proportion to it instead.
+        """
+        episode, offset = self._draw_transitions(batch_size)
+        final = self._lengths[episode] - 2  # the offset of the episode's last action
+        steps = offset[:, None] + torch.arange(self.n_step)
+        rows = self._rows(episode[:, None], steps.minimum(final[:, None]))
+        returns = n_step(self._gather("reward", rows).squeeze(-1), steps >= final[:, None], self.gamma)
+        last = offset + returns.steps.squeeze(-1) - 1
+        terminated = self._gather("terminated", self._rows(episode, last))
+        done = terminated.clone()
+        after = TensorDict(reward=returns.reward, terminated=terminated, done=done, batch_size=[batch_size])
+        batch = TensorDict(gamma=returns.gamma, next=after, batch_size=[batch_size])
+        batch["action"] = self._gather("action", rows[:, 0])
+        for key in self._observation_keys():
+            out = "frames" if key == "pixels" else key
+            batch[out] = self._observe(key, episode, offset)
+            batch["next", out] = self._observe(key, episode, last + 1)
+        return batch
+
+    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+        """Draw segments of `length` rows within one episode, uniformly over all of them: [B, T] of single frames.
+
+        action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
+        before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
+            the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
+            `index` int64 [1], its number in `latents` until the next episode comes.
+        """
+        episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
+        steps = offset[:, None] + torch.arange(-before, length)
+        rows = self._rows(episode[:, None], steps.clamp(min=0))
+        length += before
+        names = [*self._observation_keys(), "action"]
+        batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=[batch_size, length])
+        after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
+        batch["next"] = TensorDict(after, batch_size=[batch_size, length])
+        if before:
+            batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
+        return batch
+
+    def rollouts(self, batch_size: int) -> TensorDict:
+        """Draw different episodes whole, of the newest one's length: [B, T] rows from their first to learn from.
+
+        B is `batch_size`, or all there are. `frames` [3K, R, R] where there are pixels, the rows before the first being
+        the history of their stacks; other observations, `action`, `action_log_prob` where it was recorded,
+        ("next", "reward") and ("next", "terminated"); what stands under an action is not to be used in the last row.
+        """
+        if not len(self._table):
+            raise ValueError("replay: there is no rollout to draw; imagine one first")
+        _, length, first, _ = self._table[-1].tolist()
+        alike = ((self._lengths == length) & (self._firsts == first)).nonzero().flatten()
+        drawn = alike[torch.randperm(len(alike))[:batch_size]]
+        shape = (len(drawn), length - first)
+        episode = drawn[:, None].expand(shape).flatten()
+        offset = torch.arange(first, length).expand(shape).flatten()
+        rows = self._rows(episode, offset)
+        known = [key for key in ("action", LOG_PROB) if key in self.records.keys()]
+        flat: dict[str, Any] = {key: self._gather(key, rows) for key in known}
+        for key in self._observation_keys():
+            flat["frames" if key == "pixels" else key] = self._observe(key, episode, offset)
+        after = {key: self._gather(key, rows) for key in ("reward", "terminated")}
+        flat["next"] = TensorDict(after, batch_size=[len(rows)])
+        return TensorDict(flat, batch_size=[len(rows)]).reshape(shape)
+
+    def steps(self, *observations: str) -> TensorDict:
+        """Every single step that can be drawn, oldest first.
+
+        Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1], and
+        `index` int64 [N], the number of the step's record among all ever written.
+        """
+        counts = self._lengths - 1 - self._firsts
+        before = self._starts + self._firsts - (counts.cumsum(0) - counts)
+        index = torch.arange(int(counts.sum())) + before.repeat_interleave(counts)
+        rows, following = index % self.size, (index + 1) % self.size
+        after = TensorDict({key: self._gather(key, following) for key in observations}, batch_size=[len(index)])
+        after["reward"] = self._gather("reward", rows)
+        now: dict[str, Any] = {key: self._gather(key, rows) for key in (*observations, "action")}
+        return TensorDict({**now, "next": after, "index": index}, batch_size=[len(index)])
+
+    def _draw(self, weights: Tensor, batch_size: int, what: int = 2) -> tuple[Tensor, Tensor]:
+        """An episode and a place in it, uniform over the sum of `weights` places."""
+        bounds = weights.cumsum(0)
+        if not len(bounds) or bounds[-1] == 0:
+            raise ValueError(f"replay: no episode has {what} records or more to draw from; collect more first")
+        place = torch.randint(int(bounds[-1]), (batch_size,))
+        episode = torch.searchsorted(bounds, place, right=True)
+        return episode, place - (bounds - weights)[episode]
+
+    def _draw_transitions(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """The episodes and rows of transitions."""
+        counts = self._lengths - 1 - self._firsts
+        if self._buffer is None or WEIGHT not in self.records.keys():
+            episode, offset = self._draw(counts, batch_size)
+            return episode, offset + self._firsts[episode]
+        episodes = torch.arange(len(counts)).repeat_interleave(counts)
+        offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self._firsts[episodes]
+        weights = self._gather(WEIGHT, self._rows(episodes, offsets)).flatten()
+        if not len(weights) or not weights.sum() > 0:
+            raise ValueError("replay: no transition has a weight above 0 to be drawn by")
+        drawn = torch.multinomial(weights, batch_size, replacement=True)
+        return episodes[drawn], offsets[drawn]
+
+    def _rows(self, episode: Tensor, offset: Tensor) -> Tensor:
+        return (self._starts[episode] + offset) % self.size
+
+    def _observation_keys(self) -> list[str]:
+        return [key for key in OBSERVATIONS if key in self.records.keys()]
+
+    def _observe(self, key: str, episode: Tensor, offset: Tensor) -> Tensor:
+        if key != "pixels":
+            return self._gather(key, self._rows(episode, offset))
+        # the frames before an episode's first are copies of it, as CatFrames has it in the environment
+        back = torch.arange(1 - self.frame_stack, 1)
+        frames = self._gather(key, self._rows(episode[:, None], (offset[:, None] + back).clamp(min=0)))
+        return frames.flatten(1, 2)
+
+    def _gather(self, key: str, rows: Tensor) -> Tensor:
+        # index_select copies whole rows; fancy indexing of uint8 was measured 20 times slower
+        flat = self.records.get(key).index_select(0, rows.reshape(-1))
+        return flat.reshape(*rows.shape, *flat.shape[1:])
+
+    @property
+    def records(self) -> TensorDictBase:
+        """All rows of the ring, [size]; what lies outside `episodes` means nothing."""
+        if self._buffer is None:
+            raise ValueError("replay: it is empty; collect an episode first")
+        return self._buffer.storage._storage
+
+    # ------------------------------------------------------------- checkpoint
+    def state_dict(self) -> dict[str, Any]:
+        """Where the episodes lie, and their latents; and the records themselves where they are kept in memory."""
+        state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
+        state["latents"] = self.latents.state_dict()
+        return state if self._buffer is None else {**state, **self.kept.state_dict(self.records)}
+
+    def schema(self) -> dict[str, Schema]:
+        episodes = TensorType(torch.int64, (None, len(Episode._fields)))
+        of_table = {"head": int, "size": int, "episodes": episodes, "latents": Maybe(self.latents.schema())}
+        return {**of_table, **self.kept.schema()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore from a state that fits `schema`.
+
+        Raises:
+            SchemaError: the state is of a buffer of another size, or its episodes lie nowhere.
+            Damaged: the files are not what the state refers to; nothing was changed.
+        """
+        if state["size"] != self.size:
+            raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
+        head, table, buffer = state["head"], state["episodes"].clone(), None
+        check_table(table, head, self.size)
+        if head:
+            buffer = self._wrap(self.kept.restore(state, map(Episode._make, table.tolist())))
+            buffer.writer._cursor = head % self.size
+        self.head, self._table, self._buffer = head, table, buffer
+        self.latents.load_state_dict(state.get("latents", {}))
+
+
+def refuse_non_finite(records: TensorDictBase) -> None:
+    """Raise FloatingPointError where a float entry is NaN or infinite: such data must never be learned from."""
+    for key, value in records.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise FloatingPointError(f"replay: '{key}' holds NaN or infinite values; this episode is refused")

@@ -1,0 +1,177 @@
+"""The run's memory: what the collector brings, and demonstrations beside it. B batch, T time, R records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mbrl.data.episodes import to_records
+from mbrl.replay.episode_buffer import EpisodeBuffer
+from mbrl.replay.storage import MemoryMaps
+from mbrl.run_folder.schema import Maybe, Schema
+
+TRAJECTORY = ("collector", "traj_ids")
+
+
+class Replay:
+    """The run's memory: episodes as the collector finishes them, and demonstrations beside them.
+
+    Args:
+        capacity: records kept; the oldest episodes leave first, demonstrations never do.
+        demo_share: share of every batch that is drawn from the demonstrations.
+        Other arguments: see EpisodeBuffer.
+    """
+
+    def __init__(
+        self, capacity: int, *, demo_share: float = 0.0, directory: Path | None = None, **options: Any
+    ) -> None:
+        if not 0 <= demo_share <= 1:
+            raise ValueError(f"replay.demo_share must lie in [0, 1], not {demo_share}")
+        self.online = EpisodeBuffer(capacity, directory=directory, **options)
+        self.demos: EpisodeBuffer | None = None
+        self.demo_share = demo_share
+        self._options = options
+        self._open: dict[int, list[TensorDictBase]] = {}
+
+    def __len__(self) -> int:
+        return len(self.online) + (len(self.demos) if self.demos else 0)
+
+    def extend(self, batch: TensorDictBase) -> list[TensorDictBase]:
+        """Take steps as the collector hands them over, [T] or [workers, T]; returns the episodes that this finished."""
+        batch = batch.reshape(-1)
+        ids, counts = torch.unique_consecutive(batch[TRAJECTORY], return_counts=True)
+        finished = []
+        for trajectory, part in zip(ids.tolist(), batch.split(counts.tolist()), strict=True):
+            self._open.setdefault(trajectory, []).append(part)
+            if part["next", "done"][-1]:
+                finished.append(to_records(torch.cat(self._open.pop(trajectory))))
+                self.online.extend(finished[-1][None])
+        return finished
+
+    def add_demos(self, episodes: list[TensorDictBase]) -> None:
+        """Keep demonstrations (record episodes [R]) for good."""
+        total = sum(len(episode) for episode in episodes)
+        self.demos = EpisodeBuffer(total, **{**self._options, "reserve": 0})
+        for episode in episodes:
+            self.demos.extend(episode[None])
+        logging.getLogger(__name__).info("%d demonstrations, %d steps", len(episodes), total - len(episodes))
+
+    def transitions(self, batch_size: int) -> TensorDict:
+        """See EpisodeBuffer.transitions; `demo_share` of the batch comes from the demonstrations.
+
+        Where there are demonstrations, `demonstrated` bool [B, 1] says which rows are theirs.
+        """
+        return self._mixed(batch_size, self._transitions)
+
+    def _transitions(self, buffer: EpisodeBuffer, batch_size: int) -> TensorDict:
+        batch = buffer.transitions(batch_size)
+        if self.demos is not None:
+            batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos)
+        return batch
+
+    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+        """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations.
+
+        Their `index` is negative.
+        """
+
+        return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before))
+
+    def demonstrated(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+        """As `sequences`, from the demonstrations alone."""
+        assert self.demos is not None
+        return self._sequences(self.demos, batch_size, length, before)
+
+    def _sequences(self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int) -> TensorDict:
+        batch = buffer.sequences(batch_size, length, before)
+        if before and buffer is self.demos:
+            batch["index"] = -1 - batch["index"]
+        return batch
+
+    def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
+        """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] where nobody has noted any."""
+        latents = unknown.expand(len(index)).clone()
+        for buffer, chosen, rows in self._owners(index):
+            latents[chosen] = buffer.latents.recall(rows, unknown)
+        return latents
+
+    def remember(self, index: Tensor, latents: TensorDictBase) -> None:
+        """Note the latents [N] of records by their `index` [N] of `sequences`."""
+        for buffer, chosen, rows in self._owners(index):
+            buffer.latents.remember(rows, latents[chosen])
+
+    def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor, Tensor]]:
+        """Each buffer, which of the numbers are its own, and the rows that they mean."""
+        of_demos = index < 0
+        if not of_demos.all():
+            yield self.online, ~of_demos, index[~of_demos]
+        if self.demos is not None and of_demos.any():
+            yield self.demos, of_demos, -1 - index[of_demos]
+
+    def starts(self, batch_size: int, length: int) -> TensorDict:
+        """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at."""
+        return self.sequences(batch_size, length)
+
+    def steps(self, *observations: str) -> TensorDict:
+        """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""
+        steps = [self.online.steps(*observations)]
+        if self.demos:
+            steps.insert(0, self.demos.steps(*observations))
+            steps[0]["index"] = -1 - steps[0]["index"]
+        return torch.cat(steps)
+
+    def _mixed(self, batch_size: int, draw: Any) -> TensorDict:
+        # rounded at random, so that a small share of a small batch is right on average
+        from_demos = int(batch_size * self.demo_share + float(torch.rand(()))) if self.demos else 0
+        parts = []
+        if from_demos:
+            parts.append(draw(self.demos, from_demos))
+        if from_demos < batch_size:
+            parts.append(draw(self.online, batch_size - from_demos))
+        if len(parts) == 1:
+            return parts[0]
+        common = set(parts[0].keys(True, True)) & set(parts[1].keys(True, True))  # published ones have no state
+        return torch.cat([part.select(*common) for part in parts])
+
+    def require_room(self) -> None:
+        """Say how much room the records will take on disk; ValueError where there is less."""
+        if isinstance(self.online.kept, MemoryMaps):
+            self.online.kept.require_room()
+
+    def flush(self) -> None:
+        """Write records to the disk that the system still holds in memory."""
+        if isinstance(self.online.kept, MemoryMaps) and self.online.head:
+            self.online.kept.flush()
+
+    @property
+    def between_episodes(self) -> bool:
+        """Whether no episode is under way: the moments at which a run can be cut without losing a step."""
+        return not self._open
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.online.state_dict()
+        if self.demos is not None:
+            state["demo_latents"] = self.demos.latents.state_dict()
+        return state
+
+    def schema(self) -> dict[str, Schema]:
+        schema = self.online.schema()
+        if self.demos is not None:
+            schema["demo_latents"] = Maybe(self.demos.latents.schema())
+        return schema
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore from a state that fits `schema`.
+
+        Raises:
+            Damaged: the replay's files are not what the state refers to; nothing was changed.
+        """
+        self.online.load_state_dict(state)
+        if self.demos is not None:
+            self.demos.latents.load_state_dict(state.get("demo_latents", {}))

@@ -1,1 +1,0 @@
-"""The parts of `mbrl report`: what is gathered from run folders, its figures, and the page."""

@@ -1,0 +1,1 @@
+"""Learning curves, figures, reports, and the state of runs."""

@@ -1,0 +1,97 @@
+"""`mbrl status`: an overview of the runs in a folder, once or live."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from mbrl.run_folder.state import RunState, run_folders, run_state
+
+STATES = {"done": "green", "running": "cyan", "waiting": "default", "stopped": "yellow", "failed": "red"}
+
+
+def status(folder: Path, watch: float | None = None, console: Console | None = None) -> None:
+    """Print how far each run in a folder is; with `watch`, again every so many seconds until all have ended.
+
+    Raises:
+        FileNotFoundError, ValueError: see `run_folders`; ValueError too where no config.yaml is a run's.
+    """
+    console = console or Console()
+    states = _states(folder)
+    if watch is None:
+        console.print(overview(states, folder))
+        return
+    with Live(overview(states, folder), console=console, auto_refresh=False) as live:
+        while any(state.state in ("running", "waiting") for state in states):
+            time.sleep(watch)
+            states = _states(folder)
+            live.update(overview(states, folder), refresh=True)
+
+
+def _states(folder: Path) -> list[RunState]:
+    states = [state for state in map(run_state, run_folders(folder)) if state is not None]
+    if not states:
+        raise ValueError(f"{folder} holds no run whose config.yaml can be read")
+    return states
+
+
+def overview(states: Sequence[RunState], folder: Path) -> Table:
+    """A row for each run, and below them how many there are of each state and about how long they take."""
+    table = Table(caption=summary(states), caption_justify="left", box=None, pad_edge=False)
+    for name in ("run", "state", "env steps", "", "success", "time left"):
+        table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
+    for run in states:
+        share = run.env_steps / run.total_env_steps
+        left = "" if run.seconds_left is None or run.state == "done" else duration(run.seconds_left)
+        success = "" if run.success is None else f"{run.success:.2f}"
+        table.add_row(
+            escape(str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name),
+            f"[{STATES[run.state]}]{run.state}[/]", f"{run.env_steps}/{run.total_env_steps}", f"{share:.0%}",
+            success, left,
+        )  # fmt: skip
+    return table
+
+
+def summary(states: Sequence[RunState]) -> str:
+    """Such as "2 of 9 done, 2 running, 5 waiting; about 3 h 20 min left"."""
+    counts = Counter(run.state for run in states)
+    others = [f"{counts[name]} {name}" for name in STATES if name != "done" and counts[name]]
+    told = ", ".join([f"{counts['done']} of {len(states)} done", *others])
+    left = seconds_left(states)
+    return told if left is None else f"{told}; about {duration(left)} left"
+
+
+def seconds_left(states: Sequence[RunState]) -> float | None:
+    """Until the runs that are under way or wait have ended, if as many go on side by side; None where none is known.
+
+    A run that has not begun counts as long as the mean of the others, to their ends.
+    """
+    running = [run for run in states if run.state == "running"]
+    known = [run.seconds_left for run in running if run.seconds_left is not None]
+    if not known:
+        return None
+    whole = [
+        run.seconds_left * run.total_env_steps / (run.total_env_steps - run.env_steps)
+        for run in running
+        if run.seconds_left is not None and run.env_steps < run.total_env_steps
+    ]
+    waiting = sum(run.state == "waiting" for run in states)
+    if waiting and not whole:  # all that run are at their last evaluation
+        return None
+    return (sum(known) + (waiting * mean(whole) if waiting else 0.0)) / len(running)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or seconds below a minute."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{round(seconds)} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,90 @@
+"""Where a run came from: the command, the code, the packages and the machine of each of its starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+NAMED_PACKAGES = ("torch", "torchrl", "tensordict", "metaworld", "mujoco", "gymnasium", "hydra-core")
+STARTS = "starts.jsonl"  # in a run's folder, one line for each time that it was started or gone on with
+
+
+def note_start(folder: Path, env_steps: int) -> None:
+    """Append this start of the run in `folder`, which goes on from so many env steps."""
+    line = json.dumps({"env_steps": env_steps, **describe()}) + "\n"
+    with (folder / STARTS).open("a") as stream:
+        stream.write(line)
+
+
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """A run's starts, the last one last; a line that was broken off is left out."""
+    file = folder / STARTS
+    starts = []
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        try:
+            starts.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return starts
+
+
+def describe() -> dict[str, Any]:
+    """This process: time (UTC), command, commit, packages and hardware."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    hardware = {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": _command(),
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in ("mbrl", *NAMED_PACKAGES)},
+        "python": platform.python_version(),
+        "hardware": hardware,
+    }
+
+
+def _command() -> str:
+    """What makes this run alone, where it is a job of a sweep too."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized():
+        return shlex.join(["mbrl", "train", *HydraConfig.get().overrides.task])
+    return shlex.join(sys.argv)
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a + where files differ from it; None where it is no checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "") if tracked else None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

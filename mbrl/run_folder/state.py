@@ -1,0 +1,134 @@
+"""What a run's folder says of the run, without reading more of it than the ends of its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from mbrl.run_folder.config import read_config
+from mbrl.run_folder.lock import held
+from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders
+
+FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
+CURVE = "curve.png"  # drawn at the end
+EVAL_TASKS = "eval_tasks.csv"  # the success of each task, where a run has several
+TAIL = 65536  # bytes of metrics.jsonl that are read
+SILENT = 300  # seconds without a new row after which a run of another machine counts as stopped
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        state: done, running, failed, stopped (its process has ended; or, where that cannot be seen from here, there was
+            no word for SILENT seconds) or waiting (it has not begun).
+        success: of its last evaluation; None before the first.
+        seconds_left: at its mean pace so far; None where that is not known, 0 where it is done.
+    """
+
+    folder: Path
+    state: str
+    env_steps: int
+    total_env_steps: int
+    success: float | None
+    seconds_left: float | None
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders in a folder, at any depth, or the folder itself.
+
+    Raises:
+        FileNotFoundError: there is no such folder. ValueError: it holds no run.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    found = {file.parent for file in folder.rglob("config.yaml")}
+    if not found:
+        raise ValueError(f"{folder} holds no run folders: give runs, runs/AGENT or a run's folder")
+    return sorted(run for run in found if found.isdisjoint(run.parents))  # within a run others keep files: wandb
+
+
+def latest_env_steps(folder: Path) -> int:
+    """Env steps at the run's newest checkpoint; 0 where there is none."""
+    return max(checkpoint_folders(folder / CHECKPOINTS), default=0)
+
+
+def is_done(folder: Path, total_env_steps: int) -> bool:
+    """Whether the run came to its end: its last checkpoint is there and its curve is drawn.
+
+    Where somebody has removed all checkpoints, its last row counts, so that what is done is not done again.
+    """
+    reached = latest_env_steps(folder) or int(_last_row(folder / "metrics.jsonl").get("env_steps", 0))
+    return reached >= total_env_steps and (folder / CURVE).exists()
+
+
+def run_state(folder: Path, now: float | None = None) -> RunState | None:
+    """How far the run in a folder is; None where its config.yaml is of no run or torn."""
+    try:
+        config = read_config(folder / "config.yaml")
+        total = int(config.total_env_steps)
+    except (OSError, ValueError, TypeError, OverflowError, OmegaConfBaseException):
+        return None
+    if total < 1:
+        return None
+    rows = folder / "metrics.jsonl"
+    last = _last_row(rows)
+    steps = int(last.get("env_steps", 0))
+    if is_done(folder, total):
+        return RunState(folder, "done", max(steps, total), total, _last_success(folder), 0.0)
+    state = _unfinished(folder, rows, now or time.time())
+    pace = last["wall_time"] / steps if steps and "wall_time" in last else None
+    left = None if pace is None else pace * (total - steps)
+    return RunState(folder, state, steps, total, _last_success(folder), left)
+
+
+def _unfinished(folder: Path, rows: Path, now: float) -> str:
+    at_work = held(folder)
+    if not at_work and (folder / FAILURE).exists():
+        return "failed"
+    if at_work is None:
+        at_work = rows.is_file() and now - rows.stat().st_mtime < SILENT
+    if at_work:
+        return "running"
+    return "stopped" if rows.is_file() else "waiting"
+
+
+def _last_row(file: Path) -> dict[str, Any]:
+    """The last whole row of a metrics.jsonl that counts the time."""
+    if not file.is_file():
+        return {}
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - TAIL))
+        lines = stream.read().decode(errors="replace").split("\n")
+    for line in reversed(lines[:-1]):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("env_steps", "wall_time")):
+            return row
+    return {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _last_success(folder: Path) -> float | None:
+    file = folder / "eval.csv"
+    if not file.is_file():
+        return None
+    try:
+        with file.open(newline="", errors="replace") as stream:
+            values = [float(row["success"]) for row in csv.DictReader(stream) if row.get("success")]
+    except (ValueError, csv.Error):  # torn, or no run's
+        return None
+    return values[-1] if values else None

@@ -1,0 +1,268 @@
+"""mbrl train: build the named objects, then THE loop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+
+from mbrl.agents.agent import Agent
+from mbrl.build import (
+    agent_steps_per_episode,
+    build_agent,
+    build_checkpoints,
+    build_policy,
+    build_replay,
+    env_factory,
+    env_steps_per_step,
+    learned_length,
+)
+from mbrl.collecting.collector import check_workers, make_collector, shut_down
+from mbrl.collecting.evaluation import Evaluator
+from mbrl.malloc import keep_freed_memory
+from mbrl.replay.replay import Replay
+from mbrl.results.plot import plot
+from mbrl.run_folder.checkpoint import Checkpoints
+from mbrl.run_folder.config import claim_run_folder, flat
+from mbrl.run_folder.files import remove_leftovers, require_plain
+from mbrl.run_folder.lock import FolderLock
+from mbrl.run_folder.logger import Logger
+from mbrl.run_folder.parts import RandomStates
+from mbrl.run_folder.provenance import note_start
+from mbrl.run_folder.state import FAILURE
+from mbrl.run_folder.videos import imagination_video
+from mbrl.run_folder.wandb import Tracker, require_package
+
+CLONING_UPDATES = 100  # between two rows of metrics
+STEPS = ("total_env_steps", "checkpoint_every", "eval.every", "eval.episodes")  # settings that are 1 or more
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The named objects of a run."""
+
+    directory: Path
+    agent: Agent
+    replay: Replay
+    collector: Collector
+    evaluator: Evaluator
+    logger: Logger
+    checkpoints: Checkpoints
+    lock: FolderLock
+    progress: dict[str, Any]  # env_steps, agent_steps, episodes so far; wall_time in seconds
+
+    def close(self) -> None:
+        self.logger.close()
+        shut_down(self.collector)
+        self.evaluator.close()
+        self.lock.release()
+
+
+def run(config: DictConfig) -> Path:
+    """Train one agent on one task with one seed; goes on from the run folder's last checkpoint where there is one.
+
+    Returns:
+        The run folder: config.yaml, metrics.jsonl, eval.csv, TensorBoard events, checkpoints, curve.png, videos.
+    """
+    check(config)
+    keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    parts = build(config)
+    try:
+        clone(config, parts)
+        train(config, parts)
+        finish(config, parts)
+    finally:
+        parts.close()
+    return parts.directory
+
+
+def build(config: DictConfig) -> Run:
+    """Build a run, or rebuild it as it was at its last checkpoint."""
+    directory = Path(config.run_dir)
+    evaluator = Evaluator(
+        env_factory(config, evaluation=True),
+        episodes=config.eval.episodes,
+        longest=agent_steps_per_episode(config),
+        seed=config.eval.seed,
+    )
+    policy = build_policy(config, evaluator.env)
+    replay = build_replay(config, directory / "replay", evaluator.env, policy)
+    agent = build_agent(config, evaluator.env, policy, replay)
+    require_plain(directory)
+    lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
+    remove_leftovers(directory)
+    claim_run_folder(directory, config)
+    (directory / FAILURE).unlink(missing_ok=True)  # of an earlier attempt, in a sweep
+    progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
+    generators = RandomStates()
+    checkpoints = build_checkpoints(directory, agent, replay, progress, generators)
+    checkpoints.clean()
+    resumed = checkpoints.load_latest()
+    note_start(directory, progress["env_steps"])
+    settings = flat(OmegaConf.to_container(config, resolve=True))
+    tracker = Tracker(config.wandb, directory, settings) if config.wandb else None
+    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker)
+    logger.describe(settings)
+    collector = make_collector(
+        env_factory(config),
+        agent.acting,
+        seed=config.seed,
+        random_steps=agent.random_steps - progress["agent_steps"],
+        first_episode=progress["episodes"],
+        **config.collect,
+    )
+    seed_everything(config.seed)
+    if resumed:
+        generators.restore()  # once more: building the collector drew random numbers
+    return Run(directory, agent, replay, collector, evaluator, logger, checkpoints, lock, progress)
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's global generators; environments have their own."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global one is the point
+    torch.manual_seed(seed)
+
+
+def clone(config: DictConfig, run: Run) -> None:
+    """Before THE loop: imitate the demonstrations, where the agent is told to, and see what came of it."""
+    agent, progress, started = run.agent, run.progress, time.monotonic()
+    if agent.cloned >= agent.cloning.updates:
+        return
+    while agent.cloned < agent.cloning.updates:
+        metrics = agent.clone(run.replay, CLONING_UPDATES, run.logger.tick)
+        progress["wall_time"] = time.monotonic() - started
+        counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
+        run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
+    if agent.acting is agent.policy:  # what plans has learned nothing yet
+        evaluate(config, run)
+
+
+def evaluate(config: DictConfig, run: Run) -> None:
+    """Play the evaluation's goals, and write down what came of it."""
+    evaluation = run.evaluator(run.agent.acting, run.logger.alive)
+    run.logger.log_eval(evaluation, seed=config.seed, env_steps=run.progress["env_steps"])
+
+
+def train(config: DictConfig, run: Run) -> None:
+    """THE loop: collect, remember, learn, and now and then evaluate and save."""
+    agent, replay, progress, steps = run.agent, run.replay, run.progress, iter(run.collector)
+    repeat, saved = env_steps_per_step(config), progress["env_steps"]
+    started = time.monotonic() - progress["wall_time"]
+    while progress["env_steps"] < config.total_env_steps:
+        before = progress["env_steps"]
+        batch = next(steps)
+        finished = replay.extend(batch)
+        progress["episodes"] += len(finished)
+        progress["agent_steps"] += batch.numel()
+        progress["env_steps"] = progress["agent_steps"] * repeat
+        metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
+        progress["wall_time"] = time.monotonic() - started
+        counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
+        run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
+        done = progress["env_steps"] >= config.total_env_steps
+        if done or progress["env_steps"] // config.eval.every > before // config.eval.every:
+            evaluate(config, run)
+        # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
+        whole = replay.between_episodes or config.collect.workers > 1
+        if done or (whole and progress["env_steps"] - saved >= config.checkpoint_every):
+            saved = progress["env_steps"]
+            replay.flush()  # the checkpoint refers to its records
+            run.checkpoints.save(saved)
+
+
+def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
+    """Success at any step and return of the training episodes that have just ended, exploration and all."""
+    if not episodes:
+        return {}
+    success = sum(bool(episode["success"].any()) for episode in episodes)
+    total = sum(float(episode["reward"].sum()) for episode in episodes)
+    return {"collect/success": success / len(episodes), "collect/return": total / len(episodes)}
+
+
+def finish(config: DictConfig, run: Run) -> None:
+    """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
+    plot([run.directory], run.directory / "curve.png", aggregates=False)
+    imagined = run.agent.imagined
+    if config.video and imagined is not None and "pixels" in imagined[0].observations:
+        model, horizon = imagined
+        rollout = run.evaluator.play(run.agent.acting, 0)
+        if run.agent.goal is not None:
+            rollout["goal"] = run.agent.goal.to(rollout["pixels"].device).expand_as(rollout["pixels"])
+        video = run.directory / "imagination.mp4"
+        try:
+            frames = imagination_video(model, rollout, horizon, video)
+        except ValueError as error:  # an episode shorter than the horizon; the run is whole without it
+            _log.warning("no video of the imagination: %s", error)
+            return
+        run.logger.video(video, frames, run.progress["env_steps"])
+
+
+def check(config: DictConfig) -> None:
+    """Refuse settings that could not work, before anything is built; 1e5 env steps become 100000.
+
+    Raises:
+        ValueError: one line that says which setting, and what it may be.
+    """
+    for key in STEPS:
+        OmegaConf.update(config, key, whole_number(key, OmegaConf.select(config, key)))
+    per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
+    if config.collect.workers == 1 and per_episode % frames:
+        raise ValueError(
+            f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
+            "so that a run can be saved between episodes"
+        )
+    segment = learned_length(config)
+    if per_episode + 1 < segment:
+        raise ValueError(
+            f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
+            "of an episode: lengthen env.episode_length"
+        )
+    check_workers(**config.collect)
+    if config.wandb:
+        require_package()
+    check_demonstrations(config)
+    if not isinstance(config.seed, int):
+        raise ValueError(f"seed must be a whole number, not {config.seed!r}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """The value as an integer; ValueError where it is none, or below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer() or value < 1:
+        raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
+    return int(value)
+
+
+def check_demonstrations(config: DictConfig) -> None:
+    """Refuse demonstrations that nothing would be learned from, and an agent that lacks those it is to imitate."""
+    demos, share = config.replay.demos, config.replay.demo_share
+    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
+    if "_target_" not in cloning:
+        raise ValueError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
+    if demos is None and (share > 0 or cloning["updates"] > 0):
+        raise ValueError(
+            f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "
+            f"({share}): give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
+        )
+    if demos is not None and share == 0 and cloning["updates"] == 0:
+        raise ValueError(
+            "replay.demos would not be learned from: give replay.demo_share or agent.cloning.updates above 0"
+        )
+    if cloning["updates"] > 0 and cloning["weight"] > 0 and share == 0:
+        raise ValueError(
+            f"agent.cloning.weight ({cloning['weight']}) needs demonstrations in the batches: "
+            "give replay.demo_share above 0, or agent.cloning.weight=0"
+        )

@@ -1,0 +1,56 @@
+"""An agent whose class and configuration are the user's own: trained, refused where nobody allowed it, evaluated."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbrl.run_folder.config import load_config
+from tests.test_train import TOY
+
+POLICY = '''
+from policies.random import RandomPolicy
+
+class Mine(RandomPolicy):
+    """Nothing but a name of its own."""
+'''
+AGENT = """
+_target_: mbrl.agents.agent.Agent
+name: mine
+pixels: true
+n_step: 1
+policy: {_target_: mine.Mine}
+batch_size: 1
+updates_per_step: 0.0
+learning_starts: 0
+real_ratio: 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    (home / "mine.py").write_text(POLICY)
+    (home / "settings" / "agent").mkdir(parents=True)
+    (home / "settings" / "agent" / "mine.yaml").write_text(AGENT)
+    return home
+
+
+def mbrl(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(home)}
+    command = [sys.executable, "-m", "mbrl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_a_run_may_name_the_classes_that_the_user_allows(home):
+    settings = [setting for setting in TOY if not setting.startswith("agent.")]
+    trained = mbrl(
+        home, "train", "--config-dir", str(home / "settings"), "agent=mine", f"run_dir={home / 'run'}", *settings
+    )
+    assert trained.returncode == 0, trained.stderr
+    with pytest.raises(ValueError, match=r"agent\.policy\._target_ names mine\.Mine, .* give --config-dir DIR"):
+        load_config(home / "run")
+    evaluated = mbrl(home, "evaluate", str(home / "run"), "--episodes", "1", "--config-dir", str(home / "settings"))
+    assert evaluated.returncode == 0 and "success" in evaluated.stdout, evaluated.stderr

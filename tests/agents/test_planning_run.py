@@ -1,0 +1,79 @@
+"""Whole tiny runs of the agent that plans: resumed to the bit, evaluated from its folder, with a prior that learns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mbrl.agents.agent import Agent
+from mbrl.collecting.evaluation import evaluate_run
+from mbrl.data.episodes import to_records, write_episode
+from mbrl.envs.toy import make_env
+from mbrl.training import run
+from tests.run_folders import rows, weights
+from tests.test_train import TOY, compose_config
+
+PLANNING = [
+    *TOY, "agent=mpc_ivideogpt", "env.resolution=16", "agent.model_updates_first=4", "agent.model_batch_size=2",
+    "agent.segment_length=6", "agent.world_model.segment_length=6", "agent.world_model.tokenizer.resolution=16",
+    "agent.world_model.tokenizer.block_out_channels=[16]", "agent.world_model.tokenizer.stem_patch=2",
+    "agent.world_model.tokenizer.background_batches=1", "agent.world_model.tokenizer.quantizer.warmup=1",
+    "agent.world_model.transformer.width=32", "agent.world_model.transformer.layers=1",
+    "agent.world_model.transformer.mlp_width=64", "agent.world_model.training.tokenizer_updates=2",
+    "agent.planner.candidates=6", "agent.planner.elites=2", "agent.planner.horizon=3", "video=false",
+]  # fmt: skip
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+@pytest.fixture
+def threads() -> Any:
+    """Runs set the number of threads; put it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Any) -> None:
+    whole = run(compose_config(tmp_path / "whole", *PLANNING))
+    update = Agent.update
+
+    def stopping(self: Agent, replay: Any, agent_steps: int, *others: Any) -> Any:
+        if agent_steps == 70:  # after the checkpoint of 40, within an episode
+            raise Stopped
+        return update(self, replay, agent_steps, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Agent, "update", stopping)
+        run(compose_config(tmp_path / "resumed", *PLANNING))
+    resumed = run(compose_config(tmp_path / "resumed", *PLANNING))
+    assert rows(resumed) == rows(whole)
+    ours, theirs = weights(resumed), weights(whole)
+    assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
+    assert not any("policy" in name for name in ours), "nothing of the world model is stored twice"
+    assert any("world_model/reward_loss" in row for row in rows(whole)), "the transformer has learned"
+    assert set(evaluate_run(whole, 1, 3)) >= {"success", "return"}
+
+
+def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
+    prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2"]
+    directory = run(compose_config(tmp_path, *PLANNING, *prior, "total_env_steps=60", "env.resolution=32",
+                                   "agent.world_model.tokenizer.resolution=32"))  # fmt: skip
+    assert max(row.get("gradient_steps", 0) for row in rows(directory)) == 20
+    assert any("policy/critic_loss" in row and "world_model/reward_loss" in row for row in rows(directory))
+
+
+def test_a_planner_without_a_world_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"agent\.planner needs an agent\.world_model"):
+        run(compose_config(tmp_path, *TOY, "agent=drqv2", "+planner@agent.planner=cem", "+agent.segment_length=6"))
+
+
+def test_a_run_towards_a_goal_ends_with_its_video(tmp_path: Path, threads: Any) -> None:
+    goal = tmp_path / "goal.safetensors"
+    write_episode(goal, to_records(make_env(resolution=16, episode_length=4).rollout(4)))
+    towards = [f"agent.planning.goal={goal}", "agent.world_model.goal_conditioned=true", "video=true"]
+    folder = run(compose_config(tmp_path / "run", *PLANNING, *towards, "total_env_steps=40"))
+    assert (folder / "imagination.mp4").exists() and (folder / "imagination.png").exists()

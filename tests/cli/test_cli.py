@@ -1,0 +1,239 @@
+"""The command line: help at once, one line for each mistake, exit codes, and overrides that reach Hydra."""
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from mbrl import cli
+from mbrl.cli.errors import explain, root_cause
+from mbrl.compose import check_overrides, groups
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Hydra and the command set up logging for a whole process; other tests share this one."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def mbrl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.delenv("MBRL_TRACEBACK", raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
+    """In place of training: notes the configurations it was given, and raises what `training.error` says."""
+    seen: list[DictConfig] = []
+    _replace_training(monkeypatch, seen.append)
+    return seen
+
+
+def _replace_training(monkeypatch: pytest.MonkeyPatch, run: Callable[[DictConfig], Any]) -> None:
+    module = ModuleType("mbrl.training")
+    module.__dict__["run"] = run
+    module.__dict__["check"] = lambda config: None
+    monkeypatch.setitem(sys.modules, "mbrl.training", module)
+
+
+def _raiser(error: BaseException) -> Callable[[DictConfig], None]:
+    def run(config: DictConfig) -> None:
+        raise error
+
+    return run
+
+
+def test_help_is_there_at_once() -> None:
+    script = (
+        "import sys, mbrl.cli.main\n"
+        "heavy = {'torch', 'torchrl', 'hydra', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_module_is_the_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "mbrl", "--help"], check=True, capture_output=True, text=True)
+    assert shown.stdout.startswith("usage: mbrl")
+
+
+@pytest.mark.parametrize("verb", ["train", "pretrain", "evaluate", "plot", "demos", "collect", "bench", "doctor"])
+def test_each_verb_has_help_with_an_example(mbrl: Run, verb: str) -> None:
+    code, out, _ = mbrl(verb, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: mbrl {verb}")
+    assert f"  mbrl {verb}" in out.split("examples:")[1]
+
+
+def test_the_help_of_train_lists_what_can_be_chosen(mbrl: Run) -> None:
+    _, out, _ = mbrl("train", "--help")
+    for group, members in groups().items():
+        if group == "pretraining":  # of `mbrl pretrain` alone
+            continue
+        assert f"{group}=" in out
+        assert all(member in out for member in members)
+
+
+def test_every_choice_of_every_group_composes() -> None:
+    for name in ("agent", "env", "experiment"):
+        for member in groups()[name]:
+            check_overrides([f"{name}={member}"])
+
+
+def test_overrides_reach_training(mbrl: Run, training: list[DictConfig]) -> None:
+    code, _, err = mbrl("train", "agent=drqv2", "env.task=door-lock", "seed=3", "+note=mine")
+    assert (code, err) == (0, "")
+    config = training[0]
+    assert (config.agent.name, config.env.task, config.seed, config.note) == ("drqv2", "door-lock", 3, "mine")
+
+
+def test_a_sweep_runs_once_for_each_value(mbrl: Run, training: list[DictConfig]) -> None:
+    code, _, _ = mbrl("train", "--multirun", "agent=drqv2,random", "seed=1,2")
+    assert code == 0
+    assert [(c.agent.name, c.seed) for c in training] == [
+        ("drqv2", 1),
+        ("drqv2", 2),
+        ("random", 1),
+        ("random", 2),
+    ]
+
+
+def test_cfg_job_prints_the_settings_and_trains_nothing(mbrl: Run, training: list[DictConfig]) -> None:
+    code, out, _ = mbrl("train", "agent=drqv2", "--cfg", "job")
+    assert code == 0
+    assert "name: drqv2" in out
+    assert not training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["agent=drqv"], "no agent named 'drqv'; nearest: drqv2"),
+        (["env=metawrld"], "no env named 'metawrld'; nearest: metaworld"),
+        (["experiment=smok"], "no experiment named 'smok'; nearest: smoke"),
+        (["worldmodel@agent.world_model=ivideogpt_nao"], "nearest: ivideogpt_nano"),
+        (["agnt=drqv2"], "no setting named 'agnt'; nearest: agent"),
+        (["env.tsk=reach"], "no setting named 'env.tsk'; nearest: env.task"),
+        (["agent=drqv2", "agent.batch_siz=8"], "nearest: agent.batch_size"),
+        (["seed=[1"], "cannot read the setting 'seed=[1'"),
+        (["seed"], "a setting is written key=value"),
+        (["--sed=1"], "no option '--sed=1'"),
+        (["-m", "agent=drqv2,drqv"], "no agent named 'drqv'; nearest: drqv2"),
+        (["-m", "seed=1,2", "env.tsk=reach,hammer"], "no setting named 'env.tsk'"),
+    ],
+)
+def test_a_slip_in_the_settings_costs_one_line(
+    mbrl: Run, training: list[DictConfig], arguments: list[str], said: str
+) -> None:
+    code, _, err = mbrl("train", *arguments)
+    assert code == 2
+    assert err.startswith("mbrl: error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not training
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("unknown task 'x';\n  nearest: y"), 2, "unknown task 'x'; nearest: y"),
+        (FloatingPointError("critic loss is nan"), 1, "critic loss is nan; the run folder keeps"),
+        (OSError(errno.ENOSPC, "No space left", "runs/a"), 1, "the disk that holds runs/a is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "demos/x"), 2, "demos/x: No such file"),
+        (FileNotFoundError("runs/a holds no checkpoint"), 2, "runs/a holds no checkpoint"),
+    ],
+)
+def test_errors_in_training_are_one_line(
+    mbrl: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+) -> None:
+    _replace_training(monkeypatch, _raiser(error))
+    left, _, err = mbrl("train", "agent=random")
+    assert (left, err.count("\n")) == (code, 1)
+    assert err.startswith(f"mbrl: error: {said}")
+
+
+def test_an_interrupt_says_how_to_go_on(mbrl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_training(monkeypatch, _raiser(KeyboardInterrupt()))
+    code, _, err = mbrl("train", "agent=random")
+    assert code == 130
+    assert "the same command goes on from the last checkpoint" in err
+
+
+def test_defects_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, mbrl: Run) -> None:
+    _replace_training(monkeypatch, _raiser(TypeError("a defect")))
+    with pytest.raises(TypeError, match="a defect"):
+        cli.main(["train", "agent=random"])
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, mbrl: Run) -> None:
+    monkeypatch.setenv("MBRL_TRACEBACK", "1")
+    _replace_training(monkeypatch, _raiser(ValueError("where?")))
+    with pytest.raises(ValueError, match=r"where\?"):
+        cli.main(["train", "agent=random"])
+
+
+def test_the_cause_is_found_inside_hydras_errors() -> None:
+    ours = ValueError("resolution 63 is not divisible by 16")
+    wrapped = InstantiationException("Error in call to target")
+    wrapped.__cause__ = ours
+    assert root_cause(wrapped) is ours
+    assert explain(root_cause(wrapped)) == (str(ours), 2)
+    defect = InstantiationException("Error in call to target")
+    defect.__cause__ = TypeError("unexpected keyword")
+    assert root_cause(defect) is defect
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "plot"])
+def test_a_folder_that_is_no_run_cannot_be_evaluated_or_drawn(mbrl: Run, tmp_path: Path, verb: str) -> None:
+    code, _, err = mbrl(verb, str(tmp_path))
+    assert (code, err.count("\n")) == (2, 1)
+    assert str(tmp_path) in err
+
+
+def test_an_unknown_benchmark_names_those_there_are(mbrl: Run) -> None:
+    code, _, err = mbrl("bench", "replai")
+    assert code == 2
+    assert "no benchmark named 'replai'; there are: replay" in err
+
+
+def test_plot_prints_where_the_picture_is(mbrl: Run, tmp_path: Path) -> None:
+    published = tmp_path / "tdmpc2" / "door-lock.csv"
+    published.parent.mkdir()
+    published.write_text("step,success,seed\n0,0.0,1\n1000,1.0,1\n")
+    code, out, _ = mbrl("plot", str(published), "--output", "lock.svg")
+    assert (code, out) == (0, "lock.svg\n")
+    assert (tmp_path / "lock.svg").stat().st_size > 1000
+
+
+def test_the_installed_command_answers() -> None:
+    command = Path(sys.executable).with_name("mbrl")
+    if not command.exists():
+        pytest.skip(f"{command} is not installed: pip install -e .")
+    result = subprocess.run([command, "train", "agent=drqv"], capture_output=True, text=True, env={**os.environ})
+    assert (result.returncode, result.stderr) == (2, "mbrl: error: no agent named 'drqv'; nearest: drqv2\n")

@@ -1,0 +1,136 @@
+"""Sweeps: every job is checked before the first starts, failures stop nothing, and what is done is not repeated."""
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from mbrl.cli.sweep import LOG, failures, prepare, run_job
+from mbrl.compose import check_overrides
+from mbrl.run_folder.state import FAILURE
+from mbrl.training import check
+from tests.run_folders import rows
+from tests.test_train import TOY
+
+JOBS = ["agent=sac,random", "seed=0,1", *TOY]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def job(**settings: Any) -> DictConfig:
+    return OmegaConf.create({"run_dir": "runs/job", "total_env_steps": 100, **settings})
+
+
+def test_every_job_is_checked_and_its_folder_claimed() -> None:
+    folders = prepare(JOBS, check)
+    expected = [f"runs/{agent}/toy/seed{seed}" for agent in ("sac", "random") for seed in (0, 1)]
+    assert [str(folder) for folder in folders] == expected
+    assert [OmegaConf.load(folder / "config.yaml").seed for folder in folders] == [0, 1, 0, 1]
+    assert prepare(JOBS, check) == folders, "the same sweep again may go on"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["seed=0,x", *TOY], r"seed must be a whole number, not 'x' \(in the job seed=x\)"),
+        (["agent=sac", "env.task=hammer,hammr"], r"unknown Meta-World task 'hammr'.*\(in the job env.task=hammr\)"),
+        (["agent.batch_size=8,9", "agent=sac", *TOY[:-1]], r"write to runs/sac/toy/seed0 .*\$\{agent.batch_size\}"),
+    ],
+)
+def test_a_bad_job_is_refused_before_any_starts(arguments: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        prepare(arguments, check)
+    assert not Path("runs").exists()
+
+
+def test_a_folder_of_another_configuration_is_refused() -> None:
+    prepare(JOBS, check)
+    (begun := Path("runs/random/toy/seed1") / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match="runs/random/toy/seed1 belongs to another config"):
+        prepare([*JOBS, "replay.gamma=0.5"], check)
+    assert OmegaConf.load("runs/sac/toy/seed0/config.yaml").replay.gamma == 0.99, "none is taken where one is refused"
+    begun.unlink()
+    prepare([*JOBS, "replay.gamma=0.5"], check)  # what never began belongs to nobody
+
+
+def test_a_group_is_no_setting_to_name_a_folder_by() -> None:
+    with pytest.raises(ValueError, match="start them one by one, each with a run_dir of its own"):
+        prepare(["agent=sac", "policy@agent.policy=sac,sac_simba", *TOY], check)
+
+
+def test_a_glob_over_a_group() -> None:
+    folders = prepare(["agent=glob([random,sac])", *TOY], check)
+    assert [folder.parts[1] for folder in folders] == ["random", "sac"]
+
+
+def test_a_failed_job_is_written_down_and_the_next_attempt_clears_it(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(config: DictConfig) -> None:
+        raise ValueError("no such thing")
+
+    assert run_job(job(), broken, alone=True) is None
+    assert "error: runs/job: no such thing" in caplog.text
+    assert failures([Path("runs/job"), Path("runs/other")]) == [(Path("runs/job"), "ValueError: no such thing")]
+    assert "in broken" in (Path("runs/job") / FAILURE).read_text()
+    assert run_job(job(), lambda config: config.total_env_steps, alone=True) == 100
+    assert failures([Path("runs/job")]) == []
+
+
+def test_side_by_side_a_job_prints_to_its_own_file(capsys: pytest.CaptureFixture[str]) -> None:
+    run_job(job(), lambda config: sys.stdout.write("hello\n"), alone=False)
+    assert (Path("runs/job") / LOG).read_text() == "hello\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_done_is_not_repeated() -> None:
+    manifest = Path("runs/job/checkpoints/checkpoint-000000000100/manifest.json")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    runs: list[DictConfig] = []
+    run_job(job(), runs.append, alone=True)
+    assert len(runs) == 1, "without its curve it is not done"
+    Path("runs/job/curve.png").touch()
+    run_job(job(), runs.append, alone=True)
+    assert len(runs) == 1
+    run_job(job(total_env_steps=200), runs.append, alone=True)
+    assert len(runs) == 2, "it is to go further"
+    shutil.rmtree("runs/job/checkpoints")
+    Path("runs/job/metrics.jsonl").write_text('{"env_steps": 100, "wall_time": 1.0}\n')
+    Path("runs/job", FAILURE).write_text("of an attempt before")
+    run_job(job(), runs.append, alone=True)
+    assert len(runs) == 2, "nor where its checkpoints were removed"
+    assert failures([Path("runs/job")]) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_side_by_side_goes_on_where_it_failed() -> None:
+    """The first time, one job of two cannot write; the second time, only that one runs."""
+    command = [sys.executable, "-m", "mbrl", "train", "--multirun", "launch=local", "agent=random", "seed=0,1", *TOY]
+    in_the_way = Path("runs/random/toy/seed1/metrics.jsonl")
+    in_the_way.mkdir(parents=True)
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 1
+    assert "1 of 2 jobs failed" in first.stderr and f"runs/random/toy/seed1/{FAILURE}" in first.stderr
+    done = rows(Path("runs/random/toy/seed0"))
+    in_the_way.rmdir()
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "runs/random/toy/seed0 is done already" in second.stdout + second.stderr
+    assert rows(Path("runs/random/toy/seed0")) == done
+    assert len(rows(Path("runs/random/toy/seed1"))) == len(done)
+
+
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_launcher_that_is_not_installed_is_one_line(name: str) -> None:
+    plugin = {"slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}[name]
+    if find_spec(f"hydra_plugins.{plugin}") is not None:
+        pytest.skip(f"{plugin} is installed")
+    with pytest.raises(ValueError, match=rf"launch={name} needs a package .* pip install 'mbrl\[{name}\]'"):
+        check_overrides([f"launch={name}", "agent=random"], "train")

@@ -1,0 +1,230 @@
+"""Pretraining end to end on tiny data: the folder it leaves, a kill -9 that costs nothing, fine-tuning, processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mbrl.data.episodes import to_records, write_entries, write_episodes
+from mbrl.data.mixture import Mixture
+from mbrl.envs.toy import make_env
+from mbrl.pretraining.pretrain import build_model, run
+from mbrl.run_folder.places import checkpoint_folders
+
+SIDE, LENGTH = 32, 5
+TINY = [
+    "threads=1", "workers=0", "device=cpu", "batch_size=4", "log_every=2", "checkpoint_every=3", "augment=null",
+    "validation.every=4", "validation.batches=1", "validation.batch_size=2", "validation.share=0.4", "video.every=0",
+    "tokenizer.steps=7", "tokenizer.warmup=2", "transformer.steps=7", "transformer.warmup=2",
+    f"worldmodel.segment_length={LENGTH}", f"worldmodel.tokenizer.resolution={SIDE}",
+    "worldmodel.tokenizer.block_out_channels=[16]", "worldmodel.tokenizer.latent_channels=4",
+    "worldmodel.tokenizer.code_dim=4", "worldmodel.tokenizer.context_codes=16",
+    "worldmodel.tokenizer.dynamics_codes=16", "worldmodel.tokenizer.quantizer.warmup=2",
+    "worldmodel.tokenizer.background_batches=2", "worldmodel.tokenizer.dropout=0.1",
+    "worldmodel.transformer.width=32", "worldmodel.transformer.layers=1", "worldmodel.transformer.heads=2",
+    "worldmodel.transformer.mlp_width=32", "worldmodel.transformer.attention_dropout=0.1",
+]  # fmt: skip
+# as published: nothing that depends on more than one row; gradients are what SGD with a rate of 1 subtracts
+GRADIENTS = [
+    "tokenizer.steps=1", "transformer.steps=1", "validation.every=0", "worldmodel.precision=float32",
+    "tokenizer.lr=1", "tokenizer.warmup=0", "tokenizer.clip_norm=1e9", "tokenizer.weight_decay=0",
+    "transformer.lr=1", "transformer.warmup=0", "transformer.clip_norm=1e9", "transformer.weight_decay=0",
+    "worldmodel.tokenizer_optimizer._target_=torch.optim.SGD",
+    "worldmodel.transformer_optimizer._target_=torch.optim.SGD",
+    "worldmodel.tokenizer.dropout=0", "worldmodel.transformer.attention_dropout=0",
+    "worldmodel.training.tokenizer_frames=null", "worldmodel.tokenizer.motion_weight=0",
+    "worldmodel.tokenizer.standardise=false", "worldmodel.tokenizer.quantizer.warmup=0",
+    "worldmodel.tokenizer.quantizer.moving_average=false", "worldmodel.tokenizer.quantizer.revive_below=0",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    env = make_env(seed=0, episode_length=20, resolution=SIDE)
+    write_episodes(folder, [to_records(env.rollout(20)) for _ in range(8)])
+    return folder
+
+
+def overrides(data: Path, output: Path, *more: str) -> list[str]:
+    return [f"data={{{data}: 1.0}}", f"output={output}", *TINY, *more]
+
+
+def pretrain(data: Path, output: Path, *more: str) -> Path:
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("pretrain", overrides(data, output, *more))
+    assert run(config) == output
+    return output
+
+
+def command(data: Path, output: Path, *more: str, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        "-m",
+        "mbrl",
+        "pretrain",
+        *overrides(data, output, *more),
+    ]
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock and the machine."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    machine = ("wall_time", "time/", "memory/")
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(machine)} for line in lines]
+
+
+def weights(output: Path) -> dict[str, Tensor]:
+    files = ("tokenizer/diffusion_pytorch_model", "transformer/model")
+    return {f"{f} {k}": v for f in files for k, v in load_file(output / f"{f}.safetensors").items()}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory) -> Path:
+    return pretrain(data, tmp_path_factory.mktemp("pretrained") / "model", "video.every=5", "video.segments=2")
+
+
+def test_the_folder_holds_weights_metrics_and_videos(pretrained):
+    for name in ("config.yaml", "metrics.jsonl", "videos/tokenizer-0000005.mp4", "videos/transformer-0000007.png"):
+        assert (pretrained / name).stat().st_size > 0, name
+    assert list((pretrained / "tensorboard").glob("events*"))
+    assert not [*pretrained.rglob("*.pkl"), *pretrained.rglob("*.pt"), *pretrained.rglob("*.bin")]
+    steps = {key: [row["step"] for row in rows(pretrained) if key in row] for key in rows(pretrained)[-1]}
+    logged = [row["step"] for row in rows(pretrained) if "tokenizer/loss" in row]
+    assert logged == [2, 4, 6, 7], "each second step and the last"
+    assert steps["validation/transformer/loss"] == [7 + 4, 7 + 7], "steps are counted over both phases"
+    assert any("transformer/reward_loss" in row for row in rows(pretrained))
+    assert json.loads((pretrained / "metrics.jsonl").read_text().splitlines()[0])["memory/peak_gib"] > 0.1
+
+
+def test_a_world_model_starts_from_the_weights(pretrained, data, tmp_path):
+    with initialize_config_module("configs", version_base="1.3"):
+        few = "worldmodel.training.tokenizer_updates=1"  # fewer than a codebook's warm-up, which is over
+        config = compose("pretrain", overrides(data, tmp_path, f"worldmodel.pretrained={pretrained}", few))
+    segments = Mixture({str(data): 1.0}, batch_size=2, segment_length=LENGTH, resolution=SIDE, seed=1)
+    model = build_model(config, segments)
+    assert all(
+        torch.equal(v, weights(pretrained)[f"transformer/model {k}"]) for k, v in model.transformer.state_dict().items()
+    )
+    batch = segments[0]
+    assert model.predict(batch[:, :2], batch["action"][:, 1:3])["pixels"].shape == (2, 2, 3, SIDE, SIDE)
+
+
+def test_a_finished_run_is_not_run_again(pretrained, data):
+    before = rows(pretrained), weights(pretrained)
+    pretrain(data, pretrained, "video.every=5", "video.segments=2")
+    assert rows(pretrained) == before[0] and same(weights(pretrained), before[1])
+
+
+def test_watching_leaves_training_as_it_was(pretrained, data, tmp_path):
+    more = ("validation.every=100", "log_every=1", "checkpoint_every=100")
+    assert same(weights(pretrain(data, tmp_path / "other", *more)), weights(pretrained))
+
+
+def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
+    more = ["tokenizer.accumulate=2", "tokenizer.ema_decay=0.5", "transformer.ema_decay=0.5", "tokenizer.steps=12"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for phase in ("tokenizer", "transformer"):
+        process = subprocess.Popen(command(data, killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline, saved = time.monotonic() + 200, killed / "checkpoints" / phase
+        while not checkpoint_folders(saved) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    done = subprocess.run(command(data, killed, *more), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(killed)
+    pretrain(data, whole, *more)
+    assert rows(killed) == rows(whole)
+    assert same(weights(killed), weights(whole))
+
+
+def test_fine_tuning_leaves_the_tokenizer_alone(pretrained, data, tmp_path):
+    more = (f"worldmodel.pretrained={pretrained}", "tokenizer.steps=0", "transformer.lr=0.01")
+    before, after = weights(pretrained), weights(pretrain(data, tmp_path / "tuned", *more))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("transformer/") for name in changed)
+
+
+def test_data_without_actions_and_rewards(data, tmp_path, caplog):
+    for number in range(8):
+        episode = load_file(data / f"episode-{number:05d}.safetensors")
+        (tmp_path / "films").mkdir(exist_ok=True)
+        write_entries(tmp_path / "films" / f"{number}.safetensors", {"pixels": episode["pixels"]})
+    with pytest.raises(ValueError, match=r"set worldmodel\.action_conditioned=false"):
+        pretrain(tmp_path / "films", tmp_path / "model")
+    assert not (tmp_path / "model").exists(), "a mistake must not take the folder"
+    pretrain(tmp_path / "films", tmp_path / "model", "worldmodel.action_conditioned=false", "video.every=7")
+    assert "a reward head stays untrained" in caplog.text
+    assert not any("transformer/reward_loss" in row for row in rows(tmp_path / "model"))
+    assert (tmp_path / "model" / "videos" / "transformer-0000007.mp4").exists()
+
+
+def test_folder_of_another_config_is_refused(pretrained, data):
+    with pytest.raises(ValueError, match=r"another config \(batch_size: 4 there, 2 here\): choose .* with output="):
+        pretrain(data, pretrained, "batch_size=2")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data=null", "data is missing"),
+        ("batch_size=0", "batch_size must be 1 or more"),
+        ("tokenizer.accumulate=0", "tokenizer.accumulate must be 1 or more"),
+        ("transformer.ema_decay=1", "transformer.ema_decay must be"),
+        ("tokenizer.steps=2", r"tokenizer.steps \(2\) must be more than quantizer.warmup \(2\)"),
+        ("validation.share=0", "falls into the validation split"),
+    ],
+)
+def test_impossible_settings(data, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(data, tmp_path, override)
+
+
+def test_a_weight_must_be_a_number():
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("pretrain", ["data={some/folder: much}"])
+    with pytest.raises(ValueError, match="the weight of some/folder is 'much'"):
+        run(config)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate):
+    more = [*GRADIENTS, f"tokenizer.accumulate={accumulate}", f"transformer.accumulate={accumulate}"]
+    one = weights(pretrain(data, tmp_path / "one", *more))
+    done = subprocess.run(command(data, tmp_path / "two", *more, processes=2), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "two") and done.stdout.count(str(tmp_path)) == 1
+    two = weights(tmp_path / "two")
+    start = weights(pretrain(data, tmp_path / "start", *more, "tokenizer.lr=0", "transformer.lr=0"))
+    assert one.keys() == two.keys()
+    measured = 0
+    trained = {name: value for name, value in one.items() if value.is_floating_point()}  # the others count
+    for name, value in trained.items():
+        gradient, noise = (start[name] - value).norm(), 1e-6 * value.norm()
+        assert (two[name] - value).norm() <= 1e-3 * gradient + noise, name
+        measured += bool(gradient > 100 * noise)
+    assert measured > 0.8 * len(trained), "too few weights have a gradient that a float can tell"

@@ -1,0 +1,200 @@
+"""Invariants of the replay: every draw is checked against the plain list of what was ever written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from mbrl.replay.episode_buffer import EpisodeBuffer
+from mbrl.replay.replay import TRAJECTORY, Replay
+from mbrl.run_folder.schema import TensorType
+
+GAMMA = 0.9
+
+
+def records(episode: int, steps: int, terminated: bool = False) -> TensorDict:
+    """A record episode whose every value tells where it comes from: 100 * episode + step (+ 0.5 for rewards)."""
+    at = torch.arange(steps + 1)
+    final = at == steps
+    value = (100.0 * episode + at)[:, None]
+    pixels = torch.stack([torch.full_like(at, episode), at, at], 1).to(torch.uint8)[..., None, None]
+    return TensorDict(
+        pixels=pixels.expand(-1, -1, 2, 2).clone(),
+        state=value.clone(),
+        action=torch.where(final[:, None], 0.0, value),
+        reward=torch.where(final[:, None], 0.0, value + 0.5),
+        success=torch.zeros(steps + 1, 1, dtype=torch.bool),
+        terminated=((at == steps - 1) & terminated)[:, None],
+        truncated=((at == steps - 1) & (not terminated))[:, None],
+        batch_size=[steps + 1],
+    )
+
+
+FIELDS = {key: TensorType(value.dtype, tuple(value.shape[1:])) for key, value in records(0, 1).items()}
+
+
+def fill(buffer: EpisodeBuffer, lengths: list[int], terminated: bool = False) -> None:
+    for episode, steps in enumerate(lengths):
+        buffer.extend(records(episode, steps, terminated)[None])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    capacity=st.integers(10, 40),
+    n_step=st.integers(1, 4),
+    stack=st.integers(1, 4),
+    reserve=st.integers(0, 15),
+    terminated=st.booleans(),
+)
+def test_transitions_are_what_happened(lengths, capacity, n_step, stack, reserve, terminated):
+    buffer = EpisodeBuffer(capacity, frame_stack=stack, n_step=n_step, gamma=GAMMA, reserve=reserve)
+    fill(buffer, lengths, terminated)
+    batch = buffer.transitions(64)
+    for row in batch:
+        episode, step = divmod(int(row["state"]), 100)
+        steps = lengths[episode]
+        m = min(n_step, steps - step)
+        assert step < steps, "the final observation has no action"
+        assert row["action"] == row["state"]
+        assert row["next", "state"] == row["state"] + m
+        expected = sum(GAMMA**k * (100 * episode + step + k + 0.5) for k in range(m))
+        assert row["next", "reward"].item() == pytest.approx(expected, rel=1e-5)
+        assert row["gamma"].item() == pytest.approx(GAMMA**m)
+        assert bool(row["next", "terminated"]) == (terminated and step + m == steps)
+        for key, at in ((("frames",), step), (("next", "frames"), step + m)):
+            frames = row[key][:, 0, 0].reshape(stack, 3)
+            assert (frames[:, 0] == episode).all(), "a stack crosses an episode's border"
+            assert frames[:, 1].tolist() == [max(0, at - k) for k in reversed(range(stack))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    capacity=st.integers(10, 40),
+    length=st.integers(1, 6),
+)
+def test_sequences_lie_within_one_episode(lengths, capacity, length):
+    buffer = EpisodeBuffer(capacity)
+    fill(buffer, lengths)
+    kept = [e for e in buffer.episodes if e.length >= length]
+    if not kept:
+        with pytest.raises(ValueError, match="collect more"):
+            buffer.sequences(4, length)
+        return
+    batch = buffer.sequences(64, length)
+    first = batch["state"][:, :1]
+    assert torch.equal(batch["state"], first + torch.arange(length)[:, None].float())
+    assert (batch["pixels"][:, :, 0] == batch["pixels"][:, :1, 0]).all()
+    earned = batch["next", "reward"]
+    inner = earned[:, :-1]
+    assert torch.equal(inner, batch["action"][:, :-1] + 0.5), "a reward belongs to the action of its own row"
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20), capacity=st.integers(10, 40))
+def test_oldest_episodes_leave_first_and_whole(lengths, capacity):
+    buffer = EpisodeBuffer(capacity)
+    fill(buffer, lengths)
+    kept, room = [], capacity
+    for episode in reversed(range(len(lengths))):
+        room -= lengths[episode] + 1
+        if room < 0:
+            break
+        kept.append(episode)
+    seen = set((buffer.transitions(400)["state"] // 100).int().flatten().tolist())
+    assert seen <= set(kept)
+    assert len(buffer) == sum(lengths[e] for e in kept)
+
+
+def test_draws_are_uniform_over_transitions():
+    buffer = EpisodeBuffer(100)
+    fill(buffer, [1, 8, 3])
+    torch.manual_seed(0)
+    counts = torch.unique(buffer.transitions(24_000)["state"], return_counts=True)[1]
+    assert len(counts) == 12
+    assert (counts - 2000).abs().max() < 5 * 2000**0.5
+
+
+def test_history_rows_are_not_learned_from():
+    buffer = EpisodeBuffer(100)
+    buffer.extend(torch.stack([records(0, 8), records(1, 8)]), first=2)
+    steps = buffer.transitions(200)["state"].flatten() % 100
+    assert steps.min() == 2 and steps.max() == 7
+
+
+def as_collected(episode: TensorDict, trajectory: int) -> TensorDict:
+    """The steps [L] of a record episode as a TorchRL collector hands them over."""
+    now, after = episode[:-1], episode[1:]
+    done = now["terminated"] | now["truncated"]
+    after = TensorDict(
+        pixels=after["pixels"], state=after["state"], reward=now["reward"], success=now["success"],
+        terminated=now["terminated"], truncated=now["truncated"], done=done, batch_size=now.batch_size,
+    )  # fmt: skip
+    out = now.select("pixels", "state", "action")
+    out["next"] = after
+    out[TRAJECTORY] = torch.full(now.batch_size, trajectory)
+    return out
+
+
+def test_chunks_of_several_workers_become_whole_episodes():
+    replay = Replay(100, frame_stack=1)
+    a, b = as_collected(records(0, 6), 7), as_collected(records(1, 6), 9)
+    assert replay.extend(torch.stack([a[:3], b[:3]])) == []
+    assert len(replay) == 0 and not replay.between_episodes
+    finished = replay.extend(torch.stack([a[3:], b[3:]]))
+    assert (torch.stack(finished)["state"] == torch.stack([records(0, 6), records(1, 6)])["state"]).all()
+    assert len(replay) == 12 and replay.between_episodes
+    whole = replay.sequences(50, 7)["state"]
+    assert torch.equal(whole, whole[:, :1] + torch.arange(7.0)[:, None])
+
+
+def test_demonstrations_stay_and_fill_their_share():
+    replay = Replay(20, demo_share=0.25)
+    replay.add_demos([records(90, 5)])
+    for episode in range(10):
+        replay.extend(as_collected(records(episode, 6), episode))
+    from_demos = replay.transitions(100)["state"] >= 9000
+    assert int(from_demos.sum()) == 25
+
+
+def test_goes_on_from_its_memory_maps(tmp_path: Path):
+    """What a checkpoint refers to is still there after further writing and a reopening, even around the ring's end."""
+    buffer = EpisodeBuffer(21, reserve=14, directory=tmp_path, fields=FIELDS)
+    fill(buffer, [6, 6, 6])
+    state = buffer.state_dict()
+    torch.manual_seed(1)
+    expected = buffer.transitions(50)
+    for episode in (7, 8):  # written after the checkpoint, then lost with the process
+        buffer.extend(records(episode, 6)[None])
+    again = EpisodeBuffer(21, reserve=14, directory=tmp_path, fields=FIELDS)
+    again.load_state_dict(state)
+    torch.manual_seed(1)
+    assert (again.transitions(50) == expected).all()
+    again.extend(records(3, 6)[None])
+    assert set((again.transitions(300)["state"] // 100).int().flatten().tolist()) == {1, 2, 3}
+
+
+def test_in_memory_records_travel_with_the_checkpoint():
+    buffer = EpisodeBuffer(40)
+    fill(buffer, [6, 6])
+    again = EpisodeBuffer(40)
+    again.load_state_dict(buffer.state_dict())
+    fill(buffer, [3])
+    assert len(again) == 12
+    assert again.transitions(50)["state"].max() <= 105
+
+
+def test_bad_data_never_enters():
+    buffer = EpisodeBuffer(40)
+    bad = records(0, 5)
+    bad["reward"][2] = float("nan")
+    with pytest.raises(FloatingPointError, match="reward"):
+        buffer.extend(bad[None])
+    with pytest.raises(ValueError, match="collect more"):
+        buffer.sequences(1, 2)
+    with pytest.raises(ValueError, match="do not fit"):
+        buffer.extend(records(0, 50)[None])

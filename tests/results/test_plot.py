@@ -1,0 +1,225 @@
+"""Learning curves: what is read, what is skipped, how seeds are summed up, and what the picture shows."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbrl.results.curves import Curve, read_curves, summarise
+from mbrl.results.plot import plot
+
+REFERENCE_CURVES = Path(__file__).parents[2] / "shared" / "data" / "reference-curves"
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl.results.aggregates.RESAMPLES", 50)
+
+
+def make_run(folder: Path, agent: str, seed: int, rates: list[float], every: int = 1000) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"agent: {{name: {agent}}}\nenv: {{task: door-lock}}\n")
+    lines = [f"{every * (i + 1)},{rate},{seed}" for i, rate in enumerate(rates)]
+    (folder / "eval.csv").write_text("\n".join(["step,success,seed", *lines]) + "\n")
+    return folder
+
+
+def curve(steps: list[float], success: list[float]) -> Curve:
+    return Curve("door-lock", "drqv2", "0", np.array(steps), np.array(success))
+
+
+def drawn(output: Path) -> list[dict[str, str]]:
+    with output.with_suffix(".csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_mean_counts_runs_where_all_have_data_and_joins_their_points_by_lines() -> None:
+    band = summarise([curve([0, 10, 20], [0, 1, 1]), curve([0, 20, 40], [0, 0, 1])])
+    assert band is not None
+    np.testing.assert_allclose(band.steps, [0, 10, 20])
+    np.testing.assert_allclose(band.mean, [0, 0.5, 0.5])
+    assert (band.low <= band.mean).all() and (band.mean <= band.high).all()
+
+
+def test_runs_without_common_steps_have_no_mean() -> None:
+    assert summarise([curve([0, 10], [0, 1]), curve([20, 30], [0, 1])]) is None
+
+
+def test_the_interval_is_the_bootstrap_over_seeds() -> None:
+    band = summarise([curve([0], [value]) for value in (0.0, 0.0, 1.0, 1.0)])
+    assert band is not None
+    # the mean of 4 draws from {0, 1} is 0 or 1 each in 1/16 of all cases, more than 2.5 %
+    assert (band.low[0], band.mean[0], band.high[0]) == (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_curves_of_run_folders_are_drawn(tmp_path: Path, seeds: int, suffix: str) -> None:
+    for seed in range(seeds):
+        make_run(tmp_path / "runs" / f"d{seed}", "drqv2", seed, [0.0, 0.5, 1.0])
+        make_run(tmp_path / "runs" / f"m{seed}", "mbpo_ivideogpt", seed, [0.5, 1.0])
+    output, beside = plot([tmp_path / "runs"], tmp_path / f"curves{suffix}")
+    assert output.stat().st_size > 5000 and beside.name == f"curves-over-tasks{suffix}"
+    means = [row for row in drawn(output) if row["line"] == "mean" and row["agent"] == "drqv2"]
+    assert [(row["step"], row["success"]) for row in means] == [("1000", "0"), ("2000", "0.5"), ("3000", "1")]
+    assert len([row for row in drawn(output) if row["line"].startswith("seed")]) == 5 * seeds
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_the_same_data_give_the_same_picture(tmp_path: Path, suffix: str) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    pictures = [plot([run], tmp_path / f"{name}{suffix}")[0].read_bytes() for name in "ab"]
+    assert pictures[0] == pictures[1]
+
+
+def test_torn_and_foreign_files_are_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = make_run(tmp_path / "good", "drqv2", 0, [0.0, 1.0])
+    with (good / "eval.csv").open("a") as stream:
+        stream.write("30")
+    empty = make_run(tmp_path / "empty", "drqv2", 1, [])
+    percent = make_run(tmp_path / "percent", "drqv2", 1, [72.0])
+    bare = make_run(tmp_path / "bare", "drqv2", 2, [0.5])
+    (bare / "config.yaml").unlink()
+    with caplog.at_level(logging.WARNING):
+        curves = read_curves([tmp_path])
+    assert [list(curve.success) for curve in curves] == [[0.0, 1.0]]
+    for named in (good, empty, percent, bare):
+        assert str(named / "eval.csv") in caplog.text
+
+
+def test_published_curves_are_laid_over(tmp_path: Path) -> None:
+    published = tmp_path / "tdmpc2" / "mw-door-lock.csv"
+    published.parent.mkdir()
+    published.write_text("step,success,seed\n0,0.0,1\n100000,1.0,1\n0,0.2,2\n100000,0.8,2\n")
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    rows = drawn(plot([run, published], tmp_path / "curves.svg")[0])
+    assert {(row["task"], row["agent"]) for row in rows} == {("door-lock", "drqv2"), ("door-lock", "tdmpc2")}
+    assert [row["success"] for row in rows if row["agent"] == "tdmpc2" and row["line"] == "mean"] == [
+        "0.1",
+        "0.9",
+    ]
+
+
+def test_reference_curves_are_laid_over_as_far_as_the_runs_go(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "sac", 0, [0.0, 1.0], every=1000)
+    (tmp_path / "published" / "sac").mkdir(parents=True)
+    for task in ("door-lock", "hammer"):
+        csv_file = tmp_path / "published" / "sac" / f"mw-{task}.csv"
+        csv_file.write_text("step,success,seed\n0,0,1\n1000,0.2,1\n5000,1,1\n")
+    rows = drawn(plot([tmp_path / "runs"], tmp_path / "curves.png", tmp_path / "published")[0])
+    means = [(row["task"], row["agent"], row["step"], row["success"]) for row in rows if row["line"] == "mean"]
+    other = "sac (published)"
+    assert means == [
+        ("door-lock", "sac", "1000", "0"), ("door-lock", "sac", "2000", "1"),
+        ("door-lock", other, "0", "0"), ("door-lock", other, "1000", "0.2"), ("door-lock", other, "2000", "0.4"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="holds no curve of door-lock"):
+        (tmp_path / "published" / "sac" / "mw-door-lock.csv").unlink()
+        plot([tmp_path / "runs"], tmp_path / "curves.png", tmp_path / "published")
+
+
+def test_the_reference_curves_are_read() -> None:
+    if not REFERENCE_CURVES.is_dir():
+        pytest.skip(f"no published curves in {REFERENCE_CURVES}: a clone of the project alone does not have them")
+    curves = read_curves([REFERENCE_CURVES / "tdmpc2" / "mw-door-lock.csv"])
+    assert {(curve.task, curve.agent) for curve in curves} == {("door-lock", "tdmpc2")}
+    assert len(curves) == 3
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        plot([run], tmp_path / "curve.bmp")
+    (run / "eval.csv").unlink()
+    with pytest.raises(ValueError, match="no evaluations to draw"):
+        plot([run], tmp_path / "curve.png")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        plot([tmp_path / "nowhere"], tmp_path / "x.png")
+
+
+def test_the_data_beside_the_picture_never_overwrite_an_input(tmp_path: Path) -> None:
+    published = tmp_path / "curves.csv"
+    published.write_text("step,success,seed\n0,0.0,1\n")
+    with pytest.raises(ValueError, match="would overwrite"):
+        plot([published], tmp_path / "curves.png")
+    assert published.read_text().startswith("step,success,seed")
+
+
+def test_a_name_without_suffix_gives_png_and_svg(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    assert [picture.name for picture in plot([run], tmp_path / "new" / "curves")] == ["curves.png", "curves.svg"]
+
+
+@pytest.mark.parametrize(("axis", "expected"), [("gradient_steps", [100.0, 350.0]), ("wall_time", [0.5, 1.5])])
+def test_curves_lie_over_gradient_steps_and_hours(tmp_path: Path, axis: str, expected: list[float]) -> None:
+    run = make_run(tmp_path / "run", "drqv2", 0, [0.0, 1.0])
+    counted = [
+        {"env_steps": 1000, "gradient_steps": 100, "wall_time": 1800},
+        {"env_steps": 1000, "eval/success": 0.0},
+        {"env_steps": 1900, "gradient_steps": 325, "wall_time": 5220},
+        {"env_steps": 2100, "gradient_steps": 375, "wall_time": 5580},
+    ]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in counted) + '{"env_st')
+    assert read_curves([run], axis)[0].steps.tolist() == pytest.approx(expected)
+
+
+def test_axes_that_curves_do_not_have_are_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    published = tmp_path / "sac" / "door-lock.csv"
+    published.parent.mkdir()
+    published.write_text("step,success,seed\n0,0.0,1\n")
+    with pytest.raises(ValueError, match="no evaluations to draw"):
+        plot([published], tmp_path / "x.png", axis="wall_time")
+    assert "it has env steps, but no hours" in caplog.text
+    with pytest.raises(ValueError, match="published curves have env steps alone"):
+        plot([published], tmp_path / "x.png", tmp_path, axis="wall_time")
+    with pytest.raises(ValueError, match="no x-axis 'epochs'"):
+        plot([published], tmp_path / "x.png", axis="epochs")
+
+
+def test_runs_of_one_agent_with_other_settings_are_never_averaged(tmp_path: Path) -> None:
+    for seed in range(2):
+        for ratio in (0.5, 0.9):
+            run = make_run(tmp_path / f"{ratio}-{seed}", "mbpo", seed, [ratio])
+            with (run / "config.yaml").open("a") as stream:
+                stream.write(f"seed: {seed}\nreal_ratio: {ratio}\nthreads: {seed}\n")
+    agents = [curve.agent for curve in read_curves([tmp_path])]
+    assert sorted(agents) == ["mbpo [real_ratio=0.5]"] * 2 + ["mbpo [real_ratio=0.9]"] * 2
+
+
+def test_torn_tables_of_tasks_touch_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make_run(tmp_path / "run", "sac", 0, [0.0, 1.0])
+    for text in ("", "step,success,seed,task\n1000,0.5,0,reach\n2000,0.9,0", "step,success,seed,task\n2000,0.9,0,\n"):
+        (run / "eval_tasks.csv").write_text(text)
+        curves = {curve.task: curve.success.tolist() for curve in read_curves([run])}
+        assert curves.pop("door-lock") == [0.0, 1.0]
+        assert curves == ({"door-lock · reach": [0.5]} if "reach" in text else {})
+    assert str(run / "eval_tasks.csv") in caplog.text
+
+
+def test_each_run_counts_once_and_what_was_read_is_not_overwritten(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "run", "sac", 0, [0.0, 1.0])
+    assert len(read_curves([tmp_path / "runs", run, tmp_path / "runs"])) == 1
+    published = tmp_path / "published" / "tdmpc2" / "door-lock.csv"
+    published.parent.mkdir(parents=True)
+    published.write_text("step,success,seed\n0,0.0,1\n2000,1.0,1\n")
+    with pytest.raises(ValueError, match="would overwrite"):
+        plot([run], published.with_suffix(".png"), tmp_path / "published")
+
+
+def test_the_second_figure_of_an_earlier_call_does_not_stay(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / agent, agent, 0, [0.0, 1.0]) for agent in ("sac", "mbpo"))
+    assert len(plot([one, other], tmp_path / "x.png")) == 2
+    assert (tmp_path / "x-over-tasks.csv").exists()
+    assert len(plot([one], tmp_path / "x.png")) == 1
+    assert not list(tmp_path.glob("x-over-tasks*"))
+
+
+def test_evaluations_at_one_place_on_the_axis_count_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "random", 0, [0.0, 0.5])
+    counted = [{"env_steps": steps, "gradient_steps": 0} for steps in (1000, 2000)]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in counted))
+    (curve,) = read_curves([run], "gradient_steps")
+    assert (curve.steps.tolist(), curve.success.tolist()) == ([0.0], [0.5])

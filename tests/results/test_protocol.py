@@ -1,0 +1,50 @@
+"""Runs are seeds of one experiment only where their settings say so."""
+
+from mbrl.results.protocol import distinct_names
+from mbrl.run_folder.config import flat
+
+SETTINGS = {"env.goals": "fresh", "eval.episodes": 20, "agent.real_ratio": 0.5, "seed": 0, "env.task": "hammer"}
+
+
+def test_seeds_and_tasks_of_one_experiment_keep_the_agents_name() -> None:
+    settings = [SETTINGS, SETTINGS | {"seed": 1}, SETTINGS | {"env.task": "door-lock", "run_dir": "elsewhere"}]
+    settings[2]["agent.policy.task"] = "door-lock"  # a script's
+    assert distinct_names(["mbpo"] * 3, settings) == ["mbpo"] * 3
+
+
+def test_agents_may_differ_from_each_other_in_their_own_settings() -> None:
+    settings = [SETTINGS, SETTINGS | {"agent.real_ratio": 1.0}]
+    assert distinct_names(["mbpo", "sac"], settings) == ["mbpo", "sac"]
+
+
+def test_another_protocol_is_marked_on_every_agent() -> None:
+    settings = [SETTINGS, SETTINGS | {"eval.episodes": 5}, None]
+    assert distinct_names(["mbpo", "sac", "tdmpc2"], settings) == [
+        "mbpo [eval.episodes=20]", "sac [eval.episodes=5]", "tdmpc2",
+    ]  # fmt: skip
+
+
+def test_a_setting_that_one_run_lacks_differs() -> None:
+    settings = [SETTINGS, SETTINGS | {"agent.optimism": 2.0}]
+    assert distinct_names(["mbpo", "mbpo"], settings) == ["mbpo [optimism=–]", "mbpo [optimism=2.0]"]
+
+
+def test_what_belongs_to_a_task_is_compared_within_it() -> None:
+    demos = [SETTINGS | {"replay.demos": f"demos/{name}", "env.task": name} for name in ("hammer", "door-lock")]
+    assert distinct_names(["bc + demos"] * 2, demos) == ["bc + demos"] * 2
+    other = demos[0] | {"replay.demos": "demos/hammer-50-episodes-of-noise"}
+    names = distinct_names(["bc + demos"] * 3, [*demos, other])
+    assert len(set(names)) == 3 and all(len(name) < 60 for name in names)
+    several = SETTINGS | {"env.task": "mt10", "env.tasks": ["reach", "push"], "env._target_": "elsewhere"}
+    assert distinct_names(["sac"] * 2, [SETTINGS, several]) == ["sac"] * 2
+
+
+def test_many_differences_still_tell_experiments_apart() -> None:
+    settings = [SETTINGS | {f"agent.{letter}": value for letter in "abcd"} for value in (0, 1)]
+    settings.append(settings[1] | {"agent.d": 2})
+    names = distinct_names(["mbpo"] * 3, settings)
+    assert len(set(names)) == 3 and all(len(name) < 50 for name in names)
+
+
+def test_nested_settings_get_dotted_keys() -> None:
+    assert flat({"a": {"b": 1, "c": [2]}, "d": None}) == {"a.b": 1, "a.c": [2], "d": None}

@@ -1,0 +1,195 @@
+"""The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair controls."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+from mbrl.agents.agent import Agent
+from mbrl.data.episodes import to_records, write_episodes
+from mbrl.envs.toy import make_env
+from mbrl.run_folder.places import checkpoint_folders
+from mbrl.training import check, run
+from tests.run_folders import build_replay, rows, weights
+
+SMOKE = ["experiment=smoke", "env.task=reach"]
+TOY = [
+    "env=toy", "total_env_steps=120", "checkpoint_every=40", "eval.every=60", "eval.episodes=2", "threads=1",
+    "env.episode_length=20", "env.resolution=32", "collect.frames_per_batch=10", "agent.learning_starts=20",
+    "agent.batch_size=8",
+]  # fmt: skip
+
+
+def command(run_dir: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "mbrl", "train", *SMOKE, f"run_dir={run_dir}", *overrides]
+
+
+def compose_config(run_dir: Path, *overrides: str) -> Any:
+    with initialize_config_module("configs", version_base="1.3"):
+        return compose("train", [f"run_dir={run_dir}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("smoke") / "run"
+    done = subprocess.run(command(run_dir), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(run_dir), "a run ends with its folder's path"
+    return run_dir
+
+
+def test_smoke_leaves_the_whole_run_folder(smoke):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "eval.csv",
+        "curve.png",
+        "imagination.mp4",
+        "imagination.png",
+    ):
+        assert (smoke / name).stat().st_size > 0, name
+    assert list((smoke / "tensorboard").glob("events*"))
+    assert len(list((smoke / "checkpoints").iterdir())) == 2, "the previous checkpoint is kept"
+    with (smoke / "eval.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["80", "120"]
+    last, evaluated = rows(smoke)[-2:]
+    assert evaluated["env_steps"] == 120 and "eval/success" in evaluated
+    assert (last["env_steps"], last["agent_steps"]) == (120, 60)
+    assert last["gradient_steps"] == 20
+    seen = {key.split("/")[0] for row in rows(smoke) for key in row}
+    assert {"policy", "world_model", "imagination", "collect", "eval"} <= seen
+    assert any("world_model/code_loss" in row for row in rows(smoke)), "the transformer has learned"
+    assert any("world_model/code_loss" in row and "world_model/tokenizer_loss" in row for row in rows(smoke)[-4:])
+    assert not list(smoke.rglob("*.pkl")) and not list(smoke.rglob("*.pt"))
+
+
+def test_a_finished_run_is_not_run_again(smoke):
+    before = rows(smoke)
+    done = subprocess.run(command(smoke), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(smoke) == before
+
+
+def test_folder_of_another_config_is_refused(smoke):
+    done = subprocess.run(command(smoke, "agent.batch_size=10"), capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "belongs to another config (agent.batch_size: 8 there, 10 here)" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
+    run_dir = tmp_path / "run"
+    process = subprocess.Popen(command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not checkpoint_folders(run_dir / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # somewhere in the middle of the next episode
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    done = subprocess.run(command(run_dir), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert rows(run_dir) == rows(smoke)
+    assert (run_dir / "eval.csv").read_text() == (smoke / "eval.csv").read_text()
+    ours, theirs = weights(run_dir), weights(smoke)
+    assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
+
+
+def test_resumed_optimisers_go_on_to_the_bit(tmp_path, monkeypatch):
+    """DrQ-v2's encoder is channels-last: beside it, moments in plain order would belong to other weights."""
+    whole = run(compose_config(tmp_path / "whole", *TOY, "agent=drqv2"))
+    update = Agent.update
+
+    def broken(self, replay, agent_steps, *rest):
+        if agent_steps == 90:  # after a checkpoint at 80, which has moments
+            raise KeyboardInterrupt
+        return update(self, replay, agent_steps, *rest)
+
+    config = compose_config(tmp_path / "broken", *TOY, "agent=drqv2")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Agent, "update", broken)
+        run(config)
+    assert run(config).exists()
+    assert rows(tmp_path / "broken") == rows(whole)
+
+
+def test_torn_checkpoint_is_one_clear_line(tmp_path):
+    config = compose_config(tmp_path, *TOY, "agent=random", "agent.batch_size=1", "agent.learning_starts=0")
+    run(config)
+    for checkpoint in checkpoint_folders(tmp_path / "checkpoints").values():
+        (checkpoint / "values.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be used \(.*values\.json has 1 bytes instead of"):
+        run(config)
+
+
+def test_real_ratio_one_is_exactly_the_model_free_agent(tmp_path):
+    threads = torch.get_num_threads()
+    run(compose_config(tmp_path / "control", *TOY, "agent=drqv2"))
+    run(compose_config(tmp_path / "ratio", *TOY, "agent=mbpo_ivideogpt", "agent.real_ratio=1"))
+    torch.set_num_threads(threads)
+    control = rows(tmp_path / "control")
+    assert any("policy/critic_loss" in row for row in control)
+    assert rows(tmp_path / "ratio") == control
+
+
+def test_evaluation_leaves_training_as_it_was(tmp_path):
+    run(compose_config(tmp_path / "once", *TOY, "agent=drqv2", "eval.every=120"))
+    run(compose_config(tmp_path / "often", *TOY, "agent=drqv2", "eval.every=20"))
+
+    def trained(name: str) -> list[dict[str, Any]]:
+        return [row for row in rows(tmp_path / name) if "gradient_steps" in row]
+
+    assert trained("once") == trained("often")
+
+
+def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):
+    env = make_env(seed=5, episode_length=20, resolution=32)
+    write_episodes(tmp_path / "demos", [to_records(env.rollout(20)) for _ in range(2)])
+    demos = [f"replay.demos={tmp_path / 'demos'}", "replay.demo_share=0.5"]
+    config = compose_config(tmp_path / "run", *TOY, "agent=drqv2", *demos)
+    replay = build_replay(config, tmp_path / "replay")
+    assert len(replay.demos) == 40 and len(replay.online) == 0
+    assert (run(config) / "eval.csv").exists()
+
+
+def test_the_replay_reserves_no_more_than_the_run_can_fill(tmp_path):
+    """Six episodes of 20 steps and one that may be under way; two checkpoints, each one episode and two more apart."""
+    seldom = compose_config(tmp_path, *TOY, "agent=sac", "checkpoint_every=1000000000")
+    assert build_replay(seldom, tmp_path / "replay").online.size == (7 + 7) * 21
+    often = compose_config(tmp_path, *TOY, "agent=sac", "replay.capacity=42", "checkpoint_every=20")
+    assert build_replay(often, tmp_path / "replay").online.size == (2 + 2 * (1 + 2)) * 21
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("collect.frames_per_batch=7", "must divide"),
+        ("total_env_steps=0", "total_env_steps must be a whole number, 1 or more, not 0"),
+        ("checkpoint_every=1.5", "checkpoint_every must be a whole number"),
+        ("eval.every=.inf", "eval.every must be a whole number"),
+        ("eval.episodes=0", "eval.episodes"),
+        ("replay.demo_share=2", "demo_share"),
+    ],
+)
+def test_impossible_settings(tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        run(compose_config(tmp_path, *TOY, "agent=drqv2", override))
+
+
+def test_step_counts_may_be_written_as_powers_of_ten(tmp_path):
+    config = compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=1e5")
+    check(config)
+    assert config.total_env_steps == 100000 and isinstance(config.total_env_steps, int)
+
+
+def test_the_end_is_evaluated_whatever_the_interval(tmp_path):
+    folder = run(compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=50", "eval.every=1000"))
+    rows = (folder / "eval.csv").read_text().splitlines()
+    assert len(rows) == 2 and rows[1].startswith("50,") and (folder / "curve.png").exists()

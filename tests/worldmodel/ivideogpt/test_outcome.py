@@ -1,0 +1,66 @@
+"""What planning asks of iVideoGPT: rewards and last frames, undecoded otherwise, and the weights of another process."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from tests.worldmodel.test_model import ACTION, CONTEXT, SEGMENT, make, sequences
+
+from worldmodel.base import WorldModel
+from worldmodel.ivideogpt.model import IVideoGPT
+
+FORKS = 3
+
+
+def forked(model: IVideoGPT) -> Any:
+    torch.manual_seed(2)
+    return model.fork(model.start(sequences(2)[:, :CONTEXT]), FORKS)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 9])  # 4 are trained; beyond, the newest frames become the context
+def test_outcome_is_that_of_steps(steps: int) -> None:
+    model = make(horizon=10)
+    actions = torch.randn(2 * FORKS, steps, ACTION)
+    expected = WorldModel.outcome(model, forked(model), actions, last_frame=True)  # step by step, each decoded
+    found = model.outcome(forked(model), actions, last_frame=True)
+    torch.testing.assert_close(found.reward, expected.reward)
+    assert found.reward.shape == (2 * FORKS, steps)
+    assert (found.pixels.int() - expected.pixels.int()).abs().max() <= 1  # rounding of another batch shape
+    assert model.outcome(forked(model), actions).pixels is None
+
+
+def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, decoded = make(), []
+    show = model.rollouts.show
+    monkeypatch.setattr(
+        model.rollouts, "show", lambda state, tokens: decoded.append(tokens.shape[1]) or show(state, tokens)
+    )
+    actions = torch.randn(2 * FORKS, SEGMENT - CONTEXT, ACTION)
+    model.outcome(forked(model), actions)
+    assert decoded == []
+    model.outcome(forked(model), actions, last_frame=True)
+    assert decoded == [1]
+
+
+def test_a_model_in_another_process_imagines_with_the_newest_weights() -> None:
+    """Processes share the tensors, not the count of their versions."""
+    learner, batch = make(), sequences()
+    model = copy.deepcopy(learner)
+    for mine, theirs in zip(model.parameters(), learner.parameters(), strict=True):
+        mine.data = theirs.data
+    model.updates = learner.updates
+    actions = batch["action"][:, :2]
+    before = model.predict(batch[:, :CONTEXT], actions)["reward"]
+    learner.update(batch)
+    after = model.predict(batch[:, :CONTEXT], actions)["reward"]
+    assert not torch.equal(before, after)
+    assert torch.equal(after, learner.predict(batch[:, :CONTEXT], actions)["reward"])
+
+
+def test_a_model_that_has_imagined_can_be_sent_to_a_process() -> None:
+    model, context = make(precision="bfloat16"), sequences()[:, :CONTEXT]
+    actions = torch.zeros(4, 2, ACTION)
+    before = model.predict(context, actions)["reward"]
+    assert torch.equal(pickle.loads(pickle.dumps(model)).predict(context, actions)["reward"], before)

@@ -1,0 +1,44 @@
+"""Gradient steps by hand: warm-up, clipping, and the plan of what is trained when."""
+
+import pytest
+import torch
+from tests.worldmodel.test_model import CONTEXT, make, sequences
+from torch import nn
+
+from worldmodel.ivideogpt.training import TrainingPlan, gradient_step
+
+
+def moved(*, done: int, warmup: int, clip_norm: float) -> tuple[float, float]:
+    """How far plain gradient descent of rate 0.5 moves a weight with gradient 8, and the norm that is told."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    norm = gradient_step(optimizer, 8 * weight.sum(), done=done, warmup=warmup, clip_norm=clip_norm, name="part")
+    return -float(weight.detach()), float(norm)
+
+
+def test_warmup_and_clipping() -> None:
+    assert moved(done=0, warmup=0, clip_norm=100.0) == (4.0, 8.0)
+    assert moved(done=0, warmup=4, clip_norm=100.0) == (1.0, 8.0)  # a quarter of the rate
+    assert moved(done=1, warmup=4, clip_norm=100.0) == (2.0, 8.0)
+    assert moved(done=9, warmup=4, clip_norm=100.0) == (4.0, 8.0)
+    step, norm = moved(done=0, warmup=0, clip_norm=2.0)
+    assert step == pytest.approx(1.0, rel=1e-4) and norm == 8.0  # the norm before clipping
+
+
+def test_plan() -> None:
+    plan = TrainingPlan(tokenizer_updates=2, tokenizer_every=3)
+    assert [update for update in range(8) if plan.trains_tokenizer(update)] == [0, 1, 4, 7]
+    assert not TrainingPlan(0, 0).trains_tokenizer(5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_by_any_loop_is_seen_by_the_next_rollout(fused: bool) -> None:
+    """A fused optimiser does not count its writes, so that they cannot be seen in the weights."""
+    model, batch = make(), sequences()
+    model.optimizers["transformer"].defaults["fused"] = fused
+    for group in model.optimizers["transformer"].param_groups:
+        group["fused"] = fused
+    before = model.predict(batch[:, :CONTEXT], batch["action"][:, :2])["reward"]
+    model.objectives["transformer"](batch)["loss"].backward()
+    model.optimizers["transformer"].step()
+    assert not torch.equal(model.predict(batch[:, :CONTEXT], batch["action"][:, :2])["reward"], before)

@@ -1,0 +1,115 @@
+"""Rollouts through the cache against teacher forcing from the whole prefix: each variant, forked and anchored anew."""
+
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tests.worldmodel.test_model import ACTION, CONTEXT, SEGMENT, make, sequences, specs
+from torch import Tensor
+from torchrl.data import Unbounded
+
+from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.transformer.heads import symexp
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+
+FORKS = 3
+Step = tuple[Tensor, Tensor, Tensor | None, Tensor]  # tokens, reward, robot's state, pixels
+
+
+def build(robot: bool, ensemble: int, goal: bool, acts: bool) -> IVideoGPT:
+    """Weights far from zero, and a horizon across two new anchors."""
+    sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "reward_heads": 2, "proprioception": 3 * robot}
+    small = partial(VideoTransformer, **sizes)
+    space = specs()
+    space["observation_spec"]["state"] = Unbounded((5,))
+    switches = {"ensemble": ensemble, "goal_conditioned": goal, "action_conditioned": acts}
+    model = make(specs=space, parts={"transformer": small}, horizon=2 * (SEGMENT - CONTEXT) + 1, **switches)
+    for member in (model.transformer, *model.others):
+        for parameter in member.parameters():
+            torch.nn.init.normal_(parameter, mean=0.7 * (parameter.dim() == 1), std=0.6)
+        if robot:
+            for norm in (member.proprioception.states, member.proprioception.changes):
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.1, 1.0)
+    for parameter in model.tokenizer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def forced(model: IVideoGPT, pixels: Tensor, robot: Tensor | None, actions: Tensor) -> list[Step]:
+    """One anchor's steps, every code from a forward pass of all members over the whole prefix."""
+    layout, members, frames = model.layout, (model.transformer, *model.others), pixels.float() / 255
+    codes, _ = model.tokenizer.encode_context(frames)
+    features = model.tokenizer.context_features_for_decoder(codes, frames)
+    dynamics, before, steps = codes.new_zeros(len(pixels), 0, layout.dynamics_tokens), [], []
+    for step in range(actions.shape[1]):
+        before.append(robot)
+        states = None if robot is None else torch.stack(before, 1)
+        dynamics = torch.cat([dynamics, dynamics.new_zeros(len(pixels), 1, layout.dynamics_tokens)], 1)
+
+        def hidden(dynamics: Tensor = dynamics, taken: Tensor = actions[:, : step + 1], states=states) -> list[Tensor]:
+            return [member.hidden(layout.join(codes, dynamics), taken, states) for member in members]
+
+        for place in range(layout.dynamics_tokens):
+            at = layout.prefix + step * layout.stride + place
+            logits = [m.llm.lm_head(h[:, at]) for m, h in zip(members, hidden(), strict=True)]
+            known = [x[:, layout.context_codes : layout.separator].softmax(-1) for x in logits]
+            dynamics[:, step, place] = torch.stack(known).mean(0).argmax(-1)
+        ends = [member.ends(h)[:, -1] for member, h in zip(members, hidden(), strict=True)]
+        heads = torch.cat([member.reward_linear(end) for member, end in zip(members, ends, strict=True)], -1)
+        if robot is not None:
+            robot = torch.stack([m.proprioception.next(e, robot) for m, e in zip(members, ends, strict=True)]).mean(0)
+        shown = model.tokenizer.decode_dynamics(dynamics[:, -1:], features)[:, 0]
+        shown = shown.clamp(0, 1).mul(255).round().to(torch.uint8)
+        steps.append((dynamics[:, -1] + layout.context_codes, symexp(heads.mean(-1, keepdim=True)), robot, shown))
+    return steps
+
+
+def forced_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor) -> list[Step]:
+    pixels, robot = model.rollouts.reader.context(context)
+    goals, steps = pixels.shape[1] - context.shape[1], []
+    for part in actions.split(SEGMENT - CONTEXT, 1):
+        steps += forced(model, pixels, robot, part)
+        robot, newest = steps[-1][2], torch.stack([shown for *_, shown in steps[-part.shape[1] :]], 1)
+        newest = torch.cat([pixels[:, goals:], newest], 1)[:, -context.shape[1] :]
+        pixels = torch.cat([pixels[:, :goals], newest], 1)
+    return steps
+
+
+def cached_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor, fork_at: int) -> list[Step]:
+    """Actions [B * FORKS, H], alike within a row's forks until it is forked."""
+    state, steps = model.start(context), []
+    for step, action in enumerate(actions.unbind(1)):
+        if step == fork_at:
+            state = model.fork(state, FORKS)
+        state, frame = model.rollouts.advance(state, action if step >= fork_at else action[::FORKS])
+        state, pixels = model.rollouts.show(state, frame.tokens.unsqueeze(1))
+        found = (frame.tokens, frame.reward, frame.robot, pixels[:, 0])
+        copies = 1 if step >= fork_at else FORKS
+        steps.append(tuple(None if part is None else part.repeat_interleave(copies, 0) for part in found))
+    return steps
+
+
+BOTH = (False, True)
+
+
+@pytest.mark.parametrize(("robot", "ensemble", "goal", "acts"), list(product(BOTH, (1, 2), BOTH, BOTH)))
+@torch.no_grad()
+def test_cached_rollouts_are_those_of_teacher_forcing(robot: bool, ensemble: int, goal: bool, acts: bool) -> None:
+    torch.manual_seed(1)
+    model, batch = build(robot, ensemble, goal, acts), sequences(2)
+    batch["state"], batch["goal"] = torch.randn(2, SEGMENT, 5), batch["pixels"][:, -1:].expand_as(batch["pixels"])
+    context = batch[:, : CONTEXT - goal]
+    for fork_at in (0, 3, 5):
+        actions = torch.randn(2 * FORKS, model.max_horizon, ACTION)
+        actions[:, :fork_at] = actions[::FORKS, :fork_at].repeat_interleave(FORKS, 0)
+        expected = forced_rollout(model, context.repeat_interleave(FORKS, 0), actions)
+        for ours, theirs in zip(cached_rollout(model, context, actions, fork_at), expected, strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            torch.testing.assert_close(ours[1], theirs[1], atol=1e-3, rtol=1e-3)
+            assert (ours[2] is None) == (theirs[2] is None) == (not robot)
+            if ours[2] is not None:
+                torch.testing.assert_close(ours[2], theirs[2], atol=1e-3, rtol=1e-3)
+            assert (ours[3].int() - theirs[3].int()).abs().max() <= 1  # rounding of another batch shape

@@ -1,0 +1,1 @@
+"""MBPO's probabilistic ensemble."""

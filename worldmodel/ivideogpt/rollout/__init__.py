@@ -1,0 +1,1 @@
+"""Imagined rollouts: decoding with key/value caches."""

@@ -1,0 +1,267 @@
+"""Token by token decoding through a key/value cache, on a snapshot of the transformer's weights.
+
+R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame.
+
+A token of a small batch is many small operations over much memory, so the snapshot is laid out for few of them:
+the weight of each RMS norm is multiplied into the matrix after it, queries, keys and values are one product, and
+so are gate and up; the rotary pairs (i, i + d/2) are put side by side, as the two parts of a complex number, so that
+one complex product turns queries and keys and scales the queries.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldmodel.ivideogpt.attention import causal_attention
+from worldmodel.ivideogpt.precision import has_bfloat16_kernels
+from worldmodel.ivideogpt.rollout.cache import KeyValueCache
+from worldmodel.ivideogpt.transformer.llama import NORM_EPS, DecoderLayer
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+
+# Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
+CACHED_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next code is chosen.
+
+    Attributes:
+        temperature: 0 takes the most likely code.
+        top_k: choose among the k most likely; None for all.
+        any_token: a published defect for study: context codes and separators may be drawn in place of
+            dynamics codes; they are fed back as they are.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    any_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0 (0 is greedy), not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, or null for all codes, not {self.top_k}")
+
+    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Indices [R] from logits [R, V] by inverting the distribution at ``uniform`` [R, 1] in [0, 1)."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        logits = logits / self.temperature
+        if self.top_k is None or self.top_k >= logits.shape[-1]:
+            return _invert(logits, uniform)
+        logits, index = logits.topk(self.top_k, -1, sorted=False)
+        return index.gather(1, _invert(logits, uniform).unsqueeze(1)).squeeze(1)
+
+
+def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
+    cumulative = logits.softmax(-1).cumsum(-1)
+    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
+    return index.clamp_(max=logits.shape[-1] - 1)  # rounding may put the last draw at the very end
+
+
+class _Matrix:
+    """A weight [outputs, inputs] in the decoding type, laid out for a CPU's bfloat16 kernels where it will use them.
+
+    Those kernels read a weight in blocks, and without this arrange it anew for every token: a third of the time.
+    """
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        weight = weight.detach().to(dtype, copy=True)
+        self.packed = weight.device.type == "cpu" and dtype == torch.bfloat16 and has_bfloat16_kernels()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Float32 or decoding type [..., inputs] to the decoding type [..., outputs]."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, None, "none", [], "")
+        return F.linear(x.to(self.weight.dtype), self.weight)
+
+
+class _Layer:
+    """One layer's weights in the decoding type, with the norms' weights multiplied in."""
+
+    @torch.no_grad()
+    def __init__(self, layer: DecoderLayer, heads: int, dtype: torch.dtype) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        norm, mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        queries_keys = [_paired(proj.weight, heads) for proj in (attention.q_proj, attention.k_proj)]
+        self.dtype = dtype
+        self.qkv = _Matrix(torch.cat([*queries_keys, attention.v_proj.weight]) * norm, dtype)
+        self.out = _Matrix(attention.o_proj.weight, dtype)
+        self.gate_up = _Matrix(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * mlp_norm, dtype)
+        self.down = _Matrix(mlp.down_proj.weight, dtype)
+
+    def project(self, x: Tensor, turn: Tensor) -> Tensor:
+        """Residual stream [..., D] and its places' turns [..., 3, 1, d/2] to queries, keys, values [..., 3, h, d]."""
+        qkv = self.qkv(_normalise(x)).float()
+        pairs = torch.view_as_complex(qkv.view(*x.shape[:-1], 3, -1, turn.shape[-1], 2))
+        return torch.view_as_real(pairs * turn).flatten(-2).to(self.dtype)
+
+    def feed(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual stream [..., D], which is written to, and attention output [..., D] to the layer's output."""
+        x = x.add_(self.out(attended))
+        gate, up = self.gate_up(_normalise(x)).chunk(2, -1)
+        return x.add_(self.down(F.silu(gate).mul_(up)))
+
+
+def _paired(weight: Tensor, heads: int) -> Tensor:
+    """Rows [D, D] of queries or keys with each head's rotary pairs (i, i + d/2) next to each other."""
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def _normalise(x: Tensor) -> Tensor:
+    """x / rms(x) over the last dimension."""
+    return F.rms_norm(x, x.shape[-1:], None, NORM_EPS)
+
+
+class CachedDecoder:
+    """A snapshot of a transformer for imagining: encode a context once, then go on token by token.
+
+    Args:
+        transformer: the weights are copied; a later update of it does not change this decoder.
+        dtype: type of the matrix products, keys and values; the residual stream and the norms stay float32.
+        dropout: attention dropout while decoding; anything but 0 is a published defect for study.
+    """
+
+    def __init__(self, transformer: VideoTransformer, dtype: torch.dtype, dropout: float = 0.0) -> None:
+        decoder, self.layout = transformer.llm.model, transformer.layout
+        self.heads, self.dropout, self.dtype = transformer.heads, dropout, dtype
+        self.embedding = decoder.embed_tokens.weight.detach().clone().float()
+        self.turn = _turns(transformer.cos, transformer.sin)
+        layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+        self.layers = [_Layer(layer, self.heads, dtype) for layer in layers]
+        self.norm = decoder.norm.weight.detach().clone().float()
+        head = transformer.llm.lm_head.weight.detach() * self.norm
+        self.any_head = _Matrix(head, dtype)
+        self.code_head = _Matrix(head[self.layout.context_codes : self.layout.separator], dtype)
+        self.edges = copy.deepcopy(transformer.edges)
+
+    @torch.no_grad()
+    def encode(self, tokens: Tensor, frames: int, added: Tensor | None = None) -> KeyValueCache:
+        """Encode the start of a segment at once.
+
+        Args:
+            tokens: int64 [B, P], the context and any future frames that are known already.
+            frames: imagined frames to keep room for.
+            added: [B, F, D] that the slots of the known future frames gain (Heads.condition); None for nothing.
+        """
+        x = F.embedding(tokens, self.embedding)  # [B, P, D]
+        if added is not None:
+            x[:, self.layout.prefix :: self.layout.stride] += added
+        batch, length, width = x.shape
+        cache = KeyValueCache.allocate(
+            len(self.layers),
+            batch,
+            self.heads,
+            width // self.heads,
+            prefix=length,
+            room=frames * self.layout.stride,
+            like=x.new_empty(0, dtype=self.dtype),
+        )
+        rows = max(CACHED_TOKENS // length, 1) if x.device.type == "cpu" else batch
+        for first in range(0, batch, rows):
+            self._encode_rows(x[first : first + rows], cache, slice(first, first + rows))
+        return cache
+
+    def _encode_rows(self, x: Tensor, cache: KeyValueCache, rows: slice) -> None:
+        """Put the keys and values of embeddings [b, P, D], which are written to, into the cache's ``rows``."""
+        turn = self.turn[: x.shape[1]]
+        for index, layer in enumerate(self.layers):
+            q, k, v = layer.project(x, turn).permute(2, 0, 3, 1, 4)  # [b, h, P, d]
+            cache.prefix_keys[index, rows], cache.prefix_values[index, rows] = k, v
+            if index + 1 < len(self.layers):  # nobody reads what the last layer makes of the context
+                k, v = cache.prefix_keys[index, rows], cache.prefix_values[index, rows]
+                attended = causal_attention(q.contiguous(), k, v, self.dropout, scale=1.0)
+                x = layer.feed(x, attended.transpose(1, 2).flatten(2))
+
+    def slot(self, rows: int, added: Tensor | None) -> Tensor:
+        """The embedding of a slot [R, D] with what it gains (Heads.condition)."""
+        x = self.embedding[self.layout.slot].repeat(rows, 1)
+        return x if added is None else x.add_(added)
+
+    def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
+        """Of normalised states [R, D], float32 [R, V] over the dynamics codes, or over all tokens."""
+        head = self.any_head if any_token else self.code_head
+        return head(hidden).float()
+
+    def advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+        """One token's embedding [R, D], written to, to its normalised state [R, D]; the cache gains the token."""
+        turn = self.turn[cache.position]
+        for index, layer in enumerate(self.layers):
+            attended = cache.attend(index, layer.project(x, turn), self.dropout)
+            x = layer.feed(x, attended.flatten(1))
+        cache.filled += 1
+        return _normalise(x)
+
+
+class ImaginedFrame(NamedTuple):
+    """One frame as E decoders imagined it together."""
+
+    tokens: Tensor  # int64 [R, n] in the segment's numbering
+    ends: list[Tensor]  # each decoder's final hidden state [R, D] at the last of them
+    entropy: Tensor | None  # [R, 1], nats a token: of all codes, whatever the temperature and top_k
+    disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
+
+
+@torch.no_grad()
+def imagine(
+    decoders: Sequence[CachedDecoder],
+    caches: Sequence[KeyValueCache],
+    added: Sequence[Tensor | None],
+    sampling: Sampling,
+    measure: bool = False,
+) -> ImaginedFrame:
+    """One frame: the slot with what it gains, then n sampled codes, each fed back to every decoder.
+
+    Of several decoders the codes are drawn from the mean of their distributions. Their disagreement is the entropy of
+    that mean less the mean of their entropies (Jensen-Shannon divergence).
+
+    Args:
+        caches: of R rows, one a decoder; each gains n + 1 tokens.
+        added: [R, D] that each decoder's slot gains (Heads.condition); None for nothing.
+        measure: whether entropy and disagreement are wanted.
+    """
+    layout, rows = decoders[0].layout, caches[0].keys.shape[1]
+    uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
+    offset = 0 if sampling.any_token else layout.context_codes
+    inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
+    tokens, entropies = [], []
+    for draw in uniform:
+        hidden = [decoder.advance(x, cache) for decoder, x, cache in zip(decoders, inputs, caches, strict=True)]
+        logits = [decoder.logits(h, sampling.any_token) for decoder, h in zip(decoders, hidden, strict=True)]
+        mixed = logits[0] if len(logits) == 1 else torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
+        tokens.append(sampling.choose(mixed, draw) + offset)
+        if measure:
+            entropies.append(torch.stack([_entropy(x) for x in (mixed, *logits)]))
+        inputs = [F.embedding(tokens[-1], decoder.embedding) for decoder in decoders]
+    ends = [
+        decoder.advance(x, cache) * decoder.norm for decoder, x, cache in zip(decoders, inputs, caches, strict=True)
+    ]
+    entropy = disagreement = None
+    if measure:
+        found = torch.stack(entropies).mean(0)  # [1 + E, R]
+        entropy = found[0, :, None]
+        disagreement = (found[0] - found[1:].mean(0)).clamp(min=0.0)[:, None] if len(decoders) > 1 else None
+    return ImaginedFrame(torch.stack(tokens, 1), ends, entropy, disagreement)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Nats [R] of the distributions with logits [R, V]."""
+    log = logits.log_softmax(-1)
+    return -(log.exp() * log).sum(-1)
+
+
+def _turns(cos: Tensor, sin: Tensor) -> Tensor:
+    """Complex factors [positions, 3, 1, d/2] of a token's queries, keys and values, from the rotary table.
+
+    Queries are turned and scaled by d^-0.5, keys turned, values left as they are.
+    """
+    half = cos.shape[1] // 2
+    turn = torch.complex(cos[:, :half].float(), sin[:, :half].float())
+    return torch.stack([turn * cos.shape[1] ** -0.5, turn, torch.ones_like(turn)], 1).unsqueeze(2)

@@ -1,0 +1,228 @@
+"""Imagined rollouts: from real context frames, step by step, through one key/value cache.
+
+B contexts, C context frames of the layout (a goal among them), R = B * forks rollout rows, A action width, P numbers of
+the robot's state, n dynamics tokens a frame.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from worldmodel.ivideogpt.precision import autocast
+from worldmodel.ivideogpt.rollout.cache import KeyValueCache
+from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
+from worldmodel.ivideogpt.segments import SegmentReader
+from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer, Context
+from worldmodel.ivideogpt.training import mode
+from worldmodel.ivideogpt.transformer.heads import symexp
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+
+
+@dataclass(frozen=True)
+class ImaginedState:
+    """Where a rollout stands: R rows after ``frame`` imagined frames.
+
+    The cache is written in place, so a state can be stepped once; fork it to go on twice.
+    """
+
+    decoders: tuple[CachedDecoder, ...]  # one for each transformer
+    caches: tuple[KeyValueCache, ...]
+    codes: Tensor  # int64 [B, C, N], of the contexts
+    features: Context  # the contexts, decoded
+    recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
+    robot: Tensor | None  # [R, P]: the robot's state at the newest frame
+    frame: int = 0
+    anchor: int = 0  # frames imagined before the context was last encoded
+
+    @property
+    def cache(self) -> KeyValueCache:
+        """The first transformer's; all have the same rows, forks and places filled."""
+        return self.caches[0]
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.cache.keys.shape[1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One imagined frame of R rows, not yet decoded."""
+
+    tokens: Tensor  # int64 [R, n]
+    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads; None without a reward head
+    robot: Tensor | None  # float32 [R, P]
+    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
+
+
+class Rollouts:
+    """Starts, advances and forks rollouts of a tokenizer and a transformer that are trained elsewhere.
+
+    Args:
+        segment_frames: imagined frames that the transformer was trained to follow one context with.
+        max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
+            become the context of what follows.
+        measure: whether each frame says how unsure the model is. dtype: of the large matrix products.
+        dropout: a published defect for study: leave the dropout of both parts on while imagining.
+    """
+
+    def __init__(
+        self,
+        tokenizer: CompressiveTokenizer,
+        transformers: Sequence[VideoTransformer],
+        reader: SegmentReader,
+        sampling: Sampling,
+        segment_frames: int,
+        max_horizon: int,
+        dtype: torch.dtype,
+        measure: bool = False,
+        dropout: bool = False,
+    ) -> None:
+        self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
+        self.layout, self.measure = tokenizer.layout, measure
+        self.segment_frames, self.max_horizon = segment_frames, max_horizon
+        self.dtype, self.dropout = dtype, dropout
+        self._snapshot: tuple[CachedDecoder, ...] = ()
+        self._snapshot_of: list[tuple[int, int]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the snapshot: another process makes its own, as a CPU's laid out weights cannot be sent."""
+        return {**self.__dict__, "_snapshot": (), "_snapshot_of": []}
+
+    def start(self, context: TensorDictBase) -> ImaginedState:
+        """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
+        return self._anchor(*self.reader.context(context), frame=0)
+
+    def _anchor(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
+        """A state whose context are these frames uint8 [B, C, 3, side, side]."""
+        with self._imagining():
+            frames = pixels.float() / 255
+            codes, _ = self.tokenizer.encode_context(frames)
+            features = self.tokenizer.context_features_for_decoder(codes, frames, painted=False)
+        decoders, room = self._decoders(), min(self.segment_frames, self.max_horizon - frame)
+        tokens = self.layout.join(codes)
+        caches = tuple(decoder.encode(tokens, room) for decoder in decoders)
+        return ImaginedState(decoders, caches, codes, features, pixels, robot, frame, anchor=frame)
+
+    @torch.no_grad()
+    def advance(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, Frame]:
+        """One frame under ``action`` [R, A]. Its tokens go to ``show`` before a context is encoded anew."""
+        self._check_fresh(state)
+        if state.frame >= self.max_horizon:
+            raise ValueError(
+                f"this rollout has reached max_horizon={self.max_horizon}: start a new one, raise `horizon`, or "
+                "train on longer segments (segment_length)"
+            )
+        if action is not None and len(action) != state.rows:
+            raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
+        if state.frame - state.anchor == self.segment_frames:
+            state = self._anchor(state.recent, state.robot, state.frame)
+        edges = [decoder.edges for decoder in state.decoders]
+        action = None if action is None else action.float()
+        added = [edge.condition(action, state.robot) for edge in edges]
+        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure)
+        rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
+        robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
+        robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
+        measures = {"token_entropy": found.entropy, "disagreement": found.disagreement}
+        reward = None
+        if rewards[0] is not None:
+            heads = torch.cat([r for r in rewards if r is not None], -1)  # [R, heads], symlog
+            reward = symexp(heads.mean(-1, keepdim=True))
+            if self.measure and heads.shape[-1] > 1:
+                measures["reward_std"] = symexp(heads).std(-1, keepdim=True)
+        known = {name: value for name, value in measures.items() if value is not None}
+        return replace(state, frame=state.frame + 1, robot=robot), Frame(found.tokens, reward, robot, known)
+
+    def show(self, state: ImaginedState, tokens: Tensor) -> tuple[ImaginedState, Tensor]:
+        """Decode the tokens [R, F, n] of the F newest frames.
+
+        Returns:
+            The state, which knows these frames now, and their pixels uint8 [R, F, 3, side, side].
+        """
+        pixels = self.pixels(state, tokens)
+        fixed = self.layout.context_length - self.reader.context_length  # the goal stays
+        goal, past = state.recent[:, :fixed], state.recent[:, fixed:]
+        newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
+        return replace(state, recent=torch.cat([goal, newest], 1)), pixels
+
+    def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
+        """Advance under actions [R, H, A]; frames are decoded together where a context is encoded anew and at the end.
+
+        Args:
+            decode: how many of the last frames are wanted as pixels, 0 to H; others are decoded only for a new context.
+
+        Returns:
+            H frames, and the pixels uint8 [R, decode, 3, side, side].
+        """
+        frames: list[Frame] = []
+        shown = [state.recent[:, :0]]
+        for part in actions.split(self.segment_frames, 1):
+            done = len(frames)
+            for action in part.unbind(1):
+                state, frame = self.advance(state, action)
+                frames.append(frame)
+            left = actions.shape[1] - len(frames)
+            wanted = min(len(frames) - done, max(decode - left, 0))
+            count = max(wanted, self.reader.context_length if left else 0)
+            if count:
+                newest = torch.stack([frame.tokens for frame in frames[done:][-count:]], 1)
+                state, pixels = self.show(state, newest)
+                shown.append(pixels[:, pixels.shape[1] - wanted :])
+        return frames, torch.cat(shown, 1)
+
+    def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
+        """Tokens [R, F, n] of frames since the state's context was encoded to pixels uint8 [R, F, 3, side, side]."""
+        rows, frames, _ = tokens.shape
+        codes = self.layout.codes(tokens)
+        codes = codes.reshape(rows // state.cache.forks, -1, codes.shape[-1])  # forks are decoded as frames
+        with self._imagining():
+            decoded = self.tokenizer.decode_dynamics(codes, state.features).float()
+        pixels = decoded.clamp(0, 1).mul_(255).round_().to(torch.uint8)
+        return pixels.reshape(rows, frames, *decoded.shape[2:])
+
+    def fork(self, state: ImaginedState, n: int) -> ImaginedState:
+        """R * n rows, each row n times in succession, over the same encoded contexts."""
+        if n < 1:
+            raise ValueError(f"a state can be forked into 1 or more, not {n}")
+        self._check_fresh(state)
+        robot = None if state.robot is None else state.robot.repeat_interleave(n, 0)
+        return replace(
+            state,
+            caches=tuple(cache.fork(n) for cache in state.caches),
+            recent=state.recent.repeat_interleave(n, 0),
+            robot=robot,
+        )
+
+    def _check_fresh(self, state: ImaginedState) -> None:
+        if state.cache.filled != (state.frame - state.anchor) * self.layout.stride:
+            raise ValueError("this imagined state was stepped before: fork a state to go on from it twice")
+
+    @contextmanager
+    def _imagining(self) -> Iterator[None]:
+        """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(autocast(self.transformers[0].cos, self.dtype))
+            stack.enter_context(mode(self.tokenizer, self.dropout))
+            for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
+                quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
+            yield
+
+    def forget(self) -> None:
+        """The transformers have learned: a fused optimiser does not count its writes, so they cannot be seen."""
+        self._snapshot = ()
+
+    def _decoders(self) -> tuple[CachedDecoder, ...]:
+        """The transformers' weights as they are now, copied again only where they have changed."""
+        versions = [(p.data_ptr(), p._version) for model in self.transformers for p in model.parameters()]
+        if not self._snapshot or versions != self._snapshot_of:
+            dropout = self.transformers[0].attention_dropout if self.dropout else 0.0
+            self._snapshot = tuple(CachedDecoder(model, self.dtype, dropout) for model in self.transformers)
+            self._snapshot_of = versions
+        return self._snapshot

@@ -1,0 +1,61 @@
+"""What goes in at the slot before a frame, and what comes out at its last token, beside the codes.
+
+F future frames, A action width, P numbers of the robot's state, D model width.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from worldmodel.ivideogpt.transformer.proprioception import Proprioception
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) · ln(1 + |x|)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of ``symlog``."""
+    return x.sign() * x.abs().expm1()
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The linear maps around a decoder; None for what a model does not have."""
+
+    action: nn.Linear | None  # A -> D
+    reward: nn.Linear | None  # D -> heads
+    proprioception: Proprioception | None
+
+    def condition(self, actions: Tensor | None, states: Tensor | None) -> Tensor | None:
+        """What slots gain: of the actions [..., A] that lead to their frames and the states [..., P] before these.
+
+        Returns:
+            [..., D]; None for a model that reads neither.
+
+        Raises:
+            ValueError: what the model reads is missing or of another width.
+        """
+        added = None
+        if self.action is not None:
+            added = self.action(_of_width("actions", actions, self.action.in_features))
+        if self.proprioception is not None:
+            read = self.proprioception.embed(_of_width("states", states, self.proprioception.size))
+            added = read if added is None else added + read
+        return added
+
+    def rewards(self, ends: Tensor) -> Tensor | None:
+        """Symlog rewards [..., heads] of final hidden states [..., D] at the last tokens of frames."""
+        return None if self.reward is None else self.reward(ends).float()
+
+    def states(self, ends: Tensor, states: Tensor | None) -> Tensor | None:
+        """States [..., P] at frames, of the hidden states [..., D] at their ends and the states before them."""
+        return None if self.proprioception is None or states is None else self.proprioception.next(ends, states)
+
+
+def _of_width(name: str, values: Tensor | None, width: int) -> Tensor:
+    if values is None or values.shape[-1] != width:
+        given = "none" if values is None else f"{list(values.shape)}"
+        raise ValueError(f"this model reads {name} of width {width}; given: {given}")
+    return values

@@ -1,0 +1,198 @@
+"""The LLaMA decoder over video tokens, with actions added to the slots and a reward read off each frame.
+
+Module names are those of the published files, so that their weights load as they are. B batch, L tokens, D width, F
+future frames, A action width, P numbers of state, n dynamics tokens a frame. Source: iVideoGPT (arXiv 2405.15223).
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.ivideogpt.attention import rope_table
+from worldmodel.ivideogpt.layout import TokenLayout
+from worldmodel.ivideogpt.transformer.heads import Heads, symlog
+from worldmodel.ivideogpt.transformer.llama import LanguageModel
+from worldmodel.ivideogpt.transformer.proprioception import Proprioception
+
+INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class TransformerLoss:
+    """What one forward pass over segments yields for training.
+
+    ``code_loss``, ``reward_loss`` and ``state_loss`` are 0-d, the latter two 0 without such a head; ``hits`` bool
+    [B, F, n]: the most likely dynamics code is the true one; ``reward`` [B, F, heads] in symlog units, or None.
+    """
+
+    code_loss: Tensor
+    reward_loss: Tensor
+    state_loss: Tensor
+    hits: Tensor
+    reward: Tensor | None
+
+
+class VideoTransformer(nn.Module):
+    """Next-token prediction over segments, conditioned on actions.
+
+    Args:
+        layout: token counts and numbering, from the tokenizer.
+        width: D. heads: attention heads; D / heads must be even. mlp_width: hidden width of the SwiGLU.
+        layers: decoder layers.
+        action_dim: A; None for a model without actions.
+        reward_heads: linear heads that predict a reward: 0 for none, 1 as published; of several, each starts from
+            its own weights and the rollout takes their mean. Where they disagree the model is outside its data.
+        proprioception: P, the numbers of the robot's own state that are read and predicted; 0 for none.
+        attention_dropout: dropout of the attention weights while training.
+        max_positions: the longest segment in tokens.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        layout: TokenLayout,
+        action_dim: int | None,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_width: int,
+        reward_heads: int = 1,
+        proprioception: int = 0,
+        attention_dropout: float = 0.0,
+        max_positions: int = 1024,
+    ) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width {width} must be a multiple of 2 * heads ({2 * heads})")
+        if min(reward_heads, proprioception) < 0:
+            raise ValueError(f"reward_heads ({reward_heads}) and proprioception ({proprioception}) must be 0 or more")
+        self.layout = layout
+        self.heads, self.max_positions, self.attention_dropout = heads, max_positions, attention_dropout
+        self.llm = LanguageModel(layout.vocabulary, width, layers, heads, mlp_width, attention_dropout)
+        self.action_linear = None if action_dim is None else nn.Linear(action_dim, width)
+        self.reward_linear = nn.Linear(width, reward_heads) if reward_heads else None
+        self.proprioception = Proprioception(proprioception, width) if proprioception else None
+        cos, sin = rope_table(max_positions, width // heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.llm.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+        if self.action_linear is not None:  # at first the action changes nothing, as in a model without it
+            nn.init.zeros_(self.action_linear.weight)
+            nn.init.zeros_(self.action_linear.bias)
+        if self.reward_linear is not None:
+            alone = self.reward_linear.out_features == 1
+            # several heads must differ by about 1 where no data has brought them together
+            nn.init.normal_(self.reward_linear.weight, std=INITIAL_STD if alone else self.width**-0.5)
+            nn.init.zeros_(self.reward_linear.bias)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.llm.lm_head.in_features
+
+    @property
+    def edges(self) -> Heads:
+        """What goes in at slots and comes out at frames' ends."""
+        return Heads(self.action_linear, self.reward_linear, self.proprioception)
+
+    def embed(self, tokens: Tensor, added: Tensor | None, layout: TokenLayout) -> Tensor:
+        """Tokens [B, L] and what the slots gain [B, F, D] (see Heads.condition), to embeddings [B, L, D]."""
+        x = self.llm.model.embed_tokens(tokens)
+        if added is None:
+            return x
+        futures = layout.futures(tokens.shape[1])
+        if added.shape[1] != futures:
+            raise ValueError(f"{futures} future frames need as many actions, one leading to each; got {added.shape[1]}")
+        slots = x[:, layout.prefix :: layout.stride] + added
+        x = x.clone()
+        x[:, layout.prefix :: layout.stride] = slots.to(x.dtype)
+        return x
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        actions: Tensor | None,
+        states: Tensor | None = None,
+        layout: TokenLayout | None = None,
+    ) -> Tensor:
+        """Final hidden states [B, L, D] of tokens [B, L] under actions [B, F, A] and states [B, F, P]."""
+        length = tokens.shape[1]
+        if length > self.max_positions:
+            raise ValueError(f"a segment of {length} tokens exceeds max_positions={self.max_positions}")
+        x = self.embed(tokens, self.edges.condition(actions, states), layout or self.layout)
+        for layer in self.llm.model.layers:
+            x = layer(x, self.cos[:length], self.sin[:length])
+        return self.llm.model.norm(x)
+
+    def forward(self, tokens: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits [B, L, vocabulary] at every position, and symlog rewards [B, F, 1] (None without a head).
+
+        Where frames begin is read off the tokens, so any context length will do. Actions: [B, F, A] that lead to the
+        F future frames; or those of the whole segment [B, T, A] or [B, T - 1, A], action k leading to frame k + 1.
+        """
+        layout = self.layout.read(tokens)
+        futures, context = layout.futures(tokens.shape[1]), layout.context_length
+        if self.action_linear is None:
+            actions = None
+        elif actions is not None and actions.shape[1] in (futures + context, futures + context - 1):
+            actions = actions[:, context - 1 :][:, :futures]
+        hidden = self.hidden(tokens, actions, layout=layout)
+        rewards = self.rewards(hidden, layout)
+        return self.llm.lm_head(hidden), None if rewards is None else rewards.mean(-1, keepdim=True)
+
+    def ends(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
+        """Of the final hidden states [B, L, D] those at each future frame's last dynamics token, [B, F, D]."""
+        layout = layout or self.layout
+        return hidden[:, layout.prefix + layout.dynamics_tokens :: layout.stride]
+
+    def rewards(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
+        """Symlog rewards [B, F, heads], read at each future frame's last dynamics token; None without a head."""
+        return self.edges.rewards(self.ends(hidden, layout))
+
+    def losses(
+        self,
+        tokens: Tensor,
+        actions: Tensor | None,
+        rewards: Tensor | None,
+        full_vocabulary: bool = False,
+        states: tuple[Tensor, Tensor] | None = None,
+    ) -> TransformerLoss:
+        """Cross-entropy of the future frames' tokens, mean squared errors of the symlog rewards and of the states.
+
+        Supervised are all dynamics tokens and, as published, every slot but the first. Logits exist at those
+        positions alone, and over the rows of dynamics codes and separators alone, unless ``full_vocabulary``
+        asks for the published loss, whose softmax runs over the context codes too.
+
+        Args:
+            tokens: int64 [B, L]. actions: [B, F, A] leading to the future frames.
+            rewards: [B, F, 1] earned on arriving at the future frames, in real units; None for no such loss.
+            states: [B, F, P] before and at the future frames, where the model reads them.
+        """
+        layout = self.layout
+        before, after = states if states is not None else (None, None)
+        if self.proprioception is not None and self.training and before is not None and after is not None:
+            self.proprioception.watch(before, after)
+        hidden = self.hidden(tokens, actions, before)
+        first_row = 0 if full_vocabulary else layout.context_codes
+        logits = F.linear(hidden[:, layout.prefix : -1], self.llm.lm_head.weight[first_row:]).float()
+        targets = tokens[:, layout.prefix + 1 :] - first_row
+        code_loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        codes = slice(layout.context_codes - first_row, layout.separator - first_row)
+        hits = logits[..., codes].argmax(-1) + codes.start == targets
+        hits = F.pad(hits, (0, 1))  # a place for the slot after the last frame, which does not exist
+        hits = hits.unflatten(1, (-1, layout.stride))[..., :-1]
+        predicted, reward_loss, state_loss = self.rewards(hidden), code_loss.new_zeros(()), code_loss.new_zeros(())
+        if predicted is not None and rewards is not None:
+            reward_loss = F.mse_loss(predicted, symlog(rewards.float()).expand_as(predicted))
+        if self.proprioception is not None and before is not None and after is not None:
+            state_loss = self.proprioception.loss(self.ends(hidden), before, after)
+        return TransformerLoss(code_loss, reward_loss, state_loss, hits, predicted)

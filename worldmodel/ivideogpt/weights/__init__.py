@@ -1,0 +1,1 @@
+"""Files of weights, published and our own."""

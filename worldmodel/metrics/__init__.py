@@ -1,0 +1,1 @@
+"""Metrics of predicted videos and of what decides control."""

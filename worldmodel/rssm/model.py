@@ -1,0 +1,269 @@
+"""DreamerV3's recurrent state-space model (Hafner et al. 2023, arXiv 2301.04104) as a world model.
+
+B batch, T time, C context, A action, D deterministic width, F features, R resolution. What TorchRL does right is used:
+MLPs, two-hot rewards, LaProp with adaptive gradient clipping. Not its losses (by default they clip free bits per
+categorical, leave the uniform share out and balance the KL otherwise) and not its RSSM modules (see
+worldmodel/rssm/recurrence.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+from torchrl.modules import DreamerV3MLP, SymExpTwoHot
+from torchrl.modules.functional import symexp, symlog
+from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
+
+from worldmodel.base import LatentWorldModel, Learned
+from worldmodel.rssm.losses import kl_losses, squared_error
+from worldmodel.rssm.networks import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures
+from worldmodel.rssm.recurrence import Latent, Recurrence
+
+if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
+    from torchrl.data import Composite, TensorSpec
+
+NO_CLASS = 255  # packed: no class at all, as before an episode
+SCALES = {"reconstruction": 1.0, "reward": 1.0, "continue": 1.0, "dynamics": 1.0, "representation": 0.1}
+
+
+class Arrivals(NamedTuple):
+    """Steps by what is seen on arrival, [B, T]: the action that led here, and what it earned.
+
+    The world model's own order: its first row may be an episode's first, which no action led to.
+    """
+
+    observed: TensorDictBase  # what the world model observes
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    is_init: Tensor
+
+
+class RSSM(LatentWorldModel):
+    """Latent dynamics learned from pixels or from state.
+
+    Args:
+        observation_spec: holds `pixels` uint8 [3, R, R] or `state` [S]. action_spec: [A].
+        pixels: which of them is observed; with them `task` [N], where there are several.
+        units: the size of everything: MLPs and hidden layers are as wide, the recurrent state is 8 times as wide, and a
+            16th is the number of classes of each categorical and the width of the convolutions. 64 is the 1M model,
+            256 12M, 384 25M, 512 50M, 768 100M, 1024 200M.
+        categoricals, blocks: of the latent state, of the GRU.
+        unimix: share of the uniform distribution in every categorical.
+        free_nats: below this the KL trains nothing.
+        context_length: real steps from which `start` finds a state.
+        learning_rate, warmup: of LaProp with adaptive gradient clipping; updates over which the rate rises.
+    """
+
+    max_horizon = 10_000  # there is no bound; errors grow
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        pixels: bool,
+        units: int = 64,
+        categoricals: int = 32,
+        blocks: int = 8,
+        unimix: float = 0.01,
+        free_nats: float = 1.0,
+        context_length: int = 5,
+        learning_rate: float = 4e-5,
+        warmup: int = 1000,
+    ) -> None:
+        super().__init__()
+        if units < 32 or units % 16:
+            raise ValueError(f"rssm: units is {units}; it must be a multiple of 16 from 32 on")
+        self.key = "pixels" if pixels else "state"
+        if self.key not in [str(key) for key in observation_spec]:
+            raise ValueError(f"dreamerv3 learns from {self.key}, which the environment does not give: see agent.pixels")
+        self.tasks = observation_spec["task"].shape[-1] if pixels and "task" in observation_spec.keys() else 0
+        self.observations = (self.key, "task") if self.tasks else (self.key,)
+        self.context_length, self.free_nats, self.action_dim = context_length, free_nats, action_spec.shape[-1]
+        deter, classes = 8 * units, units // 16
+        self.feature_size = deter + categoricals * classes
+        self._make_observers(observation_spec[self.key].shape, units)
+        self.recurrence = Recurrence(
+            actions=self.action_dim, embedding=self.encoder.out_features + self.tasks, deter=deter, hidden=units,
+            stoch=categoricals, classes=classes, blocks=blocks, unimix=unimix,
+        )  # fmt: skip
+        self.two_hot = SymExpTwoHot()
+        head = {"depth": 1, "num_cells": units, "norm_eps": NORM_EPS}
+        self.reward_head = DreamerV3MLP(self.feature_size, self.two_hot.num_bins, outscale=0.0, **head)
+        self.continue_head = DreamerV3MLP(self.feature_size, 1, **head)
+        self.task_head = DreamerV3MLP(self.feature_size, self.tasks, **head) if self.tasks else None
+        learned = list(self.parameters())
+        self._optimizers = {"world_model": DreamerV3Optimizer(learned, lr=learning_rate, warmup_steps=warmup)}
+
+    def _make_observers(self, shape: torch.Size, units: int) -> None:
+        self.encoder: PixelEncoder | StateEncoder
+        self.decoder: PixelDecoder | DreamerV3MLP
+        if self.key == "pixels":
+            self.resolution, depth = shape[-1], units // 16
+            self.encoder = PixelEncoder(self.resolution, depth)
+            self.decoder = PixelDecoder(self.feature_size, self.resolution, depth, units)
+        else:
+            self.state_dim = shape[-1]
+            self.standardiser = Standardiser(self.state_dim)
+            self.encoder = StateEncoder(self.state_dim, units)
+            self.decoder = DreamerV3MLP(self.feature_size, self.state_dim, depth=3, num_cells=units, norm_eps=NORM_EPS)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return dict(self._optimizers)
+
+    # ---------------------------------------------------------------- learning
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """The first row of each sequence is observed as an episode's first."""
+        learned = self._learn(self._from_scratch(batch), self.recurrence.initial(len(batch)))
+        optimizer = self._optimizers["world_model"]
+        optimizer.zero_grad(set_to_none=True)
+        learned.loss.backward()
+        optimizer.step()
+        return learned.metrics
+
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+        return self._learn(self._going_on(batch), self.unpack(before))
+
+    def losses(self, steps: Arrivals, before: Latent) -> tuple[dict[str, Tensor], Latent]:
+        """What is descended, by the names of SCALES and 0-d; and the latent states [B, T], with their gradients."""
+        seen = self.read(steps.observed[self.key])
+        embedding = self._embed(seen, steps.observed)
+        latent, posterior = self.recurrence.observe(embedding, steps.action, steps.is_init, before)
+        features = latent.features  # [B, T, F]
+        dynamics, representation = kl_losses(posterior, self.recurrence.prior(latent.deter), self.free_nats)
+        earned = (~steps.is_init).float()  # no action earned anything on arriving at an episode's first step
+        reward = self.two_hot.loss(self.reward_head(features), steps.reward) * earned
+        goes_on = F.binary_cross_entropy_with_logits(
+            self.continue_head(features).squeeze(-1), (~steps.terminated).float(), reduction="none"
+        )
+        losses = {
+            "reconstruction": self._reconstruction(features.flatten(0, 1), seen, steps.observed),
+            "reward": reward.mean(),
+            "continue": goes_on.mean(),
+            "dynamics": dynamics.mean(),
+            "representation": representation.mean(),
+        }
+        assert losses.keys() == SCALES.keys()
+        return losses, latent
+
+    def _learn(self, steps: Arrivals, before: Latent) -> Learned:
+        if self.key == "state":
+            self.standardiser.observe(steps.observed[self.key].flatten(0, -2))
+        losses, latent = self.losses(steps, before)
+        require_finite(losses)
+        loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
+        return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
+
+    def _from_scratch(self, batch: TensorDictBase) -> Arrivals:
+        """All rows of sequences [B, T], the first as an episode's first."""
+        reward, terminated = (_shifted(batch["next", name].squeeze(-1)) for name in ("reward", "terminated"))
+        is_init = torch.zeros_like(terminated)
+        is_init[:, 0] = True
+        observed = batch.select(*self.observations)
+        return Arrivals(observed, _shifted(batch["action"]), reward, terminated, is_init)
+
+    def _going_on(self, batch: TensorDictBase) -> Arrivals:
+        """All rows but the first of sequences [B, 1 + T]."""
+        reward, terminated = (batch["next", name].squeeze(-1)[:, :-1] for name in ("reward", "terminated"))
+        is_init = batch["is_init"].squeeze(-1)[:, 1:]
+        observed = batch.select(*self.observations)[:, 1:]
+        return Arrivals(observed, batch["action"][:, :-1], reward, terminated & ~is_init, is_init)
+
+    # -------------------------------------------------------------- predicting
+    def start(self, context: TensorDictBase) -> Latent:
+        action = _shifted(context["action"])
+        is_init = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+        latent = self._observe(context, action, is_init, self.recurrence.initial(len(action)))
+        return Latent(latent.deter[:, -1], latent.stoch[:, -1])
+
+    def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Latent:
+        rows = observed.select(*self.observations)[:, None]
+        latent = self._observe(rows, action[:, None], is_init, self.unpack(before))
+        return Latent(latent.deter[:, 0], latent.stoch[:, 0])
+
+    def _observe(self, observed: TensorDictBase, action: Tensor, is_init: Tensor, before: Latent) -> Latent:
+        embedding = self._embed(self.read(observed[self.key]), observed)
+        return self.recurrence.observe(embedding, action, is_init, before)[0]
+
+    def _embed(self, seen: Tensor, observed: TensorDictBase) -> Tensor:
+        """What was read [B * T, ...] of observations [B, T], and their task -> [B, T, embedding]."""
+        embedding: Tensor = self.encoder(seen).unflatten(0, observed.batch_size)
+        return torch.cat((embedding, observed["task"]), -1) if self.tasks else embedding
+
+    def _reconstruction(self, features: Tensor, seen: Tensor, observed: TensorDictBase) -> Tensor:
+        """Squared error of all that is observed, from features [B * T, F]: 0-d."""
+        error = squared_error(self.decoder(features), seen)
+        if self.task_head is None:
+            return error
+        return error + squared_error(self.task_head(features), observed["task"].flatten(0, 1))
+
+    def imagine(self, state: Latent, action: Tensor) -> Latent:
+        return self.recurrence.imagine(state, action)
+
+    def step(self, state: Latent, action: Tensor) -> tuple[Latent, TensorDict]:
+        state = self.imagine(state, action)
+        features = self.features(state)
+        predicted = {self.key: self.decode(features), "reward": self.reward(features)}
+        if self.task_head is not None:
+            predicted["task"] = self.task_head(features)
+        return state, TensorDict(predicted, batch_size=[len(action)])
+
+    def fork(self, state: Latent, n: int) -> Latent:
+        return Latent(*(part.repeat_interleave(n, 0) for part in state))
+
+    def read(self, observation: Tensor) -> Tensor:
+        """pixels or state [*B, ...] -> pictures in [0, 1] or symlog values, [N, ...]: what is encoded and drawn."""
+        if self.key == "pixels":
+            return pictures(observation)
+        return symlog(self.standardiser(observation.flatten(0, -2)))
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features [N, F] -> pixels uint8 or state, as the environment has them."""
+        predicted: Tensor = self.decoder(features)
+        if self.key == "pixels":
+            return (predicted * 255).round().to(torch.uint8)
+        return self.standardiser.inverse(symexp(predicted))
+
+    def features(self, state: Latent) -> Tensor:
+        return state.features
+
+    def reward(self, features: Tensor) -> Tensor:
+        expected: Tensor = self.two_hot(self.reward_head(features))
+        return expected
+
+    def goes_on(self, features: Tensor) -> Tensor:
+        return torch.sigmoid(self.continue_head(features))
+
+    # ----------------------------------------------------------------- packing
+    @property
+    def unknown(self) -> TensorDict:
+        state = self.recurrence.initial(1)
+        return self.pack(state)[0]
+
+    def pack(self, state: Latent) -> TensorDict:
+        deter, stoch = state.deter.detach().flatten(0, -2), state.stoch.detach()
+        classes = torch.where(stoch.any(-1), stoch.argmax(-1), NO_CLASS).to(torch.uint8)
+        return TensorDict(deter=deter, stoch=classes.flatten(0, -2), batch_size=[len(deter)])
+
+    def unpack(self, packed: TensorDictBase) -> Latent:
+        deter, classes = packed["deter"], packed["stoch"].long()[..., None]
+        numbers = torch.arange(self.recurrence.classes, device=deter.device)
+        return Latent(deter, (classes == numbers).to(deter.dtype))
+
+
+def _shifted(values: Tensor) -> Tensor:
+    """values[:, t - 1] at t; zero at first."""
+    return torch.cat((torch.zeros_like(values[:, :1]), values[:, :-1]), 1)
+
+
+def require_finite(losses: dict[str, Tensor]) -> None:
+    """FloatingPointError naming the losses where one is NaN or infinite; one device synchronisation in all."""
+    if not bool(torch.isfinite(torch.stack([loss.detach() for loss in losses.values()])).all()):
+        described = ", ".join(f"{name} = {loss.item()}" for name, loss in losses.items())
+        raise FloatingPointError(f"a loss is no longer finite ({described}): lower the world model's learning rate")
