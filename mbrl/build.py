@@ -20,6 +20,7 @@ from mbrl.agents.imagination import Imagination
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.task_conditioning import TaskTold
 from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
+from mbrl.errors import UserError
 from mbrl.replay.demonstrations import read_demos, require_fit
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
@@ -108,7 +109,7 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
     if config.agent.get("planner") is None:
         return None
     if world_model is None:
-        raise ValueError("agent.planner needs an agent.world_model to plan in")
+        raise UserError("agent.planner needs an agent.world_model to plan in")
     torch.manual_seed(config.seed)
     search = make(config.agent.planner, Planner, place="agent.planner")
     planner = PlanningPolicy(world_model, search, policy, **_specs(env), **config.agent.planning)

@@ -14,6 +14,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mbrl.errors import UserError
+
 CONFIG_MODULE = "configs"
 ROOT_CONFIG = "train"
 LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> ours, and its extra
@@ -72,7 +74,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
         except OverrideParseException as error:
             reason = str(error).splitlines()[0]
             hint = "a setting is written key=value, and quoted where it has spaces or brackets: 'key=\"a b\"'"
-            raise ValueError(f"cannot read the setting {argument!r} ({reason}); {hint}") from error
+            raise UserError(f"cannot read the setting {argument!r} ({reason}); {hint}") from error
     return parsed
 
 
@@ -95,14 +97,14 @@ def _check_group_choices(overrides: Sequence[Override]) -> None:
         for line in _plain_overrides(override):
             name = line.split("=", 1)[1]
             if name not in (*known[group], "null"):
-                raise ValueError(f"no {group} named {name!r}{nearest(name, known[group])}")
+                raise UserError(f"no {group} named {name!r}{nearest(name, known[group])}")
 
 
 def _compose(root: str, lines: list[str], overrides: Sequence[Override]) -> None:
     try:
         compose(root, overrides=lines)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(root, error, overrides)) from error
+        raise UserError(_explain(root, error, overrides)) from error
 
 
 def _explain(root: str, error: Exception, overrides: Sequence[Override]) -> str:

@@ -16,9 +16,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from mbrl.errors import UserError, checks_of_arguments
 from mbrl.run_folder.config import OURS, TARGET, targets
 
 
@@ -49,9 +51,14 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
     """
     check(settings, base, place)
     try:
-        return instantiate(settings, _partial_=True)(**objects)
+        with checks_of_arguments():
+            return instantiate(settings, _partial_=True)(**objects)
     except TypeError as error:  # an argument that is missing, unknown or of another type
-        raise ValueError(f"{place} cannot be built: {error}") from error
+        raise UserError(f"{place} cannot be built: {error}") from error
+    except InstantiationException as error:  # of a part inside this one
+        if isinstance(error.__cause__, ValueError):
+            raise UserError(str(error.__cause__)) from error
+        raise
 
 
 def check(settings: Any, base: Any, place: str) -> None:
@@ -70,15 +77,15 @@ def check(settings: Any, base: Any, place: str) -> None:
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True)
     if not isinstance(settings, Mapping) or TARGET not in settings:
-        raise ValueError(f"{place} names no class: give {place}.{TARGET}")
+        raise UserError(f"{place} names no class: give {place}.{TARGET}")
     unused = [key for key in settings if key in ("_args_", "_convert_", "_recursive_", "_mode_")]
     if unused:
-        raise ValueError(f"{place}.{unused[0]} is not used here: give arguments by name")
+        raise UserError(f"{place}.{unused[0]} is not used here: give arguments by name")
     target = _find(settings[TARGET], f"{place}.{TARGET}")
     made = target if inspect.isclass(target) else _class_in(_annotations(target).get("return"))
     if base is not Any and not (inspect.isclass(made) and issubclass(made, base)):
         hint = "" if inspect.isclass(made) else f": annotate what it returns, as in `def f(...) -> {base.__name__}`"
-        raise ValueError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
+        raise UserError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
     for key, value in settings.items():
         if key != TARGET and next(targets(value), None) is not None:
             _check_argument(value, target, key, f"{place}.{key}")
@@ -88,7 +95,7 @@ def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str
     """Check an argument in which a class is named."""
     wanted = _wanted(target, key, value)
     if wanted is None or not isinstance(value, Mapping) or TARGET not in value:
-        raise ValueError(f"{next(targets(value, place))[0]}: no class can be named there")
+        raise UserError(f"{next(targets(value, place))[0]}: no class can be named there")
     check(value, wanted, place)
 
 
@@ -111,11 +118,11 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{place}: there is no {name} ({error})") from error
+        raise UserError(f"{place}: there is no {name} ({error})") from error
     home = getattr(found, "__module__", None) or ""
     imported = str(name).startswith(OURS) and home.split(".")[0] != module.split(".")[0]
     if imported or not (inspect.isclass(found) or inspect.isfunction(found)):
-        raise ValueError(f"{place}: {name} is no class or function of {module.split('.')[0]}")
+        raise UserError(f"{place}: {name} is no class or function of {module.split('.')[0]}")
     return found
 
 

@@ -28,6 +28,7 @@ from mbrl.build import (
 )
 from mbrl.collecting.collector import check_workers, make_collector, shut_down
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.replay.replay import Replay
 from mbrl.results.plot import plot
@@ -221,13 +222,13 @@ def check(config: DictConfig) -> None:
         OmegaConf.update(config, key, whole_number(key, OmegaConf.select(config, key)))
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames:
-        raise ValueError(
+        raise UserError(
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
     segment = learned_length(config)
     if per_episode + 1 < segment:
-        raise ValueError(
+        raise UserError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
             "of an episode: lengthen env.episode_length"
         )
@@ -236,13 +237,13 @@ def check(config: DictConfig) -> None:
         require_package()
     check_demonstrations(config)
     if not isinstance(config.seed, int):
-        raise ValueError(f"seed must be a whole number, not {config.seed!r}")
+        raise UserError(f"seed must be a whole number, not {config.seed!r}")
 
 
 def whole_number(name: str, value: Any) -> int:
     """The value as an integer; ValueError where it is none, or below 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer() or value < 1:
-        raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
+        raise UserError(f"{name} must be a whole number, 1 or more, not {value!r}")
     return int(value)
 
 
@@ -251,18 +252,18 @@ def check_demonstrations(config: DictConfig) -> None:
     demos, share = config.replay.demos, config.replay.demo_share
     cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
     if "_target_" not in cloning:
-        raise ValueError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
+        raise UserError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
     if demos is None and (share > 0 or cloning["updates"] > 0):
-        raise ValueError(
+        raise UserError(
             f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "
             f"({share}): give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
         )
     if demos is not None and share == 0 and cloning["updates"] == 0:
-        raise ValueError(
+        raise UserError(
             "replay.demos would not be learned from: give replay.demo_share or agent.cloning.updates above 0"
         )
     if cloning["updates"] > 0 and cloning["weight"] > 0 and share == 0:
-        raise ValueError(
+        raise UserError(
             f"agent.cloning.weight ({cloning['weight']}) needs demonstrations in the batches: "
             "give replay.demo_share above 0, or agent.cloning.weight=0"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.planning import PlanningPolicy
+from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.schema import Schema, schema_of
 from policies.base import Policy
@@ -61,7 +62,7 @@ class Agent:
         cloning: Cloning | None = None,
     ) -> None:
         if planner is not None and world_model is None:
-            raise ValueError("agent.planner needs an agent.world_model to plan in")
+            raise UserError("agent.planner needs an agent.world_model to plan in")
         real = real_share(batch_size, real_ratio, policy, imagination)
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.batch_size, self.real = batch_size, real
@@ -72,10 +73,10 @@ class Agent:
         self.cloning = cloning or Cloning()
         self.cloned, self._cloning_weight = 0, 0.0
         if planner is not None and self.cloning.updates and not planner.actor.proposals:
-            raise ValueError("agent.cloning teaches a prior that is never asked: give agent.planning.proposals above 0")
+            raise UserError("agent.cloning teaches a prior that is never asked: give agent.planning.proposals above 0")
         self.counts = {"policy": 0, "world_model": 0, "imagination": 0, "fits": 0}
         if world_model is not None and world_model.fits and self.learns_model and model_fit_every < 1:
-            raise ValueError(f"agent.model_fit_every is {model_fit_every}: this world model is fitted, give 1 or more")
+            raise UserError(f"agent.model_fit_every is {model_fit_every}: this world model is fitted, give 1 or more")
 
     @property
     def acting(self) -> Policy:
@@ -235,17 +236,17 @@ def real_share(batch_size: int, real_ratio: float, policy: Policy, imagination: 
     """Real transitions of a batch; ValueError where the ratio cannot be kept."""
     real = round(batch_size * real_ratio)
     if not 0 <= real_ratio <= 1 or (real_ratio < 1 and real == batch_size) or (real_ratio > 0 and real == 0):
-        raise ValueError(
+        raise UserError(
             f"agent.real_ratio {real_ratio} of batch_size {batch_size} leaves {real} real transitions: "
             "give a ratio in [0, 1] that leaves each part at least one"
         )
     if policy.learns_from == "rollouts" and real_ratio != 0:
-        raise ValueError(
+        raise UserError(
             f"agent.real_ratio is {real_ratio}, but this policy learns from imagined rollouts alone: leave it at 0 "
             "(its model-free control is another agent, see its yaml)"
         )
     if real_ratio < 1 and imagination is None:
-        raise ValueError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
+        raise UserError(f"agent.real_ratio {real_ratio} needs a world model and imagination; use 1 without them")
     return real
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mbrl.errors import UserError
+
 
 @dataclass(frozen=True)
 class Cloning:
@@ -24,7 +26,7 @@ class Cloning:
 
     def __post_init__(self) -> None:
         if self.updates < 0 or self.weight < 0 or self.env_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"agent.cloning: updates ({self.updates}) and weight ({self.weight}) must be 0 or more, "
                 f"env_steps ({self.env_steps}) 1 or more"
             )

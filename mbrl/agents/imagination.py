@@ -14,6 +14,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from mbrl.agents.uncertainty import Settings, Trust
 from mbrl.data.episodes import OBSERVATIONS, record_fields
 from mbrl.envs.imagined import ImaginationEnv, check_horizon
+from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT, EpisodeBuffer
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.schema import Maybe, TensorType
@@ -39,12 +40,12 @@ class Horizon:
             return cls(horizon, horizon, 0, 1)
         wanted = [field.name for field in fields(cls)]
         if sorted(horizon) != sorted(wanted):
-            raise ValueError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(wanted)}")
+            raise UserError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(wanted)}")
         return cls(**horizon)
 
     def __post_init__(self) -> None:
         if not 0 <= self.from_env_steps < self.to_env_steps:
-            raise ValueError(
+            raise UserError(
                 f"imagination.horizon: from_env_steps ({self.from_env_steps}) must lie in 0 up to "
                 f"to_env_steps ({self.to_env_steps})"
             )
@@ -89,7 +90,7 @@ class Imagination:
         self.trust = Trust.of(cut_above, weigh_by, optimism)
         self.trust.check(world_model)
         if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice or n_step is not None):
-            raise ValueError(
+            raise UserError(
                 "imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change "
                 "single transitions, "
                 "but this policy learns from whole rollouts: leave them out"

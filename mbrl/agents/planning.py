@@ -18,6 +18,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type, set_exploratio
 
 from mbrl.data.episodes import read_episode, read_episodes
 from mbrl.data.published import read_published
+from mbrl.errors import UserError
 from policies.base import Plan, Planner, Policy
 from worldmodel.base import WorldModel
 
@@ -56,7 +57,7 @@ class PlanningPolicy(Policy):
     ) -> None:
         super().__init__()
         if not 1 <= replan_every <= planner.horizon:
-            raise ValueError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
+            raise UserError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
         check_model(world_model, planner, has_goal=goal is not None)
         frame_stack = check_specs(observation_spec, action_spec, world_model)
         tasks = world_model.tasks if "task" in world_model.observations else 0
@@ -217,42 +218,42 @@ class PlanningActor(TensorDictModuleBase):
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
     """ValueError where the world model cannot serve this planner."""
     if "state" in world_model.observations or "pixels" not in world_model.observations:
-        raise ValueError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
+        raise UserError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
     if not 1 <= planner.horizon <= world_model.max_horizon:
-        raise ValueError(
+        raise UserError(
             f"agent.planner.horizon {planner.horizon}: this world model can go 1 to {world_model.max_horizon} steps "
             "(lengthen agent.world_model.horizon, or the segments that it is trained on)"
         )
     if world_model.action_dim == 0:
-        raise ValueError("this world model only watches, so that no action can be planned: set action_conditioned=true")
+        raise UserError("this world model only watches, so that no action can be planned: set action_conditioned=true")
     if not (world_model.predicts_reward or has_goal):
-        raise ValueError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
+        raise UserError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
     if world_model.goal_conditioned and not has_goal:
-        raise ValueError("this world model needs a goal frame: give planning.goal, an episode that ends at the goal")
+        raise UserError("this world model needs a goal frame: give planning.goal, an episode that ends at the goal")
 
 
 def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_model: WorldModel) -> int:
     """The frame stack K; ValueError where the environment does not give what planning needs."""
     if "frames" not in list(observation_spec.keys()):
-        raise ValueError("planning looks at frames, which this environment does not give: set env.pixels=true")
+        raise UserError("planning looks at frames, which this environment does not give: set env.pixels=true")
     frame_stack = observation_spec["frames"].shape[-3] // 3
     if frame_stack < world_model.context_length:
-        raise ValueError(
+        raise UserError(
             f"env.frame_stack is {frame_stack}, but the world model needs {world_model.context_length} frames to start "
             f"from: set env.frame_stack={world_model.context_length} or more"
         )
     space = action_spec.space
     if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
-        raise ValueError(f"planning needs continuous actions in [-1, 1], not {action_spec}")
+        raise UserError(f"planning needs continuous actions in [-1, 1], not {action_spec}")
     return int(frame_stack)
 
 
 def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
     """ValueError where the prior cannot make so many proposals."""
     if not 0 <= proposals <= planner.candidates:
-        raise ValueError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
+        raise UserError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
     if proposals and set(prior.actor.in_keys) - {"task"} != {"frames"}:
-        raise ValueError(
+        raise UserError(
             f"planning.proposals ({proposals}) need a prior that acts on frames alone, such as "
             "+policy@agent.policy=drqv2_cpu"
         )
@@ -269,10 +270,10 @@ def goal_image(path: Path, resolution: int) -> Tensor:
     else:
         episode = read_episodes(path)[0]
     if "pixels" not in episode.keys():
-        raise ValueError(f"planning.goal: the episode in {path} has no pixels")
+        raise UserError(f"planning.goal: the episode in {path} has no pixels")
     image: Tensor = episode["pixels"][-1]
     if image.shape[-1] != resolution:
-        raise ValueError(
+        raise UserError(
             f"planning.goal: the frames in {path} are {image.shape[-1]} pixels wide, the world model's {resolution}"
         )
     return image

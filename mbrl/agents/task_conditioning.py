@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from mbrl.errors import UserError
 from worldmodel.base import Outcome, WorldModel
 
 
@@ -38,7 +39,7 @@ class TaskTold(WorldModel):
         super().__init__()
         self.model = model = make(actions + tasks)
         if model.action_dim == 0:
-            raise ValueError("a world model that only watches cannot be told the task: set action_conditioned=true")
+            raise UserError("a world model that only watches cannot be told the task: set action_conditioned=true")
         for name in WorldModel.__annotations__:
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
 LEAST = 1e-8  # of a weight, so that a batch can be drawn even where the model is unsure of everything
@@ -50,10 +51,10 @@ class Trust:
         for name in self.measures:
             if name not in world_model.measures:
                 known = ", ".join(world_model.measures) or "none: set agent.world_model.uncertainty=true"
-                raise ValueError(f"imagination needs the measure {name!r}, but this world model has {known}")
+                raise UserError(f"imagination needs the measure {name!r}, but this world model has {known}")
         for name, scale in self.weigh_by.items():
             if not scale > 0:
-                raise ValueError(f"imagination.weigh_by.{name} must be above 0, not {scale}")
+                raise UserError(f"imagination.weigh_by.{name} must be above 0, not {scale}")
 
     def bonus(self, measured: Mapping[str, Tensor]) -> Tensor:
         """What is added to the rewards, float32 [B, H]."""

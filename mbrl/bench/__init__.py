@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
+from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 
 Row = dict[str, object]
@@ -30,6 +31,6 @@ def run_benchmarks(chosen: Sequence[str] = ()) -> Iterator[Row]:
     for name in chosen:
         if name not in known:
             close = difflib.get_close_matches(name, known) or known
-            raise ValueError(f"no benchmark named {name!r}; there are: {', '.join(close)}")
+            raise UserError(f"no benchmark named {name!r}; there are: {', '.join(close)}")
     default = [name for name in known if name not in ON_REQUEST]
     return (row for name in chosen or default for row in import_module(f"{__name__}.{name}").run())

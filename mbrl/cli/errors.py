@@ -3,6 +3,8 @@
 import errno
 from pathlib import Path
 
+from mbrl.errors import UserError
+
 USAGE_ERROR = 2
 RUN_ERROR = 1
 # what a machine lacks or breaks, whatever was asked for: an I/O error, open files, memory
@@ -14,7 +16,7 @@ def root_cause(error: BaseException) -> BaseException:
     """What Hydra wrapped: the error of ours at the end of its chain of causes, or the error itself."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError | ValueError | FloatingPointError | MemoryError) and not _is_hydras(cause):
+        if isinstance(cause, OSError | UserError | FloatingPointError | MemoryError) and not _is_hydras(cause):
             return cause
         if not _is_hydras(cause):
             break
@@ -40,6 +42,6 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"there is not enough memory ({error}); {KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}", USAGE_ERROR
-    if isinstance(error, OSError | ValueError) or _is_hydras(error):
+    if isinstance(error, OSError | UserError) or _is_hydras(error):
         return str(error), USAGE_ERROR
     return None

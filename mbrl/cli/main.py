@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from mbrl.cli.errors import RUN_ERROR, explain, root_cause
 from mbrl.cli.verbs import add_verbs
+from mbrl.errors import UserError
 
 INTERRUPTED = 130
 MODULES = {"train": "mbrl.training", "pretrain": "mbrl.pretraining.pretrain"}  # of the verbs with a configuration
@@ -59,7 +60,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
 
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
-        raise ValueError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl {verb} --help`")
+        raise UserError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl {verb} --help`")
     if not (parsed.config_path or parsed.config_name or parsed.config_dir):
         check_overrides(parsed.overrides, verb)
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl.build import env_factory
 from mbrl.cli.errors import explain, root_cause
 from mbrl.compose import composed_jobs, groups
+from mbrl.errors import UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.run_folder.lock import Busy
 from mbrl.run_folder.state import FAILURE, is_done
@@ -49,11 +50,11 @@ def prepare(arguments: Sequence[str], check: Callable[[DictConfig], None]) -> li
                 environments.add(environment)
         except Exception as error:
             cause = root_cause(error)
-            if not isinstance(cause, ValueError):
+            if not isinstance(cause, UserError):
                 raise
-            raise ValueError(f"{cause} (in the job {job})") from error
+            raise UserError(f"{cause} (in the job {job})") from error
         if folder in folders:
-            raise ValueError(_shared(folder, folders[folder], overrides))
+            raise UserError(_shared(folder, folders[folder], overrides))
         folders[folder] = overrides
     for claim in (require_own_folder, claim_run_folder):  # none is taken where one is refused
         for folder, (_, config) in zip(folders, jobs, strict=True):

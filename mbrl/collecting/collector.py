@@ -14,6 +14,7 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import carrying
+from mbrl.errors import UserError
 from mbrl.replay.replay import TRAJECTORY
 from policies.base import Policy
 
@@ -23,11 +24,11 @@ BACKENDS = ("process", "ray")
 def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
     """ValueError where workers do not divide a batch, or for a backend that is unknown or not installed."""
     if backend not in BACKENDS:
-        raise ValueError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+        raise UserError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "ray" and find_spec("ray") is None:
-        raise ValueError("collect.backend=ray needs a package that is not here: pip install 'mbrl[ray]'")
+        raise UserError("collect.backend=ray needs a package that is not here: pip install 'mbrl[ray]'")
     if workers < 1 or frames_per_batch % workers:
-        raise ValueError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
+        raise UserError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
 
 
 def make_collector(

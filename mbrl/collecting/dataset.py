@@ -1,7 +1,7 @@
 """`mbrl collect`: a data set of many Meta-World tasks, played by scripted, noisy scripted and random policies.
 
-FOLDER/<task>/<policy>-00000.safetensors are record episodes (see `mbrl.data.episodes`), all that were played, the failed
-ones included; FOLDER/dataset.json says how. Each episode is a pure function of (seed, task, policy, number),
+FOLDER/<task>/<policy>-00000.safetensors are record episodes (see `mbrl.data.episodes`), failed ones
+included; FOLDER/dataset.json says how they were made. Each episode is a pure function of (seed, task, policy, number),
 so a collection that was cut short goes on with what is missing, and ends in the same bytes, whatever the number of
 workers was.
 """
@@ -35,6 +35,7 @@ from mbrl.collecting.demonstrations import play
 from mbrl.compose import CONFIG_MODULE, ROOT_CONFIG
 from mbrl.data.episodes import SUFFIX, about_episode, write_episode
 from mbrl.envs.simulator import resolve_task, task_names
+from mbrl.errors import UserError
 from mbrl.run_folder.files import remove_leftovers, write_atomically
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
@@ -140,14 +141,14 @@ def _check(tasks: Sequence[str], episodes: int, policies: Sequence[str], protoco
     """The tasks by name, without repetition."""
     for name, number in (("episodes", episodes), ("workers", workers)):
         if number < 1:
-            raise ValueError(f"{name} is {number}: it must be 1 or more")
+            raise UserError(f"{name} is {number}: it must be 1 or more")
     if protocol.noise < 0 or protocol.seed < 0:
-        raise ValueError(f"noise ({protocol.noise}) and seed ({protocol.seed}) must be 0 or more")
+        raise UserError(f"noise ({protocol.noise}) and seed ({protocol.seed}) must be 0 or more")
     for policy in policies:
         if policy not in POLICIES:
-            raise ValueError(f"unknown policy {policy!r}: choose among {', '.join(POLICIES)}")
+            raise UserError(f"unknown policy {policy!r}: choose among {', '.join(POLICIES)}")
     if not policies:
-        raise ValueError(f"no policy: choose among {', '.join(POLICIES)}")
+        raise UserError(f"no policy: choose among {', '.join(POLICIES)}")
     named = [name for task in tasks for name in (task_names() if task == "all" else [task])]
     return list(dict.fromkeys(resolve_task(name).removesuffix("-v3") for name in named))
 
@@ -165,14 +166,14 @@ def _claim(output: Path, protocol: Protocol, task: str) -> None:
         try:
             found = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no JSON file ({error}): choose another folder") from error
+            raise UserError(f"{path} is no JSON file ({error}): choose another folder") from error
         differing = sorted(_flat(found).items() ^ _flat(wanted).items())
         if differing:
             names = ", ".join(dict.fromkeys(name for name, _ in differing))
-            raise ValueError(f"{output} was made with other settings ({names}): choose another folder or delete it")
+            raise UserError(f"{output} was made with other settings ({names}): choose another folder or delete it")
         return
     if any(output.glob(f"*/*{SUFFIX}")):
-        raise ValueError(f"{output} holds episodes, but no dataset.json that says how they were made")
+        raise UserError(f"{output} holds episodes, but no dataset.json that says how they were made")
     env_factory(protocol.config(task, POLICIES[0]))(seed=protocol.seed).close()
     write_atomically(path, json.dumps(wanted, indent=2) + "\n")
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mbrl.data.episodes import about_episode, to_records, write_episode
 from mbrl.envs.metaworld import make_env
+from mbrl.errors import UserError
 from mbrl.run_folder.files import remove_leftovers
 from policies.base import Policy
 from policies.scripted import ScriptedPolicy
@@ -67,7 +68,7 @@ def collect_demos(
             progress.set_postfix(success=f"{len(found)}/{attempt}")
             if len(found) == episodes:
                 return found
-    raise ValueError(
+    raise UserError(
         f"only {len(found)} of {ATTEMPTS * episodes} scripted episodes of {task} were successful: "
         f"lower the noise ({noise}) or lengthen the episodes"
     )
@@ -83,7 +84,7 @@ def record(
     """
     output = Path(output)
     if episodes < 1:
-        raise ValueError(f"episodes is {episodes}: it must be 1 or more")
+        raise UserError(f"episodes is {episodes}: it must be 1 or more")
     if any(output.glob("episode-*")):
         raise FileExistsError(f"{output} holds episodes already: choose another folder or delete it")
     remove_leftovers(output)

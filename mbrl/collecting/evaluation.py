@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.envs.gym import carrying
+from mbrl.errors import UserError
 from policies.base import Policy
 
 
@@ -58,7 +59,7 @@ class Evaluator:
 
     def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, longest: int, seed: int) -> None:
         if episodes < 1:
-            raise ValueError(f"eval.episodes must be 1 or more, not {episodes}")
+            raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
         self._carrying: EnvBase | None = None
         self.episodes, self.longest, self.seed = episodes, longest, seed

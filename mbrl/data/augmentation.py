@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mbrl.errors import UserError
+
 Range = tuple[float, float]
 _ATTEMPTS = 10  # at a crop that fits into the picture; the whole picture where none does
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601: how much red, green and blue there is in a grey
@@ -56,7 +58,7 @@ class Augmentation:
         for name, (low, high) in vars(self).items():
             least, most = {"scale": (1e-6, 1.0), "ratio": (1e-6, 1e6), "hue": (-1.0, 1.0)}.get(name, (0.0, 1e6))
             if not least <= low <= high <= most:
-                raise ValueError(f"augmentation: {name} cannot be drawn from {low} to {high}")
+                raise UserError(f"augmentation: {name} cannot be drawn from {low} to {high}")
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Segments uint8 [B, T, 3, R, R], each augmented in its own way."""
@@ -85,7 +87,7 @@ class Augmentation:
 def augment(pixels: Tensor, parameters: Parameters) -> Tensor:
     """Segments uint8 [B, T, 3, R, R], all frames of a segment changed alike; they lie on the parameters' device."""
     if pixels.ndim != 5 or pixels.shape[2] != 3 or pixels.dtype != torch.uint8:
-        raise ValueError(f"augmentation: segments are uint8 [B, T, 3, R, R], not {pixels.dtype} {list(pixels.shape)}")
+        raise UserError(f"augmentation: segments are uint8 [B, T, 3, R, R], not {pixels.dtype} {list(pixels.shape)}")
     frames = _crop(pixels.float() / 255, parameters.crop)
     changes: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_brighten, _contrast, _saturate, _turn_hue)
     for place in range(len(changes)):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mbrl.data.episodes import SUFFIX, write_entries
 from mbrl.data.frames import fit
+from mbrl.errors import UserError
 from mbrl.run_folder.files import remove_leftovers
 
 _VERSION = 1  # of what a decoded episode holds: raise it where that changes
@@ -70,7 +71,7 @@ def _decoded(episode: Foreign, resolution: int | None) -> Path:
     parts = [str(_VERSION), str(resolution), episode.name]
     for file in episode.files:
         if not file.is_file():
-            raise ValueError(f"{file} is missing")
+            raise UserError(f"{file} is missing")
         stat = file.stat()
         parts += [str(file.resolve()), str(stat.st_size), str(stat.st_mtime_ns)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()

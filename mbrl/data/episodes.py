@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite, TensorSpec
 
+from mbrl.errors import UserError
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.schema import TensorType
 from mbrl.run_folder.tensors import tensor_chunks
@@ -71,9 +72,9 @@ def check_records(records: TensorDictBase, name: str) -> None:
     shapes = dict.fromkeys(FLAGS, ((1,), torch.bool)) | {"reward": ((1,), torch.float32)}
     missing = [key for key in (*shapes, "action") if key not in keys]
     if missing or not any(key in keys for key in SIGHTS):
-        raise ValueError(f"{name}: not an episode, it lacks {', '.join(missing) or 'pixels or state'}")
+        raise UserError(f"{name}: not an episode, it lacks {', '.join(missing) or 'pixels or state'}")
     if records.ndim != 1 or len(records) < 2:
-        raise ValueError(f"{name}: an episode has one axis of 2 rows or more, not {list(records.shape)}")
+        raise UserError(f"{name}: an episode has one axis of 2 rows or more, not {list(records.shape)}")
     for key in keys:
         value = records[key]
         shape, dtype = shapes.get(key, (None, torch.uint8 if key == "pixels" else torch.float32))
@@ -82,9 +83,9 @@ def check_records(records: TensorDictBase, name: str) -> None:
         flat = key not in ("action", "state") or len(given) == 1
         if value.dtype != dtype or (shape is not None and given != shape) or not square or not flat:
             found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-            raise ValueError(f"{name}: {key} cannot be {found} in an episode")
+            raise UserError(f"{name}: {key} cannot be {found} in an episode")
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{name}: {key} holds NaN or infinite values")
+            raise UserError(f"{name}: {key} holds NaN or infinite values")
 
 
 def write_episode(path: Path, records: TensorDictBase, about: Mapping[str, Any] | None = None) -> None:
@@ -136,10 +137,10 @@ def read_episode(path: Path) -> TensorDict:
     try:
         entries = load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: torn or no safetensors file ({error}): delete or replace it") from error
+        raise UserError(f"{path}: torn or no safetensors file ({error}): delete or replace it") from error
     lengths = {value.shape[:1] for value in entries.values()}
     if len(lengths) != 1:
-        raise ValueError(f"{path}: its entries have different lengths, so it is no episode")
+        raise UserError(f"{path}: its entries have different lengths, so it is no episode")
     records = TensorDict(entries, batch_size=list(lengths.pop()))
     check_records(records, str(path))
     return records

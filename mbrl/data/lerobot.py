@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mbrl.data.conversion import Foreign
 from mbrl.data.frames import fit
+from mbrl.errors import UserError
 
 _COLUMNS = {"action": "action", "state": "observation.state", "reward": "next.reward", "success": "next.success"}
 _AT_ONCE = 64  # frames that lie in memory at full size
@@ -57,14 +58,14 @@ def lerobot_episodes(folder: Path) -> list[Foreign]:
         info = json.loads(path.read_text())
         cameras = [key for key, feature in info["features"].items() if _is_camera(feature)]
         if not cameras:
-            raise ValueError(f"{path}: no feature of dtype video or image")
+            raise UserError(f"{path}: no feature of dtype video or image")
         major = info["codebase_version"].removeprefix("v").split(".")[0]
         if major not in ("2", "3"):
-            raise ValueError(f"{path}: layout {info['codebase_version']} cannot be read, only v2.x and v3.0")
+            raise UserError(f"{path}: layout {info['codebase_version']} cannot be read, only v2.x and v3.0")
         locate = _locate_v2 if major == "2" else _locate_v3
         episodes = [_Episode(*row) for row in locate(folder, info, cameras[0])]
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} is no LeRobot data set that can be read ({error!r})") from error
+        raise UserError(f"{folder} is no LeRobot data set that can be read ({error!r})") from error
     return [
         Foreign(f"episode_{e.index:06d}", (e.data, e.video) if e.video else (e.data,), partial(_read, e))
         for e in episodes
@@ -100,7 +101,7 @@ def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
 def _inside(folder: Path, path: str) -> Path:
     """A file that the description names; ValueError where that is none of the data set's."""
     if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"{folder}: its description names {path!r}, which lies outside of it")
+        raise UserError(f"{folder}: its description names {path!r}, which lies outside of it")
     return folder / path
 
 
@@ -123,7 +124,7 @@ def _read(episode: _Episode, resolution: int | None) -> dict[str, Tensor]:
     wanted = [*episode.columns.values(), *([] if episode.video else [episode.camera])]
     table = _read_table(episode.data, columns=wanted, filters=[("episode_index", "=", episode.index)])
     if len(table) != episode.length:
-        raise ValueError(f"{episode.data}: {len(table)} rows of episode {episode.index}, not {episode.length}")
+        raise UserError(f"{episode.data}: {len(table)} rows of episode {episode.index}, not {episode.length}")
     frames = _pictures(table[episode.camera].to_pylist()) if episode.video is None else _video(episode)
     entries = {"pixels": torch.cat(list(_fitted(frames, resolution)))}
     for key, column in episode.columns.items():
@@ -153,9 +154,9 @@ def _video(episode: _Episode) -> Iterator[npt.NDArray[np.uint8]]:
             count += 1
             yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{episode.video}: ffmpeg cannot read it, it may be torn") from error
+        raise UserError(f"{episode.video}: ffmpeg cannot read it, it may be torn") from error
     if count != episode.length:
-        raise ValueError(f"{episode.video}: {count} frames of episode {episode.index}, not {episode.length}")
+        raise UserError(f"{episode.video}: {count} frames of episode {episode.index}, not {episode.length}")
 
 
 def _fitted(frames: Iterator[npt.NDArray[np.uint8]], resolution: int | None) -> Iterator[Tensor]:
@@ -174,12 +175,12 @@ def _read_table(path: Path, **options: Any) -> Any:
     try:
         return _parquet().read_table(path, **options)
     except (ValueError, OSError, KeyError) as error:  # pyarrow's own errors are of these kinds
-        raise ValueError(f"{path}: torn or of another layout ({error})") from error
+        raise UserError(f"{path}: torn or of another layout ({error})") from error
 
 
 def _parquet() -> Any:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise ValueError("to read LeRobot data sets, install pyarrow: pip install 'mbrl[lerobot]'") from error
+        raise UserError("to read LeRobot data sets, install pyarrow: pip install 'mbrl[lerobot]'") from error
     return parquet

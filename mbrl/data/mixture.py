@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mbrl.data.augmentation import Augmentation, augment
 from mbrl.data.segments import EpisodeData
+from mbrl.errors import UserError
 
 Split = Literal["train", "validation"]
 
@@ -156,19 +157,19 @@ def _check(
     world_size: int,
 ) -> None:
     if not folders:
-        raise ValueError("a mixture needs one folder of episodes or more")
+        raise UserError("a mixture needs one folder of episodes or more")
     for folder, weight in folders.items():
         if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"the weight of {folder} is {weight}: it must be positive")
+            raise UserError(f"the weight of {folder} is {weight}: it must be positive")
     for name, number in (("batch_size", batch_size), ("segment_length", segment_length), ("world_size", world_size)):
         if number < 1:
-            raise ValueError(f"{name} is {number}: it must be 1 or more")
+            raise UserError(f"{name} is {number}: it must be 1 or more")
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank}: it must be 0 or more and less than world_size ({world_size})")
+        raise UserError(f"rank is {rank}: it must be 0 or more and less than world_size ({world_size})")
     if not 0 <= validation_share < 1:
-        raise ValueError(f"validation_share is {validation_share}: it must be 0 or more and less than 1")
+        raise UserError(f"validation_share is {validation_share}: it must be 0 or more and less than 1")
     if split not in get_args(Split):
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(get_args(Split))}")
+        raise UserError(f"unknown split {split!r}: choose one of {', '.join(get_args(Split))}")
 
 
 def _shared_keys(data: list[EpisodeData]) -> tuple[tuple[str, ...], int | None]:
@@ -179,7 +180,7 @@ def _shared_keys(data: list[EpisodeData]) -> tuple[tuple[str, ...], int | None]:
         other = next((part for part in data if part.widths[key] != first[key]), None)
         if other is not None and key == "action":
             widths = f"{first[key]} numbers in {data[0].folder} and {other.widths[key]} in {other.folder}"
-            raise ValueError(f"an action has {widths}: they cannot be mixed")
+            raise UserError(f"an action has {widths}: they cannot be mixed")
         if other is not None:
             keys.remove(key)
     return tuple(keys), first["action"] if "action" in keys else None
@@ -190,7 +191,7 @@ def _select(data: EpisodeData, length: int, split: str, share: tuple[float, floa
     chosen = [i for i, name in enumerate(data.names) if share[0] <= _place(name) < share[1]]
     long = [i for i in chosen if data.lengths[i] >= length]
     if not chosen:
-        raise ValueError(
+        raise UserError(
             f"none of the {len(data)} episodes of {data.folder} falls into the {split} split: "
             "change validation_share or add episodes"
         )
@@ -198,7 +199,7 @@ def _select(data: EpisodeData, length: int, split: str, share: tuple[float, floa
         count = f"{len(chosen) - len(long)} of {len(chosen)} {split} episodes of {data.folder}"
         if strict or not long:
             longest = max(data.lengths[i] for i in chosen)
-            raise ValueError(f"{count} have less than {length} frames (the longest of all has {longest})")
+            raise UserError(f"{count} have less than {length} frames (the longest of all has {longest})")
         _log.warning("%s have less than %d frames and are left out", count, length)
     segments = torch.tensor([data.lengths[i] - length + 1 for i in long])
     return _Source(data, torch.tensor(long), segments.cumsum(0))

@@ -24,6 +24,8 @@ import numpy.typing as npt
 import torch
 from tensordict import TensorDict
 
+from mbrl.errors import UserError
+
 SUCCESS_BONUS = 10.0
 MAX_REWARD = 20.0  # of one agent step without the bonus: 2 env steps of at most 10
 _JUMP = 8.0  # a rise of the reward by this much in one step is the bonus setting in
@@ -42,14 +44,14 @@ def read_npz(path: Path) -> dict[str, torch.Tensor]:
     entries = _load(path, ("image",), ("action",))
     image, action = entries["image"], entries.get("action")
     if image.ndim != 4 or image.shape[-1] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"{path}: image cannot be {image.dtype} {list(image.shape)} in an episode")
+        raise UserError(f"{path}: image cannot be {image.dtype} {list(image.shape)} in an episode")
     records = {"pixels": torch.from_numpy(image).permute(0, 3, 1, 2)}
     if action is None:
         return records
     if action.ndim != 2 or len(action) not in (len(image), len(image) - 1):
-        raise ValueError(f"{path}: {len(image)} frames cannot have action {list(action.shape)}")
+        raise UserError(f"{path}: {len(image)} frames cannot have action {list(action.shape)}")
     if not np.isfinite(action).all():
-        raise ValueError(f"{path}: action holds NaN or infinite values")
+        raise UserError(f"{path}: action holds NaN or infinite values")
     padded = np.zeros((len(image), action.shape[1]), np.float32)
     padded[: len(action)] = action
     return records | {"action": torch.from_numpy(padded)}
@@ -71,9 +73,9 @@ def read_published(path: Path, *, upright: bool = True) -> TensorDict:
     pictures = pictures and stack.dtype == np.uint8
     if not pictures or rows < 2 or action.ndim != 2 or len(action) != rows or len(reward) != rows:
         shapes = ", ".join(f"{key} {value.dtype} {value.shape}" for key, value in entries.items())
-        raise ValueError(f"{path}: not the published layout ({shapes})")
+        raise UserError(f"{path}: not the published layout ({shapes})")
     if not (np.isfinite(action).all() and np.isfinite(reward).all()):
-        raise ValueError(f"{path}: action or reward holds NaN or infinite values")
+        raise UserError(f"{path}: action or reward holds NaN or infinite values")
     pixels = stack[:, -3:, :, ::-1] if upright else stack[:, -3:]
     success = infer_success(reward[1:])
     records = TensorDict(
@@ -110,14 +112,14 @@ def _open(path: Path) -> Iterator[Any]:
         with np.load(path, allow_pickle=False) as archive:
             yield archive
     except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _load(path: Path, needed: Sequence[str], optional: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     with _open(path) as archive:
         missing = [key for key in needed if key not in archive.files]
         if missing:
-            raise ValueError(f"not the published layout, it lacks {', '.join(missing)}")
+            raise UserError(f"not the published layout, it lacks {', '.join(missing)}")
         return {key: archive[key] for key in (*needed, *optional) if key in archive.files}
 
 

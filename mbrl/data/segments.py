@@ -1,8 +1,8 @@
 """A folder of episodes, of which segments are read without reading the rest.
 
 It may hold, at any depth, our own .safetensors episodes (see `mbrl.data.episodes`) and .npz episodes as iVideoGPT's
-authors published them (see `mbrl.data.published`); or it is a LeRobot data set (see `mbrl.data.lerobot`). All but our own are
-decoded once, see `mbrl.data.conversion`.
+authors published them (see `mbrl.data.published`); or it is a LeRobot data set (see `mbrl.data.lerobot`). Other layouts
+than our own are decoded once, see `mbrl.data.conversion`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mbrl.data.episodes import SUFFIX
 from mbrl.data.frames import fit
 from mbrl.data.lerobot import is_lerobot, lerobot_episodes
 from mbrl.data.published import read_npz
+from mbrl.errors import UserError
 
 KEYS = ("action", "reward", "success", "state")  # what an episode may have beside its pixels
 _EARNED = ("reward", "success")  # these stand under "next" in a segment
@@ -59,7 +60,7 @@ class EpisodeData:
     def __init__(self, folder: Path, *, resolution: int | None = None, strict: bool = False) -> None:
         self.folder, self.resolution = Path(folder), resolution
         if resolution is not None and resolution < 1:
-            raise ValueError(f"resolution is {resolution}: it must be 1 or more")
+            raise UserError(f"resolution is {resolution}: it must be 1 or more")
         found = _find(self.folder, resolution)
         good: list[tuple[str, Path, _Header]] = []
         bad: list[ValueError] = []
@@ -99,7 +100,7 @@ class EpisodeData:
         """
         if start < 0 or length < 1 or start + length > self.lengths[episode]:
             last = start + length
-            raise ValueError(f"{self.names[episode]} has {self.lengths[episode]} frames: not {start} to {last}")
+            raise UserError(f"{self.names[episode]} has {self.lengths[episode]} frames: not {start} to {last}")
         rows, keys = slice(start, start + length), self.keys if keys is None else keys
         with _open(self._files[episode]) as file:
             entries = {key: file.get_slice(key)[rows] for key in ("pixels", *keys)}
@@ -142,7 +143,7 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: torn or no safetensors file ({error})") from error
+        raise UserError(f"{path}: torn or no safetensors file ({error})") from error
 
 
 def _read_header(path: Path) -> _Header:
@@ -150,19 +151,19 @@ def _read_header(path: Path) -> _Header:
     with _open(path) as file:
         present = set(file.keys())
         if "pixels" not in present:
-            raise ValueError(f"{path}: no episode with pixels")
+            raise UserError(f"{path}: no episode with pixels")
         pixels = file.get_slice("pixels")
         shape = pixels.get_shape()
         if pixels.get_dtype() != "U8" or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-            raise ValueError(f"{path}: pixels cannot be {pixels.get_dtype()} {shape} in an episode")
+            raise UserError(f"{path}: pixels cannot be {pixels.get_dtype()} {shape} in an episode")
         if shape[0] < 2:
-            raise ValueError(f"{path}: an episode has 2 frames or more, not {shape[0]}")
+            raise UserError(f"{path}: an episode has 2 frames or more, not {shape[0]}")
         entries = {key: file.get_tensor(key) for key in KEYS if key in present}
     for key, value in entries.items():
         if value.ndim != 2 or len(value) != shape[0]:
-            raise ValueError(f"{path}: {key} cannot be {list(value.shape)} beside {shape[0]} frames")
+            raise UserError(f"{path}: {key} cannot be {list(value.shape)} beside {shape[0]} frames")
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {key} holds NaN or infinite values")
+            raise UserError(f"{path}: {key} holds NaN or infinite values")
     return _Header(shape[0], shape[2], {key: value.shape[1] for key, value in entries.items()})
 
 
@@ -172,5 +173,5 @@ def _common_keys(folder: Path, headers: list[_Header]) -> tuple[tuple[str, ...],
     for key in keys:
         widths = sorted({header.widths[key] for header in headers})
         if len(widths) > 1:
-            raise ValueError(f"{folder}: {key} has {' and '.join(map(str, widths))} numbers in different episodes")
+            raise UserError(f"{folder}: {key} has {' and '.join(map(str, widths))} numbers in different episodes")
     return keys, {key: headers[0].widths[key] for key in keys}

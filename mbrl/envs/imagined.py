@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
+from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
 Starts = Callable[[int, int], TensorDictBase]
@@ -51,7 +52,7 @@ class ImaginationEnv(EnvBase):
         check_horizon(world_model, horizon)
         if world_model.goal_conditioned or not world_model.predicts_reward:
             lack = "needs a goal, which no replay holds" if world_model.goal_conditioned else "predicts no rewards"
-            raise ValueError(f"this world model {lack}: an agent cannot learn from what it imagines")
+            raise UserError(f"this world model {lack}: an agent cannot learn from what it imagines")
         super().__init__(device=device, batch_size=[batch_size])
         self.world_model, self.starts = world_model, starts
         self.horizon, self.frame_stack = horizon, frame_stack
@@ -130,7 +131,7 @@ class ImaginationEnv(EnvBase):
 def check_horizon(world_model: WorldModel, horizon: int) -> None:
     """ValueError where rollouts of this length are more than the model can imagine."""
     if not 1 <= horizon <= world_model.max_horizon:
-        raise ValueError(
+        raise UserError(
             f"imagination horizon {horizon}: this world model can go 1 to {world_model.max_horizon} steps "
             "(lengthen the segments that it is trained on)"
         )

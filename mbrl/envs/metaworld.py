@@ -19,6 +19,7 @@ from mbrl.data.episodes import view_name
 from mbrl.envs.gym import wrap_gym
 from mbrl.envs.rendering import Quality, Renderer, check_picture
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
+from mbrl.errors import UserError
 
 Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]
@@ -99,7 +100,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def seek(self, episode: int) -> None:
         """Make the next reset that of episode `episode`."""
         if episode < 0:
-            raise ValueError(f"episode is {episode}: it must be 0 or more")
+            raise UserError(f"episode is {episode}: it must be 0 or more")
         self._next_episode = episode
 
     def snapshot(self) -> Snapshot:
@@ -190,7 +191,7 @@ def make_env(
 def check_frames(pixels: bool, frame_stack: int, resolution: int, quality: Quality) -> None:
     """ValueError where pictures are wanted that cannot be drawn or stacked."""
     if frame_stack < 1:
-        raise ValueError(f"frame_stack is {frame_stack}: it must be 1 or more")
+        raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
     if pixels:
         check_picture(resolution, quality)
 
@@ -199,14 +200,14 @@ def _check_protocol(
     action_repeat: int, episode_length: int, goals: str, seed: int, worker: int, first_episode: int
 ) -> None:
     if action_repeat < 1:
-        raise ValueError(f"action_repeat is {action_repeat}: it must be 1 or more")
+        raise UserError(f"action_repeat is {action_repeat}: it must be 1 or more")
     if not 1 <= episode_length <= MAX_EPISODE_STEPS or episode_length % action_repeat:
-        raise ValueError(
+        raise UserError(
             f"episode_length is {episode_length}: it must be a multiple of action_repeat ({action_repeat}) "
             f"between {action_repeat} and {MAX_EPISODE_STEPS}"
         )
     if goals not in get_args(Goals):
-        raise ValueError(f"unknown goals {goals!r}: choose one of {', '.join(get_args(Goals))}")
+        raise UserError(f"unknown goals {goals!r}: choose one of {', '.join(get_args(Goals))}")
     for name, value in (("seed", seed), ("worker", worker), ("first_episode", first_episode)):
         if value < 0:
-            raise ValueError(f"{name} is {value}: it must be 0 or more")
+            raise UserError(f"{name} is {value}: it must be 0 or more")

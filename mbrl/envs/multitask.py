@@ -20,6 +20,7 @@ from mbrl.envs.gym import wrap_gym
 from mbrl.envs.metaworld import MetaWorld, Observation, check_frames
 from mbrl.envs.rendering import Quality
 from mbrl.envs.simulator import Snapshot, resolve_task, task_names
+from mbrl.errors import UserError
 
 ALL = "all"
 
@@ -66,7 +67,7 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def seek(self, episode: int) -> None:
         """Make the next reset that of episode `episode`."""
         if episode < 0:
-            raise ValueError(f"episode is {episode}: it must be 0 or more")
+            raise UserError(f"episode is {episode}: it must be 0 or more")
         self._next_episode = episode
 
     def snapshot(self) -> Snapshot:
@@ -130,9 +131,9 @@ def make_env(
 
 def _distinct(tasks: Sequence[str]) -> list[str]:
     if isinstance(tasks, str) or len(tasks) < 2:
-        raise ValueError(f"env.tasks is {tasks}: give two or more tasks in brackets, or {ALL}")
+        raise UserError(f"env.tasks is {tasks}: give two or more tasks in brackets, or {ALL}")
     names = [resolve_task(task).removesuffix("-v3") for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"env.tasks has {', '.join(twice)} twice")
+        raise UserError(f"env.tasks has {', '.join(twice)} twice")
     return names

@@ -18,6 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from mbrl.errors import UserError
+
 Quality = Literal["fast", "full"]
 
 # Width of the grid that `fast` merges mesh vertices on, over the resolution, in metres: 3 mm at 64 pixels,
@@ -61,7 +63,7 @@ class Renderer:
         check_picture(resolution, quality)
         cameras = [model.camera(i).name for i in range(model.ncam)]
         if camera not in cameras:
-            raise ValueError(f"unknown camera {camera!r}: choose one of {', '.join(cameras)}")
+            raise UserError(f"unknown camera {camera!r}: choose one of {', '.join(cameras)}")
         self._mujoco, self._model, self._data = mujoco, model, data
         self._orientation = _orientation(camera, mirrored)
         self._gl = _open_gl(resolution)
@@ -108,9 +110,9 @@ class Renderer:
 def check_picture(resolution: int, quality: str) -> None:
     """ValueError where no renderer could be built with these."""
     if resolution < 8:
-        raise ValueError(f"resolution is {resolution}: it must be 8 or more")
+        raise UserError(f"resolution is {resolution}: it must be 8 or more")
     if quality not in get_args(Quality):
-        raise ValueError(f"unknown quality {quality!r}: choose one of {', '.join(get_args(Quality))}")
+        raise UserError(f"unknown quality {quality!r}: choose one of {', '.join(get_args(Quality))}")
 
 
 def _orientation(camera: str, mirrored: bool) -> tuple[slice, slice]:

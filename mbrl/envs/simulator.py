@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mbrl.errors import UserError
+
 FloatArray = npt.NDArray[np.float64]
 Snapshot = dict[str, Any]
 
@@ -33,7 +35,7 @@ def resolve_task(task: str) -> str:
     name = task.removesuffix("-v3")
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-        raise ValueError(f"unknown Meta-World task {task!r}: did you mean {', '.join(near)}?")
+        raise UserError(f"unknown Meta-World task {task!r}: did you mean {', '.join(near)}?")
     return f"{name}-v3"
 
 

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
+from mbrl.errors import UserError
 
 STRIDE = 0.1  # distance an action of 1 moves the agent in one env step; the picture's side is 1
 NEAR = 0.12  # success within this distance of the goal
@@ -39,9 +40,9 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         first_episode: int = 0,
     ) -> None:
         if resolution < 8:
-            raise ValueError(f"resolution is {resolution}: it must be 8 or more")
+            raise UserError(f"resolution is {resolution}: it must be 8 or more")
         if action_repeat < 1 or episode_length < 1 or episode_length % action_repeat:
-            raise ValueError(
+            raise UserError(
                 f"episode_length is {episode_length}: it must be a positive multiple of action_repeat ({action_repeat})"
             )
         self.seed, self.worker, self.resolution = seed, worker, resolution
@@ -129,9 +130,9 @@ def make_env(
         first_episode: number of the first reset.
     """
     if task != "toy":
-        raise ValueError(f"unknown toy task {task!r}: there is only toy")
+        raise UserError(f"unknown toy task {task!r}: there is only toy")
     if frame_stack < 1:
-        raise ValueError(f"frame_stack is {frame_stack}: it must be 1 or more")
+        raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
     env = Toy(
         seed,
         worker,

@@ -9,6 +9,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from mbrl.errors import UserError
+
 STATE_WIDTH = 39  # of Meta-World's observation
 HAND = slice(0, 3)  # in it, the hand's position in metres
 
@@ -65,7 +67,7 @@ def draw_segments(episodes: Sequence[TensorDictBase], *, context: int, horizon: 
     ends = places.cumsum(0)
     if not ends[-1]:
         longest = max(len(episode) for episode in episodes)
-        raise ValueError(
+        raise UserError(
             f"horizon {horizon} after {context} context frames needs {length} frames and the longest episode has "
             f"{longest}: the horizon can be at most {longest - context}"
         )
@@ -74,7 +76,7 @@ def draw_segments(episodes: Sequence[TensorDictBase], *, context: int, horizon: 
     starts = chosen - ends[episode] + places[episode]
     keys = set.intersection(*(set(episode.keys()) for episode in episodes))
     if "pixels" not in keys:
-        raise ValueError("an episode without pixels cannot be predicted: remove it, or record it with pixels")
+        raise UserError("an episode without pixels cannot be predicted: remove it, or record it with pixels")
     parts = [
         episodes[number].select(*keys)[start : start + length]
         for number, start in zip(episode.tolist(), starts.tolist(), strict=True)

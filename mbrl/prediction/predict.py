@@ -13,6 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
 from mbrl.compose import CONFIG_MODULE
+from mbrl.errors import UserError
 from mbrl.prediction.held_out import HAND, Segments, draw_segments, shows_the_hand
 from mbrl.prediction.report import write_report
 from mbrl.prediction.scores import FOLDS, Imagining, Judges, score
@@ -67,7 +68,7 @@ def load_model(path: Path, goal: bool | None = None, named: Collection[str] = ()
     finally:
         env.close()
     if model is None:
-        raise ValueError(f"{path} is a run of agent {config.agent.name!r}, which learns no world model")
+        raise UserError(f"{path} is a run of agent {config.agent.name!r}, which learns no world model")
     load_world_model(path, model)
     return LoadedModel(model.eval(), float(config.env.get("success_bonus", 0.0)))
 
@@ -88,7 +89,7 @@ def _segment_length(config: Path) -> int:
     """T of the model that `mbrl pretrain` trained; ValueError where its configuration does not say."""
     length = OmegaConf.select(read_config(config), "worldmodel.segment_length")
     if not isinstance(length, int):
-        raise ValueError(f"{config}: worldmodel.segment_length is {length!r}, not a number of frames")
+        raise UserError(f"{config}: worldmodel.segment_length is {length!r}, not a number of frames")
     return length
 
 
@@ -104,7 +105,7 @@ def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
     data = EpisodeData(folder, resolution=resolution)
     if data.smallest < resolution:
         side = f"{data.smallest}x{data.smallest}"
-        raise ValueError(f"{folder} has frames of {side}, and the model is made for {resolution}x{resolution}")
+        raise UserError(f"{folder} has frames of {side}, and the model is made for {resolution}x{resolution}")
     chosen = range(0, len(data), -(-len(data) // EPISODES))
     wholes = (data.segment(number, 0, data.lengths[number]) for number in chosen)
     return [whole.exclude("next").update(whole.get("next", TensorDict())) for whole in wholes]
@@ -142,7 +143,7 @@ def predict(
     least = {"samples": (samples, 1), "segments": (segments, 1), "batch-size": (batch_size, 1), "videos": (videos, 0)}
     for name, (value, low) in least.items():
         if value < low:
-            raise ValueError(f"--{name} must be {low} or more, not {value}")
+            raise UserError(f"--{name} must be {low} or more, not {value}")
     loaded = load_model(model_path, goal, named)
     episodes = load_episodes(data, loaded.model.resolution)
     horizon = check_horizon(loaded.model, horizon, fvd is not None)
@@ -173,10 +174,10 @@ def check_horizon(model: WorldModel, horizon: int | None, fvd: bool) -> int:
     most = model.max_horizon
     horizon = most if horizon is None else horizon
     if not 1 <= horizon <= most:
-        raise ValueError(f"--horizon must be 1 to {most}, as far as this model goes, not {horizon}")
+        raise UserError(f"--horizon must be 1 to {most}, as far as this model goes, not {horizon}")
     frames = model.context_length + horizon
     if fvd and frames < MIN_FRAMES:
-        raise ValueError(f"--fvd needs videos of {MIN_FRAMES} frames or more, context included, not {frames}")
+        raise UserError(f"--fvd needs videos of {MIN_FRAMES} frames or more, context included, not {frames}")
     return horizon
 
 
@@ -185,12 +186,12 @@ def check_data(model: WorldModel, episodes: Sequence[TensorDictBase], data: Path
     for episode in episodes:
         keys = episode.keys()
         if "pixels" not in keys:
-            raise ValueError(f"{data}: an episode has no pixels, and this model predicts nothing else")
+            raise UserError(f"{data}: an episode has no pixels, and this model predicts nothing else")
         if model.action_dim and "action" not in keys:
-            raise ValueError(f"{data}: an episode has no actions, and this model needs them")
+            raise UserError(f"{data}: an episode has no actions, and this model needs them")
         if model.action_dim and episode["action"].shape[-1] != model.action_dim:
             width = episode["action"].shape[-1]
-            raise ValueError(f"{data} has actions of width {width}, and the model is made for {model.action_dim}")
+            raise UserError(f"{data} has actions of width {width}, and the model is made for {model.action_dim}")
 
 
 def reward_of_success(episodes: Sequence[TensorDictBase], bonus: float) -> float | None:

@@ -23,6 +23,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.build import pick_device
 from mbrl.data.augmentation import Augmentation
 from mbrl.data.mixture import Mixture, loader
+from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
@@ -127,7 +128,7 @@ def build(config: DictConfig) -> Run:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if config.batch_size % accelerator.num_processes:
-        raise ValueError(f"batch_size ({config.batch_size}) must divide among {accelerator.num_processes} processes")
+        raise UserError(f"batch_size ({config.batch_size}) must divide among {accelerator.num_processes} processes")
     with accelerator.main_process_first():  # it decodes what must be decoded
         data, held_out = build_data(config, accelerator)
     model = build_model(config, data).to(accelerator.device)
@@ -171,7 +172,7 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
 def build_model(config: DictConfig, data: Mixture) -> Any:
     """The world model for the data's specs, with weights drawn from the seed or read from `worldmodel.pretrained`."""
     if data.action_dim is None and config.worldmodel.get("action_conditioned", False):
-        raise ValueError(
+        raise UserError(
             "not all of the data have actions: set worldmodel.action_conditioned=false for a model that only watches"
         )
     observations = Composite(pixels=Bounded(0, 255, (3, data.resolution, data.resolution), dtype=torch.uint8))
@@ -214,24 +215,24 @@ def check(config: DictConfig) -> None:
         ValueError: one line that says which setting, and what it may be.
     """
     if not isinstance(config.data, DictConfig) or not config.data:
-        raise ValueError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
+        raise UserError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
     for folder, weight in config.data.items():
         if not isinstance(weight, int | float):
-            raise ValueError(f"the weight of {folder!s} is {weight!r}: it must be a number")
+            raise UserError(f"the weight of {folder!s} is {weight!r}: it must be a number")
     least = {"batch_size": 1, "log_every": 1, "checkpoint_every": 1, "workers": 0}
     least |= {"validation.every": 0, "validation.batches": 1, "validation.batch_size": 1}
     least |= {"video.every": 0, "video.segments": 1}
     for name in PHASES:
         least |= {f"{name}.steps": 0, f"{name}.warmup": 0, f"{name}.accumulate": 1}
         if not 0 <= config[name].ema_decay < 1:
-            raise ValueError(f"{name}.ema_decay must be 0 or more and less than 1, not {config[name].ema_decay}")
+            raise UserError(f"{name}.ema_decay must be 0 or more and less than 1, not {config[name].ema_decay}")
     for key, value in least.items():
         if OmegaConf.select(config, key) < value:
-            raise ValueError(f"{key} must be {value} or more, not {OmegaConf.select(config, key)}")
+            raise UserError(f"{key} must be {value} or more, not {OmegaConf.select(config, key)}")
     if config.worldmodel.pretrained is None:
         warmup = OmegaConf.select(config, "worldmodel.tokenizer.quantizer.warmup", default=0)
         if config.tokenizer.steps <= warmup:
-            raise ValueError(
+            raise UserError(
                 f"tokenizer.steps ({config.tokenizer.steps}) must be more than quantizer.warmup ({warmup}), or the "
                 "tokenizer is not trained: raise it, lower worldmodel.tokenizer.quantizer.warmup, or start from "
                 "worldmodel.pretrained"

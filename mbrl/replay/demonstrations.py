@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torchrl.data import Composite, TensorSpec
 
 from mbrl.data.episodes import about_episode, episode_paths, read_about, read_episodes
+from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def read_demos(folder: Path, *, task: str, action_repeat: int, view: str | None 
         silent += not about
         for name, value in about_episode(task, action_repeat, view).items():
             if about.get(name, value) != value:
-                raise ValueError(
+                raise UserError(
                     f"replay.demos: {path} is of {name} {about[name]}, and the environment's {name} is {value}: "
                     "give demonstrations of the same"
                 )
@@ -57,18 +58,18 @@ def require_fit(
     records = demos.records
     for key in needed:
         if key not in records.keys():
-            raise ValueError(f"replay.demos hold no {key}, which this agent learns from: record them with `mbrl demos`")
+            raise UserError(f"replay.demos hold no {key}, which this agent learns from: record them with `mbrl demos`")
     expected = {key: observation_spec[key].shape for key in ("pixels", "state") if key in observation_spec.keys()}
     for key, shape in (expected | {"action": action_spec.shape}).items():
         if key in records.keys() and records[key].shape[1:] != shape:
-            raise ValueError(
+            raise UserError(
                 f"replay.demos: their {key} is {list(records[key].shape[1:])}, the environment's {list(shape)}: "
                 "give demonstrations of the same environment"
             )
     lengths = [episode.length for episode in demos.episodes]
     short = sum(size < length for size in lengths)
     if short == len(lengths):
-        raise ValueError(
+        raise UserError(
             f"replay.demos: none has the {length} frames of a segment (agent.segment_length), and the longest has "
             f"{max(lengths)}: give longer ones"
         )

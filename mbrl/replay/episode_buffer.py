@@ -18,6 +18,7 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
 from mbrl.data.episodes import LATENT, OBSERVATIONS
+from mbrl.errors import UserError
 from mbrl.replay.latents import Latents
 from mbrl.replay.storage import Episode, InMemory, MemoryMaps, check_table
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
@@ -58,7 +59,7 @@ class EpisodeBuffer:
         latents: Mapping[str, TensorType] | None = None,
     ) -> None:
         if capacity < 2 or n_step < 1 or frame_stack < 1:
-            raise ValueError(
+            raise UserError(
                 f"replay: capacity ({capacity}) must be 2 or more, "
                 f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
             )
@@ -99,7 +100,7 @@ class EpisodeBuffer:
         """
         count, length = records.batch_size
         if count * length > self.capacity:
-            raise ValueError(
+            raise UserError(
                 f"replay: {count * length} records do not fit into a capacity of {self.capacity}; raise replay.capacity"
             )
         latents = records.get(LATENT, None)
@@ -174,7 +175,7 @@ class EpisodeBuffer:
         ("next", "reward") and ("next", "terminated"); what stands under an action is not to be used in the last row.
         """
         if not len(self._table):
-            raise ValueError("replay: there is no rollout to draw; imagine one first")
+            raise UserError("replay: there is no rollout to draw; imagine one first")
         _, length, first, _ = self._table[-1].tolist()
         alike = ((self._lengths == length) & (self._firsts == first)).nonzero().flatten()
         drawn = alike[torch.randperm(len(alike))[:batch_size]]
@@ -209,7 +210,7 @@ class EpisodeBuffer:
         """An episode and a place in it, uniform over the sum of `weights` places."""
         bounds = weights.cumsum(0)
         if not len(bounds) or bounds[-1] == 0:
-            raise ValueError(f"replay: no episode has {what} records or more to draw from; collect more first")
+            raise UserError(f"replay: no episode has {what} records or more to draw from; collect more first")
         place = torch.randint(int(bounds[-1]), (batch_size,))
         episode = torch.searchsorted(bounds, place, right=True)
         return episode, place - (bounds - weights)[episode]
@@ -224,7 +225,7 @@ class EpisodeBuffer:
         offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self._firsts[episodes]
         weights = self._gather(WEIGHT, self._rows(episodes, offsets)).flatten()
         if not len(weights) or not weights.sum() > 0:
-            raise ValueError("replay: no transition has a weight above 0 to be drawn by")
+            raise UserError("replay: no transition has a weight above 0 to be drawn by")
         drawn = torch.multinomial(weights, batch_size, replacement=True)
         return episodes[drawn], offsets[drawn]
 
@@ -251,7 +252,7 @@ class EpisodeBuffer:
     def records(self) -> TensorDictBase:
         """All rows of the ring, [size]; what lies outside `episodes` means nothing."""
         if self._buffer is None:
-            raise ValueError("replay: it is empty; collect an episode first")
+            raise UserError("replay: it is empty; collect an episode first")
         return self._buffer.storage._storage
 
     # ------------------------------------------------------------- checkpoint

@@ -12,6 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mbrl.data.episodes import to_records
+from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
 from mbrl.run_folder.schema import Maybe, Schema
@@ -32,7 +33,7 @@ class Replay:
         self, capacity: int, *, demo_share: float = 0.0, directory: Path | None = None, **options: Any
     ) -> None:
         if not 0 <= demo_share <= 1:
-            raise ValueError(f"replay.demo_share must lie in [0, 1], not {demo_share}")
+            raise UserError(f"replay.demo_share must lie in [0, 1], not {demo_share}")
         self.online = EpisodeBuffer(capacity, directory=directory, **options)
         self.demos: EpisodeBuffer | None = None
         self.demo_share = demo_share

@@ -16,6 +16,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from mbrl.errors import UserError
 from mbrl.run_folder.checkpoint import Damaged
 from mbrl.run_folder.files import naming
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, require
@@ -100,7 +101,7 @@ class MemoryMaps:
         self.directory, self.size = directory, size
         self.fields = {key: field for key, field in (fields or {}).items() if isinstance(field, TensorType)}
         if not self.fields:
-            raise ValueError("replay: memory maps need the fields of a record")
+            raise UserError("replay: memory maps need the fields of a record")
         self._shapes = {key: tuple(int(length or 0) for length in field.shape) for key, field in self.fields.items()}
 
     def _file(self, key: str) -> Path:
@@ -120,7 +121,7 @@ class MemoryMaps:
         size = sum(self._bytes(key) for key in self.fields)
         needed, free = size - taken, shutil.disk_usage(existing).free - SPARE
         if needed > max(free, 0):
-            raise ValueError(
+            raise UserError(
                 f"the replay of {self.size} records needs {_room(needed)} in {self.directory}, and the disk has "
                 f"{_room(max(free, 0))}: lower replay.capacity, total_env_steps or checkpoint_every"
             )

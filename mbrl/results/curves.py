@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mbrl.errors import UserError
 from mbrl.results.protocol import Settings, distinct_names
 from mbrl.run_folder.config import load_settings
 from mbrl.run_folder.state import EVAL_TASKS
@@ -86,7 +87,7 @@ def read_curves(paths: Iterable[Path], axis: str = "env_steps") -> list[Curve]:
     found = [read for file in files.values() if (read := _read_file(file, axis)) is not None]
     if not found:
         named = ", ".join(str(path) for path in paths)
-        raise ValueError(f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
+        raise UserError(f"no evaluations to draw in {named}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
     names = distinct_names([read.agent for read in found], [read.settings for read in found])
     return [replace(curve, agent=name) for read, name in zip(found, names, strict=True) for curve in read.curves]
 
@@ -121,7 +122,7 @@ def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
         return lambda env_steps: env_steps
     metrics = file.parent / "metrics.jsonl"
     if file.name != "eval.csv" or not metrics.is_file():
-        raise ValueError(f"it has env steps, but no {AXES[axis][0]}")
+        raise UserError(f"it has env steps, but no {AXES[axis][0]}")
     rows = []
     for line in metrics.read_text(errors="replace").splitlines():
         try:
@@ -130,7 +131,7 @@ def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
         except (ValueError, KeyError, TypeError):
             continue  # an evaluation's row, or a line that was broken off
     if not rows:
-        raise ValueError(f"{metrics} has no {axis}")
+        raise UserError(f"{metrics} has no {axis}")
     known, values = np.array(rows).T
     return lambda env_steps: np.interp(env_steps, known, values)
 
@@ -158,7 +159,7 @@ def _points(file: Path) -> Points:
             lines.pop()
         reader = csv.DictReader(lines)
         if not {"step", "success", "seed"} <= set(reader.fieldnames or ()):
-            raise ValueError("its first line is not step,success,seed")
+            raise UserError("its first line is not step,success,seed")
         for row in reader:
             try:
                 step, success = float(row["step"]), float(row["success"])
@@ -170,10 +171,10 @@ def _points(file: Path) -> Points:
                 continue
             points.setdefault((row.get("task") or "", row["seed"] or ""), {})[step] = success
     if not points:
-        raise ValueError("it has no evaluations yet")
+        raise UserError("it has no evaluations yet")
     values = [value for rows in points.values() for value in rows.values()]
     if min(values) < 0 or max(values) > 1:
-        raise ValueError(f"success of {min(values):g} to {max(values):g} is no rate in [0, 1]")
+        raise UserError(f"success of {min(values):g} to {max(values):g} is no rate in [0, 1]")
     return points
 
 
@@ -183,11 +184,11 @@ def _experiment(file: Path) -> tuple[str, str, Settings | None]:
     if file.name != "eval.csv":
         return file.resolve().parent.name, file.stem.removeprefix("mw-"), None
     if not configuration.is_file():
-        raise ValueError("its folder has no config.yaml")
+        raise UserError("its folder has no config.yaml")
     settings = load_settings(configuration.parent)
     agent = settings.get("agent.name")
     if agent is None:
-        raise ValueError(f"{configuration} names no agent")
+        raise UserError(f"{configuration} names no agent")
     demos = settings.get("replay.demos")  # never one curve with those that had none
     return str(agent) if demos is None else f"{agent} + demos", str(settings.get("env.task", "toy")), settings
 
@@ -204,7 +205,7 @@ def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
         ends[curve.task] = max(ends.get(curve.task, 0.0), float(curve.steps[-1]))
     found = [until(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
     if not found:
-        raise ValueError(f"{folder} holds no curve of {', '.join(sorted(ends))}")
+        raise UserError(f"{folder} holds no curve of {', '.join(sorted(ends))}")
     return [replace(curve, agent=curve.agent + PUBLISHED) for curve in found if len(curve.steps)]
 
 

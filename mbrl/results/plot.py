@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mbrl.errors import UserError
 from mbrl.results.curves import AXES, Curve, curve_files, published, read_curves
 from mbrl.results.learning_curves import learning_curves, write_learning_curves
 from mbrl.results.style import FORMATS, save
@@ -33,11 +34,11 @@ def plot(
         FileNotFoundError: a path that does not exist.
     """
     if output.suffix not in ("", *FORMATS):
-        raise ValueError(f"cannot draw {output}: the name must end in {', '.join(FORMATS)}")
+        raise UserError(f"cannot draw {output}: the name must end in {', '.join(FORMATS)}")
     if axis not in AXES:
-        raise ValueError(f"no x-axis {axis!r}: choose one of {', '.join(AXES)}")
+        raise UserError(f"no x-axis {axis!r}: choose one of {', '.join(AXES)}")
     if reference and axis != "env_steps":
-        raise ValueError(f"published curves have env steps alone: leave out --reference, or --x {axis}")
+        raise UserError(f"published curves have env steps alone: leave out --reference, or --x {axis}")
     suffixes = [output.suffix] if output.suffix else [".png", ".svg"]
     stem = output.with_suffix("")
     beside = stem.with_name(stem.name + OVER_TASKS)
@@ -45,7 +46,7 @@ def plot(
     read = {file.resolve() for path in inputs for file in curve_files(path)}
     for data in (stem.with_suffix(".csv"), beside.with_suffix(".csv")):
         if data.resolve() in read:
-            raise ValueError(f"the drawn data would overwrite {data}: choose another name for {output}")
+            raise UserError(f"the drawn data would overwrite {data}: choose another name for {output}")
     curves = read_curves(runs, axis)
     drawn = [*curves, *(published(reference, curves) if reference else [])]
     pictures = [stem.with_suffix(suffix) for suffix in suffixes]

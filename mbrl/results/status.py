@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mbrl.errors import UserError
 from mbrl.run_folder.state import RunState, run_folders, run_state
 
 STATES = {"done": "green", "running": "cyan", "waiting": "default", "stopped": "yellow", "failed": "red"}
@@ -39,7 +40,7 @@ def status(folder: Path, watch: float | None = None, console: Console | None = N
 def _states(folder: Path) -> list[RunState]:
     states = [state for state in map(run_state, run_folders(folder)) if state is not None]
     if not states:
-        raise ValueError(f"{folder} holds no run whose config.yaml can be read")
+        raise UserError(f"{folder} holds no run whose config.yaml can be read")
     return states
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mbrl.errors import UserError
 from mbrl.run_folder.files import flush_folder, naming, remove_folder, sha256_of, write_new
 from mbrl.run_folder.parts import ModulePart, Part
 from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders, checkpoint_name
@@ -37,7 +38,7 @@ LARGEST_JSON = 64 * 2**20  # bytes
 _log = logging.getLogger(__name__)
 
 
-class Damaged(ValueError):
+class Damaged(UserError):
     """A file of a run is torn, altered or missing."""
 
 
@@ -129,7 +130,7 @@ class Checkpoints:
                 _log.warning("%s; going on from %s: %d %s are lost", problems[0], path.name, lost, self._unit)
             return True
         if problems:
-            raise ValueError(
+            raise UserError(
                 f"no checkpoint in {self._directory} can be used ({'; '.join(problems)}): "
                 "restore that folder from a backup, or start anew in another folder"
             )
@@ -206,7 +207,7 @@ def _manifest(path: Path, step: int) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise Damaged(f"{MANIFEST} is no object")
     if manifest.get("format") == FORMAT_OF_0_1 and "components" in manifest:
-        raise ValueError(
+        raise UserError(
             f"{path} was written by mbrl 0.1, whose format could hold code and is no longer read: go on with it there "
             "(git checkout 406b675), or start anew in another folder"
         )
@@ -214,7 +215,7 @@ def _manifest(path: Path, step: int) -> dict[str, Any]:
     if signed != _digest(manifest):
         raise Damaged(f"{MANIFEST} does not match its checksum")
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise ValueError(f"{path} is of version {manifest.get('version')}, and this mbrl reads version {VERSION}")
+        raise UserError(f"{path} is of version {manifest.get('version')}, and this mbrl reads version {VERSION}")
     if manifest.get("step") != step:
         raise Damaged(f"{MANIFEST} is of step {manifest.get('step')}")
     if not isinstance(manifest.get("files"), dict):
@@ -248,7 +249,7 @@ def _json(file: Path) -> Any:
 
 
 def _unfit(path: Path, error: SchemaError) -> ValueError:
-    return ValueError(f"the checkpoint {path} does not fit this configuration: {error}")
+    return UserError(f"the checkpoint {path} does not fit this configuration: {error}")
 
 
 def _split(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

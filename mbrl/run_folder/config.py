@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mbrl.errors import UserError
 from mbrl.run_folder.files import require_plain, write_atomically
 from mbrl.run_folder.places import CHECKPOINTS, CONFIG, METRICS
 
@@ -35,25 +36,25 @@ def read_config(path: Path) -> DictConfig:
         text = _plain_yaml(path)
         config = OmegaConf.create(text)
         if not isinstance(config, DictConfig) or not config:
-            raise ValueError("it holds no settings by name")
+            raise UserError("it holds no settings by name")
         if _interpolates(OmegaConf.to_container(config)):
-            raise ValueError("it has interpolations, and a run's configuration is written without them")
+            raise UserError("it has interpolations, and a run's configuration is written without them")
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return config
 
 
 def _plain_yaml(path: Path) -> str:
     if path.stat().st_size > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST} bytes")
+        raise UserError(f"it is larger than {LARGEST} bytes")
     text = path.read_text(encoding="utf-8-sig")
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise ValueError(f"line {event.start_mark.line + 1} is nested more than {DEEPEST} deep")
+            raise UserError(f"line {event.start_mark.line + 1} is nested more than {DEEPEST} deep")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-            raise ValueError(f"line {event.start_mark.line + 1} has a tag or an anchor")
+            raise UserError(f"line {event.start_mark.line + 1} has a tag or an anchor")
     return text
 
 
@@ -124,7 +125,7 @@ def require_own_folder(
         differences = _differences(read_config(path), config, continues)
         if differences:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise ValueError(
+            raise UserError(
                 f"{run_dir} belongs to another config ({'; '.join(differences[:3])}{more}): "
                 f"choose another folder with {setting}=... or remove that one"
             )
@@ -141,7 +142,7 @@ def require_names(config: Any, named: Collection[str], source: Path) -> None:
     """
     for place, name in targets(config):
         if not isinstance(name, str) or not (name.startswith(OURS) or name in named):
-            raise ValueError(
+            raise UserError(
                 f"{source}: {place} names {name}, which is no part of this project and could run any code: if you "
                 "trust it, give --config-dir DIR, the folder with the configuration that names it"
             )

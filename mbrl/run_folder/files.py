@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mbrl.errors import UserError
+
 FOREIGN = ("wandb",)
 BLOCK = 2**20  # bytes that are worth a write of their own
 PARTIAL = ".partial"  # suffix of a file that is being written
@@ -141,7 +143,7 @@ def require_plain(folder: Path) -> None:
             mode = Path(place, name).lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 kind = "a link" if stat.S_ISLNK(mode) else "no file"
-                raise ValueError(f"{Path(place, name)} is {kind}: a run folder may hold files and folders alone")
+                raise UserError(f"{Path(place, name)} is {kind}: a run folder may hold files and folders alone")
 
 
 def remove_folder(folder: Path, hidden: str) -> None:

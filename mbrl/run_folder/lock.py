@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import IO
 
+from mbrl.errors import UserError
+
 LOCK = ".lock"  # holds the name of the machine; what says that a process runs is the lock on it, which dies with it
 TRIES, PAUSE = 10, 0.1  # who only looks holds the lock for a moment; seconds
 
 
-class Busy(ValueError):
+class Busy(UserError):
     """Another process is at work in the folder."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbrl.errors import UserError
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, schema_of
 
 # what schedules change of a group's settings; all else is as the configuration has it
@@ -156,7 +157,7 @@ def _moments_of(optimizer: torch.optim.Optimizer, group: dict[str, Any], kind: T
     try:
         copy.step()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{type(optimizer).__name__} cannot be saved in checkpoints ({error})") from error
+        raise UserError(f"{type(optimizer).__name__} cannot be saved in checkpoints ({error})") from error
     return {key: schema_of(value) for key, value in copy.state[parameter].items()}
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mbrl.errors import UserError
+
 Schema = Any  # recursive: Mapping[str, Schema] | list[Schema] | TensorType | Maybe | type | tuple[type, ...]
 
 
@@ -46,7 +48,7 @@ class Maybe(NamedTuple):
     schema: Schema
 
 
-class SchemaError(ValueError):
+class SchemaError(UserError):
     """A saved state does not have the expected entries, types or shapes."""
 
 

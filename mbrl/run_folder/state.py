@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+from mbrl.errors import UserError
 from mbrl.run_folder.config import read_config
 from mbrl.run_folder.lock import held
 from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders
@@ -52,7 +53,7 @@ def run_folders(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {folder}")
     found = {file.parent for file in folder.rglob("config.yaml")}
     if not found:
-        raise ValueError(f"{folder} holds no run folders: give runs, runs/AGENT or a run's folder")
+        raise UserError(f"{folder} holds no run folders: give runs, runs/AGENT or a run's folder")
     return sorted(run for run in found if found.isdisjoint(run.parents))  # within a run others keep files: wandb
 
 

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mbrl.errors import UserError
+
 # https://github.com/huggingface/safetensors#format; in the order in which the library writes them, the widest first
 DTYPES = {
     torch.int64: "I64",
@@ -69,4 +71,4 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path} is no whole safetensors file ({' '.join(str(error).split())})") from error

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
 SIDE = 256  # small frames are enlarged to about this, so that they can be watched
@@ -82,7 +83,7 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
     pieces, marks = [], []
     whole = len(rollout) // (context + horizon) * (context + horizon)
     if whole == 0:
-        raise ValueError(f"an episode of {len(rollout)} steps is too short to imagine {context} + {horizon} frames")
+        raise UserError(f"an episode of {len(rollout)} steps is too short to imagine {context} + {horizon} frames")
     for start in range(0, whole, context + horizon):
         part = rollout[start : start + context + horizon].to(device)
         state = model.start(part[:context][None])

@@ -8,13 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mbrl.errors import UserError
+
 ID = "wandb_id"  # a file in the run's folder: a run that is begun anew elsewhere is another
 
 
 def require_package() -> None:
     """ValueError where it is not installed."""
     if find_spec("wandb") is None:
-        raise ValueError("wandb needs a package that is not here: pip install 'mbrl[wandb]'")
+        raise UserError("wandb needs a package that is not here: pip install 'mbrl[wandb]'")
 
 
 def _identity(file: Path) -> str:
@@ -52,7 +54,7 @@ class Tracker:
                 config=dict(settings),
             )
         except wandb.errors.Error as error:
-            raise ValueError(f"Weights & Biases: {error}") from error
+            raise UserError(f"Weights & Biases: {error}") from error
         self._run.define_metric("*", step_metric="env_steps")
 
     def log(self, row: Mapping[str, float]) -> None:

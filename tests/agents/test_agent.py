@@ -6,8 +6,8 @@ import torch
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
 from mbrl.replay.replay import Replay
+from tests.agents.test_imagination import ACTION
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
-from tests.test_imagination import ACTION
 
 
 def make(real_ratio: float = 0.5, **schedule) -> tuple[Agent, Replay]:

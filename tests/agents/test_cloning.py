@@ -15,7 +15,7 @@ from mbrl.training import build, run, train
 from tests.demonstrations import play_expert, write_toy
 from tests.fakes import BrightnessPolicy, episode
 from tests.run_folders import build_replay, latest_checkpoint, rows, weights
-from tests.test_train import TOY, compose_config
+from tests.test_training import TOY, compose_config
 
 TOY_SETTINGS = {"episode_length": 20, "resolution": 32}
 CLONED = ["agent=drqv2", "agent.cloning.updates=7", "replay.demo_share=0.5"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mbrl.run_folder.config import load_config
-from tests.test_train import TOY
+from tests.test_training import TOY
 
 POLICY = '''
 from policies.random import RandomPolicy

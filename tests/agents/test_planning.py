@@ -18,7 +18,7 @@ from policies.base import Policy
 from policies.planner import CEM
 from policies.random import RandomPolicy
 from tests.fakes import BrightnessPolicy, CountingWorldModel
-from tests.worldmodel.test_model import make as make_ivideogpt
+from tests.worldmodel.ivideogpt.test_model import make as make_ivideogpt
 
 SIDE, STEPS, SQUARE = 16, 20, 2
 ACTION = Bounded(-1, 1, (2,))

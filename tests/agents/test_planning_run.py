@@ -12,7 +12,7 @@ from mbrl.data.episodes import to_records, write_episode
 from mbrl.envs.toy import make_env
 from mbrl.training import run
 from tests.run_folders import rows, weights
-from tests.test_train import TOY, compose_config
+from tests.test_training import TOY, compose_config
 
 PLANNING = [
     *TOY, "agent=mpc_ivideogpt", "env.resolution=16", "agent.model_updates_first=4", "agent.model_batch_size=2",

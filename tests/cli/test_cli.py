@@ -14,9 +14,10 @@ import pytest
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from mbrl import cli
+from mbrl.cli import main as cli
 from mbrl.cli.errors import explain, root_cause
 from mbrl.compose import check_overrides, groups
+from mbrl.errors import UserError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -162,7 +163,7 @@ def test_a_slip_in_the_settings_costs_one_line(
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (ValueError("unknown task 'x';\n  nearest: y"), 2, "unknown task 'x'; nearest: y"),
+        (UserError("unknown task 'x';\n  nearest: y"), 2, "unknown task 'x'; nearest: y"),
         (FloatingPointError("critic loss is nan"), 1, "critic loss is nan; the run folder keeps"),
         (OSError(errno.ENOSPC, "No space left", "runs/a"), 1, "the disk that holds runs/a is full"),
         (FileNotFoundError(errno.ENOENT, "No such file", "demos/x"), 2, "demos/x: No such file"),
@@ -193,13 +194,13 @@ def test_defects_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, m
 
 def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, mbrl: Run) -> None:
     monkeypatch.setenv("MBRL_TRACEBACK", "1")
-    _replace_training(monkeypatch, _raiser(ValueError("where?")))
+    _replace_training(monkeypatch, _raiser(UserError("where?")))
     with pytest.raises(ValueError, match=r"where\?"):
         cli.main(["train", "agent=random"])
 
 
 def test_the_cause_is_found_inside_hydras_errors() -> None:
-    ours = ValueError("resolution 63 is not divisible by 16")
+    ours = UserError("resolution 63 is not divisible by 16")
     wrapped = InstantiationException("Error in call to target")
     wrapped.__cause__ = ours
     assert root_cause(wrapped) is ours

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mbrl import doctor
+from mbrl.cli import doctor
 
 
 def test_installed_versions_are_the_pinned_ones() -> None:

@@ -15,7 +15,7 @@ from mbrl.compose import check_overrides
 from mbrl.run_folder.state import FAILURE
 from mbrl.training import check
 from tests.run_folders import rows
-from tests.test_train import TOY
+from tests.test_training import TOY
 
 JOBS = ["agent=sac,random", "seed=0,1", *TOY]
 

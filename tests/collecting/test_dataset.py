@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbrl import cli
+from mbrl.cli import main as cli
 from mbrl.collecting.dataset import Protocol, Row, collect
 from mbrl.data.episodes import read_about, read_episode
 

@@ -6,7 +6,7 @@ import pytest
 from mbrl.collecting.evaluation import evaluate_run
 from mbrl.training import run
 from tests.demonstrations import write_toy
-from tests.test_train import TOY, compose_config
+from tests.test_training import TOY, compose_config
 
 
 @pytest.mark.parametrize("pixels", ["true", "false"])

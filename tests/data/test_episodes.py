@@ -21,8 +21,9 @@ from mbrl.data.episodes import (
 )
 from mbrl.data.published import infer_success, read_npz, read_published
 from mbrl.envs.toy import make_env
+from tests.shared_data import SHARED_DATA
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "official-demos"
+PUBLISHED = SHARED_DATA / "official-demos"
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from mbrl.data.frames import fit
 from mbrl.data.segments import EpisodeData
 from mbrl.envs.toy import make_env
 from tests.fakes import episode
+from tests.shared_data import SHARED_DATA
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "video-samples"
+SAMPLES = SHARED_DATA / "video-samples"
 
 
 @pytest.fixture(autouse=True)

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from tensordict import TensorDict
 from torch import Tensor
 
-from mbrl import cli
-from mbrl import predict as verb
 from mbrl.build import build_agent, build_checkpoints, build_policy, build_replay, env_factory
+from mbrl.cli import main as cli
 from mbrl.data.episodes import write_episodes
+from mbrl.prediction import predict as verb
 from mbrl.prediction.predict import LoadedModel, check_data, load_model, predict, reward_of_success
 from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.parts import RandomStates
 from tests.prediction.test_scores import SIDE, Steering, episodes
-from tests.worldmodel.test_model import make
+from tests.worldmodel.ivideogpt.test_model import make
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64)

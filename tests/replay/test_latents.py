@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.replay import TRAJECTORY, Replay
 from mbrl.run_folder.schema import TensorType, require
-from tests.test_replay import FIELDS, records
+from tests.replay.test_replay import FIELDS, records
 
 UNKNOWN = TensorDict(deter=torch.full((2,), -1.0), stoch=torch.zeros(3, dtype=torch.uint8), batch_size=[])
 

@@ -11,7 +11,7 @@ from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
 from mbrl.run_folder.checkpoint import Damaged
 from mbrl.run_folder.schema import SchemaError, TensorType, require
-from tests.test_replay import FIELDS, fill, records
+from tests.replay.test_replay import FIELDS, fill, records
 
 
 def saved(folder, lengths=(6, 6)):

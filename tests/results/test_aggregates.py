@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rliable.metrics import aggregate_iqm, probability_of_improvement
 
-from mbrl import aggregates
+from mbrl.results import aggregates
 from mbrl.results.aggregates import LEVELS, aggregate
 from mbrl.results.curves import Curve
 from mbrl.results.over_tasks import over_tasks, write_over_tasks

@@ -10,8 +10,9 @@ import pytest
 
 from mbrl.results.curves import Curve, read_curves, summarise
 from mbrl.results.plot import plot
+from tests.shared_data import SHARED_DATA
 
-REFERENCE_CURVES = Path(__file__).parents[2] / "shared" / "data" / "reference-curves"
+REFERENCE_CURVES = SHARED_DATA / "reference-curves"
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 import mbrl.training
-from mbrl import lock
 from mbrl.cli.sweep import run_job
+from mbrl.run_folder import lock
 from mbrl.run_folder.lock import LOCK, Busy, FolderLock, held
 from mbrl.run_folder.state import FAILURE, run_state
 

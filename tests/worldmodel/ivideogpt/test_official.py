@@ -8,18 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
-from tests.worldmodel.test_model import make, sequences, specs
 from torchrl.data import Bounded
 
-from worldmodel.ivideogpt import weights
+from tests.shared_data import SHARED_DATA
+from tests.worldmodel.ivideogpt.test_model import make, sequences, specs
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.official import load_parts, load_tokenizer, load_transformer, save_parts
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.heads import symlog
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+from worldmodel.ivideogpt.weights import files as weights
 
-PARITY = Path(__file__).parents[2].parent / "shared" / "data" / "official-parity"
+PARITY = SHARED_DATA / "official-parity"
 needs_recording = pytest.mark.skipif(
     not PARITY.is_dir(), reason=f"{PARITY} is absent: the recording of the published implementation does not ship"
 )

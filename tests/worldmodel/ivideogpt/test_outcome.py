@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.worldmodel.test_model import ACTION, CONTEXT, SEGMENT, make, sequences
 
+from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, make, sequences
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
 

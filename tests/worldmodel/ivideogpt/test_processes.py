@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.worldmodel.test_model import tokenizer
 from torch import Tensor, distributed, multiprocessing
 
+from tests.worldmodel.ivideogpt.test_model import tokenizer
 from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
 
 ROWS, CODES, DIM, BATCHES = 64, 8, 3, 5

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.worldmodel.test_model import CONTEXT, make, sequences
 from torch import nn
 
+from tests.worldmodel.ivideogpt.test_model import CONTEXT, make, sequences
 from worldmodel.ivideogpt.training import TrainingPlan, gradient_step
 
 

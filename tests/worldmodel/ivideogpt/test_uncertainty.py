@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.worldmodel.test_model import CONTEXT, make, sequences
-from tests.worldmodel.test_variants import imagine
 
+from tests.worldmodel.ivideogpt.test_model import CONTEXT, make, sequences
+from tests.worldmodel.ivideogpt.test_variants import imagine
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.official import load_parts

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
-from tests.worldmodel.test_model import (
+from torch import Tensor
+from torchrl.data import Unbounded
+
+from tests.worldmodel.ivideogpt.test_model import (
     ACTION,
     CONTEXT,
     SEGMENT,
@@ -17,9 +20,6 @@ from tests.worldmodel.test_model import (
     specs,
     tokenizer,
 )
-from torch import Tensor
-from torchrl.data import Unbounded
-
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer

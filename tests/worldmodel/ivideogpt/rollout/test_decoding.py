@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.ivideogpt import decoding
 from worldmodel.ivideogpt.layout import TokenLayout
+from worldmodel.ivideogpt.rollout import decoding
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 

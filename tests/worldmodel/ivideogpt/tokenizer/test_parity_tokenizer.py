@@ -1,16 +1,16 @@
 """The tokenizer against what the published implementation computes from the same random weights."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.shared_data import SHARED_DATA
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 
-PARITY = Path(__file__).parents[2].parent / "shared" / "data" / "official-parity"
+PARITY = SHARED_DATA / "official-parity"
 CONTEXT = 2
 
 needs_recording = pytest.mark.skipif(

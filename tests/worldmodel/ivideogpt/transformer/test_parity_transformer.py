@@ -1,17 +1,16 @@
 """The transformer against what the published implementation computed from the same weights."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.shared_data import SHARED_DATA
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "official-parity"
+DATA = SHARED_DATA / "official-parity"
 LAYOUT = TokenLayout(96, 64, 256, 16, 2)
 PUBLISHED = TokenLayout(8192, 8192, 256, 16, 2)
 needs_data = pytest.mark.skipif(

@@ -6,10 +6,10 @@ from itertools import product
 import pytest
 import torch
 from tensordict import TensorDict
-from tests.worldmodel.test_model import ACTION, CONTEXT, SEGMENT, make, sequences, specs
 from torch import Tensor
 from torchrl.data import Unbounded
 
+from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, make, sequences, specs
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
