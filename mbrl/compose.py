@@ -111,7 +111,7 @@ def _explain(root: str, error: Exception, overrides: Sequence[Override]) -> str:
     missing = [plugin for plugin in LAUNCHERS if f"'hydra/launcher/{plugin}'" in str(error)]
     if missing:
         name = LAUNCHERS[missing[0]]
-        return f"launch={name} needs a package that is not here: pip install 'mbrl[{name}]'"
+        return f"launch={name} needs a package that is not here: pip install -e '.[{name}]'"
     known = groups()
     chosen = [override for override in overrides if override.key_or_group in known]
     keys = _keys(compose(root, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))

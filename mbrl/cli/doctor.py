@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from mbrl.run_folder.provenance import NAMED_PACKAGES
+from mbrl.run_folder.provenance import DISTRIBUTION, NAMED_PACKAGES
 
 GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
 NEEDED_DISK = 1e9  # bytes: less than one checkpointed run takes
@@ -40,7 +40,9 @@ class Check:
 def checks() -> Iterator[Check]:
     """All checks, in an order in which each rests on those before it; the rates take some seconds."""
     yield _python()
-    missing = False
+    itself = _itself()
+    yield itself
+    missing = itself.needed
     for name in NAMED_PACKAGES:
         check = _package(name)
         missing |= check.needed
@@ -67,9 +69,24 @@ def _python() -> Check:
     return Check("python", f"{found}; 3.11 to 3.13 is needed", mend, needed=True)
 
 
+def _itself() -> Check:
+    """The version of this project, whose metadata say which packages it needs."""
+    try:
+        return Check("mbrl", version(DISTRIBUTION))
+    except PackageNotFoundError:
+        return Check("mbrl", "not installed", f"{sys.executable} -m pip install -e .", needed=True)
+
+
+def _requirements() -> list[Requirement]:
+    try:
+        return [Requirement(line) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:  # `_itself` reports it
+        return []
+
+
 def _package(name: str) -> Check:
     """The version of a package against what this project asks for in its own metadata."""
-    requirement = next((r for r in map(Requirement, requires("mbrl") or ()) if r.name == name), Requirement(name))
+    requirement = next((r for r in _requirements() if r.name == name), Requirement(name))
     mend = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
     try:
         found = version(name)

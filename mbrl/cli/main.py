@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from mbrl.cli.verbs import add_verbs
 from mbrl.errors import UserError
 
 INTERRUPTED = 130
+NOT_INSTALLED = "mbrl is not installed here: in the clone, give `make setup` or pip install -e ."
 MODULES = {"train": "mbrl.training", "pretrain": "mbrl.pretraining.pretrain"}  # of the verbs with a configuration
 
 TRAIN_HELP = """\
@@ -109,6 +110,19 @@ CONFIGURED = {
 }
 
 
+class Version(argparse.Action):
+    """Print the installed version; it is looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from mbrl.run_folder.provenance import DISTRIBUTION
+
+        try:
+            print(f"mbrl {version(DISTRIBUTION)}")
+        except PackageNotFoundError:
+            raise UserError(NOT_INSTALLED) from None
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The verbs, their arguments and their help."""
     parser = argparse.ArgumentParser(
@@ -116,7 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Model-based reinforcement learning for robot manipulation.",
         epilog="`mbrl VERB --help` says more about each. Start with: mbrl train experiment=smoke",
     )
-    parser.add_argument("--version", action="version", version=f"mbrl {version('mbrl')}")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verbs.add_parser("train", help="train an agent, or go on where its run was broken off", add_help=False)
     verbs.add_parser("pretrain", help="train a world model on folders of episodes, or go on", add_help=False)

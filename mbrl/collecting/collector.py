@@ -26,7 +26,7 @@ def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
     if backend not in BACKENDS:
         raise UserError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "ray" and find_spec("ray") is None:
-        raise UserError("collect.backend=ray needs a package that is not here: pip install 'mbrl[ray]'")
+        raise UserError("collect.backend=ray needs a package that is not here: pip install -e '.[ray]'")
     if workers < 1 or frames_per_batch % workers:
         raise UserError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
 

@@ -182,5 +182,5 @@ def _parquet() -> Any:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise UserError("to read LeRobot data sets, install pyarrow: pip install 'mbrl[lerobot]'") from error
+        raise UserError("to read LeRobot data sets, install pyarrow: pip install -e '.[lerobot]'") from error
     return parquet

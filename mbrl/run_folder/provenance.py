@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+DISTRIBUTION = "mbrl-suite"  # the name of this project in pyproject.toml and for pip
 NAMED_PACKAGES = ("torch", "torchrl", "tensordict", "metaworld", "mujoco", "gymnasium", "hydra-core")
 STARTS = "starts.jsonl"  # in a run's folder, one line for each time that it was started or gone on with
 
@@ -46,7 +47,7 @@ def describe() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
         "commit": _commit(),
-        "packages": {name: _version(name) for name in ("mbrl", *NAMED_PACKAGES)},
+        "packages": {"mbrl": _version(DISTRIBUTION), **{name: _version(name) for name in NAMED_PACKAGES}},
         "python": platform.python_version(),
         "hardware": hardware,
     }

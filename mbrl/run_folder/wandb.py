@@ -1,4 +1,4 @@
-"""Weights & Biases beside the files of a run, where it is asked for (`pip install 'mbrl[wandb]'`)."""
+"""Weights & Biases beside the files of a run, where it is asked for (`pip install -e '.[wandb]'`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ID = "wandb_id"  # a file in the run's folder: a run that is begun anew elsewher
 def require_package() -> None:
     """ValueError where it is not installed."""
     if find_spec("wandb") is None:
-        raise UserError("wandb needs a package that is not here: pip install 'mbrl[wandb]'")
+        raise UserError("wandb needs a package that is not here: pip install -e '.[wandb]'")
 
 
 def _identity(file: Path) -> str:

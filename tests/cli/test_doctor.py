@@ -32,7 +32,7 @@ def test_a_wrong_or_missing_package_comes_with_its_install_line(monkeypatch: pyt
 
 def test_with_packages_missing_nothing_that_rests_on_them_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version", lambda name: "0.1")
-    assert [check.name for check in doctor.checks()] == ["python", *doctor.NAMED_PACKAGES, "compiler", "disk"]
+    assert [check.name for check in doctor.checks()] == ["python", "mbrl", *doctor.NAMED_PACKAGES, "compiler", "disk"]
 
 
 @pytest.mark.parametrize(("free", "mends", "needed"), [(50e9, False, False), (2e9, True, False), (5e8, True, True)])

@@ -51,7 +51,7 @@ def test_goes_on_with_the_episode_it_is_told():
 
 def needs_package(backend: str) -> None:
     if backend == "ray":
-        pytest.importorskip("ray", reason="pip install 'mbrl[ray]'")
+        pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 
 
 @pytest.mark.parametrize("backend", ["process", "ray"])

@@ -15,7 +15,7 @@ from mbrl.data.segments import EpisodeData
 from tests.data import lerobot_files
 from tests.data.lerobot_files import grey, write_v2, write_v3
 
-pytest.importorskip("pyarrow", reason="pyarrow is an extra: pip install 'mbrl[lerobot]'")
+pytest.importorskip("pyarrow", reason="pyarrow is an extra: pip install -e '.[lerobot]'")
 
 LENGTHS = [5, 3, 4]
 
