@@ -1,12 +1,18 @@
-"""Checks the settings of a verb with a configuration before anything is built: a slip costs one line and no wait."""
+"""Check the settings of a verb with a configuration before anything is built: a slip costs one line and no wait."""
 
 import difflib
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,41 +25,90 @@ from mbrl.errors import UserError
 CONFIG_MODULE = "configs"
 ROOT_CONFIG = "train"
 LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> ours, and its extra
+PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
+PARTS = ("cloning", "planner", "policy", "worldmodel")  # groups whose choice goes to a place in the agent
+PLACES = {"worldmodel": "agent.world_model"}  # where that is not agent.GROUP
 
 
-def groups() -> dict[str, list[str]]:
-    """The config groups and the names in each, read from the folders of `configs/`."""
-    folders = (folder for folder in files(CONFIG_MODULE).iterdir() if folder.is_dir())
-    found = {
-        folder.name: sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
-        for folder in folders
-    }
-    return {name: members for name, members in sorted(found.items()) if members}
+def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
+    """The config groups and the names in each, from the folders of `configs/` and of a user's own folder.
 
-
-def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG) -> None:
-    """Composes the configuration of `root`, in configs/, that `arguments` ask for.
-
-    Raises ValueError with one line that names the culprit and the nearest names that exist.
-    A sweep (`seed=1,2,3`) is checked value by value, each with the first values of the others.
+    Args:
+        config_dir: the user's folder, laid out as `configs/`; None for none.
     """
+    folders = [folder for folder in files(CONFIG_MODULE).iterdir() if folder.is_dir()]
+    folders += [folder for folder in config_dir.iterdir() if folder.is_dir()] if config_dir is not None else []
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        names = {Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml")}
+        found.setdefault(folder.name, set()).update(names)
+    return {name: sorted(members) for name, members in sorted(found.items()) if members}
+
+
+def as_typed(group: str, root: str = ROOT_CONFIG) -> str:
+    """What stands before `=` on the command line to choose from a group: `agent`, or `policy@agent.policy`."""
+    part = root == ROOT_CONFIG and group in PARTS
+    return f"{group}@{PLACES.get(group, f'agent.{group}')}" if part else group
+
+
+@contextmanager
+def configurations(config_dir: Path | None = None) -> Iterator[None]:
+    """Set Hydra up for `compose` with `configs/`, and with a user's own folder before it, as `--config-dir` does."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise FileNotFoundError(f"--config-dir: there is no folder {config_dir}")
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        if config_dir is not None:
+            places = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+            own = f"file://{config_dir.absolute()}"
+            places.prepend(provider="command-line", path=own, anchor=SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="mbrl", config_search_path=places)
+        yield
+
+
+def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> None:
+    """Compose the configuration that the overrides ask for, and throw it away.
+
+    A sweep (`seed=1,2,3`) is checked value by value, each with the first values of the others.
+
+    Args:
+        arguments: Hydra's overrides.
+        root: the name of the root configuration, `train` or `pretrain`.
+        config_dir: a user's own folder of configurations.
+
+    Raises:
+        UserError: one line that names the culprit and the nearest names that exist.
+    """
+    with configurations(config_dir):
         overrides = _parse(arguments)
-        _check_group_choices(overrides)
+        known = groups(config_dir)
+        _check_group_choices(overrides, known)
         values = [_plain_overrides(override) for override in overrides]
         first = [choices[0] for choices in values if choices]
-        _compose(root, first, overrides)
+        _compose(root, first, overrides, known)
         for position, choices in enumerate(choices for choices in values if choices):
             for choice in choices[1:]:
-                _compose(root, [*first[:position], choice, *first[position + 1 :]], overrides)
+                _compose(root, [*first[:position], choice, *first[position + 1 :]], overrides, known)
 
 
-def composed_jobs(arguments: Sequence[str], root: str = ROOT_CONFIG) -> list[tuple[list[str], DictConfig]]:
-    """Each job of a sweep: the overrides that make it this one, and its configuration; in the order of Hydra's sweeper.
+def composed(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> DictConfig:
+    """The configuration of one run; arguments and errors as in `check_overrides`."""
+    check_overrides(arguments, root, config_dir)
+    with configurations(config_dir):
+        return compose(root, overrides=list(arguments))
+
+
+def composed_jobs(
+    arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None
+) -> list[tuple[list[str], DictConfig]]:
+    """The jobs of a sweep, in the order of Hydra's sweeper; arguments as in `check_overrides`.
 
     Sweeps whose values only the sweeper knows, such as intervals, count with their default.
+
+    Returns:
+        For each job the overrides that make it this one, and its configuration.
     """
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with configurations(config_dir):
         choices = [
             [(line, override.is_discrete_sweep()) for line in _plain_overrides(override)]
             for override in _parse(arguments)
@@ -65,8 +120,44 @@ def composed_jobs(arguments: Sequence[str], root: str = ROOT_CONFIG) -> list[tup
         ]
 
 
+def override_of(key: str, value: Any) -> str:
+    """A setting as it is typed on the command line.
+
+    Args:
+        key: such as `env.task`, `agent` or `policy@agent.policy`.
+        value: a string, number, bool, None, path, or a list or mapping of these.
+    """
+    return f"{key}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_written(key)}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    if isinstance(value, int | float):
+        return str(value)
+    text = str(value)
+    if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
+        return text
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def settings_of(root: str, arguments: Sequence[str] = (), config_dir: Path | None = None) -> list[str]:
+    """Every setting that can be given, dotted, with the groups that `arguments` choose."""
+    with configurations(config_dir):
+        return _keys(compose(root, overrides=list(arguments)))
+
+
 def _parse(arguments: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # it knows what globs match
+    # With a config loader the parser knows which names a glob matches.
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = []
     for argument in arguments:
         try:
@@ -79,7 +170,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
 
 
 def _plain_overrides(override: Override) -> list[str]:
-    """The override once for each value of its sweep; nothing where only the sweeper knows the values."""
+    """The override once for each value of its sweep; none where only the sweeper knows the values."""
     line = override.input_line or ""
     if not override.is_sweep_override():
         return [line]
@@ -88,8 +179,7 @@ def _plain_overrides(override: Override) -> list[str]:
     return [f"{line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()]
 
 
-def _check_group_choices(overrides: Sequence[Override]) -> None:
-    known = groups()
+def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> None:
     for override in overrides:
         group = override.key_or_group
         if group not in known or override.is_delete():
@@ -100,21 +190,27 @@ def _check_group_choices(overrides: Sequence[Override]) -> None:
                 raise UserError(f"no {group} named {name!r}{nearest(name, known[group])}")
 
 
-def _compose(root: str, lines: list[str], overrides: Sequence[Override]) -> None:
+def _compose(root: str, lines: list[str], overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> None:
     try:
         compose(root, overrides=lines)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(root, error, overrides)) from error
+        raise UserError(_explain(root, error, overrides, known)) from error
 
 
-def _explain(root: str, error: Exception, overrides: Sequence[Override]) -> str:
+def _explain(root: str, error: Exception, overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> str:
     missing = [plugin for plugin in LAUNCHERS if f"'hydra/launcher/{plugin}'" in str(error)]
     if missing:
         name = LAUNCHERS[missing[0]]
-        return f"launch={name} needs a package that is not here: pip install -e '.[{name}]'"
-    known = groups()
+        return f"launch={name} needs a package that is not installed: pip install -e '.[{name}]'"
+    for override in overrides:
+        group = override.key_or_group
+        if root == ROOT_CONFIG and group in PARTS and override.package is None:
+            return f"{group} is chosen for a place in the agent: give {as_typed(group)}={override.value()}"
     chosen = [override for override in overrides if override.key_or_group in known]
-    keys = _keys(compose(root, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))
+    try:
+        keys = _keys(compose(root, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))
+    except (HydraException, OmegaConfBaseException):  # a choice itself cannot be composed
+        return " ".join(str(error).split())
     names = [*keys, *known]
     for override in overrides:
         key = override.key_or_group
@@ -148,4 +244,4 @@ def nearest(name: str, known: Sequence[str]) -> str:
     if wanted:
         return f"; nearest: {', '.join(wanted)}"
     few = len(known) <= 20
-    return f"; there are: {', '.join(known)}" if few else "; `--cfg job` shows what there is"
+    return f"; there are: {', '.join(known)}" if few else "; `--cfg job` shows all settings"

@@ -1,9 +1,12 @@
-"""The error that a user can mend."""
+"""UserError, and what tells the errors that a user can mend from defects of this project."""
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 
 class UserError(ValueError):
@@ -21,4 +24,21 @@ def checks_of_arguments() -> Iterator[None]:
     except UserError:
         raise
     except ValueError as error:
+        if not is_raised(error):
+            raise
         raise UserError(str(error)) from error
+
+
+def is_raised(error: BaseException) -> bool:
+    """Whether a `raise` statement raised the error, as in a check, and not a built-in such as `zip(strict=True)`."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the machine or on a GPU: torch and safetensors say so in errors of other classes."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)

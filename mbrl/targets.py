@@ -1,14 +1,16 @@
-"""Which classes a configuration may name in `_target_`.
+"""Build what a configuration names in `_target_`, after a check of which classes it may name.
 
 A configuration that was composed from the command line is the user's own: it may name any class that belongs at its
 place. One that was read from a run folder may come from a stranger: it may name this project's classes, torch's
-optimisers, and what the user allows by name.
+optimisers, and the names that the user allows.
 """
 
 from __future__ import annotations
 
 import builtins
 import inspect
+import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -20,7 +22,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mbrl.errors import UserError, checks_of_arguments
+from mbrl.compose import nearest
+from mbrl.errors import UserError, checks_of_arguments, is_raised
 from mbrl.run_folder.config import OURS, TARGET, targets
 
 
@@ -43,22 +46,37 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
 
     Args:
         settings: `_target_`, the class or function, and its arguments; those may be such settings themselves.
-        base: what must come of it. place: of the settings in the configuration, for error messages.
-        objects: further arguments, handed over as they are. Hydra alone would try to convert them.
+        base: the class that the result must be of.
+        place: where the settings are in the configuration, for error messages.
+        objects: further arguments, passed as they are. Hydra alone would try to convert them.
 
     Raises:
-        ValueError: a class does not belong at its place, or is not there.
+        UserError: a class does not belong at its place or does not exist, or its constructor refuses an argument.
     """
     check(settings, base, place)
     try:
         with checks_of_arguments():
             return instantiate(settings, _partial_=True)(**objects)
-    except TypeError as error:  # an argument that is missing, unknown or of another type
+    except TypeError as error:
+        if _inside_target(error):
+            raise
         raise UserError(f"{place} cannot be built: {error}") from error
     except InstantiationException as error:  # of a part inside this one
-        if isinstance(error.__cause__, ValueError):
-            raise UserError(str(error.__cause__)) from error
+        cause = error.__cause__
+        if isinstance(cause, UserError) or (isinstance(cause, ValueError) and is_raised(cause)):
+            raise UserError(str(cause)) from error
+        if isinstance(cause, TypeError) and not _inside_target(cause):
+            raise UserError(f"{place} cannot be built: {cause}") from error
         raise
+
+
+def _inside_target(error: TypeError) -> bool:
+    """Whether the code that was called raised the error; else the arguments of the call did not fit."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return module != __name__ and module.split(".")[0] != "hydra"
 
 
 def check(settings: Any, base: Any, place: str) -> None:
@@ -69,10 +87,12 @@ def check(settings: Any, base: Any, place: str) -> None:
     of a user's own classes may be untyped.
 
     Args:
-        settings, place: as in `make`. base: the class that is wanted, or Any.
+        settings: as in `make`.
+        base: the class that is wanted, or Any.
+        place: as in `make`.
 
     Raises:
-        ValueError: names the first that does not.
+        UserError: names the first that does not.
     """
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True)
@@ -86,9 +106,20 @@ def check(settings: Any, base: Any, place: str) -> None:
     if base is not Any and not (inspect.isclass(made) and issubclass(made, base)):
         hint = "" if inspect.isclass(made) else f": annotate what it returns, as in `def f(...) -> {base.__name__}`"
         raise UserError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
+    _check_names(settings, target, place)
     for key, value in settings.items():
         if key != TARGET and next(targets(value), None) is not None:
             _check_argument(value, target, key, f"{place}.{key}")
+
+
+def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place: str) -> None:
+    """Check that the target has an argument for each setting."""
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in settings:
+        if key not in (TARGET, "_partial_", *parameters):
+            raise UserError(f"{place}.{key}: {settings[TARGET]} has no such argument{nearest(key, list(parameters))}")
 
 
 def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> None:
@@ -112,13 +143,24 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     """The class or function of a dotted name.
 
     Raises:
-        ValueError: there is none; or it was only imported there from somewhere else.
+        UserError: there is none, its module cannot be imported, or it was only imported there from somewhere else.
     """
     module, _, attribute = str(name).rpartition(".")
+    if not module:
+        raise UserError(f"{place}: there is no {name}: give a dotted name such as my_module.MyClass")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            hint = "" if module.startswith(OURS) else ": is its folder on PYTHONPATH?"
+            raise UserError(f"{place}: there is no {name} ({error}){hint}") from error
+        raise UserError(_broken(name, module, place, error)) from error
+    except AttributeError as error:
+        if error.obj is not sys.modules.get(module):  # raised while the module ran
+            raise UserError(_broken(name, module, place, error)) from error
         raise UserError(f"{place}: there is no {name} ({error})") from error
+    except Exception as error:  # whatever a user's own module raises
+        raise UserError(_broken(name, module, place, error)) from error
     home = getattr(found, "__module__", None) or ""
     imported = str(name).startswith(OURS) and home.split(".")[0] != module.split(".")[0]
     if imported or not (inspect.isclass(found) or inspect.isfunction(found)):
@@ -126,8 +168,20 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     return found
 
 
+def _broken(name: Any, module: str, place: str, error: Exception) -> str:
+    """One line for a module that fails while it is imported, with the place in the user's file."""
+    reason = str(error)
+    if isinstance(error, SyntaxError):
+        reason, where = error.msg, f"{error.filename}, line {error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        written = [frame for frame in frames if not frame.filename.startswith("<frozen") and frame.filename != __file__]
+        where = f"{written[-1].filename}, line {written[-1].lineno}" if written else module
+    return f"{place}: {name} cannot be imported: {type(error).__name__}: {reason} ({where})"
+
+
 class _Names(dict[str, Any]):
-    """Stands for names in annotations that are imported for type checkers alone: each of them is Any."""
+    """Resolves names in annotations that are imported for type checkers alone, each to Any."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         super().__init__()

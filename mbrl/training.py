@@ -206,7 +206,7 @@ def finish(config: DictConfig, run: Run) -> None:
         video = run.directory / "imagination.mp4"
         try:
             frames = imagination_video(model, rollout, horizon, video)
-        except ValueError as error:  # an episode shorter than the horizon; the run is whole without it
+        except UserError as error:  # an episode shorter than the horizon; the run is whole without it
             _log.warning("no video of the imagination: %s", error)
             return
         run.logger.video(video, frames, run.progress["env_steps"])

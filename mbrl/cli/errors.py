@@ -1,27 +1,35 @@
-"""What a user reads when something goes wrong: one line, and an exit code."""
+"""What a user reads when something goes wrong: one line where the user can mend it, else a request for a report."""
+
+from __future__ import annotations
 
 import errno
+import sys
+import traceback
 from pathlib import Path
 
-from mbrl.errors import UserError
+from mbrl.errors import UserError, is_out_of_memory, is_raised
 
 USAGE_ERROR = 2
 RUN_ERROR = 1
-# what a machine lacks or breaks, whatever was asked for: an I/O error, open files, memory
-MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
+TRACEBACK = "MBRL_TRACEBACK"  # an environment variable: where it is set, every error is raised as it is
+# The machine's faults, whatever was asked for: an I/O error, too many open files, a read-only file system.
+MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
 KEPT = "the run folder keeps its last checkpoint and its logs"
+REPORT = (
+    "mbrl: this is a defect of mbrl, not of your settings: please report it to its authors with the command, "
+    "the traceback above and what `mbrl doctor` prints"
+)
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What Hydra wrapped: the error of ours at the end of its chain of causes, or the error itself."""
+    """The error that Hydra wrapped, where that one has an explanation or was raised by a class that Hydra called."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError | UserError | FloatingPointError | MemoryError) and not _is_hydras(cause):
-            return cause
-        if not _is_hydras(cause):
-            break
-        cause = cause.__cause__ or cause.__context__
-    return error
+    while cause is not None and _is_hydras(cause):
+        inner = cause.__cause__ or cause.__context__
+        if inner is not None and type(cause).__name__ == "InstantiationException" and not _is_hydras(inner):
+            return inner
+        cause = inner
+    return cause if cause is not None and explain(cause) is not None else error
 
 
 def _is_hydras(error: BaseException) -> bool:
@@ -29,7 +37,10 @@ def _is_hydras(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """One line for an error that a user can mend, with the exit code; None for a defect of ours."""
+    """One line for an error that a user can mend, with the exit code; None for a defect of this project."""
+    if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        mend = "free some, or start the run with a smaller batch or model; the same command goes on from the checkpoint"
+        return f"there is not enough memory ({_first_line(error)}); {KEPT}: {mend}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or Path.cwd()
         mend = f"{KEPT}: free some space and give the same command again"
@@ -38,10 +49,44 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"{error}; {KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in MACHINE:
         return f"{error.filename or 'the system'}: {error.strerror}; {KEPT}", RUN_ERROR
-    if isinstance(error, MemoryError):
-        return f"there is not enough memory ({error}); {KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}", USAGE_ERROR
-    if isinstance(error, OSError | UserError) or _is_hydras(error):
+    if isinstance(error, OSError | UserError) or _is_hydras(error) or _is_check_of_a_part(error):
         return str(error), USAGE_ERROR
     return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def _is_check_of_a_part(error: BaseException) -> bool:
+    """Whether a check in `worldmodel` or `policies` failed: they know no UserError and raise ValueError."""
+    if not isinstance(error, ValueError) or not is_raised(error):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return module.split(".")[0] in ("worldmodel", "policies")
+
+
+def one_line(text: str) -> str:
+    """Text for the terminal: it may quote a stranger's file, whose control characters the terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+
+
+def show(error: Exception) -> int:
+    """Print an error to stderr, and return the exit code.
+
+    An error that a user can mend is one line. A defect is a traceback and a request to report it.
+    """
+    cause = root_cause(error)
+    explained = explain(cause)
+    if explained is None:
+        traceback.print_exception(cause)
+        print(REPORT, file=sys.stderr)
+        return RUN_ERROR
+    line, code = explained
+    print(f"mbrl: error: {one_line(line)}", file=sys.stderr)
+    return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
@@ -19,25 +19,30 @@ from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.run_folder.lock import Busy
 from mbrl.run_folder.state import FAILURE, is_done
 
-LOG = "log.txt"  # in a run's folder: what a job of a sweep printed, where jobs run side by side
+LOG = "log.txt"  # in a run's folder: the output of a job of a sweep, where jobs run side by side
+USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # as a traceback names it
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def prepare(arguments: Sequence[str], check: Callable[[DictConfig], None]) -> list[Path]:
-    """Check every job that the arguments ask for, and claim its folder, so that `mbrl status` knows of all of them.
+def prepare(
+    arguments: Sequence[str], check: Callable[[DictConfig], None], config_dir: Path | None = None
+) -> list[Path]:
+    """Check every job of a sweep and claim its folder, so that `mbrl status` lists all jobs from the start.
 
     Args:
-        arguments: Hydra's overrides. check: what a run checks of its configuration first.
+        arguments: Hydra's overrides.
+        check: what a run checks of its configuration first.
+        config_dir: a user's own folder of configurations.
 
     Returns:
         The jobs' run folders.
 
     Raises:
-        ValueError: a job could not run, two would share a folder, or a folder belongs to another configuration.
+        UserError: a job could not run, two would share a folder, or a folder belongs to another configuration.
     """
-    jobs = composed_jobs(arguments)
+    jobs = composed_jobs(arguments, config_dir=config_dir)
     folders: dict[Path, list[str]] = {}
     environments: set[str] = set()
     for overrides, config in jobs:
@@ -54,7 +59,7 @@ def prepare(arguments: Sequence[str], check: Callable[[DictConfig], None]) -> li
                 raise
             raise UserError(f"{cause} (in the job {job})") from error
         if folder in folders:
-            raise UserError(_shared(folder, folders[folder], overrides))
+            raise UserError(_shared(folder, folders[folder], overrides, groups(config_dir)))
         folders[folder] = overrides
     for claim in (require_own_folder, claim_run_folder):  # none is taken where one is refused
         for folder, (_, config) in zip(folders, jobs, strict=True):
@@ -62,20 +67,24 @@ def prepare(arguments: Sequence[str], check: Callable[[DictConfig], None]) -> li
     return list(folders)
 
 
-def _shared(folder: Path, one: Sequence[str], other: Sequence[str]) -> str:
+def _shared(folder: Path, one: Sequence[str], other: Sequence[str], known: Container[str]) -> str:
+    """The error line for two jobs with one run folder, and a `run_dir` that tells them apart."""
     keys = [mine.split("=", 1)[0] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
-    told = f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)})"
-    if any(key.lstrip("+").split("@")[0] in groups() for key in keys):  # a group's name is no setting to refer to
-        return f"{told}: start them one by one, each with a run_dir of its own"
+    clash = f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)})"
+    if any(key.lstrip("+").split("@")[0] in known for key in keys):  # a group's name cannot stand in run_dir
+        return f"{clash}: start them one by one, each with a run_dir of its own"
     named = "-".join(f"${{{key.lstrip('+')}}}" for key in keys)
-    return f"{told}: name what differs, such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
+    return f"{clash}: name what differs, such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
 
 
 def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: bool) -> Result | None:
-    """One job of a sweep: skipped where it is done or another process does it; where it fails, that is written down and
-    the sweep goes on.
+    """Run one job of a sweep. Where it fails, the failure is written to its folder and the sweep goes on.
+
+    A job that is done, or that another process is running, is skipped.
 
     Args:
+        config: the job's configuration.
+        run: trains it.
         alone: whether no other job runs beside it; else what it prints goes to a file in its folder.
     """
     folder = Path(config.run_dir)
@@ -88,17 +97,21 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
         try:
             return run(config)
         except Busy as error:
-            _log.warning("left out: %s", error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs are to run
+            _log.warning("skipped: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the other jobs must run
             (folder / FAILURE).write_text("".join(traceback.format_exception(error)))
             _log.error("error: %s: %s", folder, _line(error))
     return None
 
 
 def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    """The folders whose jobs failed, each with the last line of what was written down."""
+    """The folders whose jobs failed, each with the last line of its traceback."""
     found = [(folder, folder / FAILURE) for folder in folders if (folder / FAILURE).exists()]
-    return [(folder, file.read_text().strip().rsplit("\n", 1)[-1]) for folder, file in found]
+    return [(folder, _last_line(file).removeprefix(USER_ERROR)) for folder, file in found]
+
+
+def _last_line(file: Path) -> str:
+    return file.read_text().strip().rsplit("\n", 1)[-1]
 
 
 def _line(error: Exception) -> str:

@@ -55,7 +55,7 @@ def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> 
                 remove_leftovers(path.parent)
                 entries = episode.read(resolution)
                 write_entries(path, entries | {"pixels": fit(entries["pixels"], resolution)})
-        except ValueError as error:
+        except UserError as error:
             return error
         return path
 

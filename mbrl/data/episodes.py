@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite, TensorSpec
 
-from mbrl.errors import UserError
+from mbrl.errors import UserError, is_out_of_memory
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.schema import TensorType
 from mbrl.run_folder.tensors import tensor_chunks
@@ -137,6 +137,8 @@ def read_episode(path: Path) -> TensorDict:
     try:
         entries = load_file(path)
     except (SafetensorError, ValueError) as error:
+        if is_out_of_memory(error):  # the file may be whole
+            raise MemoryError(f"{path}: {error}") from error
         raise UserError(f"{path}: torn or no safetensors file ({error}): delete or replace it") from error
     lengths = {value.shape[:1] for value in entries.values()}
     if len(lengths) != 1:
@@ -174,11 +176,11 @@ def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
     readers = {SUFFIX: read_episode, ".npz": read_published}
     paths = episode_paths(folder)
     episodes: list[TensorDictBase] = []
-    bad: list[ValueError] = []
+    bad: list[UserError] = []
     for path in paths:
         try:
             episodes.append(readers[path.suffix](path))
-        except ValueError as error:
+        except UserError as error:
             if strict:
                 raise
             bad.append(error)

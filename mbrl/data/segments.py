@@ -25,7 +25,7 @@ from mbrl.data.episodes import SUFFIX
 from mbrl.data.frames import fit
 from mbrl.data.lerobot import is_lerobot, lerobot_episodes
 from mbrl.data.published import read_npz
-from mbrl.errors import UserError
+from mbrl.errors import UserError, is_out_of_memory
 
 KEYS = ("action", "reward", "success", "state")  # what an episode may have beside its pixels
 _EARNED = ("reward", "success")  # these stand under "next" in a segment
@@ -63,13 +63,13 @@ class EpisodeData:
             raise UserError(f"resolution is {resolution}: it must be 1 or more")
         found = _find(self.folder, resolution)
         good: list[tuple[str, Path, _Header]] = []
-        bad: list[ValueError] = []
+        bad: list[UserError] = []
         for name, file in tqdm(found, desc=f"indexing {folder}", unit="episode", delay=SHOW_AFTER, leave=False):
             try:
                 if isinstance(file, ValueError):
                     raise file
                 good.append((name, file, _read_header(file)))
-            except ValueError as error:
+            except UserError as error:
                 if strict:
                     raise
                 bad.append(error)
@@ -143,6 +143,8 @@ def _open(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
+        if is_out_of_memory(error):  # the file may be whole
+            raise MemoryError(f"{path}: {error}") from error
         raise UserError(f"{path}: torn or no safetensors file ({error})") from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mbrl.errors import UserError
 from mbrl.results.curves import Curve, area, read_curves
 from mbrl.run_folder.config import flat, load_settings
 from mbrl.run_folder.provenance import read_starts
@@ -64,7 +65,7 @@ def _measured(run: Path) -> dict[str, float | None]:
 def _curve(run: Path) -> Curve | None:
     try:
         return read_curves([run / "eval.csv"])[0]
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, UserError):
         return None  # it has not been evaluated yet
 
 

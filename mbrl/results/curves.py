@@ -110,7 +110,7 @@ def _read_file(file: Path, axis: str) -> _Read | None:
             kept = np.append(steps[1:] > steps[:-1], True)  # of evaluations at one place on the axis the last counts
             named = f"{task}{OF_SEVERAL}{part}" if part else task
             curves.append(Curve(named, agent, seed, steps[kept], success[kept], run))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, csv.Error) as error:
+    except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
     return _Read(agent, settings, curves)
@@ -143,7 +143,7 @@ def _all_points(file: Path) -> Points:
         return _points(file)
     try:
         parts = {key: rows for key, rows in _points(of_each).items() if key[0]}
-    except ValueError as error:
+    except (UserError, UnicodeDecodeError) as error:
         log.warning("skipped %s: %s", of_each, error)
         parts = {}
     return _points(file) | parts

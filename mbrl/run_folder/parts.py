@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mbrl.errors import UserError
+from mbrl.errors import UserError, is_out_of_memory
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, schema_of
 
 # what schedules change of a group's settings; all else is as the configuration has it
@@ -157,6 +157,8 @@ def _moments_of(optimizer: torch.optim.Optimizer, group: dict[str, Any], kind: T
     try:
         copy.step()
     except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{type(optimizer).__name__} cannot be saved in checkpoints ({error})") from error
     return {key: schema_of(value) for key, value in copy.state[parameter].items()}
 
@@ -240,6 +242,8 @@ class RandomStates:
             torch.set_rng_state(state["torch"].clone())
             _restore_gpus(state.get("cuda"))
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise SchemaError(f"a random generator refuses its state ({error})") from error
 
 

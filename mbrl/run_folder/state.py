@@ -67,7 +67,7 @@ def is_done(folder: Path, total_env_steps: int) -> bool:
 
     Where somebody has removed all checkpoints, its last row counts, so that what is done is not done again.
     """
-    reached = latest_env_steps(folder) or int(_last_row(folder / "metrics.jsonl").get("env_steps", 0))
+    reached = latest_env_steps(folder) or int(last_row(folder / "metrics.jsonl").get("env_steps", 0))
     return reached >= total_env_steps and (folder / CURVE).exists()
 
 
@@ -81,7 +81,7 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
     if total < 1:
         return None
     rows = folder / "metrics.jsonl"
-    last = _last_row(rows)
+    last = last_row(rows)
     steps = int(last.get("env_steps", 0))
     if is_done(folder, total):
         return RunState(folder, "done", max(steps, total), total, _last_success(folder), 0.0)
@@ -102,7 +102,7 @@ def _unfinished(folder: Path, rows: Path, now: float) -> str:
     return "stopped" if rows.is_file() else "waiting"
 
 
-def _last_row(file: Path) -> dict[str, Any]:
+def last_row(file: Path) -> dict[str, Any]:
     """The last whole row of a metrics.jsonl that counts the time."""
     if not file.is_file():
         return {}

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mbrl.errors import UserError
+from mbrl.errors import UserError, is_out_of_memory
 
 # https://github.com/huggingface/safetensors#format; in the order in which the library writes them, the widest first
 DTYPES = {
@@ -66,9 +66,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name.
 
     Raises:
-        ValueError: it is no whole safetensors file. OSError: it cannot be read.
+        UserError: it is no whole safetensors file. OSError: it cannot be read. MemoryError: there is too little memory.
     """
     try:
         return load_file(path)
     except SafetensorError as error:
+        if is_out_of_memory(error):  # the file is as it was
+            raise MemoryError(f"{path}: {error}") from error
         raise UserError(f"{path} is no whole safetensors file ({' '.join(str(error).split())})") from error

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,13 +12,18 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 
 from mbrl.cli import main as cli
 from mbrl.cli.errors import explain, root_cause
-from mbrl.compose import check_overrides, groups
-from mbrl.errors import UserError
+from mbrl.compose import as_typed, check_overrides, groups
+from mbrl.errors import UserError, checks_of_arguments
+from mbrl.run_folder.checkpoint import Checkpoints
+from mbrl.run_folder.parts import ModulePart
+from policies.returns import n_step
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -60,6 +66,7 @@ def _replace_training(monkeypatch: pytest.MonkeyPatch, run: Callable[[DictConfig
     module = ModuleType("mbrl.training")
     module.__dict__["run"] = run
     module.__dict__["check"] = lambda config: None
+    monkeypatch.setattr("mbrl.cli.summary.summary", lambda folder, config_dir: "the summary")
     monkeypatch.setitem(sys.modules, "mbrl.training", module)
 
 
@@ -97,19 +104,28 @@ def test_the_help_of_train_lists_what_can_be_chosen(mbrl: Run) -> None:
     for group, members in groups().items():
         if group == "pretraining":  # of `mbrl pretrain` alone
             continue
-        assert f"{group}=" in out
+        assert f"  {as_typed(group)}=" in out
         assert all(member in out for member in members)
+    assert "policy@agent.policy=" in out and "worldmodel@agent.world_model=" in out
+    _, out, _ = mbrl("pretrain", "--help")
+    assert "  worldmodel=" in out
 
 
-def test_every_choice_of_every_group_composes() -> None:
-    for name in ("agent", "env", "experiment"):
-        for member in groups()[name]:
-            check_overrides([f"{name}={member}"])
+def test_every_choice_composes_as_it_is_typed() -> None:
+    agents = {"cloning": "sac", "planner": "mpc_ivideogpt", "policy": "sac", "worldmodel": "mbpo_ivideogpt"}
+    for group in ("env", "experiment", *agents):
+        for member in groups()[group]:
+            check_overrides([f"{as_typed(group)}={member}", f"agent={agents.get(group, 'random')}"])
+    for member in groups()["agent"]:
+        check_overrides([f"agent={member}"])
 
 
 def test_overrides_reach_training(mbrl: Run, training: list[DictConfig]) -> None:
-    code, _, err = mbrl("train", "agent=drqv2", "env.task=door-lock", "seed=3", "+note=mine")
-    assert (code, err) == (0, "")
+    code, out, err = mbrl("train", "agent=drqv2", "env.task=door-lock", "seed=3", "+note=mine")
+    assert (code, out) == (0, "runs/drqv2/door-lock/seed3\n"), "the folder alone, for scripts"
+    assert err == (
+        "mbrl: training drqv2 on door-lock for 10000 env steps, into runs/drqv2/door-lock/seed3\nthe summary\n"
+    )
     config = training[0]
     assert (config.agent.name, config.env.task, config.seed, config.note) == ("drqv2", "door-lock", 3, "mine")
 
@@ -145,6 +161,9 @@ def test_cfg_job_prints_the_settings_and_trains_nothing(mbrl: Run, training: lis
         (["seed=[1"], "cannot read the setting 'seed=[1'"),
         (["seed"], "a setting is written key=value"),
         (["--sed=1"], "no option '--sed=1'"),
+        (["agent=sac", "policy=sac_bro"], "give policy@agent.policy=sac_bro"),
+        (["agent=mpc_ivideogpt", "planner=cem"], "give planner@agent.planner=cem"),
+        (["--config-dir", "nowhere"], "there is no folder nowhere"),
         (["-m", "agent=drqv2,drqv"], "no agent named 'drqv'; nearest: drqv2"),
         (["-m", "seed=1,2", "env.tsk=reach,hammer"], "no setting named 'env.tsk'"),
     ],
@@ -164,6 +183,9 @@ def test_a_slip_in_the_settings_costs_one_line(
     ("error", "code", "said"),
     [
         (UserError("unknown task 'x';\n  nearest: y"), 2, "unknown task 'x'; nearest: y"),
+        (MemoryError("8 GB"), 1, "there is not enough memory (8 GB); the run folder keeps"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "there is not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "there is not enough memory"),
         (FloatingPointError("critic loss is nan"), 1, "critic loss is nan; the run folder keeps"),
         (OSError(errno.ENOSPC, "No space left", "runs/a"), 1, "the disk that holds runs/a is full"),
         (FileNotFoundError(errno.ENOENT, "No such file", "demos/x"), 2, "demos/x: No such file"),
@@ -175,21 +197,61 @@ def test_errors_in_training_are_one_line(
 ) -> None:
     _replace_training(monkeypatch, _raiser(error))
     left, _, err = mbrl("train", "agent=random")
-    assert (left, err.count("\n")) == (code, 1)
-    assert err.startswith(f"mbrl: error: {said}")
+    assert (left, err.count("\n")) == (code, 2)
+    assert err.splitlines()[-1].startswith(f"mbrl: error: {said}")
 
 
 def test_an_interrupt_says_how_to_go_on(mbrl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _replace_training(monkeypatch, _raiser(KeyboardInterrupt()))
     code, _, err = mbrl("train", "agent=random")
     assert code == 130
-    assert "the same command goes on from the last checkpoint" in err
+    assert "the same command resumes from the last checkpoint" in err
 
 
-def test_defects_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, mbrl: Run) -> None:
-    _replace_training(monkeypatch, _raiser(TypeError("a defect")))
-    with pytest.raises(TypeError, match="a defect"):
-        cli.main(["train", "agent=random"])
+@pytest.mark.parametrize("defect", [TypeError("a defect"), ValueError("zip() argument 2 is shorter"), KeyError("x")])
+def test_a_defect_is_a_traceback_and_a_request_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, mbrl: Run, defect: Exception
+) -> None:
+    _replace_training(monkeypatch, _raiser(defect))
+    code, _, err = mbrl("train", "agent=random")
+    assert code == 1
+    assert "Traceback (most recent call last)" in err and f"{type(defect).__name__}: {defect}" in err
+    last = err.splitlines()[-1]
+    assert all(part in last for part in ("defect", "command", "traceback", "`mbrl doctor`"))
+
+
+def test_a_failed_zip_is_no_fault_of_the_users() -> None:
+    with pytest.raises(ValueError, match="zip") as caught, checks_of_arguments():
+        list(zip([1], [], strict=True))
+    assert not isinstance(caught.value, UserError) and explain(caught.value) is None
+    with pytest.raises(UserError, match="too small"), checks_of_arguments():
+        raise ValueError("too small")
+
+
+def test_a_check_of_a_part_is_one_line() -> None:
+    with pytest.raises(ValueError, match="n_step needs") as caught:
+        n_step(torch.zeros(2), torch.zeros(3), 0.9)
+    explained = explain(caught.value)
+    assert explained is not None and explained[1] == 2
+
+
+@pytest.mark.parametrize("words", ["Cannot allocate memory (os error 12)", "CUDA out of memory"])
+def test_no_memory_is_never_taken_for_a_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """On resume, memory may run out in any of these; none may send the user to another folder or to a backup."""
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(words) if "CUDA" in words else SafetensorError(words)
+
+    Checkpoints(tmp_path, {"policy": ModulePart(torch.nn.Linear(2, 2))}).save(10)
+    for place in ("mbrl.run_folder.tensors.load_file", "torch.nn.Module.load_state_dict"):
+        with monkeypatch.context() as patch, pytest.raises(Exception, match="memory") as caught:
+            patch.setattr(place, fails)
+            Checkpoints(tmp_path, {"policy": ModulePart(torch.nn.Linear(2, 2))}).load_latest()
+        explained = explain(caught.value)
+        assert explained is not None and explained[1] == 1
+        assert "memory" in explained[0] and not {"backup", "delete", "remove", "anew"} & set(explained[0].split())
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, mbrl: Run) -> None:
@@ -207,7 +269,7 @@ def test_the_cause_is_found_inside_hydras_errors() -> None:
     assert explain(root_cause(wrapped)) == (str(ours), 2)
     defect = InstantiationException("Error in call to target")
     defect.__cause__ = TypeError("unexpected keyword")
-    assert root_cause(defect) is defect
+    assert explain(root_cause(defect)) is None
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "plot"])
@@ -215,6 +277,42 @@ def test_a_folder_that_is_no_run_cannot_be_evaluated_or_drawn(mbrl: Run, tmp_pat
     code, _, err = mbrl(verb, str(tmp_path))
     assert (code, err.count("\n")) == (2, 1)
     assert str(tmp_path) in err
+
+
+def test_bare_mbrl_prints_help(mbrl: Run) -> None:
+    code, out, err = mbrl()
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: mbrl") and "evaluate" in out
+
+
+def test_a_mistyped_verb_gets_a_suggestion(mbrl: Run) -> None:
+    assert mbrl("trian")[::2] == (2, "mbrl: error: no verb 'trian'; did you mean train?\n")
+    assert "there are: train, pretrain" in mbrl("xyzzy")[2]
+
+
+def test_the_version(mbrl: Run) -> None:
+    code, out, _ = mbrl("--version")
+    assert code == 0 and re.fullmatch(r"mbrl \d+\.\d+\.\d+\n", out)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("mbrl tra", ["train "]),
+        ("mbrl evaluate --ep", ["--episodes "]),
+        ("mbrl train agent=drq", ["agent=drqv2 "]),
+        ("mbrl train policy@", ["policy@agent.policy="]),
+        ("mbrl train agent=sac env.ta", ["env.task="]),
+        ("mbrl pretrain worldmodel=ivideogpt_n", ["worldmodel=ivideogpt_nano "]),
+    ],
+)
+def test_the_shell_completes_verbs_options_and_settings(tmp_path: Path, typed: str, offered: list[str]) -> None:
+    """Asks as the hook of `register-python-argcomplete` does."""
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9", "_ARGCOMPLETE_COMP_WORDBREAKS": " "}
+    subprocess.run([sys.executable, "-m", "mbrl"], env={**os.environ, **asked}, check=True, capture_output=True)
+    assert answer.read_text().split("\n") == offered
 
 
 def test_an_unknown_benchmark_names_those_there_are(mbrl: Run) -> None:

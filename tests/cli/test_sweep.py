@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl.cli.sweep import LOG, failures, prepare, run_job
 from mbrl.compose import check_overrides
+from mbrl.errors import UserError
 from mbrl.run_folder.state import FAILURE
 from mbrl.training import check
 from tests.run_folders import rows
@@ -73,11 +74,11 @@ def test_a_glob_over_a_group() -> None:
 
 def test_a_failed_job_is_written_down_and_the_next_attempt_clears_it(caplog: pytest.LogCaptureFixture) -> None:
     def broken(config: DictConfig) -> None:
-        raise ValueError("no such thing")
+        raise UserError("no such thing")
 
     assert run_job(job(), broken, alone=True) is None
     assert "error: runs/job: no such thing" in caplog.text
-    assert failures([Path("runs/job"), Path("runs/other")]) == [(Path("runs/job"), "ValueError: no such thing")]
+    assert failures([Path("runs/job"), Path("runs/other")]) == [(Path("runs/job"), "no such thing")]
     assert "in broken" in (Path("runs/job") / FAILURE).read_text()
     assert run_job(job(), lambda config: config.total_env_steps, alone=True) == 100
     assert failures([Path("runs/job")]) == []
@@ -132,5 +133,5 @@ def test_a_launcher_that_is_not_installed_is_one_line(name: str) -> None:
     plugin = {"slurm": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}[name]
     if find_spec(f"hydra_plugins.{plugin}") is not None:
         pytest.skip(f"{plugin} is installed")
-    with pytest.raises(ValueError, match=rf"launch={name} needs a package .* pip install 'mbrl\[{name}\]'"):
+    with pytest.raises(ValueError, match=rf"launch={name} needs a package .* pip install -e '\.\[{name}\]'"):
         check_overrides([f"launch={name}", "agent=random"], "train")

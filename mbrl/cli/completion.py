@@ -1,0 +1,54 @@
+"""Completion of verbs, options and settings in the shell, by argcomplete.
+
+Switch it on in bash or zsh, with the environment active: eval "$(register-python-argcomplete mbrl)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+ASKED = "_ARGCOMPLETE"  # set by the shell's hook when it asks for completions
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell's question and exit, where the shell has asked one."""
+    if ASKED in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+
+def add_completions(verb: argparse.ArgumentParser, name: str) -> None:
+    """Give a verb that Hydra parses the options and settings to complete."""
+    for option in ("--help", "--multirun", "--hydra-help"):
+        verb.add_argument(option, action="store_true")
+    verb.add_argument("--cfg", choices=("job", "hydra", "all"))
+    verb.add_argument("--config-dir", type=Path)
+    settings = verb.add_argument("settings", nargs="*")
+    settings.completer = Settings(name)  # type: ignore[attr-defined]
+
+
+class Settings:
+    """Completes `agent=drqv2`, `env.task=` and the like.
+
+    Args:
+        verb: `train` or `pretrain`.
+    """
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+        from mbrl.cli.configured import CONFIGURED
+        from mbrl.compose import as_typed, groups, settings_of
+
+        folder = parsed_args.config_dir
+        chosen = CONFIGURED[self._verb].groups
+        choices = {as_typed(group, self._verb): names for group, names in groups(folder).items() if group in chosen}
+        name, given, _typed = prefix.partition("=")
+        if given:
+            return [f"{name}={member}" for member in choices.get(name, ())]
+        others = settings_of(self._verb, [line for line in parsed_args.settings or () if "=" in line], folder)
+        return [f"{key}=" for key in (*choices, *others)]

@@ -1,0 +1,161 @@
+"""The verbs with a configuration, `mbrl train` and `mbrl pretrain`: their help, and how Hydra runs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbrl.cli.errors import RUN_ERROR, TRACEBACK, show
+from mbrl.errors import UserError
+
+TRAIN_HELP = """\
+examples:
+  mbrl train                                    the main job: mbpo_ivideogpt on one task, from pixels
+  mbrl train agent=drqv2 env.task=door-lock seed=3
+  mbrl train worldmodel@agent.world_model=ivideogpt_base
+  mbrl train experiment=smoke                   the whole thing in miniature, to see that it works
+  mbrl train --multirun seed=1,2,3              a sweep, one run after the other; again: the runs still missing
+  mbrl train --multirun launch=local agent=sac,mbpo seed=0,1,2     as many side by side as there are cores
+  mbrl train --config-dir my_configs agent=mine    an agent of your own, from my_configs/agent/mine.yaml
+  mbrl train agent=drqv2 --cfg job              print every setting and stop
+
+The same command given again resumes the run from its last checkpoint.
+Settings are Hydra overrides: key=value, or a.b=value inside a group. `mbrl train --hydra-help` lists Hydra's
+own options. With MBRL_TRACEBACK=1 in the environment, every error shows its traceback.
+"""
+
+PRETRAIN_HELP = """\
+examples:
+  mbrl pretrain 'data={runs/data/window-close: 1.0}' output=runs/pretrained/nano
+  mbrl pretrain 'data={runs/data/mt50: 1.0, runs/demos/door-lock: 0.3}' worldmodel=ivideogpt_base output=runs/base
+  mbrl pretrain 'data={runs/demos/hammer: 1.0}' worldmodel.pretrained=runs/base tokenizer.steps=0 output=runs/tuned
+  torchrun --nproc-per-node 2 -m mbrl pretrain ...     on several GPUs or processes
+  mbrl train worldmodel.pretrained=runs/pretrained/nano      start an agent from the pretrained weights
+
+The same command given again resumes from the last checkpoint. `mbrl pretrain --cfg job` prints every setting.
+"""
+
+
+class Configured(NamedTuple):
+    """A verb with a configuration.
+
+    Attributes:
+        module: has `run(config) -> Path | None` and, where the verb sweeps, `check(config)`.
+        purpose: the first sentence of its help.
+        groups: config groups to choose from.
+        examples: the end of its help.
+    """
+
+    module: str
+    purpose: str
+    groups: tuple[str, ...]
+    examples: str
+
+
+TRAIN_GROUPS = ("agent", "cloning", "env", "experiment", "launch", "planner", "policy", "worldmodel")
+CONFIGURED = {
+    "train": Configured(
+        "mbrl.training", "Train an agent; the results go to a folder under runs/", TRAIN_GROUPS, TRAIN_HELP
+    ),
+    "pretrain": Configured(
+        "mbrl.pretraining.pretrain", "Train a world model on folders of episodes", ("worldmodel",), PRETRAIN_HELP
+    ),
+}
+
+
+def run_configured(verb: str, arguments: Sequence[str]) -> int:
+    """Compose configs/VERB.yaml with the overrides, and call `run` of the verb's module with the result."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+
+    from mbrl.cli.sweep import failures, prepare, run_job
+    from mbrl.compose import CONFIG_MODULE, check_overrides
+
+    parsed, unknown = get_args_parser().parse_known_args(arguments)
+    config_dir = Path(parsed.config_dir) if parsed.config_dir else None
+    if {"-h", "--help"} & set(arguments):
+        print_help(verb, config_dir)
+        return 0
+    if unknown:
+        raise UserError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl {verb} --help`")
+    if not (parsed.config_path or parsed.config_name):
+        check_overrides(parsed.overrides, verb, config_dir)
+
+    module = CONFIGURED[verb].module
+    swept = parsed.multirun and verb == "train"
+    folders = prepare(parsed.overrides, import_module(module).check, config_dir) if swept else []
+
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)
+    def job(config: DictConfig) -> None:
+        settings = HydraConfig.get()
+        if settings.mode == RunMode.MULTIRUN and verb == "train":
+            run_job(config, import_module(module).run, alone="BasicLauncher" in settings.launcher._target_)
+            return
+        try:
+            folder = run_once(config, config_dir) if verb == "train" else import_module(module).run(config)
+            if folder is not None:  # of several processes one says where it is
+                print(folder)
+        except Exception as error:
+            # Shown here, as Hydra prints a line of its own before main() sees the error. A sweep goes on to its
+            # next run instead.
+            if settings.mode == RunMode.MULTIRUN or os.environ.get(TRACEBACK):
+                raise
+            sys.exit(show(error))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and main() never sees them
+    sys.argv = [f"mbrl {verb}", *arguments]
+    job()
+    return show_failures(failures(folders), len(folders))
+
+
+def run_once(config: Any, config_dir: Path | None = None) -> Path:
+    """Train one run, with a line on stderr about where it starts and a summary at its end.
+
+    A run that is finished is not run again: its summary is printed, and nothing in its folder changes.
+    """
+    from mbrl.cli.summary import opening, summary
+    from mbrl.run_folder.config import require_own_folder
+    from mbrl.run_folder.state import is_done
+
+    training = import_module(CONFIGURED["train"].module)
+    training.check(config)
+    folder = Path(config.run_dir)
+    require_own_folder(folder, config)
+    if is_done(folder, config.total_env_steps):
+        print(f"mbrl: {folder} was finished before: nothing was done", file=sys.stderr)
+    else:
+        print(f"mbrl: {opening(folder, config)}", file=sys.stderr)
+        training.run(config)
+    print(summary(folder, config_dir), file=sys.stderr)
+    return folder
+
+
+def print_help(verb: str, config_dir: Path | None = None) -> None:
+    """Print the verb's purpose, what can be chosen, as it is typed, and examples."""
+    from mbrl.compose import as_typed, groups
+
+    _, purpose, chosen, examples = CONFIGURED[verb]
+    print(f"usage: mbrl {verb} [setting=value ...]\n\n{purpose}.\n\nchoices:")
+    typed = {f"{as_typed(group, verb)}=": members for group, members in groups(config_dir).items() if group in chosen}
+    width = max(map(len, typed))
+    for name, members in typed.items():
+        print(f"  {name:<{width}} {', '.join(members)}")
+    print(f"\n{examples}", end="")
+
+
+def show_failures(failed: Sequence[tuple[Path, str]], jobs: int) -> int:
+    """Print which jobs of a sweep failed, one line each, and return the exit code."""
+    from mbrl.run_folder.state import FAILURE
+
+    for folder, reason in failed:
+        print(f"mbrl: error: {folder}: {reason} (see {folder / FAILURE})", file=sys.stderr)
+    if failed:
+        print(f"mbrl: {len(failed)} of {jobs} jobs failed; the same command repeats only these", file=sys.stderr)
+    return RUN_ERROR if failed else 0

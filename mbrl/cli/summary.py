@@ -1,0 +1,64 @@
+"""What `mbrl train` prints at a run's start and end, read from the run's folder alone."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from mbrl.results.curves import read_curves
+from mbrl.results.status import duration
+from mbrl.run_folder.places import CHECKPOINTS, METRICS
+from mbrl.run_folder.state import CURVE, last_row, latest_env_steps
+
+FILES = {  # what a finished run may hold, and what that is
+    CURVE: "learning curve",
+    "imagination.mp4": "real | imagined | difference",
+    "eval.csv": "success of each evaluation",
+    METRICS: "losses and all other metrics",
+    CHECKPOINTS: "weights, and all that the run resumes from",
+}
+
+
+def opening(folder: Path, config: Any) -> str:
+    """One line: whether a run starts or resumes, and from which env step."""
+    steps, total = latest_env_steps(folder), int(config.total_env_steps)
+    if steps:
+        return f"resuming {folder} from env step {steps} of {total}"
+    return f"training {config.agent.name} on {config.env.get('task', 'its task')} for {total} env steps, into {folder}"
+
+
+def summary(folder: Path, config_dir: Path | None = None) -> str:
+    """Success, time, files and next commands of a finished run, several lines.
+
+    Args:
+        folder: the run's.
+        config_dir: the user's own folder of configurations, where the run was started with one.
+    """
+    curve = read_curves([folder / "eval.csv"])[0]
+    last, best = float(curve.success[-1]), int(curve.success.argmax())
+    row = last_row(folder / METRICS)
+    took = f" in {duration(row['wall_time'])}" if "wall_time" in row else ""
+    width = max(map(len, FILES)) + 2
+    here, seeds = shlex.quote(str(folder)), shlex.quote(str(folder.parent))
+    allowed = f" --config-dir {shlex.quote(str(config_dir))}" if config_dir is not None else ""
+    commands = {
+        f"mbrl evaluate {here} --video film.mp4{allowed}": "play its episodes again, and film them",
+        f"mbrl plot {seeds}": "draw the curves of all its seeds",
+        f"mbrl report {seeds}": "write one page of figures, videos and settings",
+        f"tensorboard --logdir {here}": "browse all metrics",
+    }
+    if (folder / "imagination.mp4").exists():
+        commands[f"mbrl predict {here} DATA{allowed}"] = "measure the world model on a folder of episodes"
+    wide = max(map(len, commands)) + 2
+    return "\n".join(
+        [
+            f"{curve.agent} on {curve.task}: {int(curve.steps[-1])} env steps{took}",
+            f"success {last:.2f} in the last evaluation; highest {curve.success[best]:.2f}, "
+            f"at env step {int(curve.steps[best])}",
+            f"in {folder}:",
+            *(f"  {name:<{width}}{what}" for name, what in FILES.items() if (folder / name).exists()),
+            "next:",
+            *(f"  {command:<{wide}}{what}" for command, what in commands.items()),
+        ]
+    )
