@@ -24,7 +24,7 @@ train: setup
 	@$(BIN)/mbrl train $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 bench: setup
 	@$(BIN)/mbrl bench $(ARGS)

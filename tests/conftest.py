@@ -1,12 +1,100 @@
-"""One thread a process: two of OpenMP's on busy cores are ten times slower, and no faster here on quiet ones."""
+"""The tiers of the tests, a limit to their CPU time, and what they share: one thread a process, one seed."""
 
 import os
 import sys
+from collections.abc import Iterator
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
+import pytest
+
+# Before torch is imported, and for the processes that tests start: two threads of OpenMP on busy cores are ten times
+# slower than one, and no faster on quiet cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import absl.logging
 
-# rliable's logging takes hold of the stderr it finds and closes it when Hydra sets logging up anew: here that would be
-# the one that pytest captures
+from tests.command import server_seconds
+
+# rliable's logging takes hold of the stderr that it finds, and closes it when Hydra sets logging up again. Here that
+# would be the stderr that pytest captures.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+# from the longest to the shortest, in which order they run, so that no process has a long test left at the end
+TIERS = ("slow", "gpu", "process", "learns", "unit")
+UNIT_SECONDS = 6.0  # of CPU time in one unit test; the longest one takes less than half of it on an AMD EPYC
+SUITE_SECONDS = 480.0  # of CPU time in all of `make test`: on two cores 4 minutes, and one for pytest's own start
+_STARTED = pytest.StashKey[float]()
+
+
+def tier(item: pytest.Item) -> str:
+    """The tier of a test: that of its markers, `unit` without one."""
+    return next((name for name in TIERS if item.get_closest_marker(name)), "unit")
+
+
+def cpu_seconds() -> float:
+    """CPU time so far of this process and of the processes that it started, of those that have ended."""
+    return sum(os.times()[:4]) + server_seconds()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if tier(item) == "unit":
+            item.add_marker("unit")
+    items.sort(key=lambda item: TIERS.index(tier(item)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_STARTED] = cpu_seconds()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)  # the order of the tests decides nothing
+    if tier(item) == "gpu" and (torch is None or not torch.cuda.is_available()):
+        pytest.skip("needs a GPU")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A unit test that has become slow fails: the suite stays short only if each test does."""
+    start = cpu_seconds()
+    yield
+    seconds = cpu_seconds() - start
+    if tier(item) == "unit" and seconds > UNIT_SECONDS:
+        pytest.fail(
+            f"it took {seconds:.1f} s of CPU time, and a unit test may take {UNIT_SECONDS:g} s: make it smaller, or "
+            "give it the tier that it belongs to (markers in pyproject.toml)",
+            pytrace=False,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    yield
+    item.user_properties += [("tier", tier(item)), ("cpu_seconds", round(cpu_seconds() - item.stash[_STARTED], 3))]
+
+
+class Budget:
+    """Prints the CPU time of each tier, over all processes of pytest-xdist, and warns where it is too much."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            properties = dict(report.user_properties)
+            self.seconds.setdefault(str(properties["tier"]), []).append(float(properties["cpu_seconds"]))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.seconds:
+            return
+        spent = [f"{name} {sum(each):.0f} s in {len(each)} tests" for name, each in sorted(self.seconds.items())]
+        terminalreporter.write_line(f"CPU time: {', '.join(spent)}")
+        total = sum(sum(each) for name, each in self.seconds.items() if name not in ("slow", "gpu"))
+        if total > SUITE_SECONDS:
+            text = f"the tests took {total:.0f} s of CPU time, more than the {SUITE_SECONDS:g} s that they may take"
+            terminalreporter.write_line(f"warning: {text}: see --durations=40", yellow=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a process of pytest-xdist reports to the one that started it
+        config.pluginmanager.register(Budget())

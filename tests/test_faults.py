@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.timeout(600)
 def test_a_few_faults_of_each_kind():

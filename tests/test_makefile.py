@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 TOOLS = ("make", "sh", "bash", "sed", "rm", "touch", "uname", "grep", "id", "cat", "mkdir", "env")
 

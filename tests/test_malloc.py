@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 PAGES = 9000  # of a tensor, more than the 32 MiB from which glibc always asks the system
 # in a process of its own, as a run is: what a long one has done before decides where its blocks lie
 FAULTS = f"""

@@ -1,10 +1,7 @@
 """The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair controls."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from mbrl.data.episodes import to_records, write_episodes
 from mbrl.envs.toy import make_env
 from mbrl.run_folder.places import checkpoint_folders
 from mbrl.training import check, run
+from tests.command import Command, run_command
 from tests.run_folders import build_replay, rows, weights
 
 SMOKE = ["experiment=smoke", "env.task=reach"]
@@ -28,8 +26,13 @@ TOY = [
 ]  # fmt: skip
 
 
+def of_smoke(test: Any) -> Any:
+    """Mark a test of the whole smoke experiment: one process of pytest-xdist runs them all, and trains it once."""
+    return pytest.mark.process(pytest.mark.xdist_group("smoke")(test))
+
+
 def command(run_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "mbrl", "train", *SMOKE, f"run_dir={run_dir}", *overrides]
+    return ["train", *SMOKE, f"run_dir={run_dir}", *overrides]
 
 
 def compose_config(run_dir: Path, *overrides: str) -> Any:
@@ -40,12 +43,13 @@ def compose_config(run_dir: Path, *overrides: str) -> Any:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("smoke") / "run"
-    done = subprocess.run(command(run_dir), capture_output=True, text=True)
+    done = run_command(*command(run_dir))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(run_dir), "a run ends with its folder's path"
     return run_dir
 
 
+@of_smoke
 def test_smoke_leaves_the_whole_run_folder(smoke):
     for name in (
         "config.yaml",
@@ -71,30 +75,32 @@ def test_smoke_leaves_the_whole_run_folder(smoke):
     assert not list(smoke.rglob("*.pkl")) and not list(smoke.rglob("*.pt"))
 
 
+@of_smoke
 def test_a_finished_run_is_not_run_again(smoke):
     before = rows(smoke)
-    done = subprocess.run(command(smoke), capture_output=True, text=True)
+    done = run_command(*command(smoke))
     assert done.returncode == 0, done.stderr
     assert rows(smoke) == before
 
 
+@of_smoke
 def test_folder_of_another_config_is_refused(smoke):
-    done = subprocess.run(command(smoke, "agent.batch_size=10"), capture_output=True, text=True)
+    done = run_command(*command(smoke, "agent.batch_size=10"))
     assert done.returncode != 0
     assert "belongs to another config (agent.batch_size: 8 there, 10 here)" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@of_smoke
 def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
     run_dir = tmp_path / "run"
-    process = subprocess.Popen(command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(*command(run_dir))
     deadline = time.monotonic() + 200
-    while not checkpoint_folders(run_dir / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+    while not checkpoint_folders(run_dir / "checkpoints") and process.running and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)  # somewhere in the middle of the next episode
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    done = subprocess.run(command(run_dir), capture_output=True, text=True)
+    assert process.kill() == -signal.SIGKILL, "the run ended before it was killed"
+    done = run_command(*command(run_dir))
     assert done.returncode == 0, done.stderr
     assert rows(run_dir) == rows(smoke)
     assert (run_dir / "eval.csv").read_text() == (smoke / "eval.csv").read_text()

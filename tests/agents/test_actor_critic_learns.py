@@ -95,6 +95,7 @@ def test_the_model_is_exact() -> None:
     assert differing.float().mean() < 0.1  # where a square's place is rounded from 64 bits
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize(
     ("observation", "known", "updates", "gain"),
     [("state", ("state",), 120, 2.5), ("frames", ("pixels", "state"), 500, 1.2)],

@@ -72,6 +72,7 @@ def test_sizes_are_those_of_the_paper(units, millions):
     assert learned == pytest.approx(millions, rel=0.15)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_latent_along_an_episode_is_what_learning_would_find(tmp_path, workers):
     """Of each record, from the one before it: so actions, observations and resets are where they belong."""
@@ -193,6 +194,7 @@ def demonstrated(tmp_path: Path) -> list[str]:
     return [f"replay.demos={folder}", "replay.demo_share=0.5", "agent.pixels=false"]
 
 
+@pytest.mark.learns
 def test_it_imitates_demonstrations_in_its_latent_states(tmp_path):
     settings = [
         "agent.cloning.updates=300", "agent.batch_size=8", "agent.segment_length=8",

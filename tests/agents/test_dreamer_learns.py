@@ -7,6 +7,8 @@ from hydra import compose, initialize_config_module
 
 from mbrl.training import run
 
+pytestmark = pytest.mark.learns
+
 SETTINGS = [
     "agent=dreamerv3", "agent.pixels=false", "env=toy", "env.episode_length=20", "threads=1", "total_env_steps=1400",
     "checkpoint_every=1400", "eval.every=1400", "eval.episodes=20", "collect.frames_per_batch=20", "video=false",

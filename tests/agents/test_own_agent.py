@@ -10,6 +10,8 @@ import pytest
 from mbrl.run_folder.config import load_config
 from tests.test_training import TOY
 
+pytestmark = pytest.mark.process
+
 POLICY = '''
 from policies.random import RandomPolicy
 

@@ -94,12 +94,14 @@ def solved(policy: Policy, episodes: int = 8) -> int:
     return sum(bool(rollout["next", "success"][-1]) for rollout in play(policy, episodes))
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("replan_every", [1, 3])
 def test_arrives_where_the_model_knows_the_world(replan_every: int) -> None:
     policy = planning(replan_every=replan_every)
     assert solved(policy) >= 7 and gains(policy) > 1.4
 
 
+@pytest.mark.learns
 def test_wanders_where_nothing_is_known() -> None:
     """The bar above is far from chance, and from a world model that has learned nothing."""
     chance = RandomPolicy(make_env(**TOY).observation_spec, ACTION)
@@ -178,6 +180,7 @@ def test_rows_that_follow_a_plan_are_not_planned_for() -> None:
     assert out["next", "plan_left"].flatten().tolist() == [0, 1, 0]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 2])
 def test_collectors_remember_for_it(workers: int) -> None:
     policy = planning(numbers={"iterations": 1})

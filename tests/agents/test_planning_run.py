@@ -14,6 +14,8 @@ from mbrl.training import run
 from tests.run_folders import rows, weights
 from tests.test_training import TOY, compose_config
 
+pytestmark = pytest.mark.process
+
 PLANNING = [
     *TOY, "agent=mpc_ivideogpt", "env.resolution=16", "agent.model_updates_first=4", "agent.model_batch_size=2",
     "agent.segment_length=6", "agent.world_model.segment_length=6", "agent.world_model.tokenizer.resolution=16",

@@ -77,6 +77,7 @@ def _raiser(error: BaseException) -> Callable[[DictConfig], None]:
     return run
 
 
+@pytest.mark.process
 def test_help_is_there_at_once() -> None:
     script = (
         "import sys, mbrl.cli.main\n"
@@ -86,6 +87,7 @@ def test_help_is_there_at_once() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.process
 def test_the_module_is_the_command() -> None:
     shown = subprocess.run([sys.executable, "-m", "mbrl", "--help"], check=True, capture_output=True, text=True)
     assert shown.stdout.startswith("usage: mbrl")
@@ -330,6 +332,7 @@ def test_plot_prints_where_the_picture_is(mbrl: Run, tmp_path: Path) -> None:
     assert (tmp_path / "lock.svg").stat().st_size > 1000
 
 
+@pytest.mark.process
 def test_the_installed_command_answers() -> None:
     command = Path(sys.executable).with_name("mbrl")
     if not command.exists():

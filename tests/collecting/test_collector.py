@@ -54,6 +54,7 @@ def needs_package(backend: str) -> None:
         pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("backend", ["process", "ray"])
 def test_two_workers_bring_episodes_of_their_own(backend):
     needs_package(backend)
@@ -83,6 +84,7 @@ class ConstantPolicy(Policy):
         return {}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("workers", "backend"), [(1, "process"), (2, "process"), (2, "ray")])
 def test_collectors_act_on_the_newest_weights(workers, backend):
     needs_package(backend)

@@ -109,6 +109,7 @@ def test_splits_are_disjoint_and_stay_as_data_grow(folders: dict[str, float]) ->
     assert 0.15 < len(members("validation")) / 40 < 0.45
 
 
+@pytest.mark.process
 def test_workers_change_nothing(folders: dict[str, float]) -> None:
     data = mixture(folders, augment=Augmentation())
     plain = list(loader(data, 3, 7))

@@ -66,6 +66,7 @@ def fingerprint(_: int) -> bytes:
     return rollout["pixels"].numpy().tobytes() + rollout["next", "state"].numpy().tobytes()
 
 
+@pytest.mark.process
 def test_bit_identical_in_another_process() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(fingerprint, [0]) == [fingerprint(0)]
@@ -227,6 +228,7 @@ def last_line(code: str, **variables: str) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.process
 def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
     code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
     line = last_line(NO_LIBRARY + code, MUJOCO_GL="egl")
@@ -234,6 +236,7 @@ def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
     assert line.endswith("run `mbrl doctor`")
 
 
+@pytest.mark.process
 def test_without_a_device_to_draw_on() -> None:
     code = """
 from mbrl.envs.rendering import Renderer

@@ -118,6 +118,7 @@ def test_physics_is_untouched_by_drawing(simulator: Simulator) -> None:
     assert before[1:] == after[1:]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("ending", ["renderer.close()", "pass"])
 def test_nothing_is_printed_at_exit(ending: str) -> None:
     code = f"""

@@ -44,6 +44,7 @@ def steering(policy: Policy, **settings) -> float:
         return sum(float(env.rollout(15, policy.actor)["next", "reward"].sum()) for _ in range(10)) / 10
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("pixels", [False, True])
 def test_learns_the_toy_from_demonstrations_alone(pixels: bool) -> None:
     torch.manual_seed(0)

@@ -90,6 +90,7 @@ def test_the_encoder_learns_from_imitation_and_not_from_values() -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.learns
 @LEARNERS
 def test_the_cloning_term_holds_the_actor_to_what_was_demonstrated(make) -> None:
     """From the same clone, updates on the same rows: the more they weigh, the less the actor leaves them."""

@@ -1,5 +1,6 @@
 """DrQ-v2 learns to steer a square onto another from pixels, within a minute on one core."""
 
+import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
@@ -7,6 +8,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.envs.toy import make_env
 from policies.drqv2 import DrQV2
+
+pytestmark = pytest.mark.learns
 
 EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 60, 25, 64
 

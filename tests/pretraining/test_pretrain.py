@@ -144,6 +144,7 @@ def test_watching_leaves_training_as_it_was(pretrained, data, tmp_path):
     assert same(weights(pretrain(data, tmp_path / "other", *more)), weights(pretrained))
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
     more = ["tokenizer.accumulate=2", "tokenizer.ema_decay=0.5", "transformer.ema_decay=0.5", "tokenizer.steps=12"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -211,6 +212,7 @@ def test_a_weight_must_be_a_number():
         run(config)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate):
     more = [*GRADIENTS, f"tokenizer.accumulate={accumulate}", f"transformer.accumulate={accumulate}"]

@@ -36,6 +36,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.process
 def test_a_second_process_is_refused_until_the_first_has_died(
     tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_where_it_cannot_be_told(tmp_path: Path) -> None:
     assert held(tmp_path) is None, "another machine's"
 
 
+@pytest.mark.process
 def test_a_killed_run_is_seen_at_once(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     (tmp_path / "config.yaml").write_text("total_env_steps: 10\n")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"env_steps": 5, "wall_time": 1.0}) + "\n")
@@ -66,6 +68,7 @@ def test_a_killed_run_is_seen_at_once(tmp_path: Path, holder: subprocess.Popen[s
     assert state is not None and state.state == "stopped"
 
 
+@pytest.mark.process
 def test_training_does_not_enter_and_a_sweep_leaves_it_out(
     tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

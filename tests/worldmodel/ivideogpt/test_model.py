@@ -204,6 +204,7 @@ def reward_error(model: IVideoGPT, updates: int) -> float:
     return float((rewards - batch["next", "reward"][:, CONTEXT - 1 : -1]).abs().mean())
 
 
+@pytest.mark.learns
 def test_action_and_reward_belong_to_the_frame_they_lead_to() -> None:
     assert reward_error(make(), 100) < 0.5
     assert reward_error(make(rewards_off_by_one=True), 100) > 1.2  # the next action is not known yet
@@ -260,6 +261,7 @@ def test_resumes_to_the_bit() -> None:
     assert not changed(weights(model), other)
 
 
+@pytest.mark.learns
 def test_overfits_one_batch() -> None:
     model, batch = make(lr=5e-3), sequences(2)
     for _ in range(120):

@@ -44,6 +44,7 @@ def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> N
     assert decoded == [1]
 
 
+@pytest.mark.process
 def test_a_model_in_another_process_imagines_with_the_newest_weights() -> None:
     """Processes share the tensors, not the count of their versions."""
     learner, batch = make(), sequences()

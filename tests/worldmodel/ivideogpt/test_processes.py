@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
 
 from tests.worldmodel.ivideogpt.test_model import tokenizer
 from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
+
+pytestmark = pytest.mark.process
 
 ROWS, CODES, DIM, BATCHES = 64, 8, 3, 5
 

@@ -71,6 +71,7 @@ def test_saying_so_changes_nothing() -> None:
         assert "token_entropy" not in quiet.keys() and telling["token_entropy"].shape == (4, 1)
 
 
+@pytest.mark.learns
 def test_reward_heads_disagree_where_there_are_no_data() -> None:
     """Trained on actions in [-1, 1], heads come to agree there, and not five times as far out."""
     model = several(uncertainty=True, lr=5e-3)
@@ -87,6 +88,7 @@ def spread(model: IVideoGPT, scale: float) -> float:
     return float(imagine(model, batch[:, :CONTEXT], scale * batch["action"][:, :1])[0]["reward_std"].mean())
 
 
+@pytest.mark.learns
 def test_transformers_learn_and_imagine_together(tmp_path: Any) -> None:
     model = several(heads=1, ensemble=2, uncertainty=True, lr=5e-3)
     assert model.measures == ("token_entropy", "reward_std", "disagreement")

@@ -101,6 +101,7 @@ def test_goal_needs_a_place() -> None:
         make(goal_conditioned=True, parts={"tokenizer": single})
 
 
+@pytest.mark.learns
 def test_robot_state_is_learned_and_carried_along() -> None:
     model = with_robot(lr=5e-3)
     for _ in range(150):

@@ -74,6 +74,7 @@ def test_laprop_with_adaptive_clipping_by_hand():
     torch.testing.assert_close(weights.detach(), torch.tensor(expected))
 
 
+@pytest.mark.learns
 @KEYS
 def test_overfits_one_batch(pixels):
     model, batch = small(pixels), segments(2, 5)
@@ -85,6 +86,7 @@ def test_overfits_one_batch(pixels):
     assert last["dynamics_loss"] == last["representation_loss"] < 12
 
 
+@pytest.mark.learns
 def test_learns_dynamics_and_rewards_open_loop():
     """A point that actions push about, and whose reward is the first action: imagined eight steps ahead."""
     model = small()

@@ -130,6 +130,7 @@ def test_a_closed_gate_copies_the_last_context_frame() -> None:
     torch.testing.assert_close(made.decode_dynamics(dynamics, decoded), decoded.frames[:, 1:2])
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("sizes", [SMALL, NANO], ids=["published", "nano"])
 def test_overfits_one_batch(sizes: dict[str, Any]) -> None:
     """A square that moves over a still background: both losses fall to a fraction."""
