@@ -8,13 +8,17 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
-IMPORTED = ["mbrl.cli.main", "mbrl.training", "mbrl.pretraining.pretrain", "mbrl.envs.metaworld", "mbrl.envs.toy"]
+IMPORTED = [
+    "mbrl.cli.main", "mbrl.training", "mbrl.pretraining.pretrain", "mbrl.envs.metaworld", "mbrl.envs.toy",
+    "mbrl.run_folder.tensorboard", "worldmodel.ivideogpt.model", "policies.drqv2", "policies.sac", "scipy", "pandas",
+]  # fmt: skip
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)
 
@@ -33,15 +37,15 @@ class Command:
     Args:
         arguments: the verb and what follows it.
         environment: variables to set beside those of the tests.
-        folder: the current folder of the process; that of the tests if None.
+        program: the module with another `main`, which is called with the arguments.
     """
 
     def __init__(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
+        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, program: str = "mbrl.cli.main"
     ) -> None:
         self._output = Path(mkdtemp())
         variables = {**os.environ, **(environment or {})}
-        work = (tuple(map(str, arguments)), variables, folder or Path.cwd(), self._output)
+        work = (program, tuple(map(str, arguments)), variables, Path.cwd(), self._output)
         self._process: ForkServerProcess = _server.Process(target=_work, args=work)
         self._process.start()
 
@@ -76,7 +80,7 @@ def run_command(*arguments: str | Path, **options: Any) -> Done:
     return Command(*arguments, **options).wait()
 
 
-def _work(arguments: tuple[str, ...], variables: dict[str, str], folder: Path, output: Path) -> None:
+def _work(program: str, arguments: tuple[str, ...], variables: dict[str, str], folder: Path, output: Path) -> None:
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
@@ -84,9 +88,8 @@ def _work(arguments: tuple[str, ...], variables: dict[str, str], folder: Path, o
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     multiprocessing.set_start_method(None, force=True)  # as a process has it that was not forked by this module
-    from mbrl.cli.main import main
-
-    main(arguments)
+    sys.path[:0] = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
+    sys.exit(import_module(program).main(arguments))
 
 
 def server_seconds() -> float:

@@ -1,13 +1,11 @@
 """An agent whose class and configuration are the user's own: trained, refused where nobody allowed it, evaluated."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mbrl.run_folder.config import load_config
+from tests.command import Done, run_command
 from tests.test_training import TOY
 
 pytestmark = pytest.mark.process
@@ -40,10 +38,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def mbrl(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(home)}
-    command = [sys.executable, "-m", "mbrl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def mbrl(home: Path, *arguments: str) -> Done:
+    return run_command(*arguments, environment={"PYTHONPATH": str(home)})
 
 
 def test_a_run_may_name_the_classes_that_the_user_allows(home):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from tests.faults import operations
@@ -26,6 +27,7 @@ def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
         yield whole.judge(kind, name, run)
 
 
+@cache
 def operations_of(whole: Whole) -> list[str]:
     """The names of all file operations of a run, in their order."""
     run, file = whole.new_folder(), whole.folder / "operations.json"

@@ -15,8 +15,8 @@ from tests.run_folders import rows, weights
 LONGEST = 120  # seconds that a command may take before it counts as hanging
 AGENTS = ("sac", "mbpo_ivideogpt")  # one that sees states, and one that sees pixels and has every part
 RUN = [
-    "env=toy", "experiment=smoke", "total_env_steps=120", "checkpoint_every=40", "eval.every=60", "video=false",
-    "env.episode_length=20", "collect.frames_per_batch=10", "device=cpu",
+    "env=toy", "experiment=smoke", "total_env_steps=72", "checkpoint_every=24", "eval.every=36", "video=false",
+    "env.episode_length=12", "collect.frames_per_batch=6", "device=cpu",
 ]  # fmt: skip
 
 

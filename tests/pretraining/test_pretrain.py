@@ -1,8 +1,8 @@
 """Pretraining end to end on tiny data: the folder it leaves, a kill -9 that costs nothing, fine-tuning, processes."""
 
 import json
-import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +20,7 @@ from mbrl.data.mixture import Mixture
 from mbrl.envs.toy import make_env
 from mbrl.pretraining.pretrain import build_model, run
 from mbrl.run_folder.places import checkpoint_folders
+from tests.command import Command, Done, run_command
 
 SIDE, LENGTH = 32, 5
 TINY = [
@@ -74,16 +75,23 @@ def pretrain(data: Path, output: Path, *more: str) -> Path:
     return output
 
 
-def command(data: Path, output: Path, *more: str, processes: int = 1) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [
-        sys.executable,
-        *(launcher if processes > 1 else []),
-        "-m",
-        "mbrl",
-        "pretrain",
-        *overrides(data, output, *more),
-    ]
+def run_with_torchrun(arguments: list[str]) -> Done:
+    """Two processes, as the README starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mbrl"]
+    done = subprocess.run([*command, "pretrain", *arguments], capture_output=True, text=True)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def run_two_processes(arguments: list[str]) -> Done:
+    """Two processes with the variables that torchrun sets, without the time that it takes."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    ended = [command.wait() for command in [Command("pretrain", *arguments, environment=rank) for rank in ranks]]
+    return Done(
+        max(done.returncode for done in ended), *("".join(texts) for texts in list(zip(*ended, strict=True))[1:])
+    )
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
@@ -149,13 +157,12 @@ def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
     more = ["tokenizer.accumulate=2", "tokenizer.ema_decay=0.5", "transformer.ema_decay=0.5", "tokenizer.steps=12"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for phase in ("tokenizer", "transformer"):
-        process = subprocess.Popen(command(data, killed, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = Command("pretrain", *overrides(data, killed, *more))
         deadline, saved = time.monotonic() + 200, killed / "checkpoints" / phase
-        while not checkpoint_folders(saved) and process.poll() is None and time.monotonic() < deadline:
+        while not checkpoint_folders(saved) and process.running and time.monotonic() < deadline:
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    done = subprocess.run(command(data, killed, *more), capture_output=True, text=True)
+        assert process.kill() == -signal.SIGKILL, "the run ended before it was killed"
+    done = run_command("pretrain", *overrides(data, killed, *more))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(killed)
     pretrain(data, whole, *more)
@@ -213,20 +220,23 @@ def test_a_weight_must_be_a_number():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "start"),
+    [(1, run_two_processes), (2, run_two_processes), pytest.param(2, run_with_torchrun, marks=pytest.mark.slow)],
+)
+def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate, start):
     more = [*GRADIENTS, f"tokenizer.accumulate={accumulate}", f"transformer.accumulate={accumulate}"]
     one = weights(pretrain(data, tmp_path / "one", *more))
-    done = subprocess.run(command(data, tmp_path / "two", *more, processes=2), capture_output=True, text=True)
+    done = start(overrides(data, tmp_path / "two", *more))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "two") and done.stdout.count(str(tmp_path)) == 1
     two = weights(tmp_path / "two")
-    start = weights(pretrain(data, tmp_path / "start", *more, "tokenizer.lr=0", "transformer.lr=0"))
+    before = weights(pretrain(data, tmp_path / "before", *more, "tokenizer.lr=0", "transformer.lr=0"))
     assert one.keys() == two.keys()
     measured = 0
     trained = {name: value for name, value in one.items() if value.is_floating_point()}  # the others count
     for name, value in trained.items():
-        gradient, noise = (start[name] - value).norm(), 1e-6 * value.norm()
+        gradient, noise = (before[name] - value).norm(), 1e-6 * value.norm()
         assert (two[name] - value).norm() <= 1e-3 * gradient + noise, name
         measured += bool(gradient > 100 * noise)
     assert measured > 0.8 * len(trained), "too few weights have a gradient that a float can tell"
