@@ -1,14 +1,34 @@
-"""Composes world models and policies into agents: the only package where the two meet."""
+"""Composes world models and policies into agents: the only package where the two meet.
+
+The front door for Python: `load` opens a run folder and `train` trains one; both give a `Run`, see `mbrl/run.py`.
+"""
+
+from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mbrl.run import Run, load
+    from mbrl.start import train
+
+__all__ = ["Run", "load", "train"]
 
 # MuJoCo takes its OpenGL backend from MUJOCO_GL when first imported, and importing torchrl.envs does that.
-# Drawing off screen needs EGL; but where its library is missing, that name lets nothing be imported at all.
+# Rendering off screen needs EGL. Where its library is missing, the name `egl` makes every such import fail.
 if sys.platform == "linux" and os.environ.get("MUJOCO_GL", "egl") == "egl":
     try:
         ctypes.CDLL("libEGL.so.1")
         os.environ["MUJOCO_GL"] = "egl"
     except OSError:
         os.environ.pop("MUJOCO_GL", None)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the front door when it is first used (PEP 562), so that `import mbrl` and `mbrl --help` are fast."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("mbrl.start"), name)

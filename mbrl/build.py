@@ -129,7 +129,9 @@ def _specs(env: EnvBase) -> dict[str, Any]:
     return {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
 
 
-def build_replay(config: DictConfig, directory: Path, env: EnvBase, policy: Policy) -> Replay:
+def build_replay(
+    config: DictConfig, directory: Path, env: EnvBase, policy: Policy, *, read_only: bool = False
+) -> Replay:
     """The replay, no larger than the run can fill, with its demonstrations.
 
     Raises:
@@ -147,8 +149,9 @@ def build_replay(config: DictConfig, directory: Path, env: EnvBase, policy: Poli
     reserve = min(2 * between, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
-    replay: Replay = make(settings, Replay, place="replay", **options)
-    replay.require_room()
+    replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)
+    if not read_only:
+        replay.require_room()
     if demos is not None:
         replay.add_demos(_demonstrations(config, Path(demos)))
     return replay

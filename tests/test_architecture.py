@@ -76,9 +76,9 @@ def test_the_suite_imports_bases_and_pure_functions_and_leaves_classes_to_the_co
     assert not where(concrete)
 
 
-def test_only_the_command_line_imports_the_training_loop() -> None:
+def test_only_the_front_door_imports_the_training_loop() -> None:
     importers = {name for name in modules() if "mbrl.training" in imports(name)}
-    assert importers <= {"mbrl.cli.main"}
+    assert importers <= {"mbrl.start"}
 
 
 def test_no_imports_go_round_in_a_circle() -> None:

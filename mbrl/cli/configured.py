@@ -121,18 +121,11 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
     A run that is finished is not run again: its summary is printed, and nothing in its folder changes.
     """
     from mbrl.cli.summary import opening, summary
-    from mbrl.run_folder.config import require_own_folder
-    from mbrl.run_folder.state import is_done
+    from mbrl.start import train_unless_finished
 
-    training = import_module(CONFIGURED["train"].module)
-    training.check(config)
     folder = Path(config.run_dir)
-    require_own_folder(folder, config)
-    if is_done(folder, config.total_env_steps):
+    if not train_unless_finished(config, lambda: print(f"mbrl: {opening(folder, config)}", file=sys.stderr)):
         print(f"mbrl: {folder} was finished before: nothing was done", file=sys.stderr)
-    else:
-        print(f"mbrl: {opening(folder, config)}", file=sys.stderr)
-        training.run(config)
     print(summary(folder, config_dir), file=sys.stderr)
     return folder
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from mbrl.cli.arguments import add_verbs
 from mbrl.cli.completion import add_completions, complete
 from mbrl.cli.configured import CONFIGURED, run_configured
 from mbrl.cli.errors import TRACEBACK, show
-from mbrl.cli.verbs import add_verbs
 from mbrl.errors import UserError
 
 INTERRUPTED = 130
@@ -42,7 +42,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         description="Model-based reinforcement learning for robot manipulation.",
         epilog="`mbrl VERB --help` says more about each. Start with: mbrl train experiment=smoke",
     )
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    version_help = "print the version and exit"
+    parser.add_argument("--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=version_help)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     train = verbs.add_parser("train", help="train an agent, or resume its run", add_help=False)
     pretrain = verbs.add_parser(

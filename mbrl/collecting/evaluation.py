@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from mbrl.envs.gym import carrying
 from mbrl.errors import UserError
 from policies.base import Policy
+
+FILMED = 4  # episodes
 
 
 class Evaluation(NamedTuple):
@@ -98,35 +101,18 @@ def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
     return bool(success.any()), bool(success[-1]), float(rollout["next", "reward"].sum()), first
 
 
-def evaluate_run(
-    run: Path, episodes: int, seed: int, video: Path | None = None, named: Collection[str] = ()
-) -> dict[str, float]:
-    """Evaluate the last checkpoint of a run folder; see Evaluator.
+def film(video: Path, make_env: Callable[..., EnvBase], evaluator: Evaluator, policy: Policy) -> None:
+    """Write the first episodes of an evaluation, at most FILMED, as a video of real frames.
 
     Args:
-        video: receives the first episodes, real frames; they are drawn for it where the run itself draws none.
-        named: classes that its configuration may name beside ours, see `load_config`.
+        video: an .mp4 or .gif.
+        make_env: makes the environment; frames are drawn for the video also where the run itself draws none.
+        evaluator: whose goals are played.
+        policy: what acts.
     """
-    from mbrl.build import agent_steps_per_episode, build_acting, env_factory
-    from mbrl.run_folder.checkpoint import load_policy, load_world_model
-    from mbrl.run_folder.config import load_config
+    from mbrl.run_folder.videos import write_video
 
-    config = load_config(run, named)
-    make_env = env_factory(config, evaluation=True)
-    evaluator = Evaluator(make_env, episodes=episodes, longest=agent_steps_per_episode(config), seed=seed)
-    acting, policy, world_model = build_acting(config, evaluator.env)
-    load_policy(run, policy)
-    if world_model is not None:
-        load_world_model(run, world_model)
-    try:
-        if video is not None:
-            from mbrl.run_folder.videos import write_video
-
-            drawn = Evaluator(
-                partial(make_env, pixels=True), episodes=min(episodes, 4), longest=evaluator.longest, seed=seed
-            )
-            write_video(video, torch.cat([drawn.play(acting, index)["pixels"] for index in range(drawn.episodes)]))
-            drawn.close()
-        return evaluator(acting).summary()
-    finally:
-        evaluator.close()
+    episodes = min(evaluator.episodes, FILMED)
+    drawing = partial(make_env, pixels=True)
+    with closing(Evaluator(drawing, episodes=episodes, longest=evaluator.longest, seed=evaluator.seed)) as drawn:
+        write_video(video, torch.cat([drawn.play(policy, index)["pixels"] for index in range(episodes)]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,8 @@ from mbrl.prediction.held_out import HAND, Segments, draw_segments, shows_the_ha
 from mbrl.prediction.report import write_report
 from mbrl.prediction.scores import FOLDS, Imagining, Judges, score
 from mbrl.prediction.summary import Row, summarise
-from mbrl.run_folder.config import load_config, read_config
+from mbrl.run import Run
+from mbrl.run_folder.config import read_config
 from mbrl.run_folder.videos import write_comparison
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import success_threshold
@@ -43,11 +44,11 @@ class LoadedModel:
         return next(self.model.parameters()).device
 
 
-def load_model(path: Path, goal: bool | None = None, named: Collection[str] = ()) -> LoadedModel:
+def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = None) -> LoadedModel:
     """The world model of a run's newest checkpoint, or of weights in the published layout: a folder or a hub id.
 
     Args:
-        named: classes that the run's configuration may name, beside this project's and torch's optimisers.
+        config_dir: a user's own configurations, whose classes the run may name beside this project's.
         goal: whether weights are conditioned on a goal; None: as they say (the published ones do not).
 
     Raises:
@@ -56,21 +57,12 @@ def load_model(path: Path, goal: bool | None = None, named: Collection[str] = ()
     """
     if (path / "tokenizer").is_dir() or not path.exists():
         return _load_weights(path, goal)
-    from mbrl.build import build_world_model, env_factory
-    from mbrl.run_folder.checkpoint import load_world_model
-
-    config = load_config(path, named)
-    if "env" not in config:
+    run = Run(path, config_dir)
+    if "env" not in run.config:
         raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not reached its first checkpoint")
-    env = env_factory(config)(seed=config.seed)
-    try:
-        model = build_world_model(config, env)
-    finally:
-        env.close()
-    if model is None:
-        raise UserError(f"{path} is a run of agent {config.agent.name!r}, which learns no world model")
-    load_world_model(path, model)
-    return LoadedModel(model.eval(), float(config.env.get("success_bonus", 0.0)))
+    if run.world_model is None:
+        raise UserError(f"{path} is a run of agent {run.config.agent.name!r}, which learns no world model")
+    return LoadedModel(run.world_model, float(run.config.env.get("success_bonus", 0.0)))
 
 
 def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
@@ -125,14 +117,14 @@ def predict(
     lpips: Sequence[Path] = (),
     fvd: Path | None = None,
     goal: bool | None = None,
-    named: Collection[str] = (),
+    config_dir: Path | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
     """Imagine real segments, measure, and write videos, horizon.png, table.json and table.csv into `output`.
 
     Args:
         horizon: steps to imagine; None for as far as the model goes. segments: how many are measured.
         samples: K rollouts of each. batch_size: rollouts side by side. videos: how many are written.
-        goal, named: see load_model. lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
+        goal, config_dir: see load_model. lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
 
     Returns:
         The table, and what was left out with the reason.
@@ -144,7 +136,7 @@ def predict(
     for name, (value, low) in least.items():
         if value < low:
             raise UserError(f"--{name} must be {low} or more, not {value}")
-    loaded = load_model(model_path, goal, named)
+    loaded = load_model(model_path, goal, config_dir)
     episodes = load_episodes(data, loaded.model.resolution)
     horizon = check_horizon(loaded.model, horizon, fvd is not None)
     check_data(loaded.model, episodes, data)

@@ -41,6 +41,7 @@ class EpisodeBuffer:
         fields: type and shape of what a record holds. Memory maps are opened by them; a saved state is held against
             them. None: whatever the first episode holds.
         latents: type and shape of what `latents` keeps of a record.
+        read_only: map existing files privately, so that nothing reaches them.
 
     Raises:
         ValueError: a size is too small, or memory maps are asked for without fields.
@@ -57,6 +58,7 @@ class EpisodeBuffer:
         directory: Path | None = None,
         fields: Mapping[str, TensorType | Maybe] | None = None,
         latents: Mapping[str, TensorType] | None = None,
+        read_only: bool = False,
     ) -> None:
         if capacity < 2 or n_step < 1 or frame_stack < 1:
             raise UserError(
@@ -65,7 +67,11 @@ class EpisodeBuffer:
             )
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
-        self.kept = InMemory(self.size, fields) if directory is None else MemoryMaps(directory, self.size, fields)
+        self.kept = (
+            InMemory(self.size, fields)
+            if directory is None
+            else MemoryMaps(directory, self.size, fields, read_only=read_only)
+        )
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
         self.latents = Latents(self.size, latents)

@@ -92,13 +92,21 @@ class MemoryMaps:
     Args:
         directory: made when the files are. size: records.
         fields: type and shape of each entry of a record; FIELD.memmap has size × shape numbers of that type.
+        read_only: map existing files privately: what is written stays in this process.
 
     Raises:
         ValueError: there are no fields.
     """
 
-    def __init__(self, directory: Path, size: int, fields: Mapping[str, TensorType | Maybe] | None) -> None:
-        self.directory, self.size = directory, size
+    def __init__(
+        self,
+        directory: Path,
+        size: int,
+        fields: Mapping[str, TensorType | Maybe] | None,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        self.directory, self.size, self._read_only = directory, size, read_only
         self.fields = {key: field for key, field in (fields or {}).items() if isinstance(field, TensorType)}
         if not self.fields:
             raise UserError("replay: memory maps need the fields of a record")
@@ -135,6 +143,8 @@ class MemoryMaps:
             SchemaError: records like this one do not have the fields.
             OSError: the disk has no room. It is noticed here; later it would be a SIGBUS.
         """
+        if self._read_only:
+            raise UserError(f"the replay in {self.directory} was opened for reading: nothing can be added to it")
         require(dict(record.items()), self.fields, "replay: a record")
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,7 +182,9 @@ class MemoryMaps:
             if file.stat().st_size != expected:
                 raise Damaged(f"the replay's {file.name} has {file.stat().st_size} bytes instead of {expected}")
             numbers, dtype = self.size * math.prod(shape), self.fields[key].dtype
-            data[key] = torch.from_file(str(file), shared=True, size=numbers, dtype=dtype).view(self.size, *shape)
+            data[key] = torch.from_file(str(file), shared=not self._read_only, size=numbers, dtype=dtype).view(
+                self.size, *shape
+            )
         return TensorDict(data, batch_size=[self.size])
 
     def flush(self) -> None:

@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbrl.errors import UserError
 from mbrl.run_folder.files import flush_folder, naming, remove_folder, sha256_of, write_new
-from mbrl.run_folder.parts import ModulePart, Part
-from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders, checkpoint_name
+from mbrl.run_folder.parts import Part
+from mbrl.run_folder.places import checkpoint_folders, checkpoint_name
 from mbrl.run_folder.schema import Schema, SchemaError, require
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
@@ -54,6 +54,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, parts: Mapping[str, Part], unit: str = "env steps") -> None:
         self._directory, self._parts, self._unit = directory, dict(parts), unit
+        self.loaded: int | None = None  # step of the checkpoint that was loaded last
         self._good: list[int] = []  # steps of the checkpoints known to be whole, oldest first
 
     def clean(self) -> None:
@@ -124,7 +125,7 @@ class Checkpoints:
             except Damaged as error:
                 problems.append(f"{path.name}: {error}")
                 continue
-            self._good = [step] if problems else list(found)[-KEPT:]
+            self.loaded, self._good = step, [step] if problems else list(found)[-KEPT:]
             if problems:
                 lost = max(found) - step
                 _log.warning("%s; going on from %s: %d %s are lost", problems[0], path.name, lost, self._unit)
@@ -135,6 +136,23 @@ class Checkpoints:
                 "restore that folder from a backup, or start anew in another folder"
             )
         return False
+
+    def load(self, step: int) -> None:
+        """Restore the checkpoint of one step.
+
+        Raises:
+            UserError: there is none of that step, it is damaged, or it was not written for these parts.
+        """
+        found = checkpoint_folders(self._directory)
+        if step not in found:
+            others = f"; there are: {', '.join(map(str, found))}" if found else ""
+            raise UserError(f"{self._directory} holds no checkpoint of {step} {self._unit}{others}")
+        schemas = {name: part.schema() for name, part in self._parts.items()}
+        try:
+            self._load(found[step], self._read(found[step], step, schemas))
+        except Damaged as error:
+            raise Damaged(f"{found[step]}: {error}") from error
+        self.loaded, self._good = step, [step]
 
     def _load(self, path: Path, states: Mapping[str, dict[str, Any]]) -> None:
         try:
@@ -164,29 +182,6 @@ class Checkpoints:
             except SchemaError as error:
                 raise _unfit(path, error) from error
         return states
-
-
-def load_policy(run: Path, policy: nn.Module) -> None:
-    """Put the weights of a run's newest whole checkpoint into `policy`.
-
-    Raises:
-        FileNotFoundError: the run has no checkpoint yet. ValueError: none can be used.
-    """
-    _load_module(run, "policy", policy)
-
-
-def load_world_model(run: Path, world_model: nn.Module) -> None:
-    """Put the weights of a run's newest whole checkpoint into `world_model`; its optimisers stay as they are.
-
-    Raises:
-        FileNotFoundError: the run has no checkpoint yet. ValueError: none can be used.
-    """
-    _load_module(run, "world_model", world_model)
-
-
-def _load_module(run: Path, name: str, module: nn.Module) -> None:
-    if not Checkpoints(run / CHECKPOINTS, {name: ModulePart(module)}).load_latest():
-        raise FileNotFoundError(f"{run} holds no checkpoint: train it first (mbrl train run_dir={run})")
 
 
 def _described(size: int, digest: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 DISTRIBUTION = "mbrl-suite"  # the name of this project in pyproject.toml and for pip
 NAMED_PACKAGES = ("torch", "torchrl", "tensordict", "metaworld", "mujoco", "gymnasium", "hydra-core")
+# The overrides of a run that `mbrl.train` started, for the command that its folder records.
+settings_given: ContextVar[tuple[str, ...] | None] = ContextVar("settings_given", default=None)
 STARTS = "starts.jsonl"  # in a run's folder, one line for each time that it was started or gone on with
 
 
@@ -57,6 +60,9 @@ def _command() -> str:
     """What makes this run alone, where it is a job of a sweep too."""
     from hydra.core.hydra_config import HydraConfig
 
+    given = settings_given.get()
+    if given is not None:
+        return shlex.join(["mbrl", "train", *given])
     if HydraConfig.initialized():
         return shlex.join(["mbrl", "train", *HydraConfig.get().overrides.task])
     return shlex.join(sys.argv)

@@ -1,10 +1,17 @@
 """An agent whose class and configuration are the user's own: trained, refused where nobody allowed it, evaluated."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from mbrl.cli.configured import print_help
+from mbrl.compose import check_overrides
+from mbrl.errors import UserError
 from mbrl.run_folder.config import load_config
+from mbrl.targets import check
+from policies.base import Policy
 from tests.command import Done, run_command
 from tests.test_training import TOY
 
@@ -50,5 +57,55 @@ def test_a_run_may_name_the_classes_that_the_user_allows(home):
     assert trained.returncode == 0, trained.stderr
     with pytest.raises(ValueError, match=r"agent\.policy\._target_ names mine\.Mine, .* give --config-dir DIR"):
         load_config(home / "run")
-    evaluated = mbrl(home, "evaluate", str(home / "run"), "--episodes", "1", "--config-dir", str(home / "settings"))
+    evaluate = ("evaluate", str(home / "run"), "--episodes", "1", "--config-dir", str(home / "settings"))
+    evaluated = mbrl(home, *evaluate)
     assert evaluated.returncode == 0 and "success" in evaluated.stdout, evaluated.stderr
+    chosen = mbrl(home, *evaluate, "--checkpoint", "80", "--json")
+    assert chosen.returncode == 0, chosen.stderr
+    result = json.loads(chosen.stdout)
+    assert (result["env_steps"], result["episodes"]) == (80, 1) and 0 <= result["success"] <= 1
+    absent = mbrl(home, *evaluate, "--checkpoint", "7")
+    assert absent.returncode == 2 and "no checkpoint of 7 env steps; there are: 80, 120" in absent.stderr
+
+
+def test_a_sweep_over_own_agents_and_ours(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = [setting for setting in TOY if not setting.startswith("agent.")]
+    swept = mbrl(home, "train", "--config-dir", str(home / "settings"), "-m", "agent=mine,random", *settings)
+    assert swept.returncode == 0, swept.stderr
+    assert all((tmp_path / "runs" / agent / "toy" / "seed0" / "curve.png").exists() for agent in ("mine", "random"))
+
+
+def test_own_agents_are_known_to_help_and_messages(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = home / "settings"
+    print_help("train", own)
+    agents = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  agent="))
+    assert "mine" in agents and "sac" in agents
+    with pytest.raises(UserError, match="no agent named 'mien'; nearest: mine"):
+        check_overrides(["agent=mien"], config_dir=own)
+    with pytest.raises(UserError, match=r"no setting named 'agent\.batch_siz'; nearest: agent\.batch_size"):
+        check_overrides(["agent=mine", "agent.batch_siz=8"], config_dir=own)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import nonesuch\n", r"ModuleNotFoundError: No module named 'nonesuch' \(.*broken\.py, line 1\)"),
+        ("\ndef f(:\n", r"SyntaxError: invalid syntax \(.*broken\.py, line 2\)"),
+        ("x = 1\ny = x.size\n", r"AttributeError: 'int' object has no attribute 'size' \(.*broken\.py, line 2\)"),
+        ("class Other: ...\n", r"there is no broken\.Mine"),
+        (None, r"there is no broken\.Mine \(No module named 'broken'\): is its folder on PYTHONPATH\?"),
+    ],
+)
+def test_a_broken_module_shows_its_own_error(
+    source: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if source is not None:
+        (tmp_path / "broken.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(UserError, match=r"^agent\.policy\._target_: .*" + message):
+        check({"_target_": "broken.Mine"}, Policy, "agent.policy")
+    monkeypatch.delitem(sys.modules, "broken", raising=False)

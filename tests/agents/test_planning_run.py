@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+import mbrl
 from mbrl.agents.agent import Agent
-from mbrl.collecting.evaluation import evaluate_run
 from mbrl.data.episodes import to_records, write_episode
 from mbrl.envs.toy import make_env
 from mbrl.training import run
@@ -57,7 +57,7 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
     assert not any("policy" in name for name in ours), "nothing of the world model is stored twice"
     assert any("world_model/reward_loss" in row for row in rows(whole)), "the transformer has learned"
-    assert set(evaluate_run(whole, 1, 3)) >= {"success", "return"}
+    assert set(mbrl.load(whole).evaluate(1, 3).summary()) >= {"success", "return"}
 
 
 def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:

@@ -297,11 +297,12 @@ def test_the_version(mbrl: Run) -> None:
     assert code == 0 and re.fullmatch(r"mbrl \d+\.\d+\.\d+\n", out)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
         ("mbrl tra", ["train "]),
-        ("mbrl evaluate --ep", ["--episodes "]),
+        ("mbrl evaluate --ch", ["--checkpoint "]),
         ("mbrl train agent=drq", ["agent=drqv2 "]),
         ("mbrl train policy@", ["policy@agent.policy="]),
         ("mbrl train agent=sac env.ta", ["env.task="]),

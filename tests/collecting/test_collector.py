@@ -112,7 +112,7 @@ def test_backends_that_are_not_there_are_one_line(monkeypatch):
     with pytest.raises(ValueError, match=r"no collect.backend 'rpc': choose one of process, ray"):
         make_collector(make_toy, policy(), **options, backend="rpc")
     monkeypatch.setattr("mbrl.collecting.collector.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'mbrl\[ray\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[ray\]'"):
         make_collector(make_toy, policy(), **options, backend="ray")
 
 

@@ -37,7 +37,7 @@ def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         model = Steering()
         for name, value in options.items():
             setattr(model, name, value)
-        monkeypatch.setattr(verb, "load_model", lambda path, goal, named: LoadedModel(model))
+        monkeypatch.setattr(verb, "load_model", lambda path, goal, config_dir: LoadedModel(model))
 
     put()
     return put

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mbrl.run_folder.checkpoint import Checkpoints, load_policy
+from mbrl.errors import UserError
+from mbrl.run_folder.checkpoint import Checkpoints, Damaged
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, RandomStates, ValuesPart
 from mbrl.run_folder.places import checkpoint_folders
 
@@ -86,8 +87,18 @@ def test_a_checkpoint_is_a_handful_of_files_and_the_last_two_are_kept(tmp_path):
 
 def test_nothing_there_is_nothing_loaded(tmp_path):
     assert not Learner().checkpoints(tmp_path).load_latest()
-    with pytest.raises(FileNotFoundError, match="train it first"):
-        load_policy(tmp_path, nn.Linear(1, 1))
+
+
+def test_a_checkpoint_can_be_chosen_by_its_step(tmp_path):
+    learner = saved(tmp_path)
+    checkpoints = learner.checkpoints(tmp_path)
+    checkpoints.load(200)
+    assert checkpoints.loaded == 200
+    with pytest.raises(UserError, match=r"holds no checkpoint of 100 env steps; there are: 200, 300"):
+        checkpoints.load(100)
+    flip(checkpoint_folders(tmp_path / "checkpoints")[200] / "policy.safetensors")
+    with pytest.raises(Damaged, match=r"checkpoint-000000000200: policy\.safetensors does not match its checksum"):
+        checkpoints.load(200)
 
 
 def flip(file: Path) -> None:

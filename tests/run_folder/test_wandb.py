@@ -100,5 +100,5 @@ def test_what_the_service_refuses_is_one_line(tmp_path: Path, wandb: list[FakeRu
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"pip install 'mbrl\[wandb\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
         Tracker("arms", tmp_path, {})

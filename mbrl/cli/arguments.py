@@ -1,0 +1,176 @@
+"""The arguments and the help of each verb but `train` and `pretrain`, which Hydra parses."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mbrl.cli import verbs as run
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds every verb to argparse's sub-parsers."""
+    _add_evaluate(verbs)
+    _add_predict(verbs)
+    _add_plot(verbs)
+    _add_report(verbs)
+    _add_status(verbs)
+    _add_compare(verbs)
+    _add_demos(verbs)
+    _add_collect(verbs)
+    _add_bench(verbs)
+    _add_verb(verbs, "doctor", run.doctor, "say what this machine has and what mends it", ["mbrl doctor"])
+
+
+def _add_verb(verbs: Any, name: str, function: Verb, purpose: str, examples: list[str]) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog="\n  ".join(["examples:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(run=function)
+    return verb
+
+
+def _add_evaluate(verbs: Any) -> None:
+    examples = [
+        "mbrl evaluate runs/drqv2/door-lock/seed1",
+        "mbrl evaluate runs/drqv2/door-lock/seed1 --episodes 50 --video door.mp4",
+        "mbrl evaluate runs/drqv2/door-lock/seed1 --checkpoint 8000 --json",
+    ]
+    verb = _add_verb(verbs, "evaluate", run.evaluate, "play a run's checkpoint on a fixed list of goals", examples)
+    as_set = "(default: as in the run's settings)"
+    newest = "env steps of the checkpoint to load (default: the newest)"
+    verb.add_argument("--checkpoint", type=_positive, metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    verb.add_argument("--episodes", type=_positive, metavar="N", help=f"how many episodes {as_set}")
+    verb.add_argument("--seed", type=int, metavar="S", help=f"which list of goals {as_set}")
+    verb.add_argument("--video", type=Path, metavar="FILE", help="write the episodes to this .mp4 or .gif")
+    _add_config_dir(verb)
+
+
+def _add_config_dir(verb: argparse.ArgumentParser) -> None:
+    purpose = "configurations of your own, whose classes the run may name beside this project's"
+    verb.add_argument("--config-dir", type=Path, metavar="DIR", help=purpose)
+
+
+def _add_predict(verbs: Any) -> None:
+    examples = [
+        "mbrl predict runs/mbpo_ivideogpt/door-lock/seed1 runs/demos/door-lock",
+        "mbrl predict RUN DATA --samples 20 --lpips vgg16.pth lpips.pth --fvd i3d_pretrained_400.pt",
+    ]
+    purpose = "imagine real episodes: videos, error along the horizon, and a table"
+    verb = _add_verb(verbs, "predict", run.predict, purpose, examples)
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or weights (folder or hub id)")
+    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, best unseen in training")
+    verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: as far as it goes)")
+    verb.add_argument("--segments", type=int, default=64, metavar="M", help="how many to measure (default: 64)")
+    samples = "rollouts of each; scores are their mean and the best (default: 1)"
+    verb.add_argument("--samples", type=int, default=1, metavar="K", help=samples)
+    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts at a time (default: 16)")
+    verb.add_argument("--videos", type=int, default=4, metavar="N", help="how many to write (default: 4)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of segments and codes (default: 0)")
+    lpips = "weights of torchvision's VGG16 and of the lpips package"
+    verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
+    verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400)")
+    goal = "published weights that are conditioned on a goal, which their files do not say"
+    verb.add_argument("--goal", action="store_true", default=None, help=goal)
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: MODEL/predict)")
+    _add_config_dir(verb)
+
+
+def _add_plot(verbs: Any) -> None:
+    examples = [
+        "mbrl plot runs/drqv2/door-lock/seed1",
+        "mbrl plot runs --output figures/study           study.png, study.svg, and study-over-tasks of both",
+        "mbrl plot runs --x wall_time --output hours.pdf",
+        "mbrl plot runs/drqv2 --reference published      published/AGENT/TASK.csv, laid over",
+    ]
+    verb = _add_verb(verbs, "plot", run.plot, "draw learning curves, and what they say over the tasks", examples)
+    runs = "a run, a folder of runs, or a CSV of step,success,seed"
+    verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
+    reference = "a folder AGENT/TASK.csv of published curves to lay over, as far as the runs go"
+    verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
+    x = "env_steps, gradient_steps or wall_time (default: env_steps)"
+    verb.add_argument("--x", default="env_steps", metavar="AXIS", help=x)
+    output = ".png, .svg or .pdf; without it .png and .svg; the drawn data go to a .csv beside it (default: curves)"
+    verb.add_argument("--output", type=Path, default=Path("curves"), metavar="FILE", help=output)
+
+
+def _add_report(verbs: Any) -> None:
+    examples = ["mbrl report runs", "mbrl report runs --reference published --output study.html"]
+    verb = _add_verb(verbs, "report", run.report, "write one self-contained page of a folder of runs", examples)
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="of runs")
+    reference = "a folder AGENT/TASK.csv of published curves to lay over"
+    verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
+    verb.add_argument("--output", type=Path, metavar="FILE", help="(default: FOLDER/report.html)")
+
+
+def _add_status(verbs: Any) -> None:
+    examples = ["mbrl status runs", "mbrl status runs/sac --watch"]
+    verb = _add_verb(verbs, "status", run.status, "say how far the runs in a folder are", examples)
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="runs, a part of it, or a run's folder")
+    watch = "look again every so many seconds until all have ended (10 where no number is given)"
+    verb.add_argument("--watch", type=float, nargs="?", const=10.0, metavar="SECONDS", help=watch)
+
+
+def _add_compare(verbs: Any) -> None:
+    examples = ["mbrl compare runs/sac/hammer/seed0 runs/mbpo/hammer/seed0"]
+    verb = _add_verb(verbs, "compare", run.compare, "say what differs between two runs", examples)
+    for name in ("one", "other"):
+        verb.add_argument(name, type=Path, metavar="RUN", help="a run's folder")
+
+
+def _add_demos(verbs: Any) -> None:
+    examples = ["mbrl demos door-lock", "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy"]
+    verb = _add_verb(verbs, "demos", run.demos, "record demonstrations of Meta-World's scripted policy", examples)
+    verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
+    verb.add_argument("--episodes", type=_positive, default=5, metavar="N", help="successful ones (default: 5)")
+    verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    _add_picture(verb)
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
+
+
+def _add_picture(verb: argparse.ArgumentParser) -> None:
+    as_set = "(default: as in configs/env/metaworld.yaml)"
+    verb.add_argument("--resolution", type=_positive, metavar="R", help=f"pixels of a side {as_set}")
+    verb.add_argument("--camera", metavar="NAME", help=f"corner, corner2, ... {as_set}")
+
+
+def _add_collect(verbs: Any) -> None:
+    examples = [
+        "mbrl collect window-close plate-slide --episodes 50 --workers 2",
+        "mbrl collect all --episodes 30 --policy scripted noisy random --output runs/data/mt50",
+    ]
+    verb = _add_verb(
+        verbs, "collect", run.collect, "play a data set of many tasks; go on where it was cut short", examples
+    )
+    verb.add_argument("tasks", nargs="+", metavar="TASK", help="of the 50 tasks, such as door-lock; all: every one")
+    episodes = "of each task, shared evenly among the policies (default: 10)"
+    verb.add_argument("--episodes", type=_positive, default=10, metavar="N", help=episodes)
+    policies = "scripted, noisy (scripted, with noise) or random; several are given in a row (default: scripted)"
+    verb.add_argument("--policy", nargs="+", default=["scripted"], metavar="NAME", help=policies)
+    verb.add_argument("--noise", type=float, default=0.3, metavar="S", help="on the actions of noisy (default: 0.3)")
+    verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes (default: 1)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    _add_picture(verb)
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/data/TASK, or mixed for many)")
+
+
+def _add_bench(verbs: Any) -> None:
+    examples = ["mbrl bench", "mbrl bench imagination"]
+    verb = _add_verb(verbs, "bench", run.bench, "run benchmarks and print their ratios", examples)
+    verb.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value

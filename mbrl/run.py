@@ -1,0 +1,283 @@
+"""The front door for Python: open a run folder and work with its parts.
+
+    run = mbrl.load("runs/mbpo/hammer/seed0")
+    run.curve                                       # success over env steps; reads one small file
+    run.evaluate(episodes=10).summary()             # plays the policy
+    run.make_env().rollout(100, run.policy)         # TorchRL's own rollout
+    run.imagine(rollouts=4, horizon=5)              # the policy in the world model
+
+B rollouts, H imagined steps, C context frames, A action, R resolution in pixels.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mbrl.errors import UserError
+
+if TYPE_CHECKING:  # `load(folder).curve` takes no torch, which takes seconds to import
+    from omegaconf import DictConfig
+    from tensordict import TensorDict, TensorDictBase
+    from torch import Tensor
+    from torchrl.envs import EnvBase
+
+    from mbrl.collecting.acting import Acting
+    from mbrl.collecting.evaluation import Evaluation
+    from mbrl.replay.replay import Replay
+    from mbrl.run_folder.parts import Part
+    from policies.base import Policy
+    from worldmodel.base import WorldModel
+
+HORIZON = 15  # imagined steps where no horizon is given and the world model can go as far
+
+
+def load(run_folder: str | Path, config_dir: str | Path | None = None, checkpoint: int | None = None) -> Run:
+    """Open a run folder. Nothing in it is ever changed.
+
+    Args:
+        run_folder: such as `runs/mbpo/hammer/seed0`.
+        config_dir: a folder of your own configurations. The run may name the classes that they name, besides this
+            project's.
+        checkpoint: env steps of the checkpoint to load; None for the newest one that is whole.
+
+    Returns:
+        The run; its parts are built when they are first asked for.
+
+    Raises:
+        FileNotFoundError: the folder is no run folder.
+        UserError: its configuration cannot be read, or names a class that is not allowed.
+    """
+    run = Run(Path(run_folder), None if config_dir is None else Path(config_dir), checkpoint)
+    _ = run.config
+    return run
+
+
+class Run:
+    """A run folder, opened for reading. Every part is built and loaded when it is first asked for, and kept.
+
+    Args:
+        folder: the run's.
+        config_dir: see `load`.
+        checkpoint: see `load`.
+    """
+
+    def __init__(self, folder: Path, config_dir: Path | None = None, checkpoint: int | None = None) -> None:
+        self.folder, self._config_dir, self._checkpoint = folder, config_dir, checkpoint
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """Every setting, resolved."""
+        from mbrl.run_folder.config import load_config
+
+        if self._config_dir is None:
+            return load_config(self.folder)
+        from mbrl.targets import names_in
+
+        return load_config(self.folder, names_in(self._config_dir))
+
+    @property
+    def curve(self) -> Any:
+        """The evaluations, a row each: a pandas DataFrame with `env_steps` and `success` in [0, 1].
+
+        A run with several tasks has `success/TASK` of each beside their mean.
+        """
+        import pandas
+
+        from mbrl.results.curves import OF_SEVERAL, read_curves
+
+        mean, *tasks = read_curves([self.folder / "eval.csv"])
+        columns = {"env_steps": mean.steps.astype(int), "success": mean.success}
+        columns |= {f"success/{task.task.rpartition(OF_SEVERAL)[2]}": task.success for task in tasks}
+        return pandas.DataFrame(columns)
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps at the checkpoint that is loaded."""
+        if self._checkpoint is None:
+            _ = self.policy
+        assert self._checkpoint is not None
+        return self._checkpoint
+
+    def make_env(self, seed: int | None = None, **settings: Any) -> EnvBase:
+        """Make the run's environment as evaluations use it: without a success bonus.
+
+        Args:
+            seed: of starts and goals; None for that of the run's evaluations.
+            settings: arguments of the environment that differ from the run's, such as `pixels=True` or `task="reach"`.
+
+        Returns:
+            A TorchRL environment: `rollout(100, run.policy)` plays the policy in it. Close it after use.
+        """
+        from mbrl.build import env_factory
+        from mbrl.envs.gym import carrying
+
+        make = env_factory(self.config, evaluation=True)
+        env = make(seed=self.config.eval.seed if seed is None else seed, **settings)
+        return carrying(env, self._acting[0].carried)
+
+    @cached_property
+    def policy(self) -> Acting:
+        """What acts: the policy, or the planner where the agent has one. See `mbrl.collecting.acting.Acting`.
+
+        `run.policy(tensordict)` sets `action` in a TensorDict; `run.policy({"state": state})` returns the action.
+        """
+        from mbrl.collecting.acting import Acting
+
+        acting, _, _ = self._acting
+        with closing(self._plain_env()) as env:
+            return Acting(acting, env.observation_spec)
+
+    @cached_property
+    def world_model(self) -> WorldModel | None:
+        """The world model in eval mode, on the run's device; None for an agent that learns none."""
+        import torch
+
+        from mbrl.build import build_world_model
+        from mbrl.run_folder.parts import ModulePart
+        from worldmodel.base import WorldModel
+
+        if self.config.agent.get("planner") is None:
+            with closing(self._plain_env()) as env, torch.random.fork_rng():
+                model = build_world_model(self.config, env)
+            if model is not None:
+                self._load("world_model", ModulePart(model))
+                return model.eval()
+        _, policy, planned = self._built
+        # DreamerV3's policy holds its world model.
+        inside = planned if planned is not None else getattr(policy, "world_model", None)
+        if not isinstance(inside, WorldModel):
+            return None
+        _ = self._acting  # loads it
+        return inside.eval()
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The replay as the checkpoint knows it, for drawing from: `transitions(B)`, `sequences(B, T)`, `steps(*keys)`.
+
+        Its files are mapped privately: nothing that is done to it reaches the run folder.
+        """
+        from mbrl.build import build_replay
+
+        with closing(self._plain_env()) as env:
+            replay = build_replay(self.config, self.folder / "replay", env, self._acting[1], read_only=True)
+        self._load("replay", replay)
+        return replay
+
+    def imagine(
+        self,
+        rollouts: int = 8,
+        horizon: int | None = None,
+        *,
+        context: TensorDictBase | None = None,
+        actions: Tensor | None = None,
+        seed: int = 0,
+    ) -> TensorDict:
+        """Roll the policy out in the world model.
+
+        Args:
+            rollouts: B, side by side; as many as the context has where one is given.
+            horizon: H, steps of each, at most the world model's `max_horizon`; None for 15, or as far as it goes.
+            context: real steps [B, T] to start from, oldest first, T >= C and >= the frame stack: `action` float32
+                [B, T, A] and what the model observes, `pixels` uint8 [B, T, 3, R, R] or `state` float32 [B, T, S].
+                None draws real starts from the replay.
+            actions: float32 [B, H, A] in [-1, 1], taken instead of the policy's.
+            seed: of starts and of what the model samples.
+
+        Returns:
+            [B, H] on the CPU, laid out as TorchRL's rollouts: observations and `action` float32 [B, H, A] of each step,
+            and under "next" what it led to: the observations, `reward` float32 [B, H, 1] in the environment's units,
+            and `truncated`. Step 0 is the real state that the rollout starts from.
+
+        Raises:
+            UserError: the agent learns no world model; or the horizon or the context does not fit it.
+        """
+        import torch
+
+        from mbrl.collecting.imagining import imagine
+
+        if self.world_model is None:
+            raise UserError(f"{self.folder} is a run of agent {self.config.agent.name!r}, which learns no world model")
+        length = min(HORIZON, self.world_model.max_horizon) if horizon is None else horizon
+        if actions is not None:
+            length = actions.shape[1]
+        policy, starts = self.policy, self.replay.starts if context is None else context
+        with closing(self._plain_env()) as env, torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return imagine(self.world_model, policy, env, starts, rollouts, length, actions)
+
+    def evaluate(
+        self, episodes: int | None = None, seed: int | None = None, video: str | Path | None = None
+    ) -> Evaluation:
+        """Play episodes on a fixed list of goals, without exploration.
+
+        Args:
+            episodes: how many; of each task where the run has several. None for as many as the run's evaluations.
+            seed: of the list of goals; None for that of the run's evaluations.
+            video: an .mp4 or .gif that receives the first four episodes, real frames.
+
+        Returns:
+            The outcome of each episode; `summary()` gives their means.
+        """
+        from mbrl.build import agent_steps_per_episode, env_factory
+        from mbrl.collecting.evaluation import Evaluator, film
+
+        settings, acting = self.config.eval, self._acting[0]
+        make_env = env_factory(self.config, evaluation=True)
+        evaluator = Evaluator(
+            make_env,
+            episodes=settings.episodes if episodes is None else episodes,
+            longest=agent_steps_per_episode(self.config),
+            seed=settings.seed if seed is None else seed,
+        )
+        with closing(evaluator):
+            if video is not None:
+                film(Path(video), make_env, evaluator, acting)
+            return evaluator(acting)
+
+    @cached_property
+    def _built(self) -> tuple[Policy, Policy, WorldModel | None]:
+        """What acts, the policy, and the world model that a planner plans in; not loaded yet."""
+        import torch
+
+        from mbrl.build import build_acting
+
+        with closing(self._plain_env()) as env, torch.random.fork_rng():  # building seeds the global generator
+            return build_acting(self.config, env)
+
+    @cached_property
+    def _acting(self) -> tuple[Policy, Policy, WorldModel | None]:
+        """As `_built`, with the weights of the checkpoint."""
+        from mbrl.run_folder.parts import ModulePart
+
+        acting, policy, model = self._built
+        self._load("policy", ModulePart(policy))
+        if model is not None:
+            self._load("world_model", ModulePart(model))
+        return acting.eval(), policy, model
+
+    def _plain_env(self) -> EnvBase:
+        """The environment of training, for its specs."""
+        from mbrl.build import env_factory
+
+        if "env" not in self.config:
+            raise UserError(f"{self.folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
+        return env_factory(self.config)(seed=self.config.seed)
+
+    def _load(self, name: str, part: Part) -> None:
+        """Load a part from the checkpoint that was asked for; without one from the newest whole, from then on that."""
+        from mbrl.run_folder.checkpoint import Checkpoints
+        from mbrl.run_folder.places import CHECKPOINTS
+
+        checkpoints = Checkpoints(self.folder / CHECKPOINTS, {name: part})
+        if self._checkpoint is not None:
+            checkpoints.load(self._checkpoint)
+        elif not checkpoints.load_latest():
+            hint = f"train it first (mbrl train run_dir={self.folder})"
+            raise FileNotFoundError(f"{self.folder} holds no checkpoint: {hint}")
+        self._checkpoint = checkpoints.loaded

@@ -1,0 +1,57 @@
+"""Start or resume a run: from Python by `mbrl.train`, and for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mbrl.run import Run, load
+
+
+def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: str | Path | None = None) -> Run:
+    """Train an agent, or resume its run; as `mbrl train` does. A finished run is not trained again.
+
+    Args:
+        overrides: settings as on the command line, `["agent=sac", "env.task=hammer"]`; or by name,
+            `{"agent": "sac", "env.task": "hammer", "total_env_steps": 20_000}`.
+        config_dir: a folder of your own configurations, laid out as `configs/`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: a setting cannot work, or the run folder belongs to another configuration.
+    """
+    from mbrl.compose import composed, override_of
+    from mbrl.run_folder.provenance import settings_given
+
+    if isinstance(overrides, Mapping):
+        lines = [override_of(key, value) for key, value in overrides.items()]
+    else:
+        lines = [overrides] if isinstance(overrides, str) else list(overrides)
+    config = composed(lines, config_dir=None if config_dir is None else Path(config_dir))
+    given = settings_given.set(tuple(lines))
+    try:
+        train_unless_finished(config)
+    finally:
+        settings_given.reset(given)
+    return load(config.run_dir, config_dir)
+
+
+def train_unless_finished(config: DictConfig, on_start: Callable[[], None] = lambda: None) -> bool:
+    """Check a configuration and train its run, with a call of `on_start` before; False where it is finished already."""
+    from mbrl.run_folder.config import require_own_folder
+    from mbrl.run_folder.state import is_done
+    from mbrl.training import check, run
+
+    check(config)
+    folder = Path(config.run_dir)
+    require_own_folder(folder, config)
+    if is_done(folder, config.total_env_steps):
+        return False
+    on_start()
+    run(config)
+    return True
