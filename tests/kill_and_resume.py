@@ -77,13 +77,17 @@ def attempt(agent: str, kills: int, overrides: Sequence[str], moments: random.Ra
         return found
 
 
-def main() -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("agents", nargs="+", metavar="AGENT")
     parser.add_argument("--kills", type=int, default=10, metavar="N", help="of each agent's run (default: 10)")
     parser.add_argument("--seed", type=int, help="of the moments (default: other ones each time)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more settings")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    options = build_parser().parse_args()
     moments = random.Random(options.seed)
     differing = [agent for agent in options.agents if attempt(agent, options.kills, options.set, moments)]
     return int(bool(differing))

@@ -108,6 +108,7 @@ def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
 
 
+@pytest.mark.process
 def test_resumed_optimisers_go_on_to_the_bit(tmp_path, monkeypatch):
     """DrQ-v2's encoder is channels-last: beside it, moments in plain order would belong to other weights."""
     whole = run(compose_config(tmp_path / "whole", *TOY, "agent=drqv2"))
@@ -135,6 +136,7 @@ def test_torn_checkpoint_is_one_clear_line(tmp_path):
         run(config)
 
 
+@pytest.mark.process
 def test_real_ratio_one_is_exactly_the_model_free_agent(tmp_path):
     threads = torch.get_num_threads()
     run(compose_config(tmp_path / "control", *TOY, "agent=drqv2"))
@@ -145,6 +147,7 @@ def test_real_ratio_one_is_exactly_the_model_free_agent(tmp_path):
     assert rows(tmp_path / "ratio") == control
 
 
+@pytest.mark.process
 def test_evaluation_leaves_training_as_it_was(tmp_path):
     run(compose_config(tmp_path / "once", *TOY, "agent=drqv2", "eval.every=120"))
     run(compose_config(tmp_path / "often", *TOY, "agent=drqv2", "eval.every=20"))

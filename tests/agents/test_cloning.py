@@ -104,6 +104,7 @@ def compose(tmp_path: Path, *overrides: str, demos: str | None = None):
     return compose_config(tmp_path / "run", *TOY, f"replay.demos={folder}", *overrides)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("pixels", ["true", "false"])
 def test_bc_runs_in_the_loop(tmp_path, pixels):
     settings = [override for override in TOY if not override.startswith("agent.")]
@@ -119,6 +120,7 @@ def test_bc_runs_in_the_loop(tmp_path, pixels):
     assert [(row["env_steps"], row["gradient_steps"]) for row in cloned] == [(0, 100), (0, 150)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("agent", ["drqv2", "sac"])
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     """Killed after its first checkpoint, a run that imitates first does not imitate again, and ends the same."""
@@ -240,6 +242,7 @@ def test_pictures_that_a_state_agent_does_not_see_are_not_kept(tmp_path):
     assert "pixels" not in build_replay(config, tmp_path / "replay").demos.records.keys()
 
 
+@pytest.mark.process
 def test_metrics_say_that_imitation_came_first(tmp_path):
     folder = run(compose(tmp_path, *CLONED))
     first, second = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[:2])

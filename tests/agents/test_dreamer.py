@@ -164,6 +164,7 @@ def test_an_environment_without_what_it_learns_from():
         build_policy(settings, Specs())
 
 
+@pytest.mark.process
 def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path, monkeypatch):
     """Cut after updates that have written latents back since the last checkpoint."""
     schedule = ["total_env_steps=80", "checkpoint_every=20", "collect.frames_per_batch=10", "agent.pixels=false"]

@@ -10,9 +10,9 @@ from mbrl.training import run
 pytestmark = pytest.mark.learns
 
 SETTINGS = [
-    "agent=dreamerv3", "agent.pixels=false", "env=toy", "env.episode_length=20", "threads=1", "total_env_steps=1400",
-    "checkpoint_every=1400", "eval.every=1400", "eval.episodes=20", "collect.frames_per_batch=20", "video=false",
-    "agent.batch_size=16", "agent.segment_length=8", "agent.horizon=8", "agent.updates_per_step=0.4",
+    "agent=dreamerv3", "agent.pixels=false", "env=toy", "env.episode_length=20", "threads=1", "total_env_steps=1200",
+    "checkpoint_every=1200", "eval.every=1200", "eval.episodes=20", "collect.frames_per_batch=20", "video=false",
+    "agent.batch_size=32", "agent.segment_length=5", "agent.horizon=5", "agent.updates_per_step=0.4",
     "agent.learning_starts=200", "agent.policy.world_model.units=32", "agent.policy.world_model.learning_rate=4e-3",
     "agent.policy.behaviour.learning_rate=1e-3", "agent.policy.behaviour.entropy=1e-2",
     "agent.policy.behaviour.gamma=0.95",

@@ -158,6 +158,7 @@ def toy(run_dir: Path, *overrides: str) -> Any:
 SHORT = ["total_env_steps=320", "eval.every=160", "checkpoint_every=100", "eval.episodes=1"]
 
 
+@pytest.mark.process
 def test_real_ratio_one_is_exactly_sac(tmp_path: Path) -> None:
     mbrl.training.run(toy(tmp_path / "control", *SHORT, "agent=sac"))
     mbrl.training.run(toy(tmp_path / "ratio", *SHORT, *MODEL, "agent.real_ratio=1"))
@@ -166,6 +167,7 @@ def test_real_ratio_one_is_exactly_sac(tmp_path: Path) -> None:
     assert rows(tmp_path / "ratio") == control
 
 
+@pytest.mark.process
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = [*SHORT, *MODEL, "agent.imagination.horizon={first:1,last:4,from_env_steps:200,to_env_steps:300}"]
     mbrl.training.run(toy(tmp_path / "whole", *small))

@@ -24,6 +24,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.process
 def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None:
     rows = collect(["reach", "drawer-close-v3"], 5, policies=POLICIES, protocol=SHORT, output=tmp_path)
     assert rows == [
@@ -44,6 +45,7 @@ def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None
     assert len(goals.unique(dim=0)) == 5  # no two episodes of a task have one goal
 
 
+@pytest.mark.process
 def test_the_policies_are_what_they_are_called(tmp_path: Path) -> None:
     collect(["reach"], 3, policies=POLICIES, protocol=Protocol(env={"resolution": 8}), output=tmp_path)
     scripted, noisy, random = (read_episode(tmp_path / "reach" / f"{name}-00000.safetensors") for name in POLICIES)
@@ -56,6 +58,7 @@ def test_the_policies_are_what_they_are_called(tmp_path: Path) -> None:
     assert set(described["versions"]) == {"metaworld", "mujoco", "torch"}
 
 
+@pytest.mark.process
 def test_what_is_there_is_not_played_again_and_the_rest_comes_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +111,7 @@ def _alive(group: int) -> bool:
     return True
 
 
+@pytest.mark.process
 def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     collect(["reach"], 1, protocol=SHORT, output=tmp_path)
     before = contents(tmp_path)
@@ -145,6 +149,7 @@ def test_a_slip_costs_one_line_and_makes_no_folder(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.process
 def test_the_command_prints_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

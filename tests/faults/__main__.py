@@ -30,14 +30,18 @@ def results(agents: Iterable[str], folder: Path, *, every: int, short: bool) -> 
     yield from planted.tried(folder / "planted", short=short)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few of each kind")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="file operations from one to the next")
     default = f"(default: {' '.join(AGENTS)}; {AGENTS[0]} with --short)"
     parser.add_argument("--agents", nargs="+", metavar="AGENT", help=default)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the run folders there")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
     agents = options.agents or (AGENTS[:1] if options.short else AGENTS)
     counts: dict[str, Counter[str]] = {}
     failed = []

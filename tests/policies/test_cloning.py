@@ -61,6 +61,7 @@ def error(policy: Policy, rows: TensorDict) -> float:
     return float((done - rows["action"]).square().mean())
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("make", [drqv2, sac, actor_critic])
 def test_cloning_learns_actions_and_their_values(make) -> None:
     torch.manual_seed(0)

@@ -1,0 +1,91 @@
+"""The README files name what there is: every command is accepted, every file exists, every name of Python resolves."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+
+from mbrl.compose import groups
+from tests.readme_checks import OURS, check_command, check_names, resolves, wrong_in
+from tests.readmes import INLINE, OTHERS, PROGRAMS, ROOT, Snippet, blocks, commands, links, readmes, spans
+
+ALL = readmes()
+CODE = [block for readme in ALL for block in blocks(readme)]
+
+
+@pytest.mark.parametrize("snippet", [each for readme in ALL for each in commands(readme)], ids=str)
+def test_commands_are_accepted(snippet: Snippet, tmp_path: Path) -> None:
+    for command in re.split(r" && | \| |; ", snippet.text):
+        words = shlex.split(command)
+        assert words[0] in (*PROGRAMS, *OTHERS) or "=" in words[0], f"{snippet}: an unknown program"
+        check_command(words, tmp_path, whole=snippet.language != INLINE)
+
+
+@pytest.mark.parametrize("block", [block for block in CODE if block.language == "python"], ids=str)
+def test_names_in_python_exist(block: Snippet) -> None:
+    check_names(block.text)
+
+
+@pytest.mark.parametrize("block", [block for block in CODE if block.language == "yaml"], ids=str)
+def test_targets_in_yaml_exist(block: Snippet) -> None:
+    yaml.safe_load(block.text)
+    for name in re.findall(r"_target_: *([\w.]+)", block.text):
+        assert name.split(".")[0] not in OURS or resolves(name), f"there is no {name}"
+
+
+@pytest.mark.parametrize("readme", ALL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_options_and_settings_exist(readme: Path) -> None:
+    wrong = [
+        f"{link}: no such file" for link in links(readme) if not (readme.parent / link.text.split("#")[0]).exists()
+    ]
+    checked = [(span, wrong_in(span.text, readme.parent)) for span in spans(readme)]
+    wrong += [f"{span}: {error}" for span, error in checked if error]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("table", re.findall(r"^\| *`agent=`.*\n\|[-| ]+\n((?:\|.*\n)+)", ALL[0].read_text(), re.M))
+def test_agents_in_tables_exist(table: str) -> None:
+    first = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert first and set(first) <= set(groups()["agent"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mbrl tran agent=sac", "mbrl train agent=sax", "mbrl train agent=sac agent.lrr=1", "mbrl train --resume",
+        "mbrl train collect.frames_per_batch=7", "mbrl evaluate RUN --episode-count 3", "mbrl collect hammr",
+        "mbrl collect hammer --policy clever", "mbrl bench nothing", "mbrl pretrain dat=x", "make tests",
+        "make test ARGS='-m fast'", "make train ARGS='agent=sax'", "pip install -e '.[gpu]'",
+        "pip install 'mbrl[ray]'", "python -m tests.nothing", "python -m tests.faults --quick", "python nothing.py",
+        "torchrun --nproc-per-node 2 -m mbrl pretrain dat=x", "mbrl train --multirun launch=here",
+    ],
+)  # fmt: skip
+def test_wrong_commands_are_found(command: str, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, ValueError, HydraException)):
+        check_command(shlex.split(command), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--nothing", "mbrl/nothing.py", "nothing.py", "configs/agent/nothing.yaml", "runs/reference/nothing.csv",
+        "agent=nothing", "agent.nothing=1", "collect.nothing", "mbrl.nothing", "worldmodel.base.nothing",
+    ],
+)  # fmt: skip
+def test_wrong_names_are_found(text: str) -> None:
+    assert wrong_in(text, ROOT)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mbrl.nothing", "from mbrl import nothing", "import mbrl\nmbrl.nothing()",
+        "from mbrl import build\nbuild.build_policy(nothing=1)",
+    ],
+)  # fmt: skip
+def test_wrong_python_is_found(code: str) -> None:
+    with pytest.raises((ImportError, AttributeError, AssertionError)):
+        check_names(code)
