@@ -8,7 +8,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("mbrl", "worldmodel", "policies", "configs", "tests", "runs/reference", "runs/recipes")
 PROGRAMS = ("mbrl", "make", "pip", "python", "torchrun", "pytest")  # whose calls are checked
-OTHERS = ("source", "cd", "git", "tensorboard", "export")  # of other projects; their calls are not checked
+OTHERS = (
+    "source",
+    "cd",
+    "git",
+    "tensorboard",
+    "export",
+    "mkdir",
+    "printf",
+)  # of other projects; their calls are not checked
 INLINE = "inline"  # the language of a Snippet that is no block
 SHELLS = ("bash", "sh", "shell", "console")
 _FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.M | re.S)

@@ -1,6 +1,8 @@
 """The front door for Python: what `mbrl.load` and `mbrl.train` give, of every kind of agent."""
 
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import mbrl
 from mbrl.compose import check_overrides, override_of
 from mbrl.errors import UserError
 from mbrl.run_folder.provenance import read_starts
+from tests.command import run_command
 from tests.demonstrations import write_toy
 from tests.test_training import TOY
 
@@ -192,3 +195,35 @@ def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert isinstance(names["imagined"], TensorDict) and names["imagined"].batch_size == (64, 5)
     assert (tmp_path / "runs" / "tour" / "film.gif").stat().st_size > 0
     assert "error of the predicted state" in capsys.readouterr().out
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language in mbrl/README.md."""
+    readme = Path(mbrl.__file__).with_name("README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.process
+def test_the_code_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["rollout"].batch_size == (20,) and names["action"].shape == (2,)
+    assert names["batch"].batch_size == (8, 5)
+    assert names["imagined"].batch_size == names["replayed"].batch_size == (8, 4)
+
+
+@pytest.mark.process
+def test_the_commands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks("bash")
+    for line in commands.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[0] == "mbrl":
+            done = run_command(*words[1:], environment={"PYTHONPATH": str(tmp_path)})
+            assert done.returncode == 0, done.stderr
+        elif words[0] != "export":
+            subprocess.run(line, shell=True, check=True)
+    assert all((tmp_path / "runs" / "mine" / "toy" / f"seed{seed}" / "curve.png").exists() for seed in (0, 1))
+    assert "mine" in done.stdout

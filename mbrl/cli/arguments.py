@@ -11,7 +11,7 @@ Verb = Callable[[argparse.Namespace], int]
 
 
 def add_verbs(verbs: Any) -> None:
-    """Adds every verb to argparse's sub-parsers."""
+    """Add every verb to argparse's sub-parsers."""
     _add_evaluate(verbs)
     _add_predict(verbs)
     _add_plot(verbs)
@@ -21,7 +21,7 @@ def add_verbs(verbs: Any) -> None:
     _add_demos(verbs)
     _add_collect(verbs)
     _add_bench(verbs)
-    _add_verb(verbs, "doctor", run.doctor, "say what this machine has and what mends it", ["mbrl doctor"])
+    _add_verb(verbs, "doctor", run.doctor, "check this machine, with one command for each problem", ["mbrl doctor"])
 
 
 def _add_verb(verbs: Any, name: str, function: Verb, purpose: str, examples: list[str]) -> argparse.ArgumentParser:
@@ -43,19 +43,19 @@ def _add_evaluate(verbs: Any) -> None:
         "mbrl evaluate runs/drqv2/door-lock/seed1 --checkpoint 8000 --json",
     ]
     verb = _add_verb(verbs, "evaluate", run.evaluate, "play a run's checkpoint on a fixed list of goals", examples)
-    as_set = "(default: as in the run's settings)"
+    as_trained = "(default: as in the run's own evaluations)"
+    verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    verb.add_argument("--episodes", type=_positive, metavar="N", help=f"number of episodes {as_trained}")
+    verb.add_argument("--seed", type=int, metavar="S", help=f"seed of the list of goals {as_trained}")
     newest = "env steps of the checkpoint to load (default: the newest)"
     verb.add_argument("--checkpoint", type=_positive, metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--video", type=Path, metavar="FILE", help="write the first four episodes to this .mp4 or .gif")
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
-    verb.add_argument("--episodes", type=_positive, metavar="N", help=f"how many episodes {as_set}")
-    verb.add_argument("--seed", type=int, metavar="S", help=f"which list of goals {as_set}")
-    verb.add_argument("--video", type=Path, metavar="FILE", help="write the episodes to this .mp4 or .gif")
     _add_config_dir(verb)
 
 
 def _add_config_dir(verb: argparse.ArgumentParser) -> None:
-    purpose = "configurations of your own, whose classes the run may name beside this project's"
+    purpose = "your own configurations: the run may use the classes that they name, besides this project's"
     verb.add_argument("--config-dir", type=Path, metavar="DIR", help=purpose)
 
 
@@ -64,23 +64,29 @@ def _add_predict(verbs: Any) -> None:
         "mbrl predict runs/mbpo_ivideogpt/door-lock/seed1 runs/demos/door-lock",
         "mbrl predict RUN DATA --samples 20 --lpips vgg16.pth lpips.pth --fvd i3d_pretrained_400.pt",
     ]
-    purpose = "imagine real episodes: videos, error along the horizon, and a table"
+    purpose = "measure a world model on real episodes: videos, error along the horizon, a table"
     verb = _add_verb(verbs, "predict", run.predict, purpose, examples)
-    verb.add_argument("model", type=Path, metavar="MODEL", help="a run, or weights (folder or hub id)")
-    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, best unseen in training")
-    verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: as far as it goes)")
-    verb.add_argument("--segments", type=int, default=64, metavar="M", help="how many to measure (default: 64)")
-    samples = "rollouts of each; scores are their mean and the best (default: 1)"
+    verb.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run's folder, or weights: a folder or a Hugging Face id"
+    )
+    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, not used in training")
+    verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: the model's longest)")
+    verb.add_argument(
+        "--segments", type=int, default=64, metavar="M", help="number of segments to measure (default: 64)"
+    )
+    samples = "rollouts of each segment; scores are of their mean and of the best (default: 1)"
     verb.add_argument("--samples", type=int, default=1, metavar="K", help=samples)
-    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts at a time (default: 16)")
-    verb.add_argument("--videos", type=int, default=4, metavar="N", help="how many to write (default: 4)")
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="of segments and codes (default: 0)")
-    lpips = "weights of torchvision's VGG16 and of the lpips package"
+    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts side by side (default: 16)")
+    verb.add_argument("--videos", type=int, default=4, metavar="N", help="number of videos to write (default: 4)")
+    verb.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the segments and of sampling (default: 0)"
+    )
+    lpips = "weights of torchvision's VGG16 and of the lpips package: adds LPIPS"
     verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
-    verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400)")
-    goal = "published weights that are conditioned on a goal, which their files do not say"
+    verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400): adds FVD")
+    goal = "the weights are conditioned on a goal frame; files of published weights do not say so"
     verb.add_argument("--goal", action="store_true", default=None, help=goal)
-    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: MODEL/predict)")
+    verb.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: MODEL/predict)")
     _add_config_dir(verb)
 
 
@@ -91,7 +97,7 @@ def _add_plot(verbs: Any) -> None:
         "mbrl plot runs --x wall_time --output hours.pdf",
         "mbrl plot runs/drqv2 --reference published      published/AGENT/TASK.csv, laid over",
     ]
-    verb = _add_verb(verbs, "plot", run.plot, "draw learning curves, and what they say over the tasks", examples)
+    verb = _add_verb(verbs, "plot", run.plot, "draw learning curves, and aggregate scores over the tasks", examples)
     runs = "a run, a folder of runs, or a CSV of step,success,seed"
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
     reference = "a folder AGENT/TASK.csv of published curves to lay over, as far as the runs go"
@@ -113,15 +119,21 @@ def _add_report(verbs: Any) -> None:
 
 def _add_status(verbs: Any) -> None:
     examples = ["mbrl status runs", "mbrl status runs/sac --watch"]
-    verb = _add_verb(verbs, "status", run.status, "say how far the runs in a folder are", examples)
-    verb.add_argument("folder", type=Path, metavar="FOLDER", help="runs, a part of it, or a run's folder")
-    watch = "look again every so many seconds until all have ended (10 where no number is given)"
+    verb = _add_verb(verbs, "status", run.status, "show how far the runs in a folder are", examples)
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of runs at any depth, or a run's folder")
+    watch = "refresh every SECONDS (10 without a number) until all runs have ended"
     verb.add_argument("--watch", type=float, nargs="?", const=10.0, metavar="SECONDS", help=watch)
 
 
 def _add_compare(verbs: Any) -> None:
     examples = ["mbrl compare runs/sac/hammer/seed0 runs/mbpo/hammer/seed0"]
-    verb = _add_verb(verbs, "compare", run.compare, "say what differs between two runs", examples)
+    verb = _add_verb(
+        verbs,
+        "compare",
+        run.compare,
+        "show what differs between two runs: settings, code, packages, machine, results",
+        examples,
+    )
     for name in ("one", "other"):
         verb.add_argument(name, type=Path, metavar="RUN", help="a run's folder")
 
@@ -130,17 +142,33 @@ def _add_demos(verbs: Any) -> None:
     examples = ["mbrl demos door-lock", "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy"]
     verb = _add_verb(verbs, "demos", run.demos, "record demonstrations of Meta-World's scripted policy", examples)
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
-    verb.add_argument("--episodes", type=_positive, default=5, metavar="N", help="successful ones (default: 5)")
-    verb.add_argument("--noise", type=float, default=0.1, metavar="S", help="added to actions (default: 0.1)")
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
-    _add_picture(verb)
-    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/demos/TASK)")
+    verb.add_argument(
+        "--episodes",
+        type=_positive,
+        default=5,
+        metavar="N",
+        help="number of successful episodes to record (default: 5)",
+    )
+    verb.add_argument(
+        "--noise",
+        type=float,
+        default=0.1,
+        metavar="S",
+        help="standard deviation of the noise on actions (default: 0.1)",
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the goals and the noise (default: 0)")
+    _add_camera(verb)
+    verb.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="folder for the episodes (default: runs/demos/TASK)"
+    )
 
 
-def _add_picture(verb: argparse.ArgumentParser) -> None:
+def _add_camera(verb: argparse.ArgumentParser) -> None:
     as_set = "(default: as in configs/env/metaworld.yaml)"
-    verb.add_argument("--resolution", type=_positive, metavar="R", help=f"pixels of a side {as_set}")
-    verb.add_argument("--camera", metavar="NAME", help=f"corner, corner2, ... {as_set}")
+    verb.add_argument(
+        "--resolution", type=_positive, metavar="R", help=f"width and height of the frames, in pixels {as_set}"
+    )
+    verb.add_argument("--camera", metavar="NAME", help=f"Meta-World's camera: corner, corner2, ... {as_set}")
 
 
 def _add_collect(verbs: Any) -> None:
@@ -149,28 +177,35 @@ def _add_collect(verbs: Any) -> None:
         "mbrl collect all --episodes 30 --policy scripted noisy random --output runs/data/mt50",
     ]
     verb = _add_verb(
-        verbs, "collect", run.collect, "play a data set of many tasks; go on where it was cut short", examples
+        verbs, "collect", run.collect, "record a data set of many tasks; the same command resumes", examples
     )
-    verb.add_argument("tasks", nargs="+", metavar="TASK", help="of the 50 tasks, such as door-lock; all: every one")
-    episodes = "of each task, shared evenly among the policies (default: 10)"
+    verb.add_argument("tasks", nargs="+", metavar="TASK", help="names of tasks, such as door-lock; all: the 50 tasks")
+    episodes = "number for each task, divided evenly among the policies (default: 10)"
     verb.add_argument("--episodes", type=_positive, default=10, metavar="N", help=episodes)
-    policies = "scripted, noisy (scripted, with noise) or random; several are given in a row (default: scripted)"
+    policies = "scripted, noisy (scripted with noise) or random; one or more (default: scripted)"
     verb.add_argument("--policy", nargs="+", default=["scripted"], metavar="NAME", help=policies)
-    verb.add_argument("--noise", type=float, default=0.3, metavar="S", help="on the actions of noisy (default: 0.3)")
-    verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="processes (default: 1)")
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
-    _add_picture(verb)
-    verb.add_argument("--output", type=Path, metavar="FOLDER", help="(default: runs/data/TASK, or mixed for many)")
+    verb.add_argument(
+        "--noise", type=float, default=0.3, metavar="S", help="standard deviation of the noise of noisy (default: 0.3)"
+    )
+    verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="number of processes (default: 1)")
+    verb.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the goals and the noise (default: 0)")
+    _add_camera(verb)
+    verb.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the episodes (default: runs/data/TASK, or runs/data/mixed)",
+    )
 
 
 def _add_bench(verbs: Any) -> None:
     examples = ["mbrl bench", "mbrl bench imagination"]
     verb = _add_verb(verbs, "bench", run.bench, "run benchmarks and print their ratios", examples)
-    verb.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks (default: all)")
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{value} must be 1 or more")
     return value

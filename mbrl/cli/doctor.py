@@ -1,4 +1,4 @@
-"""`mbrl doctor`: what this machine has, and for each thing that is missing the one command that mends it."""
+"""`mbrl doctor`: check this machine, and give one command for each problem."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from mbrl.run_folder.provenance import DISTRIBUTION, NAMED_PACKAGES
 
 GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
-NEEDED_DISK = 1e9  # bytes: less than one checkpointed run takes
-WANTED_DISK = 5e9
+NEEDED_DISK = 1e9  # bytes; one run with checkpoints takes more
+WANTED_DISK = 5e9  # bytes
 
 GL_PROBE = """
 from mujoco import GLContext
@@ -29,7 +29,14 @@ print(GL.glGetString(GL.GL_RENDERER).decode())
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `mend` is the command that puts it right; with `needed`, nothing works until then."""
+    """One finding.
+
+    Attributes:
+        name: of the part of the machine or the package.
+        found: its version, size or speed, or what is wrong with it.
+        mend: the command that solves the problem; empty without a problem.
+        needed: whether nothing works until the problem is solved.
+    """
 
     name: str
     found: str
@@ -38,7 +45,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """All checks, in an order in which each rests on those before it; the rates take some seconds."""
+    """Run all checks, each after those that it depends on. The rates take some seconds."""
     yield _python()
     itself = _itself()
     yield itself
@@ -50,14 +57,14 @@ def checks() -> Iterator[Check]:
     yield _compiler()
     yield _disk(Path.cwd())
     if missing:
-        return  # what follows would fail on the packages again
-    yield _processor()
+        return  # the remaining checks import these packages
+    yield _cpu()
     yield _gpu()
     yield _bfloat16()
-    drawing = _drawing()
-    yield drawing
+    rendering = _rendering()
+    yield rendering
     yield _rate("simulation", "env steps/s in state", pixels=False)
-    if not drawing.needed:
+    if not rendering.needed:
         yield _rate("rendering", "frames/s at 64 px, fast quality", pixels=True)
 
 
@@ -70,7 +77,7 @@ def _python() -> Check:
 
 
 def _itself() -> Check:
-    """The version of this project, whose metadata say which packages it needs."""
+    """Check that this project is installed; its metadata list the packages that it needs."""
     try:
         return Check("mbrl", version(DISTRIBUTION))
     except PackageNotFoundError:
@@ -85,7 +92,7 @@ def _requirements() -> list[Requirement]:
 
 
 def _package(name: str) -> Check:
-    """The version of a package against what this project asks for in its own metadata."""
+    """Check the version of a package against the requirement in this project's metadata."""
     requirement = next((r for r in _requirements() if r.name == name), Requirement(name))
     mend = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
     try:
@@ -101,7 +108,7 @@ def _compiler() -> Check:
     compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler:
         return Check("compiler", compiler)
-    return Check("compiler", "no gcc; compiled networks are off", "sudo apt-get install -y gcc")
+    return Check("compiler", "no gcc: networks are not compiled", "sudo apt-get install -y gcc")
 
 
 def _disk(folder: Path) -> Check:
@@ -112,11 +119,11 @@ def _disk(folder: Path) -> Check:
     return Check("disk", found, "mbrl train run_dir=/a/larger/disk/run", needed=free < NEEDED_DISK)
 
 
-def _processor() -> Check:
+def _cpu() -> Check:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("processor", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    return Check("cpu", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
 
 
 def _gpu() -> Check:
@@ -128,17 +135,17 @@ def _gpu() -> Check:
     if shutil.which("nvidia-smi"):
         wanted = torch.__version__.split("+")[0]
         mend = f"{sys.executable} -m pip install --force-reinstall torch=={wanted}"
-        return Check("gpu", f"there is one, but torch {torch.__version__} does not use it", mend)
-    return Check("gpu", "none; the processor is used")
+        return Check("gpu", f"there is a GPU, but torch {torch.__version__} does not use it", mend)
+    return Check("gpu", "none: the CPU is used")
 
 
 def _bfloat16() -> Check:
-    """How much faster the processor multiplies matrices in bfloat16 than in float32."""
+    """Measure how much faster the CPU multiplies matrices in bfloat16 than in float32."""
     from worldmodel.ivideogpt.precision import WORTH, bfloat16_gain
 
     gain = bfloat16_gain()
-    verdict = "used where a precision says so" if gain > WORTH else "float32 takes its place"
-    return Check("bfloat16", f"{gain:.2f} × float32 on the processor: {verdict}")
+    verdict = "used where the configuration asks for it" if gain > WORTH else "too slow: float32 is used instead"
+    return Check("bfloat16", f"{gain:.2f} × the speed of float32 on the CPU; {verdict}")
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -147,9 +154,10 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _drawing() -> Check:
+def _rendering() -> Check:
+    """Check that MuJoCo renders off screen."""
     backend = os.environ.get("MUJOCO_GL", "egl")
-    # in a process of its own: a GL library that fails to load stays broken for the process that tried
+    # A GL library that fails to load stays broken for the process that tried it, so another process tries.
     environment = {**os.environ, "MUJOCO_GL": backend}
     probe = subprocess.run([sys.executable, "-c", GL_PROBE], env=environment, capture_output=True, text=True)
     if probe.returncode == 0:
@@ -159,7 +167,7 @@ def _drawing() -> Check:
 
 
 def _rate(name: str, unit: str, *, pixels: bool, steps: int = 100) -> Check:
-    """Steps of one environment with random actions, on one core."""
+    """Measure the speed of one environment under random actions, on one core."""
     from mbrl.envs.metaworld import make_env
 
     repeat = 1 if pixels else 2

@@ -18,6 +18,10 @@ from mbrl.cli.errors import TRACEBACK, show
 from mbrl.errors import UserError
 
 INTERRUPTED = 130
+EPILOG = """\
+`mbrl VERB --help` shows the settings of a verb, with examples. A first run, in miniature: mbrl train experiment=smoke
+Shell completion in bash and zsh: eval "$(register-python-argcomplete mbrl)"
+"""
 NOT_INSTALLED = "mbrl is not installed here: in the clone, give `make setup` or pip install -e ."
 RESUMED = dict.fromkeys(CONFIGURED, "from the last checkpoint") | {"collect": "with what is missing"}
 
@@ -40,7 +44,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser = argparse.ArgumentParser(
         prog="mbrl",
         description="Model-based reinforcement learning for robot manipulation.",
-        epilog="`mbrl VERB --help` says more about each. Start with: mbrl train experiment=smoke",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version_help = "print the version and exit"
     parser.add_argument("--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=version_help)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl.build import env_factory
-from mbrl.cli.errors import explain, root_cause
+from mbrl.cli.errors import explain, one_line, root_cause
 from mbrl.compose import composed_jobs, groups
 from mbrl.errors import UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
@@ -116,7 +116,7 @@ def _last_line(file: Path) -> str:
 
 def _line(error: Exception) -> str:
     explained = explain(root_cause(error))
-    return " ".join(explained[0].split()) if explained else f"{type(error).__name__}: {error}"
+    return one_line(explained[0] if explained else f"{type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -1,10 +1,15 @@
-"""Tables of text on the terminal."""
+"""Tables of text for the terminal."""
 
 from collections.abc import Sequence
 
 
 def print_table(rows: Sequence[Sequence[str]], least: Sequence[int] | None = None) -> None:
-    """Prints rows of text in columns, each at least as wide as `least` says."""
+    """Print rows of text in aligned columns.
+
+    Args:
+        rows: the cells of each row, all rows of the same length.
+        least: the smallest width of each column, in characters; None for no minimum.
+    """
     least = least or [0] * len(rows[0])
     widths = [max(least[column], *(len(row[column]) for row in rows)) for column in range(len(least))]
     for row in rows:
@@ -13,5 +18,5 @@ def print_table(rows: Sequence[Sequence[str]], least: Sequence[int] | None = Non
 
 
 def format_number(value: object) -> str:
-    """Four significant digits where a float has more."""
+    """The value as text; a float with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

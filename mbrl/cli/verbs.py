@@ -95,7 +95,7 @@ def doctor(options: argparse.Namespace) -> int:
     for check in checks():
         print_table([(check.name, check.found)], least=(12, 0))
         if check.mend:
-            print(f"{'':<12}  to mend it: {check.mend}")
+            print(f"{'':<12}  to solve it: {check.mend}")
         broken |= check.needed
     return RUN_ERROR if broken else 0
 
@@ -110,7 +110,7 @@ def demos(options: argparse.Namespace) -> int:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the environment that were given."""
+    """The settings of the environment that are on the command line."""
     values = {name: getattr(options, name) for name in ("resolution", "camera")}
     return {name: value for name, value in values.items() if value is not None}
 

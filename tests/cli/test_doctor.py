@@ -48,7 +48,7 @@ def test_opengl_that_does_not_work_comes_with_its_install_line(monkeypatch: pyte
     failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nImportError: no libEGL")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **options: failed)
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    check = doctor._drawing()
+    check = doctor._rendering()
     assert check.needed
     assert check.found == "egl fails: ImportError: no libEGL"
     assert check.mend == "sudo apt-get install -y libegl1 libgl1 libopengl0"
