@@ -89,11 +89,12 @@ class Run:
         """
         import pandas
 
-        from mbrl.results.curves import OF_SEVERAL, read_curves
+        from mbrl.results.curves import SUBTASK
+        from mbrl.results.read_curves import read_curves
 
         mean, *tasks = read_curves([self.folder / "eval.csv"])
         columns = {"env_steps": mean.steps.astype(int), "success": mean.success}
-        columns |= {f"success/{task.task.rpartition(OF_SEVERAL)[2]}": task.success for task in tasks}
+        columns |= {f"success/{task.task.rpartition(SUBTASK)[2]}": task.success for task in tasks}
         return pandas.DataFrame(columns)
 
     @property

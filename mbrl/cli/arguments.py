@@ -62,6 +62,7 @@ def _add_config_dir(verb: argparse.ArgumentParser) -> None:
 def _add_predict(verbs: Any) -> None:
     examples = [
         "mbrl predict runs/mbpo_ivideogpt/door-lock/seed1 runs/demos/door-lock",
+        "mbrl predict RUN DATA --no-probe                without the gripper probes",
         "mbrl predict RUN DATA --samples 20 --lpips vgg16.pth lpips.pth --fvd i3d_pretrained_400.pt",
     ]
     purpose = "measure a world model on real episodes: videos, error along the horizon, a table"
@@ -84,6 +85,8 @@ def _add_predict(verbs: Any) -> None:
     lpips = "weights of torchvision's VGG16 and of the lpips package: adds LPIPS"
     verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
     verb.add_argument("--fvd", type=Path, metavar="FILE", help="weights of I3D (Kinetics-400): adds FVD")
+    no_probe = "do not measure the gripper position: fitting its probes takes most of the time of a small model"
+    verb.add_argument("--no-probe", dest="probe", action="store_false", help=no_probe)
     goal = "the weights are conditioned on a goal frame; files of published weights do not say so"
     verb.add_argument("--goal", action="store_true", default=None, help=goal)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: MODEL/predict)")
@@ -93,28 +96,36 @@ def _add_predict(verbs: Any) -> None:
 def _add_plot(verbs: Any) -> None:
     examples = [
         "mbrl plot runs/drqv2/door-lock/seed1",
-        "mbrl plot runs --output figures/study           study.png, study.svg, and study-over-tasks of both",
+        "mbrl plot runs --output figures/study           writes study and study-over-tasks, .png, .svg and .csv",
+        "mbrl plot runs --agents sac mbpo --baseline sac",
+        "mbrl plot runs/a runs/b --label 'horizon 5' --label 'horizon 10'",
         "mbrl plot runs --x wall_time --output hours.pdf",
-        "mbrl plot runs/drqv2 --reference published      published/AGENT/TASK.csv, laid over",
+        "mbrl plot runs/drqv2 --reference published      with the curves in published/AGENT/TASK.csv",
     ]
-    verb = _add_verb(verbs, "plot", run.plot, "draw learning curves, and aggregate scores over the tasks", examples)
-    runs = "a run, a folder of runs, or a CSV of step,success,seed"
+    verb = _add_verb(verbs, "plot", run.plot, "draw learning curves, and their aggregates over tasks", examples)
+    runs = "a run, a folder of runs, or a CSV file with columns step,success,seed"
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
-    reference = "a folder AGENT/TASK.csv of published curves to lay over, as far as the runs go"
+    label = "name of the curves of a RUN; given once for each RUN, in their order (default: agent and settings)"
+    verb.add_argument("--label", action="append", default=[], metavar="NAME", help=label)
+    agents = "draw these agents only; NAME also stands for every 'NAME [settings]' (default: all)"
+    verb.add_argument("--agents", nargs="+", default=[], metavar="NAME", help=agents)
+    baseline = "agent that the others are compared with over tasks (default: the weakest that succeeds at all)"
+    verb.add_argument("--baseline", metavar="NAME", help=baseline)
+    reference = "folder AGENT/TASK.csv of published curves, drawn up to the end of the runs"
     verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
     x = "env_steps, gradient_steps or wall_time (default: env_steps)"
     verb.add_argument("--x", default="env_steps", metavar="AXIS", help=x)
-    output = ".png, .svg or .pdf; without it .png and .svg; the drawn data go to a .csv beside it (default: curves)"
-    verb.add_argument("--output", type=Path, default=Path("curves"), metavar="FILE", help=output)
+    output = "a .png, .svg or .pdf, or a name for .png and .svg (default: curves, in the folder that holds all RUNs)"
+    verb.add_argument("--output", type=Path, metavar="FILE", help=output)
 
 
 def _add_report(verbs: Any) -> None:
     examples = ["mbrl report runs", "mbrl report runs --reference published --output study.html"]
-    verb = _add_verb(verbs, "report", run.report, "write one self-contained page of a folder of runs", examples)
-    verb.add_argument("folder", type=Path, metavar="FOLDER", help="of runs")
-    reference = "a folder AGENT/TASK.csv of published curves to lay over"
+    verb = _add_verb(verbs, "report", run.report, "write one self-contained HTML page about a folder of runs", examples)
+    verb.add_argument("folder", type=Path, metavar="FOLDER", help="folder of runs")
+    reference = "folder AGENT/TASK.csv of published curves, drawn with the learning curves"
     verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
-    verb.add_argument("--output", type=Path, metavar="FILE", help="(default: FOLDER/report.html)")
+    verb.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: FOLDER/report.html)")
 
 
 def _add_status(verbs: Any) -> None:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mbrl.results.curves import read_curves
+from mbrl.results.read_curves import read_curves
 from mbrl.results.status import duration
 from mbrl.run_folder.places import CHECKPOINTS, METRICS
 from mbrl.run_folder.state import CURVE, last_row, latest_env_steps

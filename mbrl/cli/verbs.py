@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from mbrl.prediction.meaning import meaning
+    from mbrl.prediction.measures import describe
     from mbrl.prediction.predict import predict as run
 
     given = vars(options).copy()
@@ -38,7 +39,7 @@ def predict(options: argparse.Namespace) -> int:
     steps = max(len(row.curve or []) for row in rows)
     cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
     table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
-    explained = [[*line, meaning(line[0])] for line in table]
+    explained = [[*line, describe(line[0])] for line in table]
     print_table([("measure", "all steps", "step 1", f"step {steps}", ""), *explained])
     for name, reason in left_out.items():
         print(f"left out: {name} ({reason})")
@@ -49,7 +50,17 @@ def predict(options: argparse.Namespace) -> int:
 def plot(options: argparse.Namespace) -> int:
     from mbrl.results.plot import plot as draw
 
-    for picture in draw(options.runs, options.output, options.reference, options.x):
+    pictures = draw(
+        options.runs,
+        options.output,
+        options.reference,
+        options.x,
+        labels=options.label,
+        agents=options.agents,
+        baseline=options.baseline,
+        on_progress=_progress,
+    )
+    for picture in pictures:
         print(picture)
     return 0
 
@@ -57,8 +68,12 @@ def plot(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     from mbrl.results.report import report as write
 
-    print(write(options.folder, options.output, options.reference))
+    print(write(options.folder, options.output, options.reference, _progress))
     return 0
+
+
+def _progress(text: str) -> None:
+    print(f"mbrl: {text}", file=sys.stderr)
 
 
 def status(options: argparse.Namespace) -> int:

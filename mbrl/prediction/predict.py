@@ -116,6 +116,7 @@ def predict(
     seed: int = 0,
     lpips: Sequence[Path] = (),
     fvd: Path | None = None,
+    probe: bool = True,
     goal: bool | None = None,
     config_dir: Path | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
@@ -146,13 +147,15 @@ def predict(
     judges = Judges(
         lpips=load_lpips(lpips).to(loaded.device) if lpips else None,
         i3d=I3D.from_file(fvd).to(loaded.device) if fvd else None,
-        probes=fit_probes(episodes, loaded.device, seed) if shows_the_hand(episodes) else (),
+        probes=fit_probes(episodes, loaded.device, seed) if probe and shows_the_hand(episodes) else (),
         threshold=reward_of_success(episodes, loaded.success_bonus),
         success_bonus=loaded.success_bonus,
     )
     with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
         scores = score(loaded.model, drawn, judges, plan, bar.update)
     rows, left_out = summarise(scores, judges)
+    if not probe:
+        left_out["gripper"] = "--no-probe was given"
     settings = {"model": str(model_path), "data": str(data), "horizon": horizon, "segments": len(drawn)}
     settings |= {"samples": samples, "seed": seed, "episodes": len(episodes)}
     write_report(output, rows, left_out, settings)

@@ -1,1 +1,1 @@
-"""Learning curves, figures, reports, and the state of runs."""
+"""Learning curves, aggregates over tasks, reports, and the state of runs."""

@@ -1,4 +1,4 @@
-"""`mbrl compare`: what differs between two runs, in settings, code, packages, machine and results."""
+"""`mbrl compare`: how two runs differ in settings, code, packages, machine and results."""
 
 from __future__ import annotations
 
@@ -7,51 +7,53 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.errors import UserError
-from mbrl.results.curves import Curve, area, read_curves
+from mbrl.results.curves import Curve, area
+from mbrl.results.read_curves import read_curves
+from mbrl.results.report_data import ABSENT
 from mbrl.run_folder.config import flat, load_settings
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import run_state
 
-Line = tuple[str, str, str, str]  # what kind, which, there, here
-ABSENT = "–"
+Line = tuple[str, str, str, str]  # kind (setting, origin or result), name, value of the one run, value of the other
 
 
 def compare(one: Path, other: Path) -> list[Line]:
-    """A line for each thing that differs, and the results of both.
+    """A line for each difference between two runs, then the results of both.
 
     Raises:
-        FileNotFoundError: a folder is no run's. ValueError: its config.yaml cannot be read.
+        FileNotFoundError: A folder is no run folder.
+        UserError: The config.yaml of a run cannot be read.
     """
-    return [*_settings(one, other), *_origin(one, other), *_results(one, other)]
+    return [*_settings(one, other), *_origins(one, other), *_results(one, other)]
 
 
 def _settings(one: Path, other: Path) -> Iterator[Line]:
     settings = [load_settings(run) for run in (one, other)]
-    yield from _different("setting", settings[0], settings[1])
+    yield from _differences("setting", settings[0], settings[1])
 
 
-def _origin(one: Path, other: Path) -> Iterator[Line]:
-    """Of the last start of each."""
+def _origins(one: Path, other: Path) -> Iterator[Line]:
+    """Differences between the last start of each run."""
     starts = [{} if not (found := read_starts(run)) else flat(found[-1]) for run in (one, other)]
     for start in starts:
-        for key in ("time", "env_steps", "command"):  # these always do, or the settings say it
+        for key in ("time", "env_steps", "command"):  # time and steps always differ, and the command repeats settings
             start.pop(key, None)
-    yield from _different("origin", starts[0], starts[1])
+    yield from _differences("origin", starts[0], starts[1])
 
 
-def _different(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Line]:
+def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Line]:
     for key in sorted(one.keys() | other.keys()):
         if one.get(key, ABSENT) != other.get(key, ABSENT):
             yield kind, key, str(one.get(key, ABSENT)), str(other.get(key, ABSENT))
 
 
 def _results(one: Path, other: Path) -> Iterator[Line]:
-    there, here = _measured(one), _measured(other)
-    for name in there:
-        yield "result", name, _number(there[name]), _number(here[name])
+    results = _measures(one), _measures(other)
+    for name in results[0]:
+        yield "result", name, _number(results[0][name]), _number(results[1][name])
 
 
-def _measured(run: Path) -> dict[str, float | None]:
+def _measures(run: Path) -> dict[str, float | None]:
     state = run_state(run)
     curve = _curve(run)
     return {
@@ -66,7 +68,7 @@ def _curve(run: Path) -> Curve | None:
     try:
         return read_curves([run / "eval.csv"])[0]
     except (FileNotFoundError, UserError):
-        return None  # it has not been evaluated yet
+        return None  # not evaluated yet
 
 
 def _number(value: float | None) -> str:

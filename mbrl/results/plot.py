@@ -1,75 +1,149 @@
-"""`mbrl plot`: pictures of learning curves from files, and a CSV of what each shows."""
+"""`mbrl plot`: figures of learning curves and of aggregates over tasks, each with a CSV of what it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from mbrl.errors import UserError
-from mbrl.results.curves import AXES, Curve, curve_files, published, read_curves
-from mbrl.results.learning_curves import learning_curves, write_learning_curves
-from mbrl.results.style import FORMATS, save
+from mbrl.results.aggregate_figure import aggregate_figure, write_aggregates
+from mbrl.results.aggregates import aggregate
+from mbrl.results.curve_figure import curve_figure, write_curves
+from mbrl.results.curves import AXES, Curve
+from mbrl.results.read_curves import curve_files, published, read_curves
+from mbrl.results.style import FORMATS, Style, agent_styles, save
 
-OVER_TASKS = "-over-tasks"  # what the name of the second figure adds
+OVER_TASKS = "-over-tasks"  # ends the name of the second figure
+DEFAULT_NAME = "curves"
 
 
 def plot(
-    runs: Sequence[Path], output: Path, reference: Path | None = None, axis: str = "env_steps", aggregates: bool = True
+    runs: Sequence[Path],
+    output: Path | None = None,
+    reference: Path | None = None,
+    axis: str = "env_steps",
+    *,
+    labels: Sequence[str] = (),
+    agents: Sequence[str] = (),
+    baseline: str | None = None,
+    aggregates: bool = True,
+    on_progress: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
-    """Draws the runs' learning curves, and what they say over the tasks, with the drawn data in a CSV beside each.
+    """Draw learning curves, and their aggregates over tasks, with a CSV of the drawn data beside each figure.
 
     Args:
-        runs: run folders, folders of them, or CSV files of step,success,seed (published curves).
-        output: .png, .svg or .pdf; a name without suffix gives both .png and .svg.
-        reference: a folder AGENT/TASK.csv of published curves, whose means are drawn as far as the runs go.
+        runs: run folders, folders of runs, or CSV files with columns step,success,seed.
+        output: file in .png, .svg or .pdf; a name without suffix gives .png and .svg. None for `curves` in the
+            innermost folder that holds all runs.
+        reference: folder AGENT/TASK.csv of published curves, whose means are drawn up to the end of the runs.
         axis: env_steps, gradient_steps or wall_time.
+        labels: names of the curves, one for each of `runs`; empty to name them by agent and settings.
+        agents: names of the agents to draw; empty for all. Colours are those of a figure with all agents.
+        baseline: agent that the others are compared with in the second figure, see `aggregate`.
         aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks.
+        on_progress: called with a text when a step begins.
 
     Returns:
-        The pictures.
+        The files of the figures.
 
     Raises:
-        ValueError: another suffix or axis, no run that could be drawn, published curves on another axis than theirs, or
-            an input that a CSV would overwrite.
-        FileNotFoundError: a path that does not exist.
+        FileNotFoundError: A path does not exist.
+        UserError: Suffix, axis, label or agent is unknown, no curve was found, published curves were asked for on an
+            axis that they do not have, or a CSV would overwrite an input.
     """
-    if output.suffix not in ("", *FORMATS):
-        raise UserError(f"cannot draw {output}: the name must end in {', '.join(FORMATS)}")
+    stem, suffixes = _output_names(output or _common_folder(runs) / DEFAULT_NAME)
     if axis not in AXES:
         raise UserError(f"no x-axis {axis!r}: choose one of {', '.join(AXES)}")
     if reference and axis != "env_steps":
-        raise UserError(f"published curves have env steps alone: leave out --reference, or --x {axis}")
-    suffixes = [output.suffix] if output.suffix else [".png", ".svg"]
-    stem = output.with_suffix("")
-    beside = stem.with_name(stem.name + OVER_TASKS)
-    inputs = [path for path in (*runs, reference) if path is not None and path.exists()]
-    read = {file.resolve() for path in inputs for file in curve_files(path)}
-    for data in (stem.with_suffix(".csv"), beside.with_suffix(".csv")):
-        if data.resolve() in read:
-            raise UserError(f"the drawn data would overwrite {data}: choose another name for {output}")
-    curves = read_curves(runs, axis)
-    drawn = [*curves, *(published(reference, curves) if reference else [])]
-    pictures = [stem.with_suffix(suffix) for suffix in suffixes]
-    save(learning_curves(drawn, AXES[axis][0]), pictures)
-    write_learning_curves(drawn, stem.with_suffix(".csv"))
+        raise UserError(f"published curves have env steps only: leave out --reference, or --x {axis}")
+    inputs = _input_files([*runs, *([reference] if reference else [])])
+    _require_no_overwriting(stem, inputs)
+    if inputs:
+        on_progress(f"reading {_count(len(inputs), 'file')}")
+    every = read_curves(runs, axis, labels)
+    curves = _choose(every, agents)
+    if baseline is not None and baseline not in {curve.agent for curve in curves}:
+        raise _unknown_agent(baseline, curves)
+    overlaid = published(reference, curves) if reference else []
+    styles = agent_styles(curve.agent for curve in (*every, *overlaid))
+    on_progress(f"drawing {_count(len(curves), 'curve')} of {_count(len({c.agent for c in curves}), 'agent')}")
+    pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+    save(curve_figure([*curves, *overlaid], AXES[axis][0], styles), pictures)
+    write_curves([*curves, *overlaid], stem.with_name(f"{stem.name}.csv"))
     if aggregates:
-        pictures += _over_tasks(curves, [beside.with_suffix(suffix) for suffix in suffixes], AXES[axis][0])
+        on_progress("computing aggregates over tasks")
+        over_tasks = [stem.with_name(stem.name + OVER_TASKS + suffix) for suffix in suffixes]
+        pictures += _over_tasks(curves, over_tasks, AXES[axis][0], styles, baseline)
     return pictures
 
 
-def _over_tasks(curves: Sequence[Curve], files: list[Path], x_label: str) -> list[Path]:
-    """The second figure, where there is more than one agent or task; its files, or none and none of an earlier call."""
+def _common_folder(runs: Sequence[Path]) -> Path:
+    """The innermost folder that holds all runs, relative to the current folder if it lies in there."""
+    folders = [(path if path.is_dir() else path.parent).resolve() for path in runs]
+    common = Path(os.path.commonpath(folders))
+    if common == Path(common.anchor) and common not in folders:
+        raise UserError("the runs have no folder in common: say with --output where the figures go")
+    return common.relative_to(Path.cwd()) if common.is_relative_to(Path.cwd()) else common
+
+
+def _output_names(output: Path) -> tuple[Path, list[str]]:
+    """The path without suffix, and the suffixes to write."""
+    if output.suffix not in ("", *FORMATS):
+        raise UserError(f"cannot draw {output}: the name must end in {', '.join(FORMATS)}")
+    return output.with_suffix(""), [output.suffix] if output.suffix else [".png", ".svg"]
+
+
+def _input_files(paths: Sequence[Path]) -> set[Path]:
+    return {file.resolve() for path in paths if path.exists() for file in curve_files(path)}
+
+
+def _require_no_overwriting(stem: Path, inputs: Collection[Path]) -> None:
+    for name in (stem.name, stem.name + OVER_TASKS):
+        data = stem.with_name(f"{name}.csv")
+        if data.resolve() in inputs:
+            raise UserError(f"the drawn data would overwrite {data}: choose another name with --output")
+
+
+def _choose(curves: Sequence[Curve], agents: Sequence[str]) -> list[Curve]:
+    """The curves of some agents. A name without brackets stands for all agents that differ in the brackets."""
+    for agent in agents:
+        if not any(_is_named(curve, agent) for curve in curves):
+            raise _unknown_agent(agent, curves)
+    return [curve for curve in curves if not agents or any(_is_named(curve, agent) for agent in agents)]
+
+
+def _unknown_agent(agent: str, curves: Sequence[Curve]) -> UserError:
+    return UserError(f"no curve of agent {agent!r}: choose from {', '.join(sorted({curve.agent for curve in curves}))}")
+
+
+def _is_named(curve: Curve, agent: str) -> bool:
+    return curve.agent == agent or curve.agent.startswith(f"{agent} [")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _over_tasks(
+    curves: Sequence[Curve], files: list[Path], x_label: str, styles: Mapping[str, Style], baseline: str | None
+) -> list[Path]:
+    """Draw the second figure, if there are two agents or two tasks.
+
+    Returns:
+        The files; empty if there is no figure, and then files of an earlier call are removed.
+    """
     data = files[0].with_suffix(".csv")
     for file in (*files, data):
         file.unlink(missing_ok=True)
-    if max(len({curve.agent for curve in curves}), len({curve.task for curve in curves})) < 2:
+    result = aggregate(curves, baseline) if is_comparison(curves) else None
+    if result is None:
         return []
-    from mbrl.results.aggregates import aggregate  # its statistics take a second to import
-    from mbrl.results.over_tasks import over_tasks, write_over_tasks
-
-    said = aggregate(curves)
-    if said is None:
-        return []
-    save(over_tasks(said, x_label, [curve.agent for curve in curves]), files)
-    write_over_tasks(said, data)
+    save(aggregate_figure(result, x_label, styles), files)
+    write_aggregates(result, data)
     return files
+
+
+def is_comparison(curves: Sequence[Curve]) -> bool:
+    """Whether there are two agents or two tasks."""
+    return max(len({curve.agent for curve in curves}), len({curve.task for curve in curves})) > 1

@@ -1,53 +1,67 @@
-"""`mbrl report`: one self-contained page of a folder of runs."""
+"""`mbrl report`: one self-contained HTML page about a folder of runs."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from mbrl.results.aggregate_figure import aggregate_figure
 from mbrl.results.aggregates import aggregate
-from mbrl.results.curves import AXES, Curve, published, read_curves
-from mbrl.results.learning_curves import learning_curves
-from mbrl.results.over_tasks import over_tasks
+from mbrl.results.curve_figure import curve_figure
+from mbrl.results.curves import AXES, Curve
+from mbrl.results.plot import is_comparison
+from mbrl.results.read_curves import published, read_curves
 from mbrl.results.report_data import differences, gather_runs, origins, results
 from mbrl.results.report_figures import as_image, videos, world_model_figure
+from mbrl.results.style import Style, agent_styles
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.state import run_folders
 
 LABEL = AXES["env_steps"][0]
 
 
-def report(folder: Path, output: Path | None = None, reference: Path | None = None) -> Path:
-    """Writes figures, results with intervals, videos, settings, versions and commands into one HTML file.
+def report(
+    folder: Path,
+    output: Path | None = None,
+    reference: Path | None = None,
+    on_progress: Callable[[str], object] = lambda text: None,
+) -> Path:
+    """Write figures, results with intervals, videos, settings, versions and commands into one HTML file.
 
     Args:
-        folder: a folder of runs.
-        output: the page; None: report.html in the folder.
-        reference: a folder AGENT/TASK.csv of published curves, laid over the learning curves.
+        folder: folder of runs.
+        output: file to write; None for report.html in the folder.
+        reference: folder AGENT/TASK.csv of published curves, drawn with the learning curves.
+        on_progress: called with a text when a step begins.
 
     Returns:
-        The page.
+        The file.
 
     Raises:
-        FileNotFoundError: there is no such folder. ValueError: it holds no run that was evaluated.
+        FileNotFoundError: The folder does not exist.
+        UserError: It holds no run that was evaluated.
     """
-    run_folders(folder)  # says what is wrong with a folder without runs
+    run_folders(folder)  # raises a clearer error if there are no runs
     output = output or folder / "report.html"
-    with _noted() as left_out:
+    with _warnings() as left_out:
+        on_progress("reading the runs")
         curves = read_curves([folder])
         runs = gather_runs(folder, curves)
+        overlaid = published(reference, curves) if reference else []
+        styles = agent_styles([*(curve.agent for curve in (*curves, *overlaid)), *(run.agent for run in runs)])
+        on_progress(f"drawing {len(runs)} runs")
         agents, settings = differences(runs)
-        model = world_model_figure(runs)
+        model = world_model_figure(runs, styles)
         page = _template().render(
             title=folder.resolve().name,
-            learning=as_image(learning_curves([*curves, *(published(reference, curves) if reference else [])], LABEL)),
-            over_tasks=_over_tasks(curves),
+            learning=as_image(curve_figure([*curves, *overlaid], LABEL, styles)),
+            over_tasks=_over_tasks(curves, styles),
             results=results(curves),
             videos=videos(runs),
             world_model=None if model is None else as_image(model),
@@ -61,10 +75,9 @@ def report(folder: Path, output: Path | None = None, reference: Path | None = No
     return output
 
 
-def _over_tasks(curves: Sequence[Curve]) -> str | None:
-    several = max(len({curve.agent for curve in curves}), len({curve.task for curve in curves})) > 1
-    said = aggregate(curves) if several else None
-    return None if said is None else as_image(over_tasks(said, LABEL, [curve.agent for curve in curves]))
+def _over_tasks(curves: Sequence[Curve], styles: Mapping[str, Style]) -> str | None:
+    result = aggregate(curves) if is_comparison(curves) else None
+    return None if result is None else as_image(aggregate_figure(result, LABEL, styles))
 
 
 def _template() -> Template:
@@ -78,7 +91,7 @@ def _interval(values: tuple[float, float, float]) -> str:
     return f"{mean:.2f}" if math.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
-class _Notes(logging.Handler):
+class _Collector(logging.Handler):
     def __init__(self, lines: list[str]) -> None:
         super().__init__(logging.WARNING)
         self.lines = lines
@@ -88,10 +101,10 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def _noted() -> Iterator[list[str]]:
-    """What is warned of meanwhile, which a page should say too."""
+def _warnings() -> Iterator[list[str]]:
+    """Collect the warnings that are logged meanwhile: the page lists what it leaves out."""
     lines: list[str] = []
-    handler, logger = _Notes(lines), logging.getLogger("mbrl")
+    handler, logger = _Collector(lines), logging.getLogger("mbrl")
     logger.addHandler(handler)
     try:
         yield lines

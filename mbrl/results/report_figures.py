@@ -1,4 +1,4 @@
-"""The figures of a report, each as a data URI, so that the page needs no other file."""
+"""Figures and videos of a report, each as a data URI, so that the page needs no other file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from mbrl.results.curves import Floats
-from mbrl.results.report_data import Run
-from mbrl.results.style import dress, legend, styles_of
+from mbrl.results.report_data import ReportedRun
+from mbrl.results.style import Style, dress, legend
 
-MODEL = ("world_model/", "imagination/")  # metrics of the world model
-COUNTERS = ("world_model/updates", "world_model/gradient_steps")
-POINTS = 60  # of a line: thousands of rows are averaged down to these
+# prefixes of metrics of the world model; DreamerV3 trains its model in one update with the policy
+MODEL = ("world_model/", "imagination/", "policy/model_")
+COUNTERS = ("world_model/updates", "world_model/gradient_steps")  # grow steadily and say nothing about the model
+MAX_POINTS = 60  # of a line; more rows are averaged in groups
 COLUMNS = 3
 VIDEO = "imagination.mp4"
 
@@ -27,7 +28,7 @@ Series = tuple[Floats, Floats]  # env steps, values
 
 
 def as_image(figure: Figure) -> str:
-    """SVG that is the same to the bit for the same data."""
+    """A figure as SVG data URI. The same data give the same bytes."""
     stream = io.BytesIO()
     with rc_context({"svg.hashsalt": "mbrl"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -38,8 +39,8 @@ def _uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def videos(runs: Sequence[Run]) -> list[tuple[Run, str, str]]:
-    """Run, name and data of each video of the first run of every agent on every task; imagination comes first."""
+def videos(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, str, str]]:
+    """The videos of the first run with any of each agent on each task: run, file name, data URI."""
     found, seen = [], set()
     for run in runs:
         files = sorted(run.state.folder.glob("*.mp4"), key=lambda file: (file.name != VIDEO, file.name))
@@ -49,33 +50,40 @@ def videos(runs: Sequence[Run]) -> list[tuple[Run, str, str]]:
     return found
 
 
-def world_model_figure(runs: Sequence[Run]) -> Figure | None:
-    """Every metric of the world models over env steps, a line a run; None where there is none."""
+def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figure | None:
+    """Draw every metric of the world models over env steps, one line for each run.
+
+    Args:
+        runs: the runs.
+        styles: agent -> style, see `agent_styles`.
+
+    Returns:
+        The figure, or None if no run has such metrics.
+    """
     series = [(run, _model_metrics(run.state.folder)) for run in runs]
-    names = sorted({name for _, own in series for name in own})
+    names = sorted({name for _, metrics in series for name in metrics})
     if not names:
         return None
-    styles = styles_of((run.agent for run in runs), {run.agent for run, own in series if own})
     rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(12.0, 0.7 + 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(12.0, 0.5 + 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     for axis in axes[len(names) :]:
         axis.remove()
     for axis, name in zip(axes, names, strict=False):
-        for run, own in series:
-            if name in own:
+        for run, metrics in series:
+            if name in metrics:
                 style = {**styles[run.agent], "linewidth": 1.0}
-                axis.plot(*own[name], **style, alpha=0.8, marker="" if len(own[name][0]) > 1 else ".")
+                axis.plot(*metrics[name], **style, alpha=0.8, marker="" if len(metrics[name][0]) > 1 else ".")
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("env steps", fontsize="small")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         dress(axis)
-    legend(figure, styles, {agent: agent for agent in styles}, COLUMNS)
+    legend(figure, styles, {run.agent: run.agent for run, metrics in series if metrics}, COLUMNS)
     return figure
 
 
 def _model_metrics(folder: Path) -> Mapping[str, Series]:
-    """Metric -> its averages over at most POINTS groups of rows in a row."""
+    """Metric -> its values, averaged over at most MAX_POINTS groups of consecutive rows."""
     rows: dict[str, list[tuple[float, float]]] = {}
     file = folder / "metrics.jsonl"
     for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
@@ -83,15 +91,15 @@ def _model_metrics(folder: Path) -> Mapping[str, Series]:
             row = json.loads(line)
             steps = float(row["env_steps"])
         except (ValueError, KeyError, TypeError):
-            continue  # broken off
+            continue  # an incomplete line
         for name, value in row.items():
             if name.startswith(MODEL) and name not in COUNTERS and isinstance(value, int | float):
                 rows.setdefault(name, []).append((steps, value))
-    return {name: _thinned(np.array(own)) for name, own in rows.items()}
+    return {name: _averaged(np.array(values)) for name, values in rows.items()}
 
 
-def _thinned(rows: Floats) -> Series:
-    """[N, 2] -> at most POINTS points of each."""
-    groups = np.array_split(rows, min(POINTS, len(rows)))
+def _averaged(rows: Floats) -> Series:
+    """[N, 2] -> env steps and values, each [min(N, MAX_POINTS)]."""
+    groups = np.array_split(rows, min(MAX_POINTS, len(rows)))
     steps, values = np.array([group.mean(axis=0) for group in groups]).T
     return steps, values

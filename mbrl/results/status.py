@@ -1,4 +1,4 @@
-"""`mbrl status`: an overview of the runs in a folder, once or live."""
+"""`mbrl status`: progress of the runs in a folder, printed once or updated until all have ended."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ STATES = {"done": "green", "running": "cyan", "waiting": "default", "stopped": "
 
 
 def status(folder: Path, watch: float | None = None, console: Console | None = None) -> None:
-    """Print how far each run in a folder is; with `watch`, again every so many seconds until all have ended.
+    """Print the progress of each run in a folder.
+
+    Args:
+        folder: a run folder, or a folder of runs at any depth.
+        watch: seconds between updates, which go on until all runs have ended. None prints once.
+        console: where to print; None for the terminal.
 
     Raises:
-        FileNotFoundError, ValueError: see `run_folders`; ValueError too where no config.yaml is a run's.
+        FileNotFoundError: The folder does not exist.
+        UserError: It holds no run.
     """
     console = console or Console()
     states = _states(folder)
@@ -45,7 +51,7 @@ def _states(folder: Path) -> list[RunState]:
 
 
 def overview(states: Sequence[RunState], folder: Path) -> Table:
-    """A row for each run, and below them how many there are of each state and about how long they take."""
+    """A table with a row for each run. Its caption counts the states and estimates the time left."""
     table = Table(caption=summary(states), caption_justify="left", box=None, pad_edge=False)
     for name in ("run", "state", "env steps", "", "success", "time left"):
         table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
@@ -62,18 +68,21 @@ def overview(states: Sequence[RunState], folder: Path) -> Table:
 
 
 def summary(states: Sequence[RunState]) -> str:
-    """Such as "2 of 9 done, 2 running, 5 waiting; about 3 h 20 min left"."""
+    """Counts of the states and time left, such as "2 of 9 done, 2 running, 5 waiting; about 3 h 20 min left"."""
     counts = Counter(run.state for run in states)
     others = [f"{counts[name]} {name}" for name in STATES if name != "done" and counts[name]]
-    told = ", ".join([f"{counts['done']} of {len(states)} done", *others])
+    text = ", ".join([f"{counts['done']} of {len(states)} done", *others])
     left = seconds_left(states)
-    return told if left is None else f"{told}; about {duration(left)} left"
+    return text if left is None else f"{text}; about {duration(left)} left"
 
 
 def seconds_left(states: Sequence[RunState]) -> float | None:
-    """Until the runs that are under way or wait have ended, if as many go on side by side; None where none is known.
+    """Estimated seconds until all running and waiting runs have ended, if as many as now run in parallel.
 
-    A run that has not begun counts as long as the mean of the others, to their ends.
+    A waiting run counts with the mean duration of the running ones.
+
+    Returns:
+        Seconds, or None if no running run has an estimate.
     """
     running = [run for run in states if run.state == "running"]
     known = [run.seconds_left for run in running if run.seconds_left is not None]
@@ -85,13 +94,13 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
         if run.seconds_left is not None and run.env_steps < run.total_env_steps
     ]
     waiting = sum(run.state == "waiting" for run in states)
-    if waiting and not whole:  # all that run are at their last evaluation
+    if waiting and not whole:  # every running run is in its last evaluation, so that no duration is known
         return None
     return (sum(known) + (waiting * mean(whole) if waiting else 0.0)) / len(running)
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes, or seconds below a minute."""
+    """A duration in hours and minutes, or in seconds if it is below a minute."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{round(seconds)} s"

@@ -1,9 +1,10 @@
-"""How the pictures look: told apart with any colour vision and in print, the same to the bit for the same data."""
+"""Style of the figures: readable with any colour vision and in print, and reproducible bit by bit."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -13,24 +14,28 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter
 
 from mbrl.results.curves import PUBLISHED
 
-Style = Mapping[str, object]  # of a line
+Style = Mapping[str, Any]  # keyword arguments of a line
 
-# Okabe and Ito's colours (2008), told apart with any colour vision, without the yellow that fades in print
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito (2008), safe for any colour vision, without the yellow that fades in print; then Paul Tol's wine and a
+# grey, which differ from the others in lightness. Dashes tell lines apart where colours do not.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#888888")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".svg", ".pdf")
-LINE_INCHES, LETTER_INCHES = 0.6, 0.076  # in a legend: the line with the space about it, a letter
+# of a legend: width of a line with the space around it, width of a letter, height of a row
+LINE_INCHES, LETTER_INCHES, ROW_INCHES = 0.6, 0.076, 0.2
 
 
-def styles_of(agents: Iterable[str], drawn: Collection[str] | None = None) -> dict[str, Style]:
-    """Agent -> how its lines are drawn; own agents come first, and published ones are thinner.
+def agent_styles(agents: Iterable[str]) -> dict[str, Style]:
+    """The line style of each agent, to be passed to every figure so that an agent looks the same in all of them.
 
     Args:
-        drawn: those that a figure has, where others beside it have more: an agent looks the same in all of them.
+        agents: every agent that any of the figures shows.
+
+    Returns:
+        Agent -> style, in the order of the legend: published agents come last, with thinner lines.
     """
     ordered = sorted(sorted(set(agents)), key=is_published)
-    styles = {agent: _style(position, agent) for position, agent in enumerate(ordered)}
-    return styles if drawn is None else {agent: style for agent, style in styles.items() if agent in drawn}
+    return {agent: _style(position, agent) for position, agent in enumerate(ordered)}
 
 
 def is_published(agent: str) -> bool:
@@ -43,27 +48,38 @@ def _style(position: int, agent: str) -> Style:
 
 
 def dress(axis: Axes) -> None:
+    """Draw a light grid and no frame at the top and on the right."""
     axis.grid(color="#d8d8d8", linewidth=0.6)
+    axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str], columns: int) -> None:
-    """Below the panels, where it hides no curve, in so many columns or as many as have room."""
-    handles = [Line2D([], [], **style, label=labels[agent]) for agent, style in styles.items()]  # type: ignore[arg-type]
-    width = LINE_INCHES + LETTER_INCHES * max(len(labels[agent]) for agent in styles)
+    """Add a legend below the panels, and make the figure higher by its rows.
+
+    Args:
+        figure: the figure.
+        styles: agent -> style.
+        labels: agent -> text, of the agents in the figure.
+        columns: largest number of columns; fewer are used if the texts are long.
+    """
+    handles = [Line2D([], [], **style, label=labels[agent]) for agent, style in styles.items() if agent in labels]
+    width = LINE_INCHES + LETTER_INCHES * max(len(text) for text in labels.values())
     columns = max(1, min(len(handles), columns, int(figure.get_figwidth() / width)))
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + ROW_INCHES * rows)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def steps_formatter(x_label: str) -> Formatter:
-    """20k and 1M of steps; hours as they are."""
+    """Format steps as 20k and 1M, and hours as plain numbers."""
     return EngFormatter(sep="") if x_label.endswith("steps") else FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def save(figure: Figure, files: Sequence[Path]) -> None:
+    """Write a figure to files whose suffixes are in FORMATS. The same data give the same bytes."""
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # no date and no random names in the file: the same data give the same picture, to the bit
         undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        with rc_context({"svg.hashsalt": "mbrl"}):
+        with rc_context({"svg.hashsalt": "mbrl"}):  # otherwise identifiers in an SVG are random
             figure.savefig(file, dpi=150, metadata=undated.get(file.suffix))

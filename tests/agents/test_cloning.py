@@ -10,7 +10,7 @@ from mbrl.agents.agent import LATE, Agent
 from mbrl.agents.cloning import Cloning
 from mbrl.data.episodes import write_episodes
 from mbrl.replay.replay import Replay
-from mbrl.results.curves import read_curves
+from mbrl.results.read_curves import read_curves
 from mbrl.training import build, run, train
 from tests.demonstrations import play_expert, write_toy
 from tests.fakes import BrightnessPolicy, episode

@@ -12,7 +12,7 @@ from torchrl.envs.utils import check_env_specs
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.envs.metaworld import MetaWorld
 from mbrl.envs.multitask import MultiTask, make_env
-from mbrl.results.curves import read_curves
+from mbrl.results.read_curves import read_curves
 from mbrl.run_folder.logger import Logger
 from policies.random import RandomPolicy
 

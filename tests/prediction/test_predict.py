@@ -110,6 +110,10 @@ def test_gripper_is_read_off_frames_where_the_state_tells(
     assert values["gripper_cm"] == pytest.approx(values["gripper_cm_real"])  # a perfect model's frames are real
     assert values["gripper_cm"] > 0
     assert "gripper" not in left_out
+    without, left_out = predict(tmp_path, tmp_path / "shown", tmp_path / "out", probe=False, **options)
+    assert left_out["gripper"] == "--no-probe was given"
+    assert [row for row in rows if not row.name.startswith("gripper")] == without
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["left_out"] == left_out
     write_episodes(tmp_path / "one", shown[:1])
     assert "gripper" in predict(tmp_path, tmp_path / "one", tmp_path / "out", **options)[1]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbrl.results.compare import area, compare
-from mbrl.results.curves import Curve
+from mbrl.results.compare import compare
+from mbrl.results.curves import Curve, area
 from mbrl.run_folder.provenance import STARTS, describe, note_start, read_starts
 
 

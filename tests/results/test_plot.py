@@ -3,21 +3,21 @@
 import csv
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mbrl.results.curves import Curve, read_curves, summarise
+from mbrl.errors import UserError
+from mbrl.results.curve_figure import curve_figure
+from mbrl.results.curves import Curve, summarise
 from mbrl.results.plot import plot
+from mbrl.results.read_curves import published, read_curves
+from mbrl.results.style import agent_styles
 from tests.shared_data import SHARED_DATA
 
 REFERENCE_CURVES = SHARED_DATA / "reference-curves"
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mbrl.results.aggregates.RESAMPLES", 50)
 
 
 def make_run(folder: Path, agent: str, seed: int, rates: list[float], every: int = 1000) -> Path:
@@ -174,7 +174,7 @@ def test_axes_that_curves_do_not_have_are_said_in_one_line(tmp_path: Path, caplo
     with pytest.raises(ValueError, match="no evaluations to draw"):
         plot([published], tmp_path / "x.png", axis="wall_time")
     assert "it has env steps, but no hours" in caplog.text
-    with pytest.raises(ValueError, match="published curves have env steps alone"):
+    with pytest.raises(ValueError, match="published curves have env steps only"):
         plot([published], tmp_path / "x.png", tmp_path, axis="wall_time")
     with pytest.raises(ValueError, match="no x-axis 'epochs'"):
         plot([published], tmp_path / "x.png", axis="epochs")
@@ -224,3 +224,75 @@ def test_evaluations_at_one_place_on_the_axis_count_once(tmp_path: Path) -> None
     (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in counted))
     (curve,) = read_curves([run], "gradient_steps")
     assert (curve.steps.tolist(), curve.success.tolist()) == ([0.0], [0.5])
+
+
+def test_labels_name_the_curves_of_each_path(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / name, "sac", 0, [0.0, 1.0]) for name in ("one", "other"))
+    (other / "config.yaml").write_text("agent: {name: sac, horizon: 5}\nenv: {task: door-lock}\n")
+    curves = read_curves([one, other], labels=["short", "long"])
+    assert [(curve.run, curve.agent) for curve in curves] == [(one, "short"), (other, "long")]
+    with pytest.raises(UserError, match="1 labels for 2 paths: give --label once for each RUN"):
+        read_curves([one, other], labels=["short"])
+    with pytest.raises(UserError, match=r"label 'both' would name 2 agents \(sac \[horizon=5\], sac \[horizon=–\]\)"):
+        read_curves([tmp_path], labels=["both"])
+    with pytest.raises(UserError, match="would name 2 agents"):
+        read_curves([one, other], labels=["same", "same"])
+
+
+def test_chosen_agents_keep_their_colours(tmp_path: Path) -> None:
+    for agent in ("bc", "mbpo", "sac"):
+        make_run(tmp_path / "runs" / agent, agent, 0, [0.0, 1.0])
+    colours = []
+    for agents in ((), ("sac", "mbpo")):
+        picture, *_ = plot([tmp_path / "runs"], tmp_path / "x.svg", agents=agents)
+        assert {row["agent"] for row in drawn(picture)} == ({"sac", "mbpo"} if agents else {"bc", "mbpo", "sac"})
+        colours.append(set(re.findall("stroke: (#[0-9a-f]{6})", picture.read_text())))
+    blue = agent_styles(["bc", "mbpo", "sac"])["bc"]["color"].lower()
+    assert colours[0] - colours[1] == {blue}
+    for wrong in ({"agents": ["drqv2"]}, {"baseline": "drqv2"}):
+        with pytest.raises(UserError, match="no curve of agent 'drqv2': choose from bc, mbpo, sac"):
+            plot([tmp_path / "runs"], tmp_path / "x.svg", **wrong)
+
+
+def test_an_agent_without_brackets_stands_for_all_its_settings(tmp_path: Path) -> None:
+    for ratio in (0.5, 0.9):
+        run = make_run(tmp_path / f"{ratio}", "mbpo", 0, [ratio])
+        (run / "config.yaml").write_text(f"agent: {{name: mbpo, ratio: {ratio}}}\nenv: {{task: door-lock}}\n")
+    make_run(tmp_path / "other", "mbpo_ivideogpt", 0, [0.5])
+    rows = drawn(plot([tmp_path], tmp_path / "x.png", agents=["mbpo"])[0])
+    assert {row["agent"] for row in rows} == {"mbpo [ratio=0.5]", "mbpo [ratio=0.9]"}
+
+
+def test_figures_go_to_the_folder_that_holds_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (make_run(tmp_path / "runs" / agent / "seed0", agent, 0, [0.0, 1.0]) for agent in ("sac", "mbpo"))
+    assert plot([one])[0] == one / "curves.png"
+    monkeypatch.chdir(tmp_path)
+    assert plot([one, other])[0] == Path("runs/curves.png"), "relative to the current folder"
+    assert not list(tmp_path.glob("curves*"))
+
+
+def test_drawn_data_are_no_input_the_second_time(tmp_path: Path) -> None:
+    for agent in ("sac", "tdmpc2"):
+        (tmp_path / agent).mkdir()
+        (tmp_path / agent / "hammer.csv").write_text("step,success,seed\n0,0.0,1\n2000,1.0,1\n")
+    pictures = plot([tmp_path])
+    assert plot([tmp_path]) == pictures and (tmp_path / "curves-over-tasks.csv").exists()
+
+
+def test_sparse_published_curves_have_a_marker_at_each_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "sac").mkdir()
+    (tmp_path / "sac" / "door-lock.csv").write_text("step,success,seed\n0,0,1\n10,0.5,1\n30,1,1\n")
+    own = curve([0, 20], [0, 1])
+    curves = [own, *published(tmp_path, [own])]
+    figure = curve_figure(curves, "env steps", agent_styles(curve.agent for curve in curves))
+    lines = {str(line.get_marker()): line for line in figure.axes[0].get_lines()}
+    assert lines["o"].get_xdata().tolist() == [0, 10, 20] and lines["o"].get_markevery() == [0, 1], (
+        "20 is no evaluation"
+    )
+    assert lines["None"].get_xdata().tolist() == [0, 20]
+
+
+def test_progress_is_reported(tmp_path: Path) -> None:
+    steps: list[str] = []
+    plot([make_run(tmp_path / "run", "sac", 0, [0.0, 1.0])], on_progress=steps.append)
+    assert steps == ["reading 1 file", "drawing 1 curve of 1 agent", "computing aggregates over tasks"]

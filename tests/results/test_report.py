@@ -11,14 +11,9 @@ import pytest
 from mbrl.results.curves import Curve
 from mbrl.results.report import report
 from mbrl.results.report_data import results
-from mbrl.results.report_figures import POINTS, _model_metrics
+from mbrl.results.report_figures import MAX_POINTS, _model_metrics
 
 VIDEO = b"\x00\x00\x00 ftypisom not a real one"
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mbrl.results.aggregates.RESAMPLES", 50)
 
 
 def make_run(folder: Path, agent: str, seed: int, rates: list[float], *, goals: str = "fresh") -> Path:
@@ -119,10 +114,11 @@ def test_results_are_means_where_all_seeds_have_data() -> None:
 
 
 def test_metrics_are_averaged_down(tmp_path: Path) -> None:
-    rows = [{"env_steps": step, "world_model/loss": step % 2} for step in range(10 * POINTS)]
+    rows = [{"env_steps": step, "world_model/loss": step % 2} for step in range(10 * MAX_POINTS)]
     rows += [{"env_steps": 1, "world_model/loss": None}, {"env_steps": 1, "policy/q": 1.0}]
+    rows += [{"env_steps": 1, "policy/model_reward_loss": 1.0}]  # of DreamerV3
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"env_')
     metrics = _model_metrics(tmp_path)
-    assert list(metrics) == ["world_model/loss"]
+    assert list(metrics) == ["world_model/loss", "policy/model_reward_loss"]
     steps, values = metrics["world_model/loss"]
-    assert len(steps) == POINTS and (values == 0.5).all() and steps[0] == 4.5
+    assert len(steps) == MAX_POINTS and (values == 0.5).all() and steps[0] == 4.5

@@ -1,6 +1,6 @@
 """Runs are seeds of one experiment only where their settings say so."""
 
-from mbrl.results.protocol import distinct_names
+from mbrl.results.grouping import distinct_names
 from mbrl.run_folder.config import flat
 
 SETTINGS = {"env.goals": "fresh", "eval.episodes": 20, "agent.real_ratio": 0.5, "seed": 0, "env.task": "hammer"}

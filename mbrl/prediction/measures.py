@@ -29,6 +29,6 @@ ENDINGS = {
 }
 
 
-def meaning(name: str) -> str:
-    """Of a row's name."""
+def describe(name: str) -> str:
+    """The description of a row, by its name."""
     return MEASURES.get(name) or next(text for ending, text in ENDINGS.items() if name.endswith(ending))

@@ -1,4 +1,4 @@
-"""The grid of learning curves, one panel per task."""
+"""Figure of learning curves, one panel for each task."""
 
 from __future__ import annotations
 
@@ -6,51 +6,65 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mbrl.results.curves import Band, Curve, summarise
-from mbrl.results.style import Style, dress, is_published, legend, steps_formatter, styles_of
+from mbrl.results.read_curves import CURVE_COLUMNS
+from mbrl.results.style import Style, dress, is_published, legend, steps_formatter
 
-FEW_SEEDS = 5  # below this an interval says little: each run is shown instead
+MIN_SEEDS = 5  # for an interval; with fewer seeds it says little, so each run is shown instead
+MAX_MARKERS = 12  # published curves with so many evaluations or fewer have a marker at each
 COLUMNS = 3
 
-Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> its runs
+Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> runs
 
 
-def learning_curves(curves: Sequence[Curve], x_label: str) -> Figure:
-    """Success over steps, one panel per task.
+def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Style]) -> Figure:
+    """Draw success over steps, one panel for each task.
 
-    Below five seeds each run is a thin line beside their mean; from five on, the mean with its 95 % interval.
+    With fewer than five seeds, each run is a thin line beside the mean. From five on, the mean has its 95 % interval.
+
+    Args:
+        curves: the curves.
+        x_label: label of the x-axis.
+        styles: agent -> style, see `agent_styles`.
     """
     panels = _grouped(curves)
-    styles = styles_of(curve.agent for curve in curves)
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.5 + 4.0 * columns, 0.9 + 3.0 * rows), layout="constrained")
+    figure = Figure(figsize=(1.5 + 4.0 * columns, 0.6 + 3.0 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axis in axes[len(panels) :]:
         axis.remove()
+    styles = {agent: {**style, **_marker(panels, agent)} for agent, style in styles.items()}
     for axis, (task, agents) in zip(axes, panels.items(), strict=False):
         for agent, runs in agents.items():
             _draw(axis, runs, styles[agent], each=not is_published(agent))
         _label(axis, task, x_label)
-    labels = {agent: f"{agent} ({_seeds(panels, agent)})" for agent in styles}
-    legend(figure, styles, labels, columns + 1)
+    drawn = {curve.agent for curve in curves}
+    legend(figure, styles, {agent: f"{agent} ({_seeds(panels, agent)})" for agent in drawn}, columns + 1)
     return figure
 
 
 def _grouped(curves: Sequence[Curve]) -> Panels:
-    """Task -> agent -> its runs."""
     panels: dict[str, dict[str, list[Curve]]] = {}
     for curve in sorted(curves, key=lambda curve: (curve.task, curve.agent, curve.seed)):
         panels.setdefault(curve.task, {}).setdefault(curve.agent, []).append(curve)
     return panels
 
 
+def _marker(panels: Panels, agent: str) -> Style:
+    """A marker if the agent's curves were published and are sparse: a straight line between them hides how sparse."""
+    evaluations = [len(curve.steps) for agents in panels.values() for curve in agents.get(agent, ())]
+    sparse = is_published(agent) and max(evaluations, default=0) <= MAX_MARKERS
+    return {"marker": "o", "markersize": 4} if sparse else {}
+
+
 def _draw(axis: Axes, curves: Sequence[Curve], style: Style, *, each: bool) -> None:
     band = summarise(curves)
-    few = len(curves) < FEW_SEEDS
+    few = len(curves) < MIN_SEEDS
     if few and each and (len(curves) > 1 or band is None):
         for curve in curves:
             axis.plot(curve.steps, curve.success, color=style["color"], linewidth=0.8, alpha=0.6)
@@ -58,8 +72,15 @@ def _draw(axis: Axes, curves: Sequence[Curve], style: Style, *, each: bool) -> N
         return
     if not few:
         axis.fill_between(band.steps, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0)
-    marker = "o" if len(band.steps) == 1 else ""
-    axis.plot(band.steps, band.mean, **style, marker=marker)  # type: ignore[arg-type]
+    if len(band.steps) == 1:
+        style = {**style, "marker": "o"}
+    axis.plot(band.steps, band.mean, **style, markevery=_evaluated(curves, band))
+
+
+def _evaluated(curves: Sequence[Curve], band: Band) -> list[int]:
+    """The positions in a band where a run was evaluated. Where a curve was cut, its last point is no evaluation."""
+    steps = np.concatenate([curve.steps[: len(curve.steps) - curve.truncated] for curve in curves])
+    return np.flatnonzero(np.isin(band.steps, steps)).tolist()
 
 
 def _label(axis: Axes, task: str, x_label: str) -> None:
@@ -77,11 +98,11 @@ def _seeds(panels: Panels, agent: str) -> str:
     return f"{counts[0]} seed{'s' * (counts[0] > 1)}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} seeds"
 
 
-def write_learning_curves(curves: Sequence[Curve], file: Path) -> None:
-    """The drawn lines: one row per run and step, and per mean and step with its interval."""
+def write_curves(curves: Sequence[Curve], file: Path) -> None:
+    """Write the drawn lines as CSV: one row for each run and step, and for each mean and step with its interval."""
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["task", "agent", "line", "step", "success", "low", "high"])
+        writer.writerow(CURVE_COLUMNS)
         for task, agents in _grouped(curves).items():
             for agent, runs in agents.items():
                 for curve in runs:

@@ -2,20 +2,20 @@
 
 import pytest
 
-from mbrl.prediction.meaning import ENDINGS, MEASURES, meaning
+from mbrl.prediction.measures import ENDINGS, MEASURES, describe
 
 
 @pytest.mark.parametrize("name", ["mse", "psnr", "ssim", "lpips"])
 def test_every_frame_measure_and_ending_is_explained(name: str) -> None:
     endings = ["", "_with_context", "_best", "_with_context_best", "_still", "_shuffled", "_zero"]
-    texts = {meaning(f"{name}{ending}") for ending in [*endings, "_gap_shuffled", "_gap_zero"]}
+    texts = {describe(f"{name}{ending}") for ending in [*endings, "_gap_shuffled", "_gap_zero"]}
     assert len(texts) == 9
 
 
 def test_others() -> None:
     for name in ("fvd", "reward_error", "success_precision_real", "gripper_cm_real", "context_codes_used"):
-        assert meaning(name)
-    assert meaning("success_recall_real") == ENDINGS["_real"]
-    assert meaning("success_recall") == MEASURES["success_recall"]
+        assert describe(name)
+    assert describe("success_recall_real") == ENDINGS["_real"]
+    assert describe("success_recall") == MEASURES["success_recall"]
     with pytest.raises(StopIteration):
-        meaning("unheard_of")
+        describe("unheard_of")

@@ -1,0 +1,74 @@
+"""Which runs are seeds of one experiment: runs whose settings differ get different names and are never averaged."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Settings = Mapping[str, Any]  # dotted keys: "agent.real_ratio" -> 0.5
+
+# settings in which the seeds of one experiment may differ: seed, task, place, length, hardware, and what is written
+PER_RUN = {
+    "seed", "env.task", "run_dir", "total_env_steps", "device", "threads", "checkpoint_every", "video", "eval.every",
+    "wandb", "collect.backend", "agent.policy.task",
+}  # fmt: skip
+PER_TASK = {"env._target_", "env.tasks", "replay.demos"}  # belong to a task, so that only runs of one task must agree
+# evaluation protocol: must be equal for different agents to be comparable. Observations are not part of it.
+PROTOCOL = {"env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed"}
+MAX_NAMED = 3  # settings in a name; the others become a checksum
+MAX_VALUE = 24  # characters of a setting's value in a name; longer values are shortened
+
+
+def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -> list[str]:
+    """Append to each agent's name, in brackets, the settings in which runs of that name differ.
+
+    If the evaluation protocol differs between any two runs, the name of every run contains its protocol.
+
+    Args:
+        agents: agent names, one for each run.
+        settings: settings of the runs in the same order. Runs without settings (CSV files) keep their names.
+
+    Returns:
+        One name for each run. Runs with the same name are seeds of one experiment.
+    """
+    protocol = _varying([one for one in settings if one is not None]) & PROTOCOL
+    varying: dict[str, set[str]] = defaultdict(set)
+    for agent in set(agents):
+        same_name = [one for name, one in zip(agents, settings, strict=True) if name == agent and one is not None]
+        varying[agent] = _varying(same_name) | protocol
+    differences = [_describe(one, varying[name]) for name, one in zip(agents, settings, strict=True)]
+    return [f"{name} [{text}]" if text else name for name, text in zip(agents, differences, strict=True)]
+
+
+def _varying(settings: Sequence[Settings]) -> set[str]:
+    """The keys whose values differ between the runs or, for PER_TASK, between runs of one task."""
+    keys = {key for one in settings for key in one} - PER_RUN
+    by_task: dict[Any, list[Settings]] = defaultdict(list)
+    for one in settings:
+        by_task[one.get("env.task")].append(one)
+
+    def varies(key: str) -> bool:
+        groups = by_task.values() if key in PER_TASK else [settings]
+        return any(one.get(key) != group[0].get(key) for group in groups for one in group)
+
+    return {key for key in keys if varies(key)}
+
+
+def _describe(settings: Settings | None, keys: set[str]) -> str:
+    if settings is None or not keys:
+        return ""
+    pairs = [f"{key.removeprefix('agent.')}={_shorten(str(settings.get(key, '–')))}" for key in sorted(keys)]
+    if len(pairs) <= MAX_NAMED:
+        return ", ".join(pairs)
+    # a checksum of the remaining settings keeps different experiments apart
+    return f"{', '.join(pairs[:MAX_NAMED])}, {len(pairs) - MAX_NAMED} more: {_checksum(repr(pairs[MAX_NAMED:]))}"
+
+
+def _shorten(value: str) -> str:
+    return value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE // 2]}…{_checksum(value)}"
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()) & 0xFFFF:04x}"

@@ -1,0 +1,222 @@
+"""Read learning curves from run folders and CSV files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mbrl.errors import UserError
+from mbrl.results.curves import AXES, PUBLISHED, SUBTASK, Curve, Floats, truncate
+from mbrl.results.grouping import Settings, distinct_names
+from mbrl.run_folder.config import load_settings
+from mbrl.run_folder.state import EVAL_TASKS
+
+Points = dict[tuple[str, str], dict[float, float]]  # (task of a multi-task run or "", seed) -> step -> success
+
+WRITTEN_BY_RUNS = ("eval.csv", EVAL_TASKS)  # a run ends each of their lines, so that a line without an end is torn
+# first lines of the files that `mbrl plot` writes, which are no input when it is called again
+CURVE_COLUMNS = ("task", "agent", "line", "step", "success", "low", "high")
+AGGREGATE_COLUMNS = ("figure", "agent", "x", "value", "low", "high")
+
+log = logging.getLogger(__name__)
+
+
+class _Read(NamedTuple):
+    """The curves of one file, and the settings of its run (None for a CSV file)."""
+
+    source: Path
+    agent: str
+    settings: Settings | None
+    curves: list[Curve]
+
+
+def read_curves(paths: Iterable[Path], axis: str = "env_steps", labels: Sequence[str] = ()) -> list[Curve]:
+    """Read the curves in run folders, folders of runs at any depth, and CSV files with columns step,success,seed.
+
+    A run with several tasks has one curve of their mean and one of each task. If runs of one agent differ in their
+    settings, or any runs differ in their evaluation protocol, the agent's name contains these settings. Files that
+    cannot be read are skipped with a warning.
+
+    Args:
+        paths: run folders, folders of runs, or CSV files.
+        axis: x-axis, a key of AXES. CSV files have env steps only.
+        labels: names of the agents, one for each path; empty to name them by their settings.
+
+    Returns:
+        The curves; each file is read once.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        UserError: No path holds a curve, or a label does not stand for one agent.
+    """
+    paths = list(paths)
+    if labels and len(labels) != len(paths):
+        raise UserError(f"{len(labels)} labels for {len(paths)} paths: give --label once for each RUN, in their order")
+    files: dict[Path, tuple[Path, Path]] = {}  # resolved file -> the file, the path it was found under
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no run folder or CSV file {path}")
+        for file in curve_files(path):
+            files.setdefault(file.resolve(), (file, path))
+    found = [read for file, path in files.values() if (read := _read_file(file, path, axis)) is not None]
+    if not found:
+        listed = ", ".join(str(path) for path in paths)
+        raise UserError(f"no evaluations to draw in {listed}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
+    names = distinct_names([read.agent for read in found], [read.settings for read in found])
+    if labels:
+        names = _labelled(names, [read.source for read in found], dict(zip(paths, labels, strict=True)))
+    return [replace(curve, agent=name) for read, name in zip(found, names, strict=True) for curve in read.curves]
+
+
+def _labelled(names: Sequence[str], sources: Sequence[Path], labels: dict[Path, str]) -> list[str]:
+    """Replace agent names by labels. Different agents under one label would be averaged, so they are refused."""
+    agents: dict[str, set[str]] = {}
+    for name, source in zip(names, sources, strict=True):
+        agents.setdefault(labels[source], set()).add(name)
+    for label, several in agents.items():
+        if len(several) > 1:
+            listed = ", ".join(sorted(several))
+            raise UserError(
+                f"label {label!r} would name {len(several)} agents ({listed}): give each agent as a RUN of its own, "
+                "with a --label of its own"
+            )
+    return [labels[source] for source in sources]
+
+
+def curve_files(path: Path) -> list[Path]:
+    """The file itself, the eval.csv of each run in a folder, or the CSV files of a folder without runs."""
+    if path.is_file():
+        return [path]
+    evaluations = [file for file in sorted(path.rglob("eval.csv")) if file.is_file()]
+    return evaluations or [file for file in sorted(path.rglob("*.csv")) if file.is_file() and not _drawn_data(file)]
+
+
+def _drawn_data(file: Path) -> bool:
+    """Whether `mbrl plot` wrote the file."""
+    with file.open(errors="replace") as stream:
+        return stream.readline().rstrip("\n") in {",".join(CURVE_COLUMNS), ",".join(AGGREGATE_COLUMNS)}
+
+
+def _read_file(file: Path, source: Path, axis: str) -> _Read | None:
+    try:
+        agent, task, settings = _experiment(file)
+        run = None if settings is None else file.parent
+        points, place = _all_points(file), _axis(axis, file)
+        curves = []
+        for (subtask, seed), rows in points.items():
+            steps, success = place(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
+            kept = np.append(steps[1:] > steps[:-1], True)  # the last of several evaluations at one place counts
+            name = f"{task}{SUBTASK}{subtask}" if subtask else task
+            curves.append(Curve(name, agent, seed, steps[kept], success[kept], run))
+    except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
+        log.warning("skipped %s: %s", file, " ".join(str(error).split()))
+        return None
+    return _Read(source, agent, settings, curves)
+
+
+def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
+    """The function from env steps to positions on an axis, interpolated between rows of the run's metrics.jsonl."""
+    if axis == "env_steps":
+        return lambda env_steps: env_steps
+    metrics = file.parent / "metrics.jsonl"
+    if file.name != "eval.csv" or not metrics.is_file():
+        raise UserError(f"it has env steps, but no {AXES[axis][0]}")
+    rows = []
+    for line in metrics.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            rows.append((row["env_steps"], row[axis] / AXES[axis][1]))
+        except (ValueError, KeyError, TypeError):
+            continue  # the row of an evaluation, or a torn line
+    if not rows:
+        raise UserError(f"{metrics} has no {axis}")
+    known, values = np.array(rows).T
+    return lambda env_steps: np.interp(env_steps, known, values)
+
+
+def _all_points(file: Path) -> Points:
+    """The evaluations in a file and, for a run with several tasks, those of each task."""
+    of_each = file.with_name(EVAL_TASKS)
+    if file.name != "eval.csv" or not of_each.is_file():
+        return _points(file)
+    try:
+        subtasks = {key: rows for key, rows in _points(of_each).items() if key[0]}
+    except (UserError, UnicodeDecodeError) as error:
+        log.warning("skipped %s: %s", of_each, error)
+        subtasks = {}
+    return _points(file) | subtasks
+
+
+def _points(file: Path) -> Points:
+    points: Points = {}
+    with file.open(newline="") as stream:
+        lines = stream.readlines()
+    if file.name in WRITTEN_BY_RUNS and lines and not lines[-1].endswith("\n"):
+        log.warning("skipped line %d of %s, which is incomplete", len(lines), file)
+        lines.pop()
+    reader = csv.DictReader(lines)
+    if not {"step", "success", "seed"} <= set(reader.fieldnames or ()):
+        raise UserError("its first line is not step,success,seed")
+    for row in reader:
+        try:
+            step, success = float(row["step"]), float(row["success"])
+        except (TypeError, ValueError):
+            log.warning("skipped line %d of %s, which is incomplete", reader.line_num, file)
+            continue
+        if not np.isfinite([step, success]).all():
+            log.warning("skipped line %d of %s, whose numbers are not finite", reader.line_num, file)
+            continue
+        points.setdefault((row.get("task") or "", row["seed"] or ""), {})[step] = success
+    if not points:
+        raise UserError("it has no evaluations yet")
+    values = [value for rows in points.values() for value in rows.values()]
+    if min(values) < 0 or max(values) > 1:
+        raise UserError(f"success of {min(values):g} to {max(values):g} is no rate in [0, 1]")
+    return points
+
+
+def _experiment(file: Path) -> tuple[str, str, Settings | None]:
+    """Agent, task and settings of a run, or agent and task from the path AGENT/TASK.csv of a published curve."""
+    if file.name != "eval.csv":
+        return file.resolve().parent.name, file.stem.removeprefix("mw-"), None
+    configuration = file.parent / "config.yaml"
+    if not configuration.is_file():
+        raise UserError("its folder has no config.yaml")
+    settings = load_settings(configuration.parent)
+    agent = settings.get("agent.name")
+    if agent is None:
+        raise UserError(f"{configuration} names no agent")
+    demos = settings.get("replay.demos")  # runs with demonstrations are never averaged with runs without
+    return str(agent) if demos is None else f"{agent} + demos", str(settings.get("env.task", "toy")), settings
+
+
+def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
+    """Read published curves of the tasks of other curves, up to the env steps of those.
+
+    Args:
+        folder: folder with files AGENT/TASK.csv.
+        beside: the other curves.
+
+    Returns:
+        The curves. The names of their agents end in PUBLISHED.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        UserError: It holds no curve of these tasks.
+    """
+    ends: dict[str, float] = {}
+    for curve in beside:
+        ends[curve.task] = max(ends.get(curve.task, 0.0), float(curve.steps[-1]))
+    found = [truncate(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
+    if not found:
+        raise UserError(f"{folder} holds no curve of {', '.join(sorted(ends))}")
+    return [replace(curve, agent=curve.agent + PUBLISHED) for curve in found if len(curve.steps)]
