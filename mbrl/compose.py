@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mbrl.errors import UserError
 
@@ -193,6 +194,8 @@ def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequ
 def _compose(root: str, lines: list[str], overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> None:
     try:
         compose(root, overrides=lines)
+    except YAMLError as error:
+        raise UserError(f"a configuration is not YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(root, error, overrides, known)) from error
 

@@ -33,7 +33,8 @@ def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: s
     else:
         lines = [overrides] if isinstance(overrides, str) else list(overrides)
     config = composed(lines, config_dir=None if config_dir is None else Path(config_dir))
-    given = settings_given.set(tuple(lines))
+    own = () if config_dir is None else ("--config-dir", str(config_dir))
+    given = settings_given.set((*own, *lines))
     try:
         train_unless_finished(config)
     finally:

@@ -21,6 +21,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mbrl.compose import nearest
 from mbrl.errors import UserError, checks_of_arguments, is_raised
@@ -32,13 +34,19 @@ def names_in(folder: Path | None) -> set[str]:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        UserError: a file in it cannot be read.
     """
     if folder is None:
         return set()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    configs = (OmegaConf.load(file) for file in sorted(folder.rglob("*.yaml")))
-    return {str(name) for config in configs for _, name in targets(config)}
+    found: set[str] = set()
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            found |= {str(name) for _, name in targets(OmegaConf.load(file))}
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    return found
 
 
 def make(settings: Any, base: type, /, *, place: str = "the part", **objects: Any) -> Any:

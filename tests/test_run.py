@@ -72,10 +72,10 @@ def test_a_run_is_all_its_parts_and_reading_changes_nothing(trained: mbrl.Run) -
     assert contents(run.folder) == before
 
 
+@pytest.mark.parametrize("trained", [agent for agent in AGENTS if AGENTS[agent][0]], indirect=True)
 def test_imagined_rollouts_have_the_documented_shapes(trained: mbrl.Run) -> None:
     run = trained
-    if run.world_model is None:
-        pytest.skip("no world model")
+    assert run.world_model is not None
     key = run.world_model.observations[0]
     imagined = run.imagine(rollouts=3, horizon=2)
     assert imagined.batch_size == (3, 2) and imagined["action"].shape == (3, 2, 2)
@@ -93,9 +93,8 @@ def test_imagined_rollouts_have_the_documented_shapes(trained: mbrl.Run) -> None
         run.imagine(context=context[:, 0])
 
 
+@pytest.mark.parametrize("trained", ["dreamerv3"], indirect=True)
 def test_a_policy_with_memory_goes_on_from_its_last_call(trained: mbrl.Run) -> None:
-    if trained.config.agent.name != "dreamerv3":
-        pytest.skip("no memory")
     policy, pixels = mbrl.load(trained.folder).policy, torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
     torch.manual_seed(0)  # latent states are drawn
     first = policy({"pixels": pixels})

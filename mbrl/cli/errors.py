@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 
@@ -15,6 +16,7 @@ TRACEBACK = "MBRL_TRACEBACK"  # an environment variable: where it is set, every 
 # The machine's faults, whatever was asked for: an I/O error, too many open files, a read-only file system.
 MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
 KEPT = "the run folder keeps its last checkpoint and its logs"
+PROJECT = Path(__file__).parents[2]
 REPORT = (
     "mbrl: this is a defect of mbrl, not of your settings: please report it to its authors with the command, "
     "the traceback above and what `mbrl doctor` prints"
@@ -39,8 +41,8 @@ def _is_hydras(error: BaseException) -> bool:
 def explain(error: BaseException) -> tuple[str, int] | None:
     """One line for an error that a user can mend, with the exit code; None for a defect of this project."""
     if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        mend = "free some, or start the run with a smaller batch or model; the same command goes on from the checkpoint"
-        return f"there is not enough memory ({_first_line(error)}); {KEPT}: {mend}", RUN_ERROR
+        mend = "free some and give the same command again, or start another run with a smaller batch or model"
+        return f"there is not enough memory ({_first_line(error)}): {mend}; {KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or Path.cwd()
         mend = f"{KEPT}: free some space and give the same command again"
@@ -71,6 +73,19 @@ def _is_check_of_a_part(error: BaseException) -> bool:
     return module.split(".")[0] in ("worldmodel", "policies")
 
 
+def _whose(error: BaseException) -> str:
+    """The line below a traceback: a request for a report, or the place in a user's own class where it was raised."""
+    libraries = {Path(path) for name, path in sysconfig.get_paths().items() if name in ("stdlib", "purelib", "platlib")}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if not file.is_file() or any(library in file.parents for library in libraries):
+            continue
+        if PROJECT in file.parents:
+            return REPORT
+        return f"mbrl: your own code raised this: {file}, line {frame.lineno}"
+    return REPORT
+
+
 def one_line(text: str) -> str:
     """Text for the terminal: it may quote a stranger's file, whose control characters the terminal would obey."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
@@ -85,7 +100,7 @@ def show(error: Exception) -> int:
     explained = explain(cause)
     if explained is None:
         traceback.print_exception(cause)
-        print(REPORT, file=sys.stderr)
+        print(_whose(cause), file=sys.stderr)
         return RUN_ERROR
     line, code = explained
     print(f"mbrl: error: {one_line(line)}", file=sys.stderr)

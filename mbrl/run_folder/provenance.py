@@ -16,7 +16,7 @@ from typing import Any
 
 DISTRIBUTION = "mbrl-suite"  # the name of this project in pyproject.toml and for pip
 NAMED_PACKAGES = ("torch", "torchrl", "tensordict", "metaworld", "mujoco", "gymnasium", "hydra-core")
-# The overrides of a run that `mbrl.train` started, for the command that its folder records.
+# The arguments of `mbrl train` that stand for a call of `mbrl.train`, for the command that the run folder records.
 settings_given: ContextVar[tuple[str, ...] | None] = ContextVar("settings_given", default=None)
 STARTS = "starts.jsonl"  # in a run's folder, one line for each time that it was started or gone on with
 
@@ -57,14 +57,17 @@ def describe() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """What makes this run alone, where it is a job of a sweep too."""
+    """The command that makes this run; of a job of a sweep the one that makes this job alone."""
     from hydra.core.hydra_config import HydraConfig
 
     given = settings_given.get()
     if given is not None:
         return shlex.join(["mbrl", "train", *given])
     if HydraConfig.initialized():
-        return shlex.join(["mbrl", "train", *HydraConfig.get().overrides.task])
+        settings = HydraConfig.get()
+        own = [source.path for source in settings.runtime.config_sources if source.provider == "command-line"]
+        folder = [word for path in own for word in ("--config-dir", path)]
+        return shlex.join(["mbrl", "train", *folder, *settings.overrides.task])
     return shlex.join(sys.argv)
 
 

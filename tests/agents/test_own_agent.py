@@ -10,7 +10,8 @@ from mbrl.cli.configured import print_help
 from mbrl.compose import check_overrides
 from mbrl.errors import UserError
 from mbrl.run_folder.config import load_config
-from mbrl.targets import check
+from mbrl.run_folder.provenance import read_starts
+from mbrl.targets import check, names_in
 from policies.base import Policy
 from tests.command import Done, run_command
 from tests.test_training import TOY
@@ -57,6 +58,7 @@ def test_a_run_may_name_the_classes_that_the_user_allows(home):
     assert trained.returncode == 0, trained.stderr
     with pytest.raises(ValueError, match=r"agent\.policy\._target_ names mine\.Mine, .* give --config-dir DIR"):
         load_config(home / "run")
+    assert f"mbrl train --config-dir {home / 'settings'} agent=mine" in read_starts(home / "run")[0]["command"]
     evaluate = ("evaluate", str(home / "run"), "--episodes", "1", "--config-dir", str(home / "settings"))
     evaluated = mbrl(home, *evaluate)
     assert evaluated.returncode == 0 and "success" in evaluated.stdout, evaluated.stderr
@@ -87,6 +89,15 @@ def test_own_agents_are_known_to_help_and_messages(
         check_overrides(["agent=mien"], config_dir=own)
     with pytest.raises(UserError, match=r"no setting named 'agent\.batch_siz'; nearest: agent\.batch_size"):
         check_overrides(["agent=mine", "agent.batch_siz=8"], config_dir=own)
+
+
+def test_a_broken_yaml_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "bad.yaml").write_text("name: [x\n")
+    with pytest.raises(UserError, match=r"is not YAML: .*bad\.yaml.*line 1"):
+        check_overrides(["agent=bad"], config_dir=tmp_path)
+    with pytest.raises(UserError, match=r"bad\.yaml cannot be read: "):
+        names_in(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -185,7 +186,7 @@ def test_a_slip_in_the_settings_costs_one_line(
     ("error", "code", "said"),
     [
         (UserError("unknown task 'x';\n  nearest: y"), 2, "unknown task 'x'; nearest: y"),
-        (MemoryError("8 GB"), 1, "there is not enough memory (8 GB); the run folder keeps"),
+        (MemoryError("8 GB"), 1, "there is not enough memory (8 GB): free some"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "there is not enough memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "there is not enough memory"),
         (FloatingPointError("critic loss is nan"), 1, "critic loss is nan; the run folder keeps"),
@@ -220,6 +221,17 @@ def test_a_defect_is_a_traceback_and_a_request_for_a_report(
     assert "Traceback (most recent call last)" in err and f"{type(defect).__name__}: {defect}" in err
     last = err.splitlines()[-1]
     assert all(part in last for part in ("defect", "command", "traceback", "`mbrl doctor`"))
+
+
+def test_an_error_in_a_users_own_code_is_no_defect_of_ours(
+    monkeypatch: pytest.MonkeyPatch, mbrl: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "their_code.py").write_text("def run(config):\n    return {}['x']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    _replace_training(monkeypatch, import_module("their_code").run)
+    code, _, err = mbrl("train", "agent=random")
+    assert code == 1 and "KeyError: 'x'" in err
+    assert err.splitlines()[-1] == f"mbrl: your own code raised this: {tmp_path / 'their_code.py'}, line 2"
 
 
 def test_a_failed_zip_is_no_fault_of_the_users() -> None:
