@@ -139,7 +139,7 @@ def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str
 
 
 def _wanted(target: Callable[..., Any], key: str, value: Any) -> Any:
-    """The class that an argument must be of, or must make where it is given as a partial; None where there is none."""
+    """The class that an argument must be of, or that its partial must return; None where the annotation names none."""
     annotation = _annotations(target.__init__ if inspect.isclass(target) else target).get(key)
     partial = isinstance(value, Mapping) and bool(value.get("_partial_"))
     wanted = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
@@ -206,7 +206,7 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _class_in(annotation: Any) -> Any:
-    """X of X, `X | None` and `Callable[..., X]`; None of anything else."""
+    """The class X in X, `X | None` or `Callable[..., X]`; None for any other annotation."""
     annotation = _without_none(annotation)
     if _is_callable(annotation):
         return _class_in(typing.get_args(annotation)[-1])

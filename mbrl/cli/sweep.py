@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl.build import env_factory
 from mbrl.cli.errors import explain, one_line, root_cause
+from mbrl.cli.summary import opening
 from mbrl.compose import composed_jobs, groups
 from mbrl.errors import UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.run_folder.lock import Busy
-from mbrl.run_folder.state import FAILURE, is_done
+from mbrl.run_folder.state import FAILURE, is_done, latest_env_steps
 
 LOG = "log.txt"  # in a run's folder: the output of a job of a sweep, where jobs run side by side
 USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # as a traceback names it
@@ -92,6 +93,8 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
     if is_done(folder, config.total_env_steps):
         _log.warning("%s is done already", folder)
         return None
+    if latest_env_steps(folder):
+        _log.warning("%s", opening(folder, config))
     folder.mkdir(parents=True, exist_ok=True)
     with _printing_to(None if alone else folder / LOG):
         try:

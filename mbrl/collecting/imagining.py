@@ -80,9 +80,11 @@ def imagine(
         rollout = imagined.rollout(horizon, acting, break_when_any_done=False)
         return rollout.cpu()
     carried = policy.policy.carried
-    wrapped = imagined if carried is None else carrying(imagined, carried.expand(*imagined.batch_size, *carried.shape))
-    rollout = wrapped.rollout(horizon, policy, break_when_any_done=False)
-    memory = () if carried is None else (*carried.keys(), "is_init")
+    if carried is None:
+        return imagined.rollout(horizon, policy, break_when_any_done=False).cpu()
+    of_all = carried.expand(*imagined.batch_size, *carried.shape).to(imagined.device)
+    rollout = carrying(imagined, of_all).rollout(horizon, policy, break_when_any_done=False)
+    memory = (*carried.keys(), "is_init")
     return rollout.exclude(*memory, *(("next", key) for key in memory)).cpu()
 
 

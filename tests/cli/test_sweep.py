@@ -90,7 +90,7 @@ def test_side_by_side_a_job_prints_to_its_own_file(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_done_is_not_repeated() -> None:
+def test_what_is_done_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     manifest = Path("runs/job/checkpoints/checkpoint-000000000100/manifest.json")
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
@@ -102,6 +102,7 @@ def test_what_is_done_is_not_repeated() -> None:
     assert len(runs) == 1
     run_job(job(total_env_steps=200), runs.append, alone=True)
     assert len(runs) == 2, "it is to go further"
+    assert "resuming runs/job from env step 100 of 200" in caplog.text
     shutil.rmtree("runs/job/checkpoints")
     Path("runs/job/metrics.jsonl").write_text('{"env_steps": 100, "wall_time": 1.0}\n')
     Path("runs/job", FAILURE).write_text("of an attempt before")
