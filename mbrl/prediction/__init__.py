@@ -1,1 +1,1 @@
-"""What `mbrl predict` is made of: segments held out, scores, their summary, and the files they go to."""
+"""`mbrl predict`: measure a world model on held-out segments of real episodes."""

@@ -1,4 +1,4 @@
-"""Stretches of real episodes to hold a world model against. C context frames, H horizon, T = C + H frames."""
+"""Segments of real episodes on which a world model is measured. C context frames, H horizon, T = C + H frames."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from torch import Tensor
 
 from mbrl.errors import UserError
 
-STATE_WIDTH = 39  # of Meta-World's observation
-HAND = slice(0, 3)  # in it, the hand's position in metres
+STATE_WIDTH = 39  # width of Meta-World's state
+GRIPPER = slice(0, 3)  # its entries with the position of the gripper in metres
 
 
 @dataclass(frozen=True)
 class Segments:
-    """M segments: their records [M, T] (see `mbrl.data.episodes`), and the episode each is from, int64 [M].
+    """M segments of episodes.
 
-    ``action[t]`` leads to frame t + 1, and ``reward[t]`` and ``success[t]`` come with it: those of the H future frames
-    stand in rows C - 1 to T - 2.
+    `action[t]` leads to frame t + 1, and `reward[t]` and `success[t]` come with it. The actions, rewards and successes
+    of the H future frames are therefore in rows C - 1 to T - 2.
+
+    Attributes:
+        records: the steps, [M, T], see `mbrl.data.episodes`.
+        episode: number of the episode that each segment is from, int64 [M].
+        context: C.
     """
 
     records: TensorDict
@@ -40,27 +45,34 @@ class Segments:
         return key in self.records.keys()
 
     def with_goal(self) -> TensorDict:
-        """All steps [M, T], the last frame of each segment as ``goal`` beside them, for models that are given one."""
+        """All steps [M, T], with the last frame of each segment as `goal`, for goal-conditioned models."""
         return self.records.copy().set("goal", self.records["pixels"][:, -1:].expand_as(self.records["pixels"]))
 
     def before(self) -> TensorDict:
-        """The context steps [M, C], and the goal."""
+        """The context steps [M, C], with the goal."""
         return self.with_goal()[:, : self.context]
 
     def after(self, key: str) -> Tensor:
-        """`pixels` or `state` of the H future frames."""
+        """`pixels` or `state` of the H future frames, [M, H, ...]."""
         return self.records[key][:, self.context :]
 
     def leading(self, key: str) -> Tensor:
-        """`action`, `reward` or `success` of the H steps that lead to them."""
+        """`action`, `reward` or `success` of the H steps that lead to the future frames, [M, H, ...]."""
         return self.records[key][:, self.context - 1 : -1]
 
 
 def draw_segments(episodes: Sequence[TensorDictBase], *, context: int, horizon: int, count: int, seed: int) -> Segments:
-    """Up to `count` segments, drawn without repetition and alike often from all places that are long enough.
+    """Draw segments uniformly, without replacement, from all positions in all episodes.
+
+    Args:
+        episodes: records [steps] of each episode.
+        context: C.
+        horizon: H.
+        count: number of segments; fewer are drawn if there are fewer positions.
+        seed: seed of the draw.
 
     Raises:
-        ValueError: no episode is long enough, or one has no pixels.
+        UserError: No episode has T frames, or one has no pixels.
     """
     length = context + horizon
     places = torch.tensor([max(0, len(episode) - length + 1) for episode in episodes])
@@ -86,6 +98,6 @@ def draw_segments(episodes: Sequence[TensorDictBase], *, context: int, horizon: 
     return Segments(records, episode, context)
 
 
-def shows_the_hand(episodes: Sequence[TensorDictBase]) -> bool:
-    """Whether all episodes say where Meta-World's hand is."""
+def has_gripper(episodes: Sequence[TensorDictBase]) -> bool:
+    """Whether all episodes have Meta-World's state, which contains the position of the gripper."""
     return all("state" in episode.keys() and episode["state"].shape[-1] == STATE_WIDTH for episode in episodes)

@@ -1,4 +1,4 @@
-"""What each row of the table of `mbrl predict` says, in a few words."""
+"""Descriptions of the rows in the table of `mbrl predict`."""
 
 MEASURES = {
     "mse": "squared error of pixels in [0, 1], lower is better",
@@ -6,25 +6,25 @@ MEASURES = {
     "ssim": "structural similarity, higher is better",
     "lpips": "perceptual distance, lower is better",
     "fvd": "distance between real and imagined videos, lower is better",
-    "reward_error": "mean |error| of an agent step's reward",
-    "success_threshold": "the reward from which a step counts as success",
-    "success_precision": "of steps imagined as success, the share that were",
-    "success_recall": "of successful steps, the share imagined so",
-    "success_hallucinated": "of failing steps, the share imagined as success",
-    "gripper_cm": "gripper's distance from where it was, as a probe reads it off the frames",
+    "reward_error": "mean absolute error of the reward of an agent step",
+    "success_threshold": "reward from which a step counts as success",
+    "success_precision": "share of imagined successes that are real",
+    "success_recall": "share of real successes that are imagined",
+    "success_hallucinated": "share of failing steps that are imagined as success",
+    "gripper_cm": "distance of the gripper in imagined frames, read by a probe, from its real position",
 }
-# longest first: what a name ends with, and how it changes the measure before it
+# ending of a row's name -> how it changes the measure. Longer endings come before those that they end with.
 ENDINGS = {
-    "_with_context_best": "the same, reconstructed context frames counted in and the best sample taken, as published",
-    "_with_context": "the same, reconstructed context frames counted in",
+    "_with_context_best": "the same with reconstructed context frames, of the best sample, as in published tables",
+    "_with_context": "the same with reconstructed context frames included",
     "_codes_perplexity": "codes in effective use",
-    "_gap_shuffled": "what true actions gain over another segment's: above 0 they are heeded",
+    "_gap_shuffled": "gain of the true actions over another segment's: above 0, the model uses actions",
     "_codes_used": "share of the codebook in use",
-    "_gap_zero": "what true actions gain over none: above 0 they are heeded",
+    "_gap_zero": "gain of the true actions over zero actions: above 0, the model uses actions",
     "_shuffled": "the same under another segment's actions",
     "_still": "the same for a copy of the last real frame",
     "_best": "the same for the best sample",
-    "_real": "the same read off real frames and rewards: the judge's own error",
+    "_real": "the same measured on real frames and rewards: the error of the measurement itself",
     "_zero": "the same under zero actions",
 }
 

@@ -1,4 +1,4 @@
-"""`mbrl predict`: videos of what a model imagines beside what happened, and how far to trust it."""
+"""`mbrl predict`: imagine segments of real episodes, measure the errors, and write videos and tables."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from mbrl.compose import CONFIG_MODULE
 from mbrl.errors import UserError
-from mbrl.prediction.held_out import HAND, Segments, draw_segments, shows_the_hand
+from mbrl.prediction.held_out import GRIPPER, Segments, draw_segments, has_gripper
 from mbrl.prediction.report import write_report
-from mbrl.prediction.scores import FOLDS, Imagining, Judges, score
+from mbrl.prediction.scores import FOLDS, MetricModels, RolloutPlan, score
 from mbrl.prediction.summary import Row, summarise
 from mbrl.run import Run
 from mbrl.run_folder.config import read_config
@@ -27,14 +27,19 @@ from worldmodel.metrics.i3d import I3D, MIN_FRAMES
 from worldmodel.metrics.images import load_lpips
 from worldmodel.metrics.probe import PositionProbe, fit_probe
 
-EPISODES = 400  # held in memory, 12 KB a frame at 64 px
+MAX_EPISODES = 400  # kept in memory, 12 KB for each frame of 64 px
 PROBE_UPDATES = 400
-PROBE_EPISODES = 200  # more than that many updates can use
+MAX_PROBE_EPISODES = 200  # more frames than PROBE_UPDATES batches can use
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A world model in eval mode, and what its rewards hold beside the data's where the task is solved."""
+    """A world model.
+
+    Attributes:
+        model: the world model, in eval mode.
+        success_bonus: bonus at success that the model's rewards contain and those of recorded episodes do not.
+    """
 
     model: WorldModel
     success_bonus: float = 0.0
@@ -45,15 +50,16 @@ class LoadedModel:
 
 
 def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = None) -> LoadedModel:
-    """The world model of a run's newest checkpoint, or of weights in the published layout: a folder or a hub id.
+    """Load the world model of a run's newest checkpoint, or of weights in the published layout.
 
     Args:
-        config_dir: a user's own configurations, whose classes the run may name beside this project's.
-        goal: whether weights are conditioned on a goal; None: as they say (the published ones do not).
+        path: a run folder, a folder of weights, or an id of the Hugging Face hub.
+        goal: whether the weights are goal-conditioned. None reads it from their files, which published ones do not say.
+        config_dir: folder of the user's own configurations, whose classes the run may name.
 
     Raises:
-        FileNotFoundError: there is no such folder, or nothing in it to load.
-        ValueError: the run has no world model, or what was found cannot be read.
+        FileNotFoundError: The folder does not exist, or holds no weights.
+        UserError: The run has no world model, or the files cannot be read.
     """
     if (path / "tokenizer").is_dir() or not path.exists():
         return _load_weights(path, goal)
@@ -70,7 +76,7 @@ def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
     from mbrl.targets import make
 
     settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
-    trained = path / "config.yaml"  # of mbrl pretrain
+    trained = path / "config.yaml"  # written by mbrl pretrain
     if trained.is_file():
         settings.segment_length = _segment_length(trained)
     model: WorldModel = make(settings, WorldModel, place="weights", source=path, goal=goal)
@@ -78,7 +84,7 @@ def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
 
 
 def _segment_length(config: Path) -> int:
-    """T of the model that `mbrl pretrain` trained; ValueError where its configuration does not say."""
+    """The segment length T of a model that `mbrl pretrain` trained. UserError if its configuration has none."""
     length = OmegaConf.select(read_config(config), "worldmodel.segment_length")
     if not isinstance(length, int):
         raise UserError(f"{config}: worldmodel.segment_length is {length!r}, not a number of frames")
@@ -86,11 +92,14 @@ def _segment_length(config: Path) -> int:
 
 
 def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
-    """Episodes of a folder (any layout that EpisodeData reads) as records, frames resized to R; evenly spaced ones
-    where there are more than EPISODES.
+    """Load the episodes of a folder as records. From more than MAX_EPISODES, evenly spaced ones are loaded.
+
+    Args:
+        folder: folder of episodes, in any layout that EpisodeData reads.
+        resolution: R, the side that frames are resized to.
 
     Raises:
-        ValueError: frames are smaller than R.
+        UserError: Frames are smaller than R.
     """
     from mbrl.data.segments import EpisodeData
 
@@ -98,7 +107,7 @@ def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
     if data.smallest < resolution:
         side = f"{data.smallest}x{data.smallest}"
         raise UserError(f"{folder} has frames of {side}, and the model is made for {resolution}x{resolution}")
-    chosen = range(0, len(data), -(-len(data) // EPISODES))
+    chosen = range(0, len(data), -(-len(data) // MAX_EPISODES))
     wholes = (data.segment(number, 0, data.lengths[number]) for number in chosen)
     return [whole.exclude("next").update(whole.get("next", TensorDict())) for whole in wholes]
 
@@ -120,18 +129,30 @@ def predict(
     goal: bool | None = None,
     config_dir: Path | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
-    """Imagine real segments, measure, and write videos, horizon.png, table.json and table.csv into `output`.
+    """Imagine segments of real episodes, and write videos, horizon.png, table.json and table.csv.
 
     Args:
-        horizon: steps to imagine; None for as far as the model goes. segments: how many are measured.
-        samples: K rollouts of each. batch_size: rollouts side by side. videos: how many are written.
-        goal, config_dir: see load_model. lpips: files of VGG16's and LPIPS's weights. fvd: file of I3D's weights.
+        model_path: run folder, folder of weights, or id of the Hugging Face hub.
+        data: folder of episodes.
+        output: folder to write into.
+        horizon: H, steps to imagine; None for the longest horizon of the model.
+        segments: number of segments to measure.
+        samples: K, rollouts of each segment.
+        batch_size: rollouts in a batch.
+        videos: number of segments to write as videos.
+        seed: seed of segments, sampled codes and probes.
+        lpips: files with the weights of VGG16 and of LPIPS; empty leaves LPIPS out.
+        fvd: file with the weights of I3D; None leaves FVD out.
+        probe: whether to measure the position of the gripper, whose probes take half a minute of CPU time to fit.
+        goal: see `load_model`.
+        config_dir: see `load_model`.
 
     Returns:
-        The table, and what was left out with the reason.
+        The rows of the table, and the measures that are left out with the reason.
 
     Raises:
-        FileNotFoundError, ValueError: one line saying what does not fit.
+        FileNotFoundError: Model, data or weights do not exist.
+        UserError: Model, data and arguments do not fit together.
     """
     least = {"samples": (samples, 1), "segments": (segments, 1), "batch-size": (batch_size, 1), "videos": (videos, 0)}
     for name, (value, low) in least.items():
@@ -143,17 +164,17 @@ def predict(
     check_data(loaded.model, episodes, data)
     options = {"context": loaded.model.context_length, "horizon": horizon, "count": segments, "seed": seed}
     drawn = draw_segments(episodes, **options)
-    plan = Imagining(samples, batch_size, seed, uses_actions=loaded.model.action_dim > 0)
-    judges = Judges(
+    plan = RolloutPlan(samples, batch_size, seed, uses_actions=loaded.model.action_dim > 0)
+    metrics = MetricModels(
         lpips=load_lpips(lpips).to(loaded.device) if lpips else None,
         i3d=I3D.from_file(fvd).to(loaded.device) if fvd else None,
-        probes=fit_probes(episodes, loaded.device, seed) if probe and shows_the_hand(episodes) else (),
+        probes=fit_probes(episodes, loaded.device, seed) if probe and has_gripper(episodes) else (),
         threshold=reward_of_success(episodes, loaded.success_bonus),
         success_bonus=loaded.success_bonus,
     )
     with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
-        scores = score(loaded.model, drawn, judges, plan, bar.update)
-    rows, left_out = summarise(scores, judges)
+        scores = score(loaded.model, drawn, metrics, plan, bar.update)
+    rows, left_out = summarise(scores, metrics)
     if not probe:
         left_out["gripper"] = "--no-probe was given"
     settings = {"model": str(model_path), "data": str(data), "horizon": horizon, "segments": len(drawn)}
@@ -165,11 +186,11 @@ def predict(
 
 
 def check_horizon(model: WorldModel, horizon: int | None, fvd: bool) -> int:
-    """The horizon, as far as the model goes where none was asked for; ValueError where it does not fit."""
+    """The horizon, by default the longest of the model. UserError if the model or FVD does not allow it."""
     most = model.max_horizon
     horizon = most if horizon is None else horizon
     if not 1 <= horizon <= most:
-        raise UserError(f"--horizon must be 1 to {most}, as far as this model goes, not {horizon}")
+        raise UserError(f"--horizon must be 1 to {most}, the longest of this model, not {horizon}")
     frames = model.context_length + horizon
     if fvd and frames < MIN_FRAMES:
         raise UserError(f"--fvd needs videos of {MIN_FRAMES} frames or more, context included, not {frames}")
@@ -177,11 +198,11 @@ def check_horizon(model: WorldModel, horizon: int | None, fvd: bool) -> int:
 
 
 def check_data(model: WorldModel, episodes: Sequence[TensorDictBase], data: Path) -> None:
-    """ValueError where these are not the episodes that the model is made for."""
+    """UserError if the episodes lack what the model needs, or have actions of another width."""
     for episode in episodes:
         keys = episode.keys()
         if "pixels" not in keys:
-            raise UserError(f"{data}: an episode has no pixels, and this model predicts nothing else")
+            raise UserError(f"{data}: an episode has no pixels, which this model predicts")
         if model.action_dim and "action" not in keys:
             raise UserError(f"{data}: an episode has no actions, and this model needs them")
         if model.action_dim and episode["action"].shape[-1] != model.action_dim:
@@ -190,7 +211,11 @@ def check_data(model: WorldModel, episodes: Sequence[TensorDictBase], data: Path
 
 
 def reward_of_success(episodes: Sequence[TensorDictBase], bonus: float) -> float | None:
-    """The reward that best parts steps with success from others; None where the data do not hold both."""
+    """The reward that best separates steps with success from others, the bonus included.
+
+    Returns:
+        The threshold, or None if the data do not contain both kinds of steps.
+    """
     if not all({"reward", "success"} <= set(episode.keys()) for episode in episodes):
         return None
     success = torch.cat([episode["success"][:-1, 0] for episode in episodes])
@@ -199,23 +224,23 @@ def reward_of_success(episodes: Sequence[TensorDictBase], bonus: float) -> float
 
 
 def fit_probes(episodes: Sequence[TensorDictBase], device: torch.device, seed: int) -> tuple[PositionProbe, ...]:
-    """For each fold a probe fitted to the other episodes; none where there are too few."""
+    """Fit a probe for each fold, to the episodes outside the fold. No probes if there are fewer episodes than folds."""
     if len(episodes) < FOLDS:
         return ()
     probes = []
     with tqdm(total=FOLDS * PROBE_UPDATES, desc="fitting gripper probes", unit="update") as bar:
         for fold in range(FOLDS):
             others = [episode for number, episode in enumerate(episodes) if number % FOLDS != fold]
-            others = others[:: -(-len(others) // PROBE_EPISODES)]
+            others = others[:: -(-len(others) // MAX_PROBE_EPISODES)]
             frames = torch.cat([episode["pixels"] for episode in others]).to(device)
-            hand = torch.cat([episode["state"][:, HAND] for episode in others]).to(device)
-            probes.append(fit_probe(frames, hand, updates=PROBE_UPDATES, seed=seed, on_update=bar.update))
+            positions = torch.cat([episode["state"][:, GRIPPER] for episode in others]).to(device)
+            probes.append(fit_probe(frames, positions, updates=PROBE_UPDATES, seed=seed, on_update=bar.update))
     return tuple(probes)
 
 
 @torch.no_grad()
 def write_videos(folder: Path, loaded: LoadedModel, segments: Segments, seed: int) -> None:
-    """Write segment-00.mp4, .. with a still beside each: real | imagined | difference, the first C frames real."""
+    """Write segment-00.mp4, ...: real | imagined | difference, with C real frames first, and a PNG beside each."""
     steps = segments.leading("pixels").shape[:2]
     actions = segments.leading("action") if loaded.model.action_dim else torch.zeros(*steps, 0)
     with torch.random.fork_rng():

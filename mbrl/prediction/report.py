@@ -1,4 +1,4 @@
-"""What `mbrl predict` found, as files: table.json, table.csv and horizon.png."""
+"""Write the results of `mbrl predict`: table.json, table.csv and horizon.png."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from mbrl.results.style import COLOURS, DASHES
 from mbrl.run_folder.files import write_atomically
 
 MARKERS = ("o", "s", "^", "x")
-MARGIN = 1.3  # of a panel whose axis starts at 0 over its highest curve
+MARGIN = 1.3  # height of a panel that starts at 0, over its highest value
 
 
 class Panel(NamedTuple):
-    """Curves by label, each the name of a row; those without a course are not drawn."""
+    """A panel of the figure.
+
+    Attributes:
+        title: title.
+        axis: label of the y-axis.
+        curves: label of a line -> name of its row. Rows without a curve are not drawn.
+        from_zero: whether the y-axis starts at 0.
+    """
 
     title: str
     axis: str
@@ -32,15 +39,15 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("What the model makes of actions", "PSNR (dB)", {
+    Panel("Frames, under true and other actions", "PSNR (dB)", {
         "true actions": "psnr", "shuffled actions": "psnr_shuffled", "zero actions": "psnr_zero",
         "last context frame": "psnr_still",
     }),
-    Panel("Structure", "SSIM", {"imagined": "ssim", "last context frame": "ssim_still"}),
+    Panel("Structural similarity", "SSIM", {"imagined": "ssim", "last context frame": "ssim_still"}),
     Panel("Perceptual distance", "LPIPS", {"imagined": "lpips", "last context frame": "lpips_still"}, True),
-    Panel("Reward", "mean |error|", {"imagined": "reward_error"}, True),
-    Panel("Gripper, read by a probe", "distance (cm)", {
-        "imagined frames": "gripper_cm", "real frames (the probe's own error)": "gripper_cm_real",
+    Panel("Reward", "mean absolute error", {"imagined": "reward_error"}, True),
+    Panel("Gripper position, read by a probe", "distance (cm)", {
+        "imagined frames": "gripper_cm", "real frames (error of the probe)": "gripper_cm_real",
     }, True),
 )  # fmt: skip
 
@@ -48,7 +55,7 @@ PANELS = (
 def write_report(
     folder: Path, rows: Sequence[Row], left_out: Mapping[str, str], settings: Mapping[str, Any]
 ) -> list[Path]:
-    """Write table.json, table.csv and horizon.png, each whole or not at all; the paths."""
+    """Write table.json, table.csv and horizon.png atomically, and return their paths."""
     picture = io.BytesIO()
     draw(rows).savefig(picture, dpi=150, format="png")
     contents = {
@@ -62,20 +69,20 @@ def write_report(
 
 
 def _json(rows: Sequence[Row], left_out: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    measures = {row.name: {"value": _known(row.value)} for row in rows}
+    measures = {row.name: {"value": _finite(row.value)} for row in rows}
     for row in rows:
         if row.curve is not None:
-            measures[row.name]["by_step"] = [_known(value) for value in row.curve]
+            measures[row.name]["by_step"] = [_finite(value) for value in row.curve]
     return json.dumps({"settings": settings, "measures": measures, "left_out": left_out}, indent=1) + "\n"
 
 
-def _known(value: float) -> Any:
-    """JSON has no nan: null says that a rate had nothing to divide by."""
+def _finite(value: float) -> Any:
+    """JSON has no NaN: null stands for a rate without cases."""
     return value if math.isfinite(value) else None
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """One line for each number; step "all" is the value over the horizon, step 1 its first imagined frame."""
+    """One line for each number. Step "all" is the value over the horizon, and step 1 is the first imagined frame."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["measure", "step", "value"])
@@ -86,7 +93,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """The measures along the horizon, one panel each."""
+    """Draw the measures along the horizon, one panel for each entry of PANELS that has a curve."""
     curves = {row.name: row.curve for row in rows if row.curve is not None}
     panels = [panel for panel in PANELS if set(panel.curves.values()) & curves.keys()]
     columns = min(2 if len(panels) < 5 else 3, len(panels))
@@ -105,7 +112,7 @@ def _draw(axis: Axes, panel: Panel, curves: Mapping[str, list[float]]) -> None:
     for position, (label, curve) in enumerate(drawn):
         steps = range(1, len(curve) + 1)
         style = {"color": COLOURS[position], "linestyle": DASHES[position], "marker": MARKERS[position]}
-        order = len(drawn) - position  # the first curve lies on top
+        order = len(drawn) - position  # the first curve is drawn on top
         axis.plot(steps, curve, **style, linewidth=2, markersize=5, label=label, zorder=order + 1)  # type: ignore[arg-type]
     if panel.from_zero:
         axis.set_ylim(0, MARGIN * max(max(curve) for _, curve in drawn) or 1)

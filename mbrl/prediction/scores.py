@@ -1,4 +1,4 @@
-"""Imagine segments and score what comes out: raw scores by segment, sample and step.
+"""Imagine segments and score them: raw scores for each segment, sample and step.
 
 B segments, K samples of each, C context frames, H horizon, A action width, D features, P = 3.
 """
@@ -12,34 +12,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mbrl.prediction.held_out import HAND, Segments
+from mbrl.prediction.held_out import GRIPPER, Segments
 from worldmodel.base import WorldModel
 from worldmodel.metrics.i3d import I3D
 from worldmodel.metrics.images import Distance, frame_scores
 from worldmodel.metrics.probe import PositionProbe
 
-FOLDS = 2  # a probe reads the episodes that it was not fitted to
+FOLDS = 2  # groups of episodes; each group is read by a probe that was fitted to the others
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What scores are made with beside pixels; each is None or empty where it cannot be had."""
+class MetricModels:
+    """Networks and constants that scores need beside the frames.
+
+    Attributes:
+        lpips: LPIPS, or None to leave it out.
+        i3d: feature network of FVD, or None to leave it out.
+        probes: read the gripper's position off frames; empty to leave it out. Probe f reads the segments of episodes e
+            with e % FOLDS == f.
+        threshold: reward, success bonus included, from which a step counts as a success. None if it is unknown.
+        success_bonus: bonus at success that the model's rewards contain and those of the data do not.
+    """
 
     lpips: Distance | None = None
     i3d: I3D | None = None
-    probes: tuple[PositionProbe, ...] = ()  # probe f reads the segments of episodes e with e % FOLDS == f
-    threshold: float | None = None  # the reward, bonus included, from which on a step counts as a success
-    success_bonus: float = 0.0  # what the model's rewards hold beside those of the data where the task is solved
+    probes: tuple[PositionProbe, ...] = ()
+    threshold: float | None = None
+    success_bonus: float = 0.0
 
 
 @dataclass
 class Scores:
-    """Raw scores by name, each [M, ...], and the codebooks' sizes.
+    """Raw scores by name, each [M, ...], and the sizes of the codebooks.
 
-    mse, psnr, ssim, lpips [M, K, H]; the same with "context/" [M, 1, C] (reconstructed context frames), and with
-    "still/" (the last context frame in place of the imagined one), "shuffled/" and "zero/" (imagined under other
-    actions) [M, 1, H]. reward [M, K, H] with real_reward and success [M, H]. hand [M, K, H, 3], seen_hand [M, 1, H, 3]
-    (read from real frames) and real_hand [M, H, 3]. features [M, K, D] and real_features [M, D]. codes/NAME.
+    | name | shape | |
+    |---|---|---|
+    | mse, psnr, ssim, lpips | [M, K, H] | imagined frames |
+    | context/mse, ... | [M, 1, C] | reconstructed context frames |
+    | still/mse, ... | [M, 1, H] | copies of the last context frame |
+    | shuffled/mse, zero/mse, ... | [M, 1, H] | frames imagined under other actions |
+    | reward | [M, K, H] | imagined rewards |
+    | real_reward, success | [M, H] | rewards, with the success bonus, and successes of the data |
+    | gripper | [M, K, H, 3] | positions read off imagined frames |
+    | gripper_read | [M, 1, H, 3] | positions read off real frames |
+    | gripper_real | [M, H, 3] | positions in the data |
+    | features, real_features | [M, K, D], [M, D] | I3D features of imagined and real videos |
+    | codes/NAME | [M, ...] | codes of the real segment |
     """
 
     parts: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -57,10 +75,14 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Imagining:
-    """What is imagined: K samples of each segment, `batch_size` rollouts side by side, codes drawn from `seed`.
+class RolloutPlan:
+    """How the segments are imagined.
 
-    uses_actions: False for a model without them, which then are neither passed on nor exchanged.
+    Attributes:
+        samples: K, rollouts of each segment.
+        batch_size: largest number of rollouts in a batch.
+        seed: seed of sampled codes and of the shuffled actions.
+        uses_actions: False for a model without actions, which is measured without other actions too.
     """
 
     samples: int
@@ -69,7 +91,7 @@ class Imagining:
     uses_actions: bool = True
 
     def rollouts(self, segments: int) -> int:
-        """How many are made of so many segments."""
+        """Number of rollouts of that many segments."""
         others = (1 + (segments > 1)) if self.uses_actions else 0
         return segments * (self.samples + others)
 
@@ -77,13 +99,20 @@ class Imagining:
 def score(
     model: WorldModel,
     segments: Segments,
-    judges: Judges,
-    plan: Imagining,
+    metrics: MetricModels,
+    plan: RolloutPlan,
     on_rollouts: Callable[[int], Any] = lambda count: None,
 ) -> Scores:
-    """Imagine every segment K times under its own actions, and once each under others, and score it all.
+    """Imagine every segment K times under its own actions and once under each of the other actions, and score all.
 
-    torch's own generators are left as they were. `on_rollouts` is called with how many more were done.
+    The state of torch's global generators does not change.
+
+    Args:
+        model: the world model.
+        segments: the segments.
+        metrics: networks and constants of the scores.
+        plan: how to imagine.
+        on_rollouts: called with the number of rollouts that were completed.
     """
     scores, device, rows = Scores(), next(model.parameters()).device, max(1, plan.batch_size // plan.samples)
     taken = segments.leading("action") if plan.uses_actions else torch.zeros(*segments.leading("pixels").shape[:2], 0)
@@ -98,12 +127,12 @@ def score(
             chunks = []
             for done in range(0, plan.samples, plan.batch_size):
                 samples = min(plan.batch_size, plan.samples - done)
-                chunks.append(_imagined(model, batch, taken[part].to(device), samples, judges))
+                chunks.append(_imagined(model, batch, taken[part].to(device), samples, metrics))
                 on_rollouts(len(batch) * samples)
             scores.add({name: torch.cat([chunk[name] for chunk in chunks], 1) for name in chunks[0]})
-            scores.add(_real(model, batch, judges, scores.codebooks))
+            scores.add(_real(model, batch, metrics, scores.codebooks))
             for name, other in others.items():
-                torch.manual_seed(plan.seed + first)  # the same luck as under the true actions
+                torch.manual_seed(plan.seed + first)  # sampling noise is the same as under the true actions
                 rollout = model.predict(batch.before(), other[part].to(device))
                 scores.add(_compared(f"{name}/", rollout["pixels"], batch.after("pixels")))
                 on_rollouts(len(batch))
@@ -112,59 +141,61 @@ def score(
 
 
 def other_actions(actions: Tensor, seed: int) -> dict[str, Tensor]:
-    """None at all ("zero") and, from two segments on, those of another segment ("shuffled"), each [M, H, A]."""
+    """Zero actions and, from two segments on, the actions of another segment ("shuffled"), each [M, H, A]."""
     others = {"zero": torch.zeros_like(actions)}
     if len(actions) > 1:
         order = torch.randperm(len(actions), generator=torch.Generator().manual_seed(seed))
         shuffled = torch.empty_like(actions)
-        shuffled[order] = actions[order.roll(1)]  # nobody keeps their own
+        shuffled[order] = actions[order.roll(1)]  # a cyclic shift of a permutation: no segment keeps its own
         others["shuffled"] = shuffled
     return others
 
 
-def _imagined(model: WorldModel, batch: Segments, actions: Tensor, samples: int, judges: Judges) -> dict[str, Tensor]:
+def _imagined(
+    model: WorldModel, batch: Segments, actions: Tensor, samples: int, metrics: MetricModels
+) -> dict[str, Tensor]:
     """Scores [B, samples, ..] of rollouts under the true actions."""
     rollout = model.predict(batch.before(), actions, samples).unflatten(0, (-1, samples))
     pixels = rollout["pixels"]
-    out = frame_scores(pixels, batch.after("pixels"), judges.lpips)
+    out = frame_scores(pixels, batch.after("pixels"), metrics.lpips)
     if "reward" in rollout.keys() and "reward" in batch:
         out["reward"] = rollout["reward"].squeeze(-1)
-    if judges.probes:
-        out["hand"] = _hand(judges.probes, pixels, batch.episode)
-    if judges.i3d is not None:
+    if metrics.probes:
+        out["gripper"] = _read_gripper(metrics.probes, pixels, batch.episode)
+    if metrics.i3d is not None:
         context = model.reconstruct(batch.before()).unsqueeze(1).expand(-1, samples, -1, -1, -1, -1)
         videos = torch.cat([context, pixels], 2).flatten(0, 1)
-        out["features"] = judges.i3d.features(videos).unflatten(0, (-1, samples))
+        out["features"] = metrics.i3d.features(videos).unflatten(0, (-1, samples))
     return out
 
 
-def _real(model: WorldModel, batch: Segments, judges: Judges, codebooks: dict[str, int]) -> dict[str, Tensor]:
-    """What belongs to the real segments alone; notes the codebooks' sizes."""
+def _real(model: WorldModel, batch: Segments, metrics: MetricModels, codebooks: dict[str, int]) -> dict[str, Tensor]:
+    """Scores of the real segments, which do not depend on a sample. Stores the sizes of codebooks in `codebooks`."""
     real, context = batch.after("pixels"), batch.before()["pixels"]
-    out = _compared("still/", context[:, -1:].expand_as(real), real, judges.lpips)
-    out |= _compared("context/", model.reconstruct(batch.before()), context, judges.lpips)
+    out = _compared("still/", context[:, -1:].expand_as(real), real, metrics.lpips)
+    out |= _compared("context/", model.reconstruct(batch.before()), context, metrics.lpips)
     if "reward" in batch:
-        bonus = judges.success_bonus * batch.leading("success").float() if "success" in batch else 0.0
+        bonus = metrics.success_bonus * batch.leading("success").float() if "success" in batch else 0.0
         out["real_reward"] = (batch.leading("reward") + bonus).squeeze(-1)
     if "success" in batch:
         out["success"] = batch.leading("success").squeeze(-1)
-    if judges.probes:
-        out["real_hand"] = batch.after("state")[..., HAND]
-        out["seen_hand"] = _hand(judges.probes, real.unsqueeze(1), batch.episode)
-    if judges.i3d is not None:
-        out["real_features"] = judges.i3d.features(batch.records["pixels"])
+    if metrics.probes:
+        out["gripper_real"] = batch.after("state")[..., GRIPPER]
+        out["gripper_read"] = _read_gripper(metrics.probes, real.unsqueeze(1), batch.episode)
+    if metrics.i3d is not None:
+        out["real_features"] = metrics.i3d.features(batch.records["pixels"])
     for name, (codes, size) in model.codes(batch.with_goal()).items():
         out[f"codes/{name}"], codebooks[name] = codes, size
     return out
 
 
 def _compared(prefix: str, pixels: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
-    """Scores [B, 1, ..] of one sample each: frames [B, .., 3, R, R]."""
+    """Scores [B, 1, ..] of frames [B, .., 3, R, R], one sample of each segment."""
     scores = frame_scores(pixels.unsqueeze(1), real, lpips)
     return {f"{prefix}{name}": value for name, value in scores.items()}
 
 
-def _hand(probes: tuple[PositionProbe, ...], frames: Tensor, episode: Tensor) -> Tensor:
-    """Frames [B, K, H, 3, R, R] to positions [B, K, H, P], each segment read by its fold's probe."""
+def _read_gripper(probes: tuple[PositionProbe, ...], frames: Tensor, episode: Tensor) -> Tensor:
+    """Frames [B, K, H, 3, R, R] to positions [B, K, H, P]. Each segment is read by the probe of its fold."""
     read = torch.stack([probe.read(frames) for probe in probes])  # [FOLDS, B, K, H, P]
     return read[episode % FOLDS, torch.arange(len(episode), device=episode.device)]

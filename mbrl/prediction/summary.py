@@ -1,4 +1,4 @@
-"""From raw scores to the rows of a table: one number for each measure and, where there is one, its course."""
+"""Summarise raw scores as rows of a table: a number for each measure and, for most, its values along the horizon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.prediction.scores import Judges, Scores
+from mbrl.prediction.scores import MetricModels, Scores
 from worldmodel.metrics.control import (
     Confusion,
     codebook_usage,
@@ -23,46 +23,56 @@ OTHER_ACTIONS = ("shuffled", "zero")
 
 
 class Row(NamedTuple):
-    """One measure: its name, its value over all steps and, where it has one, its value at each step of the horizon."""
+    """One measure.
+
+    Attributes:
+        name: name of the measure, see `mbrl.prediction.measures`.
+        value: mean over all steps.
+        curve: value at each step of the horizon, [H]; None for measures without.
+    """
 
     name: str
     value: float
     curve: list[float] | None = None
 
 
-def summarise(scores: Scores, judges: Judges) -> tuple[list[Row], dict[str, str]]:
-    """Every measure that the scores allow, in the order of a table, and what had to be left out, with the reason."""
+def summarise(scores: Scores, metrics: MetricModels) -> tuple[list[Row], dict[str, str]]:
+    """Compute every measure for which there are scores.
+
+    Returns:
+        The rows in the order of the table, and the measures that are left out with the reason.
+    """
     rows = [*_frames(scores)]
-    if judges.i3d is not None:
+    if metrics.i3d is not None:
         rows.append(Row("fvd", frechet_distance(scores["real_features"], scores["features"].flatten(0, 1))))
     rows += [*_control(scores)]
     if "reward" in scores:
         rows.append(_row("reward_error", reward_error(scores["reward"], scores["real_reward"])))
-        if "success" in scores and judges.threshold is not None:
-            rows += _success(scores, judges.threshold)
-    if judges.probes:
-        rows.append(_row("gripper_cm", distance_cm(scores["hand"], scores["real_hand"])))
-        rows.append(_row("gripper_cm_real", distance_cm(scores["seen_hand"], scores["real_hand"])))
+        if "success" in scores and metrics.threshold is not None:
+            rows += _success(scores, metrics.threshold)
+    if metrics.probes:
+        rows.append(_row("gripper_cm", distance_cm(scores["gripper"], scores["gripper_real"])))
+        rows.append(_row("gripper_cm_real", distance_cm(scores["gripper_read"], scores["gripper_real"])))
     for name, size in scores.codebooks.items():
         used, perplexity = codebook_usage(scores[f"codes/{name}"], size)
         rows += [Row(f"{name}_codes_used", used), Row(f"{name}_codes_perplexity", perplexity)]
-    return rows, _missing(scores, judges)
+    return rows, _missing(scores, metrics)
 
 
-def _missing(scores: Scores, judges: Judges) -> dict[str, str]:
-    """What cannot be measured at all, by name, and why."""
-    rewards = "the model predicts no rewards, or the data have none"
-    success = "it is read off rewards, and the data must hold both steps with success and steps without"
-    told = "reward" in scores and "success" in scores and judges.threshold is not None
+def _missing(scores: Scores, metrics: MetricModels) -> dict[str, str]:
+    """The measures that are left out, with the reason."""
+    rewards = "the model predicts no rewards, or the data contain none"
+    success = "it needs rewards, and data with steps of success and steps without"
+    has_success = "reward" in scores and "success" in scores and metrics.threshold is not None
     alone = "zero/mse" in scores and "shuffled/mse" not in scores
     reasons = {
         "lpips": ("lpips" in scores, "give its weights with --lpips"),
-        "fvd": (judges.i3d is not None, "give its weights with --fvd"),
+        "fvd": (metrics.i3d is not None, "give its weights with --fvd"),
         "controllability": ("zero/mse" in scores, "the model takes no actions"),
-        "controllability, shuffled": (not alone, "there is one segment only"),
+        "controllability, shuffled": (not alone, "there is only one segment"),
         "reward error": ("reward" in scores, rewards),
-        "success": (told, success),
-        "gripper": (bool(judges.probes), "it takes two episodes with Meta-World's state"),
+        "success": (has_success, success),
+        "gripper": (bool(metrics.probes), "it needs two episodes with Meta-World's state"),
         "codes": (bool(scores.codebooks), "the model has no codebooks"),
     }
     return {name: reason for name, (there, reason) in reasons.items() if not there}
@@ -73,7 +83,7 @@ def _row(name: str, curve: Tensor) -> Row:
 
 
 def _frames(scores: Scores) -> Iterator[Row]:
-    """The imagined frames' scores and, as published, the same with the reconstructed context frames counted in."""
+    """Scores of imagined frames and, as in published tables, the same with reconstructed context frames included."""
     for name in FRAME_MEASURES:
         if name not in scores:
             continue
@@ -89,7 +99,7 @@ def _frames(scores: Scores) -> Iterator[Row]:
 
 
 def _control(scores: Scores) -> Iterator[Row]:
-    """Frames under other actions, and what the true ones gain over them (above 0: the model heeds its actions)."""
+    """Scores under other actions, and the gain of the true actions over them: above 0, the model uses its actions."""
     for other in OTHER_ACTIONS:
         for name, sign in (("mse", -1), ("psnr", 1)):
             if f"{other}/{name}" in scores:
@@ -99,10 +109,10 @@ def _control(scores: Scores) -> Iterator[Row]:
 
 
 def _success(scores: Scores, threshold: float) -> list[Row]:
-    """Success read off imagined rewards, and off real ones: what the threshold itself gets wrong.
+    """Success detected from imagined rewards and, as the error of the detection itself, from real rewards.
 
-    The reward is what an agent learns from: an imagined reward as high as those of real successes is what leads it
-    astray, whatever the frames show.
+    Rewards are used and not frames because the agent learns from rewards: it exploits imagined rewards that are as high
+    as those of real successes.
     """
     imagined = confusion(scores["reward"] >= threshold, scores["success"].unsqueeze(1))
     real = confusion(scores["real_reward"] >= threshold, scores["success"])

@@ -1,4 +1,4 @@
-"""Videos: reality, imagination and their difference side by side."""
+"""Videos of real frames, imagined frames and their difference, side by side."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ from torch import Tensor
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
-SIDE = 256  # small frames are enlarged to about this, so that they can be watched
-BORDER = 4
-CAPTION = 16  # height of a line of text
-GAIN = 2  # of the difference, so that it can be seen
-IMAGINED = (230, 159, 0)  # orange frame: imagined
+SIDE = 256  # pixels; smaller frames are enlarged to about this side
+BORDER = 4  # pixels
+CAPTION = 16  # height of a line of text in pixels
+GAIN = 2  # factor on the difference, to make it visible
+MAX_STILLS = 5  # frames in the PNG beside a video, about
+IMAGINED = (230, 159, 0)  # orange border
 REAL = (0, 0, 0)
 
 
 def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
-    """Write frames uint8 [T, 3, H, W] as MP4 or GIF, by the file's suffix."""
+    """Write a video.
+
+    Args:
+        path: file to write; its suffix decides between GIF (.gif) and MP4.
+        frames: uint8 [T, 3, H, W].
+        fps: frames per second.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     images = frames.permute(0, 2, 3, 1).numpy()
     if path.suffix == ".gif":
@@ -34,13 +41,19 @@ def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
 
 
 def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, path: Path) -> Tensor:
-    """A real rollout [L] beside what the model imagines of it: real | imagined | difference; a still as PNG beside it.
+    """Write a video of real | imagined | difference of a whole episode, and a PNG of some frames beside it.
 
-    Imagination sees the real context and then the same actions for a horizon; then it starts afresh from the real
-    frames, so the whole episode is covered. An orange border marks every imagined frame, a black one a real frame.
+    The model sees C real frames and imagines `horizon` steps under the real actions. It then starts again from the next
+    C real frames. Imagined frames have an orange border, real ones a black border.
+
+    Args:
+        model: the world model.
+        rollout: real steps [L].
+        horizon: imagined steps between restarts.
+        path: file of the video.
 
     Returns:
-        The video's frames uint8 [T, 3, H, W].
+        The frames of the video, uint8 [T, 3, H, W].
     """
     real, imagined, is_imagined = imagine_along(model, rollout, horizon)
     step = model.context_length + horizon
@@ -50,14 +63,22 @@ def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, 
 def write_comparison(
     path: Path, real: Tensor, imagined: Tensor, is_imagined: Tensor, shown: range, made: str = "imagined"
 ) -> Tensor:
-    """A video of real | imagined | difference, frames uint8 [T, 3, R, R], and as PNG beside it about five of `shown`.
+    """Write a video of real | imagined | difference, and a PNG of some frames beside it.
 
-    The frames that `is_imagined` [T] says have an orange border, real ones a black one. `made` names the middle column.
-    Returns the video's frames uint8 [T, 3, H, W].
+    Args:
+        path: file of the video.
+        real: real frames, uint8 [T, 3, R, R].
+        imagined: frames to compare with them, uint8 [T, 3, R, R].
+        is_imagined: which of the latter get an orange border, bool [T]. The others get a black one.
+        shown: frames to choose from for the PNG.
+        made: caption of the middle column.
+
+    Returns:
+        The frames of the video, uint8 [T, 3, H, W].
     """
     strip = torch.stack([side_by_side(*row) for row in zip(real, imagined, is_imagined, strict=True)])
     write_video(path, strip)
-    chosen = shown[:: max(1, len(shown) // 5)]
+    chosen = shown[:: max(1, len(shown) // MAX_STILLS)]
     rows = [_captions(strip.shape[-1], ("real", made, f"difference x {GAIN}"))]
     for step in chosen:
         rows += [_captions(strip.shape[-1], (f"frame {step}",)), strip[step]]
@@ -66,7 +87,7 @@ def write_comparison(
 
 
 def _captions(width: int, texts: Sequence[str]) -> Tensor:
-    """A white strip [3, CAPTION, width] with a text at the start of each of three columns."""
+    """A white strip [3, CAPTION, width] with texts at the left of up to three columns."""
     image = Image.new("RGB", (width, CAPTION), "white")
     for column, text in enumerate(texts):
         ImageDraw.Draw(image).text((column * width // 3 + BORDER, 1), text, "black", ImageFont.load_default(12))
@@ -75,15 +96,27 @@ def _captions(width: int, texts: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Imagine a real rollout [L] under its own actions, afresh from C real frames every C + horizon steps.
+    """Imagine an episode under its own actions, starting again from C real frames every C + horizon steps.
 
-    Returns: real and imagined frames uint8 [T, 3, R, R] and bool [T], which of the latter are imagined.
+    Args:
+        model: the world model.
+        rollout: real steps [L].
+        horizon: imagined steps between restarts.
+
+    Returns:
+        Real frames uint8 [T, 3, R, R], imagined frames uint8 [T, 3, R, R], and which of the latter are imagined and not
+        context, bool [T].
+
+    Raises:
+        UserError: The episode has fewer than C + horizon steps.
     """
     device, context = next(model.parameters()).device, model.context_length
     pieces, marks = [], []
     whole = len(rollout) // (context + horizon) * (context + horizon)
     if whole == 0:
-        raise UserError(f"an episode of {len(rollout)} steps is too short to imagine {context} + {horizon} frames")
+        raise UserError(
+            f"an episode of {len(rollout)} steps is too short for {context} context frames and a horizon of {horizon}"
+        )
     for start in range(0, whole, context + horizon):
         part = rollout[start : start + context + horizon].to(device)
         state = model.start(part[:context][None])
@@ -97,7 +130,7 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
 
 
 def side_by_side(real: Tensor, imagined: Tensor, is_imagined: Tensor) -> Tensor:
-    """real | imagined | difference of one step, each [3, R, R], as one picture [3, H, W]."""
+    """Join real | imagined | difference of one step, each [3, R, R], into one image [3, H, W]."""
     difference = (real.int() - imagined.int()).abs().mul(GAIN).clamp(max=255).to(torch.uint8)
     colour = IMAGINED if is_imagined else REAL
     return torch.cat([_framed(real, REAL), _framed(imagined, colour), _framed(difference, REAL)], -1)

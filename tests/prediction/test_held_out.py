@@ -1,10 +1,10 @@
-"""Stretches of episodes: every place is drawn alike, and each row belongs to the frame it leads to."""
+"""Segments of episodes: positions are drawn uniformly, and each row belongs to the frame that it leads to."""
 
 import pytest
 import torch
 from tensordict import TensorDict
 
-from mbrl.prediction.held_out import draw_segments, shows_the_hand
+from mbrl.prediction.held_out import draw_segments, has_gripper
 from tests.fakes import episode
 
 
@@ -42,9 +42,9 @@ def test_entries_that_some_episodes_lack_are_left_out() -> None:
     with_state["state"] = torch.zeros(len(with_state), 39)
     segments = draw_segments([short, with_state], context=2, horizon=2, count=30, seed=0)
     assert "state" not in segments and "reward" in segments
-    assert shows_the_hand([with_state]) and not shows_the_hand([short, with_state])
+    assert has_gripper([with_state]) and not has_gripper([short, with_state])
     narrow = TensorDict(state=torch.zeros(3, 4), batch_size=[3])
-    assert not shows_the_hand([narrow])
+    assert not has_gripper([narrow])
 
 
 def test_episodes_that_are_too_short_are_refused() -> None:

@@ -179,11 +179,11 @@ def test_the_command_prints_a_table_and_what_was_left_out(
     assert lines[0].split() == ["measure", "all", "steps", "step", "1", "step", "2"]
     for name in ("psnr", "psnr_best", "psnr_gap_shuffled", "reward_error", "dynamics_codes_perplexity"):
         assert any(line.startswith(f"{name} ") for line in lines), name
-    assert "left out: gripper (it takes two episodes with Meta-World's state)" in lines
+    assert "left out: gripper (it needs two episodes with Meta-World's state)" in lines
     assert lines[-1] == str(folder / "predict") and (folder / "predict" / "segment-00.mp4").is_file()
     options = ["--horizon", 1, "--segments", 1, "--videos", 0, "--output", tmp_path / "out"]
     code, out, _ = command(capsys, folder, tmp_path / "data", *options)
-    assert code == 0 and "left out: controllability, shuffled (there is one segment only)" in out
+    assert code == 0 and "left out: controllability, shuffled (there is only one segment)" in out
 
 
 def test_every_mistake_is_one_line(
@@ -194,7 +194,7 @@ def test_every_mistake_is_one_line(
     mistakes = {
         (data, "--samples", "0"): "--samples must be 1 or more, not 0",
         (data, "--videos", "-1"): "--videos must be 0 or more, not -1",
-        (data, "--horizon", "11"): "--horizon must be 1 to 10, as far as this model goes, not 11",
+        (data, "--horizon", "11"): "--horizon must be 1 to 10, the longest of this model, not 11",
         (data, "--horizon", "0"): "--horizon must be 1 to 10",
         (tmp_path / "none",): "does not exist",
         (tmp_path / "small",): "has frames of 8x8, and the model is made for 16x16",

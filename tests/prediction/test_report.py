@@ -34,7 +34,7 @@ def test_tables_hold_every_number(tmp_path: Path) -> None:
 def test_panels_are_those_with_a_course() -> None:
     figure = draw(ROWS)
     actions, reward = figure.axes
-    assert actions.get_ylabel() == "PSNR (dB)" and reward.get_ylabel() == "mean |error|"
+    assert actions.get_ylabel() == "PSNR (dB)" and reward.get_ylabel() == "mean absolute error"
     legend = actions.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["true actions", "zero actions"]

@@ -8,7 +8,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mbrl.prediction.held_out import Segments, draw_segments
-from mbrl.prediction.scores import Imagining, Judges, other_actions, score
+from mbrl.prediction.scores import MetricModels, RolloutPlan, other_actions, score
 from mbrl.prediction.summary import Row, summarise
 from tests.fakes import CountingWorldModel
 from worldmodel.base import WorldModel
@@ -65,10 +65,10 @@ def segments(count: int = 100) -> Segments:
     return draw_segments(episodes(), context=CONTEXT, horizon=HORIZON, count=count, seed=0)
 
 
-def measured(model: WorldModel, drawn: Segments, judges: Judges | None = None, **plan: Any) -> dict[str, Row]:
-    judges = judges or Judges(threshold=7.5)
+def measured(model: WorldModel, drawn: Segments, metrics: MetricModels | None = None, **plan: Any) -> dict[str, Row]:
+    metrics = metrics or MetricModels(threshold=7.5)
     options = {"samples": 1, "batch_size": 8, "seed": 0} | plan
-    rows, left_out = summarise(score(model, drawn, judges, Imagining(**options)), judges)
+    rows, left_out = summarise(score(model, drawn, metrics, RolloutPlan(**options)), metrics)
     assert left_out.keys() >= {"lpips", "fvd", "gripper"}
     return {row.name: row for row in rows}
 
@@ -98,7 +98,7 @@ def test_published_counts_take_the_reconstructed_context_in() -> None:
 def test_the_best_of_samples_is_better_than_their_mean() -> None:
     drawn = segments(6)
     rows = measured(Steering(luck=1), drawn, samples=5)
-    scores = score(Steering(luck=1), drawn, Judges(), Imagining(5, 8, 0))
+    scores = score(Steering(luck=1), drawn, MetricModels(), RolloutPlan(5, 8, 0))
     assert scores["mse"].shape == (6, 5, HORIZON)
     assert rows["mse_best"].value == pytest.approx(float(scores["mse"].mean(-1).amin(1).mean()))
     assert rows["mse_best"].value < rows["mse"].value == pytest.approx(float(scores["mse"].mean()))
@@ -107,8 +107,8 @@ def test_the_best_of_samples_is_better_than_their_mean() -> None:
 
 @pytest.mark.parametrize(("samples", "batch_size"), [(1, 4), (3, 7), (5, 2)])
 def test_no_more_rollouts_side_by_side_than_asked_for(samples: int, batch_size: int) -> None:
-    model, done, plan = Steering(), [], Imagining(samples, batch_size, 0)
-    scores = score(model, segments(9), Judges(), plan, done.append)
+    model, done, plan = Steering(), [], RolloutPlan(samples, batch_size, 0)
+    scores = score(model, segments(9), MetricModels(), plan, done.append)
     assert max(model.rows) <= batch_size
     assert sum(model.rows) // HORIZON == sum(done) == plan.rollouts(9) == 9 * (samples + 2)
     assert scores["mse"].shape == (9, samples, HORIZON) and scores["reward"].eq(scores["real_reward"][:, None]).all()
@@ -116,13 +116,15 @@ def test_no_more_rollouts_side_by_side_than_asked_for(samples: int, batch_size: 
 
 def test_the_same_seed_gives_the_same_scores_and_leaves_torchs_generator() -> None:
     before = torch.get_rng_state()
-    first, second, other = (score(Steering(luck=1), segments(4), Judges(), Imagining(2, 4, s)) for s in (1, 1, 2))
+    first, second, other = (
+        score(Steering(luck=1), segments(4), MetricModels(), RolloutPlan(2, 4, s)) for s in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first["mse"], second["mse"]) and not torch.equal(first["mse"], other["mse"])
 
 
 def test_a_success_bonus_of_the_model_is_added_to_the_datas_rewards() -> None:
-    rows = measured(Steering(), segments(), Judges(threshold=12.0, success_bonus=10.0))
+    rows = measured(Steering(), segments(), MetricModels(threshold=12.0, success_bonus=10.0))
     drawn = segments().leading("success").float()
     assert rows["reward_error"].value == pytest.approx(10 * float(drawn.mean()))
     assert rows["success_recall_real"].value == 1.0 and rows["success_recall"].value == 0.0  # its rewards lack it
@@ -150,16 +152,16 @@ class Mute(Steering):
 
 def test_what_cannot_be_measured_is_named_and_not_zero() -> None:
     drawn = segments(4)
-    scores = score(Mute(), drawn, Judges(), Imagining(1, 4, 0, uses_actions=False))
-    rows, left_out = summarise(scores, Judges())
+    scores = score(Mute(), drawn, MetricModels(), RolloutPlan(1, 4, 0, uses_actions=False))
+    rows, left_out = summarise(scores, MetricModels())
     assert left_out.keys() == {"lpips", "fvd", "controllability", "reward error", "success", "gripper", "codes"}
     assert {row.name.split("_")[0] for row in rows} == {"mse", "psnr", "ssim"}
     without = Segments(drawn.records.exclude("reward", "success"), drawn.episode, CONTEXT)
-    _, left_out = summarise(score(Steering(), without[:1], Judges(), Imagining(1, 4, 0)), Judges())
+    _, left_out = summarise(score(Steering(), without[:1], MetricModels(), RolloutPlan(1, 4, 0)), MetricModels())
     assert left_out.keys() == {"lpips", "fvd", "controllability, shuffled", "reward error", "success", "gripper"}
 
 
 def test_no_success_without_a_threshold() -> None:
-    rows, left_out = summarise(score(Steering(), segments(4), Judges(), Imagining(1, 4, 0)), Judges())
-    assert "must hold both" in left_out["success"]
+    rows, left_out = summarise(score(Steering(), segments(4), MetricModels(), RolloutPlan(1, 4, 0)), MetricModels())
+    assert "data with steps of success and steps without" in left_out["success"]
     assert not [row for row in rows if row.name.startswith("success")]

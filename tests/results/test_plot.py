@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,14 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     steps: list[str] = []
     plot([make_run(tmp_path / "run", "sac", 0, [0.0, 1.0])], on_progress=steps.append)
     assert steps == ["reading 1 file", "drawing 1 curve of 1 agent", "computing aggregates over tasks"]
+
+
+def test_twelve_agents_are_drawn_within_seconds(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        for seed in range(2):
+            rates = (generator.integers(0, 21, 20) / 20).tolist()
+            make_run(tmp_path / f"{number}-{seed}", f"agent{number}", seed, rates)
+    start = time.process_time()
+    assert len(plot([tmp_path], tmp_path / "x.png")) == 2
+    assert time.process_time() - start < 5.0, "a loop over bootstrap samples takes much longer"
