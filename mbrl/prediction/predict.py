@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -154,35 +154,49 @@ def predict(
         FileNotFoundError: Model, data or weights do not exist.
         UserError: Model, data and arguments do not fit together.
     """
-    least = {"samples": (samples, 1), "segments": (segments, 1), "batch-size": (batch_size, 1), "videos": (videos, 0)}
-    for name, (value, low) in least.items():
-        if value < low:
-            raise UserError(f"--{name} must be {low} or more, not {value}")
+    check_counts({"samples": samples, "segments": segments, "batch-size": batch_size}, videos)
     loaded = load_model(model_path, goal, config_dir)
     episodes = load_episodes(data, loaded.model.resolution)
     horizon = check_horizon(loaded.model, horizon, fvd is not None)
     check_data(loaded.model, episodes, data)
-    options = {"context": loaded.model.context_length, "horizon": horizon, "count": segments, "seed": seed}
-    drawn = draw_segments(episodes, **options)
+    drawn = draw_segments(episodes, context=loaded.model.context_length, horizon=horizon, count=segments, seed=seed)
     plan = RolloutPlan(samples, batch_size, seed, uses_actions=loaded.model.action_dim > 0)
-    metrics = MetricModels(
+    metrics = load_metrics(loaded, episodes, seed, lpips, fvd, probe)
+    with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
+        scores = score(loaded.model, drawn, metrics, plan, bar.update)
+    rows, left_out = summarise(scores, metrics)
+    left_out |= {} if probe else {"gripper": "--no-probe was given"}
+    counts = {"horizon": horizon, "segments": len(drawn), "samples": samples, "seed": seed, "episodes": len(episodes)}
+    write_report(output, rows, left_out, {"model": str(model_path), "data": str(data), **counts})
+    if videos:
+        write_videos(output, loaded, drawn[:videos], seed)
+    return rows, left_out
+
+
+def load_metrics(
+    loaded: LoadedModel,
+    episodes: Sequence[TensorDictBase],
+    seed: int,
+    lpips: Sequence[Path],
+    fvd: Path | None,
+    probe: bool,
+) -> MetricModels:
+    """Load or fit what the scores need beside the frames; arguments as of `predict`."""
+    return MetricModels(
         lpips=load_lpips(lpips).to(loaded.device) if lpips else None,
         i3d=I3D.from_file(fvd).to(loaded.device) if fvd else None,
         probes=fit_probes(episodes, loaded.device, seed) if probe and has_gripper(episodes) else (),
         threshold=reward_of_success(episodes, loaded.success_bonus),
         success_bonus=loaded.success_bonus,
     )
-    with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
-        scores = score(loaded.model, drawn, metrics, plan, bar.update)
-    rows, left_out = summarise(scores, metrics)
-    if not probe:
-        left_out["gripper"] = "--no-probe was given"
-    settings = {"model": str(model_path), "data": str(data), "horizon": horizon, "segments": len(drawn)}
-    settings |= {"samples": samples, "seed": seed, "episodes": len(episodes)}
-    write_report(output, rows, left_out, settings)
-    if videos:
-        write_videos(output, loaded, drawn[:videos], seed)
-    return rows, left_out
+
+
+def check_counts(positive: Mapping[str, int], videos: int) -> None:
+    """UserError if an option is smaller than 1 or, for the number of videos, smaller than 0."""
+    least = {name: (value, 1) for name, value in positive.items()} | {"videos": (videos, 0)}
+    for name, (value, low) in least.items():
+        if value < low:
+            raise UserError(f"--{name} must be {low} or more, not {value}")
 
 
 def check_horizon(model: WorldModel, horizon: int | None, fvd: bool) -> int:
