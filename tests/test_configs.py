@@ -112,7 +112,7 @@ def test_every_world_model_can_be_pretrained(name):
         model = make(settings.worldmodel, WorldModel, observation_spec=seen, action_spec=Specs.action_spec)
     for phase in PHASES:
         assert settings[phase].steps > settings[phase].warmup > 0
-        assert model.optimizers[phase].param_groups[0]["lr"] == settings[phase].lr
+        assert model.optimizers[phase].param_groups[0]["lr"] == settings[phase].learning_rate
 
 
 @pytest.mark.parametrize("name", names("agent"))

@@ -31,7 +31,7 @@ class PlanningPolicy(Policy):
     Args:
         world_model: what imagines. planner: what searches. prior: the policy whose proposals take part.
         observation_spec: must hold `frames` uint8 [3K, R, R], K >= C. action_spec: [A] in [-1, 1].
-        discount: of one agent step, in the sum of imagined rewards that a plan is worth.
+        gamma: discount of one agent step, in the sum of imagined rewards that a plan is worth.
         replan_every: agent steps that a plan is followed before the next decision.
         proposals: M of the N candidates are what the prior, exploring, would do in imagination.
         goal: an episode file, or a folder with one, whose last frame is the goal: then a plan is worth minus the mean
@@ -50,7 +50,7 @@ class PlanningPolicy(Policy):
         *,
         observation_spec: Composite,
         action_spec: TensorSpec,
-        discount: float,
+        gamma: float,
         replan_every: int = 1,
         proposals: int = 0,
         goal: str | None = None,
@@ -63,7 +63,7 @@ class PlanningPolicy(Policy):
         tasks = world_model.tasks if "task" in world_model.observations else 0
         check_proposals(proposals, planner, prior)
         image = None if goal is None else goal_image(Path(goal), world_model.resolution)
-        imagination = PlanImagination(world_model, prior.actor if proposals else None, discount, image)
+        imagination = PlanImagination(world_model, prior.actor if proposals else None, gamma, image)
         self.horizon = planner.horizon
         self.actor: PlanningActor = PlanningActor(
             imagination,
@@ -86,10 +86,10 @@ class PlanImagination(torch.nn.Module):
     """What actions are imagined to be worth, from one encoded context."""
 
     def __init__(
-        self, world_model: WorldModel, prior: TensorDictModuleBase | None, discount: float, goal: Tensor | None
+        self, world_model: WorldModel, prior: TensorDictModuleBase | None, gamma: float, goal: Tensor | None
     ) -> None:
         super().__init__()
-        self.world_model, self.prior, self.discount = world_model, prior, discount
+        self.world_model, self.prior, self.gamma = world_model, prior, gamma
         self.register_buffer("goal", goal, persistent=False)
         self.goal: Tensor | None  # uint8 [3, R, R]
 
@@ -113,7 +113,7 @@ class PlanImagination(torch.nn.Module):
             else:
                 assert outcome.reward is not None
                 powers = torch.arange(horizon, device=actions.device)
-                worth = (outcome.reward * self.discount**powers).sum(1)
+                worth = (outcome.reward * self.gamma**powers).sum(1)
             return worth.view(batch, candidates)
 
         return imagine

@@ -51,7 +51,7 @@ class Phase:
 
     Args:
         steps: of the optimiser. warmup: of them, over which the learning rate rises from 0; it then falls along a
-            cosine to final_lr of its full value.
+            cosine to `final_learning_rate_share` of its full value.
         clip_norm: largest norm of a gradient. accumulate: batches to a step.
         ema_decay: of the running mean of the weights that is validated and saved; 0 takes the weights themselves.
         seed: of dropout and whatever else the objective draws.
@@ -67,7 +67,7 @@ class Phase:
         seed: int,
         steps: int,
         warmup: int,
-        final_lr: float,
+        final_learning_rate_share: float,
         clip_norm: float,
         accumulate: int,
         ema_decay: float,
@@ -77,7 +77,7 @@ class Phase:
         self.objective, self._accelerator = model.objectives[name], accelerator
         self._seed = [seed, *name.encode()]
         optimizer = model.optimizers[name]
-        share = partial(learning_rate, steps=steps, warmup=warmup, final=final_lr)
+        share = partial(learning_rate, steps=steps, warmup=warmup, final=final_learning_rate_share)
         self._scheduler = LambdaLR(optimizer, share)
         self._wrapped, self._optimizer = accelerator.prepare(self.objective.train(), optimizer)
         parts: dict[str, Part] = {
@@ -130,7 +130,7 @@ class Phase:
         if not torch.isfinite(norm + loss.detach()):
             raise FloatingPointError(
                 f"the {self.name}'s loss is {float(loss.detach()):.3g} with gradient norm {float(norm):.3g} at its "
-                f"step {self.step}: lower {self.name}.lr, or look for values that are not finite in the data"
+                f"step {self.step}: lower {self.name}.learning_rate, or look for values that are not finite in the data"
             )
         return norm
 

@@ -185,7 +185,7 @@ def build_model(config: DictConfig, data: Mixture) -> Any:
 
 def build_phase(config: DictConfig, run: Run, name: str) -> Phase:
     """A phase as it was at its last checkpoint."""
-    options = {key: value for key, value in config[name].items() if key not in ("lr", "weight_decay")}
+    options = {key: value for key, value in config[name].items() if key not in ("learning_rate", "weight_decay")}
     return Phase(name, run.model, run.accelerator, run.output, seed=config.seed, **options)
 
 

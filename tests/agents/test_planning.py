@@ -75,7 +75,7 @@ def planning(model: Any = None, prior: Policy | None = None, numbers: dict[str, 
         model or ToyWorldModel(),
         CEM(**{**NUMBERS, **(numbers or {})}),
         prior or RandomPolicy(env.observation_spec, ACTION),
-        **{"observation_spec": env.observation_spec, "action_spec": ACTION, "discount": 0.99, **options},
+        **{"observation_spec": env.observation_spec, "action_spec": ACTION, "gamma": 0.99, **options},
     )
 
 

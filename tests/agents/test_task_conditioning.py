@@ -119,7 +119,7 @@ def test_a_planner_plans_in_its_task() -> None:
     specs = Composite(frames=Bounded(0, 255, (9, SIZE, SIZE), dtype=torch.uint8), task=Unbounded((2,)))
     search = CEM(horizon=2, candidates=64, elites=6, iterations=4, std=1.0)
     prior = RandomPolicy(specs, ACTION)
-    policy = PlanningPolicy(told(), search, prior, observation_spec=specs, action_spec=ACTION, discount=1.0)
+    policy = PlanningPolicy(told(), search, prior, observation_spec=specs, action_spec=ACTION, gamma=1.0)
     memory = {key: spec.zero().expand(2, *spec.shape) for key, spec in policy.actor.memory.items()}
     frames = torch.zeros(2, 9, SIZE, SIZE, dtype=torch.uint8)
     plan = policy.actor.plan(TensorDict({"frames": frames, "task": TASKS, **memory}, batch_size=[2]))

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from mbrl.pretraining.phase import Phase, learning_rate
 
-PLAIN = {"steps": 4, "warmup": 0, "final_lr": 1.0, "clip_norm": 1e9, "accumulate": 1, "ema_decay": 0.0, "seed": 0}
+PLAIN = {
+    "steps": 4, "warmup": 0, "final_learning_rate_share": 1.0, "clip_norm": 1e9, "accumulate": 1, "ema_decay": 0.0,
+    "seed": 0,
+}  # fmt: skip
 
 
 class Squares(nn.Module):
@@ -85,7 +88,8 @@ def test_running_mean_of_the_weights_is_what_is_evaluated_and_kept(tmp_path):
 def test_what_is_not_finite_changes_nothing(tmp_path):
     trained, model = phase(tmp_path)
     trained.take_step(batches([1.0]))
-    with pytest.raises(FloatingPointError, match=r"the squares's loss is nan .* at its step 1: lower squares\.lr"):
+    message = r"the squares's loss is nan .* at its step 1: lower squares\.learning_rate"
+    with pytest.raises(FloatingPointError, match=message):
         trained.take_step(batches([float("nan")]))
     assert model.squares.weight.item() == pytest.approx(1.0)
 
@@ -93,15 +97,15 @@ def test_what_is_not_finite_changes_nothing(tmp_path):
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 def test_goes_on_from_its_checkpoint(tmp_path, ema_decay):
     values = [[1.0], [2.0], [4.0], [3.0]]
-    whole, model = phase(tmp_path / "whole", ema_decay=ema_decay, final_lr=0.0)
-    first, _ = phase(tmp_path / "parts", ema_decay=ema_decay, final_lr=0.0)
+    whole, model = phase(tmp_path / "whole", ema_decay=ema_decay, final_learning_rate_share=0.0)
+    first, _ = phase(tmp_path / "parts", ema_decay=ema_decay, final_learning_rate_share=0.0)
     for value in values:
         torch.rand(3)  # what others draw must not matter
         last = whole.take_step(batches(value))
     for value in values[:2]:
         first.take_step(batches(value))
     first.save()
-    second, resumed = phase(tmp_path / "parts", ema_decay=ema_decay, final_lr=0.0)
+    second, resumed = phase(tmp_path / "parts", ema_decay=ema_decay, final_learning_rate_share=0.0)
     assert second.step == 2
     for value in values[2:]:
         metrics = second.take_step(batches(value))

@@ -38,8 +38,8 @@ TINY = [
 # as published: nothing that depends on more than one row; gradients are what SGD with a rate of 1 subtracts
 GRADIENTS = [
     "tokenizer.steps=1", "transformer.steps=1", "validation.every=0", "worldmodel.precision=float32",
-    "tokenizer.lr=1", "tokenizer.warmup=0", "tokenizer.clip_norm=1e9", "tokenizer.weight_decay=0",
-    "transformer.lr=1", "transformer.warmup=0", "transformer.clip_norm=1e9", "transformer.weight_decay=0",
+    "tokenizer.learning_rate=1", "tokenizer.warmup=0", "tokenizer.clip_norm=1e9", "tokenizer.weight_decay=0",
+    "transformer.learning_rate=1", "transformer.warmup=0", "transformer.clip_norm=1e9", "transformer.weight_decay=0",
     "worldmodel.tokenizer_optimizer._target_=torch.optim.SGD",
     "worldmodel.transformer_optimizer._target_=torch.optim.SGD",
     "worldmodel.tokenizer.dropout=0", "worldmodel.transformer.attention_dropout=0",
@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
 
 @pytest.mark.process
 def test_fine_tuning_leaves_the_tokenizer_alone(pretrained, data, tmp_path):
-    more = (f"worldmodel.pretrained={pretrained}", "tokenizer.steps=0", "transformer.lr=0.01")
+    more = (f"worldmodel.pretrained={pretrained}", "tokenizer.steps=0", "transformer.learning_rate=0.01")
     before, after = weights(pretrained), weights(pretrain(data, tmp_path / "tuned", *more))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("transformer/") for name in changed)
@@ -238,7 +238,8 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate, sta
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "two") and done.stdout.count(str(tmp_path)) == 1
     two = weights(tmp_path / "two")
-    before = weights(pretrain(data, tmp_path / "before", *more, "tokenizer.lr=0", "transformer.lr=0"))
+    frozen = ("tokenizer.learning_rate=0", "transformer.learning_rate=0")
+    before = weights(pretrain(data, tmp_path / "before", *more, *frozen))
     assert one.keys() == two.keys()
     measured = 0
     trained = {name: value for name, value in one.items() if value.is_floating_point()}  # the others count
