@@ -82,7 +82,7 @@ def random_replay() -> Replay:
 def mean_return(policy: ActorCritic | None) -> float:
     env = environment(1)
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        rollouts = [env.rollout(EPISODE, policy.actor if policy else None) for _ in range(40)]
+        rollouts = [env.rollout(EPISODE, policy.actor if policy else None) for _ in range(20)]
     return float(torch.stack([rollout["next", "reward"].sum() for rollout in rollouts]).mean())
 
 

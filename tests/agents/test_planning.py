@@ -182,7 +182,7 @@ def test_rows_that_follow_a_plan_are_not_planned_for() -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 2])
-def test_collectors_remember_for_it(workers: int) -> None:
+def test_collectors_remember_for_it(workers: int, fork_server: None) -> None:
     policy = planning(numbers={"iterations": 1})
     options = {"seed": 0, "workers": workers, "frames_per_batch": 2 * STEPS, "random_steps": 0}
     collector = make_collector(_make_toy, policy, **options)

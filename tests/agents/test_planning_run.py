@@ -24,6 +24,7 @@ PLANNING = [
     "agent.world_model.transformer.width=32", "agent.world_model.transformer.layers=1",
     "agent.world_model.transformer.mlp_width=64", "agent.world_model.training.tokenizer_updates=2",
     "agent.planner.candidates=6", "agent.planner.elites=2", "agent.planner.horizon=3", "video=false",
+    "total_env_steps=60", "eval.episodes=1",
 ]  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
     update = Agent.update
 
     def stopping(self: Agent, replay: Any, agent_steps: int, *others: Any) -> Any:
-        if agent_steps == 70:  # after the checkpoint of 40, within an episode
+        if agent_steps == 50:  # after the checkpoint of 40, within an episode
             raise Stopped
         return update(self, replay, agent_steps, *others)
 
@@ -62,7 +63,7 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
 
 def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
     prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2"]
-    directory = run(compose_config(tmp_path, *PLANNING, *prior, "total_env_steps=60", "env.resolution=32",
+    directory = run(compose_config(tmp_path, *PLANNING, *prior, "env.resolution=32",
                                    "agent.world_model.tokenizer.resolution=32"))  # fmt: skip
     assert max(row.get("gradient_steps", 0) for row in rows(directory)) == 20
     assert any("policy/critic_loss" in row and "world_model/reward_loss" in row for row in rows(directory))

@@ -86,7 +86,7 @@ class ConstantPolicy(Policy):
 
 @pytest.mark.process
 @pytest.mark.parametrize(("workers", "backend"), [(1, "process"), (2, "process"), (2, "ray")])
-def test_collectors_act_on_the_newest_weights(workers, backend):
+def test_collectors_act_on_the_newest_weights(workers, backend, fork_server):
     needs_package(backend)
     learner = ConstantPolicy()
     options = {"seed": 0, "workers": workers, "frames_per_batch": 20, "random_steps": 0, "backend": backend}

@@ -11,7 +11,7 @@ from policies.drqv2 import DrQV2
 
 pytestmark = pytest.mark.learns
 
-EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 60, 25, 64
+EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 50, 20, 128
 
 
 def play(env: EnvBase, policy: DrQV2 | None, kind: ExplorationType = ExplorationType.RANDOM) -> TensorDictBase:
@@ -42,17 +42,17 @@ def train(env: EnvBase, policy: DrQV2) -> None:
 
 def test_learns_the_toy() -> None:
     torch.manual_seed(0)
-    settings = {"resolution": 24, "episode_length": EPISODE}
+    settings = {"resolution": 16, "episode_length": EPISODE}
     env, test_env = make_env(seed=0, **settings), make_env(seed=1, **settings)
     policy = DrQV2(
         env.observation_spec,
         env.action_spec,
         encoder_channels=(16, 32),
         encoder_strides=(2, 2),
-        hidden_size=128,
+        hidden_size=64,
         critic_layer_norm=True,
-        learning_rate=1e-3,
-        std_env_steps=EPISODES * EPISODE // 2,
+        learning_rate=2e-3,
+        std_env_steps=300,
         shift_pad=1,
     )
     before = mean_return(test_env, None)

@@ -52,7 +52,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_codebooks_and_backgrounds_stay_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     joint = train(0, 1)
