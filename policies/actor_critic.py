@@ -18,12 +18,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torchrl.data import Composite, TensorSpec
 from torchrl.modules import SymExpTwoHot
 from torchrl.modules.distributions import TruncatedNormal
 from torchrl.modules.value_norm import PercentileValueNorm
@@ -34,9 +35,6 @@ from policies.distributions import bounded_normal
 from policies.networks import frames_encoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
 from policies.specs import action_size, looks_at, state_size
-
-if TYPE_CHECKING:
-    from torchrl.data import Composite, TensorSpec
 
 LOG_PROB = "action_log_prob"
 

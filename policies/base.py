@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
-
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite
+from torchrl.data import Composite
 
 
 class Policy(nn.Module, ABC):

@@ -6,20 +6,17 @@ B batch, K frames stacked, R resolution, S state, A action.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, require_finite
 from policies.networks import RunningNorm, frames_encoder, mlp, random_shift, trunk
 from policies.specs import action_size, looks_at, state_size
-
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite, TensorSpec
 
 # of a number in `state`, in its own unit (metres): a few demonstrations hardly vary some, and others do later
 MIN_STD = 0.01

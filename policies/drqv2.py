@@ -9,21 +9,19 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, frames_encoder, mlp, random_shift, soft_update, trunk
 from policies.specs import action_size, looks_at
-
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite, TensorSpec
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:

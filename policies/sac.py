@@ -9,21 +9,18 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.specs import action_size, state_size
-
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite, TensorSpec
 
 Network = Callable[[int, int], nn.Module]  # (numbers in, numbers out) -> [*B, in] -> [*B, out]
 

@@ -12,11 +12,8 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
-from torchrl.envs.utils import ExplorationType, exploration_type
 
-from policies.base import Policy
-
-_GREEDY = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+from policies.base import Policy, exploring
 
 
 class _ScriptedActor(nn.Module):
@@ -41,7 +38,7 @@ class _ScriptedActor(nn.Module):
         rows = state.detach().cpu().reshape(-1, state.shape[-1]).double().numpy()
         actions = np.stack([self._script.get_action(row) for row in rows]).astype(np.float32)
         action = torch.from_numpy(actions).reshape(*state.shape[:-1], -1).to(state.device)
-        if self._noise and exploration_type() not in _GREEDY:
+        if self._noise and exploring():
             action = action + self._noise * torch.randn_like(action)
         return action.clamp(-1, 1)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite, TensorSpec
+from torchrl.data import Composite, TensorSpec
 
 
 def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
