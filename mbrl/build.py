@@ -21,11 +21,11 @@ from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.task_conditioning import TaskTold
 from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
 from mbrl.errors import UserError
-from mbrl.replay.demonstrations import read_demos, require_fit
+from mbrl.replay.demonstrations import check_compatible, read_demonstrations
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
-from mbrl.run_folder.places import CHECKPOINTS
+from mbrl.run_folder.paths import CHECKPOINTS
 from mbrl.run_folder.schema import TensorType
 from mbrl.targets import check, make
 from policies.base import Planner, Policy
@@ -151,7 +151,7 @@ def build_replay(
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
     replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)
     if not read_only:
-        replay.require_room()
+        replay.require_disk_space()
     if demos is not None:
         replay.add_demos(_demonstrations(config, Path(demos)))
     return replay
@@ -182,7 +182,7 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
     bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
     seen = config.env.pixels and "camera" in config.env
     view = view_name(config.env.camera, config.env.mirrored) if seen else None
-    episodes = read_demos(folder, task=config.env.task, action_repeat=env_steps_per_step(config), view=view)
+    episodes = read_demonstrations(folder, task=config.env.task, action_repeat=env_steps_per_step(config), view=view)
     for episode in episodes:
         episode["reward"] += bonus * episode["success"]
     if config.env.pixels:
@@ -200,7 +200,7 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     if config.env.pixels and "pixels" not in seen:
         _log.warning("agent.pixels=true draws pictures that %s does not look at", config.agent.name)
     if replay.demos is not None:
-        require_fit(replay.demos, env.observation_spec, env.action_spec, seen, learned_length(config))
+        check_compatible(replay.demos, env.observation_spec, env.action_spec, seen, learned_length(config))
     if world_model is not None and imagines(config):
         pixels = "pixels" in world_model.observations
         imagination = Imagination(

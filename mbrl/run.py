@@ -233,7 +233,7 @@ class Run:
         evaluator = Evaluator(
             make_env,
             episodes=settings.episodes if episodes is None else episodes,
-            longest=agent_steps_per_episode(self.config),
+            max_steps=agent_steps_per_episode(self.config),
             seed=settings.seed if seed is None else seed,
         )
         with closing(evaluator):
@@ -273,7 +273,7 @@ class Run:
     def _load(self, name: str, part: Part) -> None:
         """Load a part from the checkpoint that was asked for; without one from the newest whole, from then on that."""
         from mbrl.run_folder.checkpoint import Checkpoints
-        from mbrl.run_folder.places import CHECKPOINTS
+        from mbrl.run_folder.paths import CHECKPOINTS
 
         checkpoints = Checkpoints(self.folder / CHECKPOINTS, {name: part})
         if self._checkpoint is not None:

@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from mbrl.compose import nearest
 from mbrl.errors import UserError, checks_of_arguments, is_raised
-from mbrl.run_folder.config import OURS, TARGET, targets
+from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, named_classes
 
 
 def names_in(folder: Path | None) -> set[str]:
@@ -43,7 +43,7 @@ def names_in(folder: Path | None) -> set[str]:
     found: set[str] = set()
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            found |= {str(name) for _, name in targets(OmegaConf.load(file))}
+            found |= {str(name) for _, name in named_classes(OmegaConf.load(file))}
         except (YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     return found
@@ -116,7 +116,7 @@ def check(settings: Any, base: Any, place: str) -> None:
         raise UserError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
     _check_names(settings, target, place)
     for key, value in settings.items():
-        if key != TARGET and next(targets(value), None) is not None:
+        if key != TARGET and next(named_classes(value), None) is not None:
             _check_argument(value, target, key, f"{place}.{key}")
 
 
@@ -134,7 +134,7 @@ def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str
     """Check an argument in which a class is named."""
     wanted = _wanted(target, key, value)
     if wanted is None or not isinstance(value, Mapping) or TARGET not in value:
-        raise UserError(f"{next(targets(value, place))[0]}: no class can be named there")
+        raise UserError(f"{next(named_classes(value, place))[0]}: no class can be named there")
     check(value, wanted, place)
 
 
@@ -144,7 +144,7 @@ def _wanted(target: Callable[..., Any], key: str, value: Any) -> Any:
     partial = isinstance(value, Mapping) and bool(value.get("_partial_"))
     wanted = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
     known = wanted not in (None, Any, object)
-    return wanted if known else None if target.__module__.startswith(OURS) else Any
+    return wanted if known else None if target.__module__.startswith(ALLOWED_PREFIXES) else Any
 
 
 def _find(name: Any, place: str) -> Callable[..., Any]:
@@ -160,7 +160,7 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
         found = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            hint = "" if module.startswith(OURS) else ": is its folder on PYTHONPATH?"
+            hint = "" if module.startswith(ALLOWED_PREFIXES) else ": is its folder on PYTHONPATH?"
             raise UserError(f"{place}: there is no {name} ({error}){hint}") from error
         raise UserError(_broken(name, module, place, error)) from error
     except AttributeError as error:
@@ -170,7 +170,7 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     except Exception as error:  # whatever a user's own module raises
         raise UserError(_broken(name, module, place, error)) from error
     home = getattr(found, "__module__", None) or ""
-    imported = str(name).startswith(OURS) and home.split(".")[0] != module.split(".")[0]
+    imported = str(name).startswith(ALLOWED_PREFIXES) and home.split(".")[0] != module.split(".")[0]
     if imported or not (inspect.isclass(found) or inspect.isfunction(found)):
         raise UserError(f"{place}: {name} is no class or function of {module.split('.')[0]}")
     return found

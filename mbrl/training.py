@@ -33,15 +33,15 @@ from mbrl.malloc import keep_freed_memory
 from mbrl.replay.replay import Replay
 from mbrl.results.plot import plot
 from mbrl.run_folder.checkpoint import Checkpoints
-from mbrl.run_folder.config import claim_run_folder, flat
-from mbrl.run_folder.files import remove_leftovers, require_plain
+from mbrl.run_folder.config import claim_run_folder, flatten
+from mbrl.run_folder.files import remove_leftovers, require_regular_files
 from mbrl.run_folder.lock import FolderLock
 from mbrl.run_folder.logger import Logger
 from mbrl.run_folder.parts import RandomStates
-from mbrl.run_folder.provenance import note_start
+from mbrl.run_folder.provenance import record_start
 from mbrl.run_folder.state import FAILURE
 from mbrl.run_folder.videos import imagination_video
-from mbrl.run_folder.wandb import Tracker, require_package
+from mbrl.run_folder.wandb import WandbTracker, require_package
 
 CLONING_UPDATES = 100  # between two rows of metrics
 STEPS = ("total_env_steps", "checkpoint_every", "eval.every", "eval.episodes")  # settings that are 1 or more
@@ -96,13 +96,13 @@ def build(config: DictConfig) -> Run:
     evaluator = Evaluator(
         env_factory(config, evaluation=True),
         episodes=config.eval.episodes,
-        longest=agent_steps_per_episode(config),
+        max_steps=agent_steps_per_episode(config),
         seed=config.eval.seed,
     )
     policy = build_policy(config, evaluator.env)
     replay = build_replay(config, directory / "replay", evaluator.env, policy)
     agent = build_agent(config, evaluator.env, policy, replay)
-    require_plain(directory)
+    require_regular_files(directory)
     lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
     remove_leftovers(directory)
     claim_run_folder(directory, config)
@@ -112,9 +112,9 @@ def build(config: DictConfig) -> Run:
     checkpoints = build_checkpoints(directory, agent, replay, progress, generators)
     checkpoints.clean()
     resumed = checkpoints.load_latest()
-    note_start(directory, progress["env_steps"])
-    settings = flat(OmegaConf.to_container(config, resolve=True))
-    tracker = Tracker(config.wandb, directory, settings) if config.wandb else None
+    record_start(directory, progress["env_steps"])
+    settings = flatten(OmegaConf.to_container(config, resolve=True))
+    tracker = WandbTracker(config.wandb, directory, settings) if config.wandb else None
     logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker)
     logger.describe(settings)
     collector = make_collector(
@@ -154,7 +154,7 @@ def clone(config: DictConfig, run: Run) -> None:
 
 def evaluate(config: DictConfig, run: Run) -> None:
     """Play the evaluation's goals, and write down what came of it."""
-    evaluation = run.evaluator(run.agent.acting, run.logger.alive)
+    evaluation = run.evaluator(run.agent.acting, run.logger.heartbeat)
     run.logger.log_eval(evaluation, seed=config.seed, env_steps=run.progress["env_steps"])
 
 

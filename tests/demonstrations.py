@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 
-from mbrl.data.episodes import about_episode, to_records, write_episodes
+from mbrl.data.episodes import episode_metadata, to_records, write_episodes
 from mbrl.envs.toy import STRIDE, make_env
 
 
@@ -29,5 +29,5 @@ def play_expert(count: int, *, seed: int = 100, **settings) -> list[TensorDictBa
 
 def write_toy(folder: Path, count: int, **settings) -> str:
     """The folder, with `count` demonstrations of the toy under these settings of its environment."""
-    write_episodes(folder, play_expert(count, **settings), about_episode("toy", settings.get("action_repeat", 1)))
+    write_episodes(folder, play_expert(count, **settings), episode_metadata("toy", settings.get("action_repeat", 1)))
     return str(folder)

@@ -20,7 +20,7 @@ import mbrl.bench
 import mbrl.pretraining.pretrain
 import mbrl.training
 from mbrl.cli.main import CONFIGURED, build_parser
-from mbrl.collecting.dataset import POLICIES
+from mbrl.collecting.collect import POLICIES
 from mbrl.compose import composed_jobs, groups, settings_of
 from mbrl.envs.simulator import resolve_task
 from tests.conftest import TIERS

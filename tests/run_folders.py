@@ -9,7 +9,7 @@ from torchrl.envs import EnvBase
 
 from mbrl import build
 from mbrl.replay.replay import Replay
-from mbrl.run_folder.places import checkpoint_folders
+from mbrl.run_folder.paths import checkpoint_folders
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:

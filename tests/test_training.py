@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from mbrl.agents.agent import Agent
 from mbrl.data.episodes import to_records, write_episodes
 from mbrl.envs.toy import make_env
-from mbrl.run_folder.places import checkpoint_folders
+from mbrl.run_folder.paths import checkpoint_folders
 from mbrl.training import check, run
 from tests.command import Command, run_command
 from tests.run_folders import build_replay, rows, weights

@@ -168,7 +168,7 @@ class DreamerV3(Agent):
         learns from these steps too, makes of them; the critic learns from imagination alone.
         """
         self.cloned += 1
-        segments, learned = self._learn(replay, replay.demonstrated(self.batch_size, self.segment_length, before=1))
+        segments, learned = self._learn(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
         features = self.policy.world_model.features(learned.state).detach()
         actions = self.policy.behaviour.actor.distribution(features[:, :-1])
         loss = -actions.log_prob(segments["action"][:, :-1]).mean()
@@ -180,10 +180,10 @@ class DreamerV3(Agent):
         """Steps [B, T] of segments [B, 1 + T], and what the world model makes of them; the replay remembers that."""
         model, device = self.policy.world_model, self.policy.device
         index = segments.pop("index").squeeze(-1)
-        before = replay.recall(index[:, 0], model.unknown.cpu())
+        before = replay.read_latents(index[:, 0], model.unknown.cpu())
         segments = segments.to(device)
         learned = model.learn(segments, before.to(device))
-        replay.remember(index[:, 1:].reshape(-1), model.pack(learned.state).cpu())
+        replay.write_latents(index[:, 1:].reshape(-1), model.pack(learned.state).cpu())
         return segments[:, 1:], learned
 
     @torch.no_grad()

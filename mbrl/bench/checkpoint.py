@@ -15,7 +15,7 @@ from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
-from mbrl.run_folder.places import checkpoint_folders
+from mbrl.run_folder.paths import checkpoint_folders
 
 LAYERS, WIDTH = 40, 512  # 10.5 million parameters; with Adam's moments as many bytes as mbpo_ivideogpt saves
 REPEATS = 7

@@ -8,7 +8,7 @@ from typing import Any
 
 from mbrl.results.read_curves import read_curves
 from mbrl.results.status import duration
-from mbrl.run_folder.places import CHECKPOINTS, METRICS
+from mbrl.run_folder.paths import CHECKPOINTS, METRICS
 from mbrl.run_folder.state import CURVE, last_row, latest_env_steps
 
 FILES = {  # what a finished run may hold, and what that is

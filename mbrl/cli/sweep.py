@@ -17,7 +17,7 @@ from mbrl.cli.summary import opening
 from mbrl.compose import composed_jobs, groups
 from mbrl.errors import UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
-from mbrl.run_folder.lock import Busy
+from mbrl.run_folder.lock import FolderInUse
 from mbrl.run_folder.state import FAILURE, is_done, latest_env_steps
 
 LOG = "log.txt"  # in a run's folder: the output of a job of a sweep, where jobs run side by side
@@ -99,7 +99,7 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
     with _printing_to(None if alone else folder / LOG):
         try:
             return run(config)
-        except Busy as error:
+        except FolderInUse as error:
             _log.warning("skipped: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the other jobs must run
             (folder / FAILURE).write_text("".join(traceback.format_exception(error)))

@@ -131,14 +131,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def collect(options: argparse.Namespace) -> int:
-    from mbrl.collecting.dataset import Protocol, collect
+    from mbrl.collecting.collect import DatasetProtocol, collect
 
     folder = options.output or Path("runs") / "data" / ("-".join(options.tasks) if len(options.tasks) < 4 else "mixed")
     rows = collect(
         options.tasks,
         options.episodes,
         policies=options.policy,
-        protocol=Protocol(options.seed, options.noise, _given(options)),
+        protocol=DatasetProtocol(options.seed, options.noise, _given(options)),
         workers=options.workers,
         output=folder,
     )

@@ -13,14 +13,14 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
-from mbrl.data.episodes import about_episode, to_records, write_episode
+from mbrl.data.episodes import episode_metadata, to_records, write_episode
 from mbrl.envs.metaworld import make_env
 from mbrl.errors import UserError
 from mbrl.run_folder.files import remove_leftovers
 from policies.base import Policy
 from policies.scripted import ScriptedPolicy
 
-ATTEMPTS = 20  # episodes tried for each one wanted before giving up
+ATTEMPTS_PER_EPISODE = 20  # episodes tried for each one wanted before giving up
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def collect_demos(
     progress = tqdm(total=episodes, desc=f"{task} demonstrations", unit="episode")
     with progress, torch.random.fork_rng():
         torch.manual_seed(seed)
-        for attempt in range(1, ATTEMPTS * episodes + 1):
+        for attempt in range(1, ATTEMPTS_PER_EPISODE * episodes + 1):
             records = play(env, policy)
             if records["success"].any():
                 found.append(records)
@@ -69,7 +69,7 @@ def collect_demos(
             if len(found) == episodes:
                 return found
     raise UserError(
-        f"only {len(found)} of {ATTEMPTS * episodes} scripted episodes of {task} were successful: "
+        f"only {len(found)} of {ATTEMPTS_PER_EPISODE * episodes} scripted episodes of {task} were successful: "
         f"lower the noise ({noise}) or lengthen the episodes"
     )
 
@@ -90,7 +90,7 @@ def record(
     remove_leftovers(output)
     paths: list[Path] = []
     env = make_env(task, seed, **env_options)
-    about = about_episode(task, env.action_repeat, env.view)
+    about = episode_metadata(task, env.action_repeat, env.view)
 
     def write(index: int, records: TensorDictBase) -> None:
         paths.append(output / f"episode-{index:05d}.safetensors")

@@ -53,19 +53,19 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Plays the same `episodes` goals at every call, each of at most `longest` agent steps, in an env of its own.
+    """Plays the same `episodes` goals at every call, each of at most `max_steps` agent steps, in an env of its own.
 
     Where that env has several tasks, it plays so many goals of each.
     Training's environment and random numbers are left as they were. No success bonus enters here: the environment
     is built without one.
     """
 
-    def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, longest: int, seed: int) -> None:
+    def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, max_steps: int, seed: int) -> None:
         if episodes < 1:
             raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
         self._carrying: EnvBase | None = None
-        self.episodes, self.longest, self.seed = episodes, longest, seed
+        self.episodes, self.max_steps, self.seed = episodes, max_steps, seed
 
     def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
         rows = []
@@ -86,7 +86,7 @@ class Evaluator:
         with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
             torch.manual_seed(self.seed + index)  # a planner draws candidates: the same at every call
             away = policy.device != self.env.device
-            rollout = self._carrying.rollout(self.longest, policy.actor, auto_cast_to_device=away)
+            rollout = self._carrying.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)
         policy.train(training)
         return rollout
 
@@ -114,5 +114,5 @@ def film(video: Path, make_env: Callable[..., EnvBase], evaluator: Evaluator, po
 
     episodes = min(evaluator.episodes, FILMED)
     drawing = partial(make_env, pixels=True)
-    with closing(Evaluator(drawing, episodes=episodes, longest=evaluator.longest, seed=evaluator.seed)) as drawn:
+    with closing(Evaluator(drawing, episodes=episodes, max_steps=evaluator.max_steps, seed=evaluator.seed)) as drawn:
         write_video(video, torch.cat([drawn.play(policy, index)["pixels"] for index in range(episodes)]))

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.data.episodes import SUFFIX, write_entries
-from mbrl.data.frames import fit
+from mbrl.data.frames import crop_and_resize
 from mbrl.errors import UserError
 from mbrl.run_folder.files import remove_leftovers
 
@@ -26,7 +26,7 @@ _VERSION = 1  # of what a decoded episode holds: raise it where that changes
 SHOW_AFTER = 2.0  # seconds: a progress bar only over what takes longer
 
 
-class Foreign(NamedTuple):
+class ExternalEpisode(NamedTuple):
     """An episode that is not one of our own files.
 
     Attributes:
@@ -45,16 +45,16 @@ def cache_folder() -> Path:
     return Path(root) / "mbrl" / "episodes"
 
 
-def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> list[Path | ValueError]:
+def convert(episodes: Sequence[ExternalEpisode], resolution: int | None, title: str) -> list[Path | ValueError]:
     """Decode what is not decoded yet, on all cores; the decoded files, or why there is none."""
 
-    def one(episode: Foreign) -> Path | ValueError:
+    def one(episode: ExternalEpisode) -> Path | ValueError:
         try:
             path = _decoded(episode, resolution)
             if not path.exists():
                 remove_leftovers(path.parent)
                 entries = episode.read(resolution)
-                write_entries(path, entries | {"pixels": fit(entries["pixels"], resolution)})
+                write_entries(path, entries | {"pixels": crop_and_resize(entries["pixels"], resolution)})
         except UserError as error:
             return error
         return path
@@ -67,7 +67,7 @@ def convert(episodes: Sequence[Foreign], resolution: int | None, title: str) -> 
         pool.shutdown(cancel_futures=True)  # on an interrupt or a full disk, stop here: what is decoded is kept
 
 
-def _decoded(episode: Foreign, resolution: int | None) -> Path:
+def _decoded(episode: ExternalEpisode, resolution: int | None) -> Path:
     parts = [str(_VERSION), str(resolution), episode.name]
     for file in episode.files:
         if not file.is_file():

@@ -22,17 +22,18 @@ from safetensors.torch import load_file
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite, TensorSpec
 
+from mbrl.data.published import read_published
 from mbrl.errors import UserError, is_out_of_memory
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.schema import TensorType
 from mbrl.run_folder.tensors import tensor_chunks
 
-SIGHTS = ("pixels", "state")  # an episode has one of these at least
-OBSERVATIONS = (*SIGHTS, "task")  # which of several tasks it is of, as a one-hot, is never all that is seen
+BASE_OBSERVATIONS = ("pixels", "state")  # an episode has one of these at least
+OBSERVATIONS = (*BASE_OBSERVATIONS, "task")  # which of several tasks it is of, as a one-hot, is never all that is seen
 FLAGS = ("success", "terminated", "truncated")
 LATENT = "latent"  # what a recurrent actor made of the observation; lives in the replay, never in files
 SUFFIX = ".safetensors"
-ABOUT = "about"  # the one entry of the metadata: safetensors writes several in any order, and bytes must be the same
+METADATA_KEY = "about"  # the only metadata entry: safetensors writes several in any order, and bytes must be the same
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def check_records(records: TensorDictBase, name: str) -> None:
     keys = list(records.keys())
     shapes = dict.fromkeys(FLAGS, ((1,), torch.bool)) | {"reward": ((1,), torch.float32)}
     missing = [key for key in (*shapes, "action") if key not in keys]
-    if missing or not any(key in keys for key in SIGHTS):
+    if missing or not any(key in keys for key in BASE_OBSERVATIONS):
         raise UserError(f"{name}: not an episode, it lacks {', '.join(missing) or 'pixels or state'}")
     if records.ndim != 1 or len(records) < 2:
         raise UserError(f"{name}: an episode has one axis of 2 rows or more, not {list(records.shape)}")
@@ -96,10 +97,10 @@ def write_episode(path: Path, records: TensorDictBase, about: Mapping[str, Any] 
 
 def write_entries(path: Path, entries: Mapping[str, torch.Tensor], about: Mapping[str, Any] | None = None) -> None:
     """Write a safetensors file of these entries, whole or not at all."""
-    write_atomically(path, tensor_chunks(entries, {ABOUT: json.dumps(about)} if about else None))
+    write_atomically(path, tensor_chunks(entries, {METADATA_KEY: json.dumps(about)} if about else None))
 
 
-def about_episode(task: str, action_repeat: int, view: str | None = None) -> dict[str, Any]:
+def episode_metadata(task: str, action_repeat: int, view: str | None = None) -> dict[str, Any]:
     """What is written about an episode: its task without "-v3", the env steps of one of its steps, and how its pictures
     were taken (see `view_name`), where there are any.
     """
@@ -112,12 +113,12 @@ def view_name(camera: str, mirrored: bool) -> str:
     return f"{camera}{' mirrored' if mirrored else ''}"
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What an episode's file says about it; nothing in older files and published ones."""
     if path.suffix != SUFFIX:
         return {}
     with safe_open(path, "pt") as file:
-        written: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+        written: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
     return written
 
 
@@ -171,8 +172,6 @@ def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
     Raises:
         FileNotFoundError: as episode_paths.
     """
-    from mbrl.data.published import read_published
-
     readers = {SUFFIX: read_episode, ".npz": read_published}
     paths = episode_paths(folder)
     episodes: list[TensorDictBase] = []

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def fit(frames: Tensor, resolution: int | None) -> Tensor:
+def crop_and_resize(frames: Tensor, resolution: int | None) -> Tensor:
     """Frames uint8 [T, 3, H, W] cropped to their central square and resized, antialiased, to [T, 3, R, R].
 
     None keeps the square's own size. Frames that fit already are handed back as they are.

@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mbrl.data.conversion import Foreign
-from mbrl.data.frames import fit
+from mbrl.data.conversion import ExternalEpisode
+from mbrl.data.frames import crop_and_resize
 from mbrl.errors import UserError
 
 _COLUMNS = {"action": "action", "state": "observation.state", "reward": "next.reward", "success": "next.success"}
@@ -50,7 +50,7 @@ def is_lerobot(folder: Path) -> bool:
     return (folder / "meta" / "info.json").is_file()
 
 
-def lerobot_episodes(folder: Path) -> list[Foreign]:
+def lerobot_episodes(folder: Path) -> list[ExternalEpisode]:
     """The episodes of a data set; ValueError where its description is of another layout or pyarrow is not there."""
     _parquet()
     path = folder / "meta" / "info.json"
@@ -67,7 +67,7 @@ def lerobot_episodes(folder: Path) -> list[Foreign]:
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, json.JSONDecodeError) as error:
         raise UserError(f"{folder} is no LeRobot data set that can be read ({error!r})") from error
     return [
-        Foreign(f"episode_{e.index:06d}", (e.data, e.video) if e.video else (e.data,), partial(_read, e))
+        ExternalEpisode(f"episode_{e.index:06d}", (e.data, e.video) if e.video else (e.data,), partial(_read, e))
         for e in episodes
     ]
 
@@ -165,10 +165,10 @@ def _fitted(frames: Iterator[npt.NDArray[np.uint8]], resolution: int | None) -> 
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == _AT_ONCE:
-            yield fit(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
+            yield crop_and_resize(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
             waiting = []
     if waiting:
-        yield fit(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
+        yield crop_and_resize(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
 
 
 def _read_table(path: Path, **options: Any) -> Any:

@@ -20,9 +20,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from tqdm import tqdm
 
-from mbrl.data.conversion import SHOW_AFTER, Foreign, convert
+from mbrl.data.conversion import SHOW_AFTER, ExternalEpisode, convert
 from mbrl.data.episodes import SUFFIX
-from mbrl.data.frames import fit
+from mbrl.data.frames import crop_and_resize
 from mbrl.data.lerobot import is_lerobot, lerobot_episodes
 from mbrl.data.published import read_npz
 from mbrl.errors import UserError, is_out_of_memory
@@ -104,7 +104,7 @@ class EpisodeData:
         rows, keys = slice(start, start + length), self.keys if keys is None else keys
         with _open(self._files[episode]) as file:
             entries = {key: file.get_slice(key)[rows] for key in ("pixels", *keys)}
-        segment = TensorDict({"pixels": fit(entries.pop("pixels"), self.resolution)}, batch_size=[length])
+        segment = TensorDict({"pixels": crop_and_resize(entries.pop("pixels"), self.resolution)}, batch_size=[length])
         for key, value in entries.items():
             segment.set(("next", key) if key in _EARNED else key, value)
         return segment
@@ -120,7 +120,7 @@ def _find(folder: Path, resolution: int | None) -> list[tuple[str, Path | ValueE
     else:
         own = [(_name(folder, path), path) for path in folder.rglob(f"[!.]*{SUFFIX}")]
         paths = folder.rglob("[!.]*.npz")
-        foreign = [Foreign(_name(folder, path), (path,), partial(_read_npz, path)) for path in paths]
+        foreign = [ExternalEpisode(_name(folder, path), (path,), partial(_read_npz, path)) for path in paths]
     if not own and not foreign:
         raise FileNotFoundError(f"{folder} holds no episodes (.safetensors, .npz, or a LeRobot data set)")
     names = [episode.name for episode in foreign]

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, SchedulerPart, ValuesPart
-from mbrl.run_folder.places import CHECKPOINTS
+from mbrl.run_folder.paths import CHECKPOINTS
 
 
 class Pretrainable(Protocol):
@@ -109,7 +109,7 @@ class Phase:
         metrics = []
         self._accelerator.gradient_accumulation_steps = self.accumulate  # phases may differ
         for number in range(self.step * self.accumulate, (self.step + 1) * self.accumulate):
-            self.draw_from(number)
+            self.seed_from(number)
             batch = next(batches).to(self._accelerator.device)
             with self._accelerator.accumulate(self._wrapped):
                 metrics.append(self._wrapped(batch))
@@ -138,7 +138,7 @@ class Phase:
     def _rate(self) -> float:
         return float(self._scheduler.get_last_lr()[0])
 
-    def draw_from(self, number: int) -> None:
+    def seed_from(self, number: int) -> None:
         """Make what is drawn from here on depend on the phase, a batch's number and this process alone."""
         entropy = [*self._seed, number, self._accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))

@@ -28,20 +28,20 @@ from mbrl.malloc import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.run_folder.config import claim_run_folder
-from mbrl.run_folder.files import remove_leftovers, require_plain
+from mbrl.run_folder.files import remove_leftovers, require_regular_files
 from mbrl.run_folder.lock import FolderLock
 from mbrl.targets import make
 from worldmodel.base import WorldModel
 
 PHASES = ("tokenizer", "transformer")
 # what may differ between a run and its continuation
-CONTINUES = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
+IGNORED_ON_RESUME = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class PretrainingRun:
     """The named objects of a run."""
 
     output: Path
@@ -81,9 +81,9 @@ def run(config: DictConfig) -> Path | None:
     return parts.output if parts.accelerator.is_main_process else None
 
 
-def train(config: DictConfig, run: Run, phase: Phase) -> None:
+def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
     """THE loop: take steps, and now and then log, validate, show and save."""
-    start = done_before(config, phase.name, batches=True)
+    start = steps_before(config, phase.name, batches=True)
     span = (start + phase.step * phase.accumulate, start + phase.steps * phase.accumulate)
     on_gpu = run.accelerator.device.type == "cuda"
     batches = iter(loader(run.data, *span, workers=config.workers, pin_memory=on_gpu))
@@ -111,7 +111,7 @@ def due(phase: Phase, every: int) -> bool:
     return every > 0 and (phase.step % every == 0 or phase.step == phase.steps)
 
 
-def save(run: Run, phase: Phase) -> None:
+def save(run: PretrainingRun, phase: Phase) -> None:
     """Write a checkpoint, and the weights as a world model starts from them."""
     if run.accelerator.is_main_process:
         phase.save()
@@ -119,7 +119,7 @@ def save(run: Run, phase: Phase) -> None:
             run.model.save_pretrained(run.output)
 
 
-def build(config: DictConfig) -> Run:
+def build(config: DictConfig) -> PretrainingRun:
     """Build a run; its folder is claimed last, so that a mistyped setting does not take it."""
     accelerator = Accelerator(
         cpu=pick_device(config.device).type == "cpu",
@@ -134,12 +134,12 @@ def build(config: DictConfig) -> Run:
     model = build_model(config, data).to(accelerator.device)
     output, lock = Path(config.output), None
     if accelerator.is_main_process:
-        require_plain(output)
+        require_regular_files(output)
         lock = FolderLock(output)
         remove_leftovers(output)
-        claim_run_folder(output, config, continues=CONTINUES, setting="output")
+        claim_run_folder(output, config, ignored=IGNORED_ON_RESUME, setting="output")
     accelerator.wait_for_everyone()
-    return Run(output, accelerator, data, held_out, model, lock)
+    return PretrainingRun(output, accelerator, data, held_out, model, lock)
 
 
 def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, Mixture]:
@@ -183,13 +183,13 @@ def build_model(config: DictConfig, data: Mixture) -> Any:
     return make(config.worldmodel, WorldModel, place="worldmodel", **specs)
 
 
-def build_phase(config: DictConfig, run: Run, name: str) -> Phase:
+def build_phase(config: DictConfig, run: PretrainingRun, name: str) -> Phase:
     """A phase as it was at its last checkpoint."""
     options = {key: value for key, value in config[name].items() if key not in ("learning_rate", "weight_decay")}
     return Phase(name, run.model, run.accelerator, run.output, seed=config.seed, **options)
 
 
-def build_reports(config: DictConfig, run: Run, phase: Phase) -> Reports:
+def build_reports(config: DictConfig, run: PretrainingRun, phase: Phase) -> Reports:
     return Reports(
         run.output,
         phase,
@@ -198,11 +198,11 @@ def build_reports(config: DictConfig, run: Run, phase: Phase) -> Reports:
         run.held_out,
         batches=config.validation.batches,
         segments=config.video.segments,
-        first=done_before(config, phase.name),
+        first=steps_before(config, phase.name),
     )
 
 
-def done_before(config: DictConfig, name: str, *, batches: bool = False) -> int:
+def steps_before(config: DictConfig, name: str, *, batches: bool = False) -> int:
     """Steps, or batches, of the phases before this one."""
     earlier = [config[phase] for phase in PHASES[: PHASES.index(name)]]
     return sum(phase.steps * (phase.accumulate if batches else 1) for phase in earlier)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mbrl.data.mixture import Mixture
 from mbrl.pretraining.phase import Phase, mean
-from mbrl.run_folder.logger import Metrics
+from mbrl.run_folder.logger import MetricsWriter
 from mbrl.run_folder.videos import imagination_video, write_comparison
 from worldmodel.base import WorldModel
 
@@ -58,9 +58,9 @@ class Reports:
     ) -> None:
         self._phase, self._model, self._accelerator, self._output = phase, model, accelerator, output
         self._held_out, self._batches, self._segments, self._first = held_out, batches, segments, first
-        self._main, self._before = accelerator.is_main_process, (phase.step, time.monotonic())
+        self._main, self._previous = accelerator.is_main_process, (phase.step, time.monotonic())
         last = first + phase.step
-        self._metrics = Metrics(output, "step", last or -1) if self._main else None
+        self._metrics = MetricsWriter(output, "step", last or -1) if self._main else None
         self._bar = tqdm(
             total=phase.steps,
             initial=phase.step,
@@ -79,8 +79,8 @@ class Reports:
         step, now = self._phase.step, time.monotonic()
         values = torch.stack([value.float().to(self._accelerator.device) for value in metrics.values()])
         values = self._accelerator.reduce(values, "mean")
-        steps, seconds = self._before
-        self._before = (step, now)
+        steps, seconds = self._previous
+        self._previous = (step, now)
         named = dict(zip(metrics, values.tolist(), strict=True))
         self._bar.set_postfix(loss=f"{named['loss']:.4g}", refresh=False)
         speed = {"time/steps_per_second": (step - steps) / max(now - seconds, 1e-9)}
@@ -94,7 +94,7 @@ class Reports:
         metrics, device = [], self._accelerator.device
         with self._phase.evaluating():
             for number in range(self._batches):
-                self._phase.draw_from(number)
+                self._phase.seed_from(number)
                 metrics.append(self._phase.objective(self._held_out[number].to(device)))
         values = {name: float(value) for name, value in mean(metrics).items()}
         self._bar.set_postfix(validation_loss=f"{values['loss']:.4g}", refresh=False)
@@ -107,7 +107,7 @@ class Reports:
         segments = self._held_out[0][: self._segments].to(self._accelerator.device)
         path = self._output / "videos" / f"{self._phase.name}-{self._phase.step:07d}.mp4"
         with self._phase.evaluating():
-            self._phase.draw_from(0)
+            self._phase.seed_from(0)
             SAMPLES[self._phase.name](self._model, segments, path)
 
     def close(self) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 from tensordict import TensorDictBase
 from torchrl.data import Composite, TensorSpec
 
-from mbrl.data.episodes import about_episode, episode_paths, read_about, read_episodes
+from mbrl.data.episodes import episode_metadata, episode_paths, read_episodes, read_metadata
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 
 _log = logging.getLogger(__name__)
 
 
-def read_demos(folder: Path, *, task: str, action_repeat: int, view: str | None = None) -> list[TensorDictBase]:
+def read_demonstrations(
+    folder: Path, *, task: str, action_repeat: int, view: str | None = None
+) -> list[TensorDictBase]:
     """Read a folder's demonstrations of a task, record episodes [L + 1].
 
     Args:
@@ -30,9 +32,9 @@ def read_demos(folder: Path, *, task: str, action_repeat: int, view: str | None 
     """
     episodes, silent = read_episodes(folder), 0
     for path in episode_paths(folder):
-        about = read_about(path)
+        about = read_metadata(path)
         silent += not about
-        for name, value in about_episode(task, action_repeat, view).items():
+        for name, value in episode_metadata(task, action_repeat, view).items():
             if about.get(name, value) != value:
                 raise UserError(
                     f"replay.demos: {path} is of {name} {about[name]}, and the environment's {name} is {value}: "
@@ -43,7 +45,7 @@ def read_demos(folder: Path, *, task: str, action_repeat: int, view: str | None 
     return episodes
 
 
-def require_fit(
+def check_compatible(
     demos: EpisodeBuffer, observation_spec: Composite, action_spec: TensorSpec, needed: Iterable[str], length: int = 0
 ) -> None:
     """Refuse demonstrations that cannot stand beside what the environment gives.

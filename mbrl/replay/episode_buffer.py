@@ -67,7 +67,7 @@ class EpisodeBuffer:
             )
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
-        self.kept = (
+        self.storage = (
             InMemory(self.size, fields)
             if directory is None
             else MemoryMaps(directory, self.size, fields, read_only=read_only)
@@ -113,13 +113,13 @@ class EpisodeBuffer:
         records = records.exclude(LATENT)
         refuse_non_finite(records)
         if self._buffer is None:
-            self._buffer = self._wrap(self.kept.create(records[0, 0]))
+            self._buffer = self._wrap(self.storage.create(records[0, 0]))
         self._buffer.extend(records.reshape(-1))
         if latents is not None:
-            self.latents.remember((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
+            self.latents.write((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        checksums = torch.tensor([self.kept.checksum(episode) for episode in records.unbind(0)])
+        checksums = torch.tensor([self.storage.checksum(episode) for episode in records.unbind(0)])
         self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first), checksums], 1)])
         self.head += count * length
         self._table = self._table[self._starts >= self.head - self.capacity]
@@ -266,26 +266,26 @@ class EpisodeBuffer:
         """Where the episodes lie, and their latents; and the records themselves where they are kept in memory."""
         state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
         state["latents"] = self.latents.state_dict()
-        return state if self._buffer is None else {**state, **self.kept.state_dict(self.records)}
+        return state if self._buffer is None else {**state, **self.storage.state_dict(self.records)}
 
     def schema(self) -> dict[str, Schema]:
         episodes = TensorType(torch.int64, (None, len(Episode._fields)))
         of_table = {"head": int, "size": int, "episodes": episodes, "latents": Maybe(self.latents.schema())}
-        return {**of_table, **self.kept.schema()}
+        return {**of_table, **self.storage.schema()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore from a state that fits `schema`.
 
         Raises:
             SchemaError: the state is of a buffer of another size, or its episodes lie nowhere.
-            Damaged: the files are not what the state refers to; nothing was changed.
+            DamagedFile: the files are not what the state refers to; nothing was changed.
         """
         if state["size"] != self.size:
             raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
         head, table, buffer = state["head"], state["episodes"].clone(), None
         check_table(table, head, self.size)
         if head:
-            buffer = self._wrap(self.kept.restore(state, map(Episode._make, table.tolist())))
+            buffer = self._wrap(self.storage.restore(state, map(Episode._make, table.tolist())))
             buffer.writer._cursor = head % self.size
         self.head, self._table, self._buffer = head, table, buffer
         self.latents.load_state_dict(state.get("latents", {}))

@@ -27,13 +27,13 @@ class Latents:
         self.size, self._types = size, types or {}
         self.values: TensorDictBase | None = None  # [size], once there are any
 
-    def recall(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
+    def read(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
         """Those of records [N]; `unknown` [] stands for what nobody has noted."""
         if self.values is None:
             self.values = unknown.expand(self.size).clone()
         return self.values[rows]
 
-    def remember(self, rows: Tensor, latents: TensorDictBase) -> None:
+    def write(self, rows: Tensor, latents: TensorDictBase) -> None:
         """Note those of records [N]; where one is named several times, its last."""
         if self.values is None:
             self.values = torch.zeros_like(latents[0].expand(self.size))

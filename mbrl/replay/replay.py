@@ -84,7 +84,7 @@ class Replay:
 
         return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before))
 
-    def demonstrated(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+    def demo_sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """As `sequences`, from the demonstrations alone."""
         assert self.demos is not None
         return self._sequences(self.demos, batch_size, length, before)
@@ -95,17 +95,17 @@ class Replay:
             batch["index"] = -1 - batch["index"]
         return batch
 
-    def recall(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
+    def read_latents(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
         """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] where nobody has noted any."""
         latents = unknown.expand(len(index)).clone()
         for buffer, chosen, rows in self._owners(index):
-            latents[chosen] = buffer.latents.recall(rows, unknown)
+            latents[chosen] = buffer.latents.read(rows, unknown)
         return latents
 
-    def remember(self, index: Tensor, latents: TensorDictBase) -> None:
+    def write_latents(self, index: Tensor, latents: TensorDictBase) -> None:
         """Note the latents [N] of records by their `index` [N] of `sequences`."""
         for buffer, chosen, rows in self._owners(index):
-            buffer.latents.remember(rows, latents[chosen])
+            buffer.latents.write(rows, latents[chosen])
 
     def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor, Tensor]]:
         """Each buffer, which of the numbers are its own, and the rows that they mean."""
@@ -140,15 +140,15 @@ class Replay:
         common = set(parts[0].keys(True, True)) & set(parts[1].keys(True, True))  # published ones have no state
         return torch.cat([part.select(*common) for part in parts])
 
-    def require_room(self) -> None:
+    def require_disk_space(self) -> None:
         """Say how much room the records will take on disk; ValueError where there is less."""
-        if isinstance(self.online.kept, MemoryMaps):
-            self.online.kept.require_room()
+        if isinstance(self.online.storage, MemoryMaps):
+            self.online.storage.require_disk_space()
 
     def flush(self) -> None:
         """Write records to the disk that the system still holds in memory."""
-        if isinstance(self.online.kept, MemoryMaps) and self.online.head:
-            self.online.kept.flush()
+        if isinstance(self.online.storage, MemoryMaps) and self.online.head:
+            self.online.storage.flush()
 
     @property
     def between_episodes(self) -> bool:
@@ -171,7 +171,7 @@ class Replay:
         """Restore from a state that fits `schema`.
 
         Raises:
-            Damaged: the replay's files are not what the state refers to; nothing was changed.
+            DamagedFile: the replay's files are not what the state refers to; nothing was changed.
         """
         self.online.load_state_dict(state)
         if self.demos is not None:

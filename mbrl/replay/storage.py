@@ -17,8 +17,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mbrl.errors import UserError
-from mbrl.run_folder.checkpoint import Damaged
-from mbrl.run_folder.files import naming
+from mbrl.run_folder.checkpoint import DamagedFile
+from mbrl.run_folder.files import name_in_errors
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, require
 from mbrl.run_folder.tensors import bytes_of
 
@@ -118,7 +118,7 @@ class MemoryMaps:
     def _bytes(self, key: str) -> int:
         return self.size * math.prod(self._shapes[key]) * self.fields[key].dtype.itemsize
 
-    def require_room(self) -> None:
+    def require_disk_space(self) -> None:
         """Say how much room the files will take, and refuse where the disk has less.
 
         Raises:
@@ -159,7 +159,7 @@ class MemoryMaps:
 
     @staticmethod
     def _reserve(file: Path, size: int) -> None:
-        with naming(file):
+        with name_in_errors(file):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(file, flags, 0o666)
             try:
@@ -172,15 +172,15 @@ class MemoryMaps:
         """Map the files as they are: TensorDict [size].
 
         Raises:
-            Damaged: a file is missing, a link, or not of the size that its field has.
+            DamagedFile: a file is missing, a link, or not of the size that its field has.
         """
         data = {}
         for key, shape in self._shapes.items():
             file, expected = self._file(key), self._bytes(key)
             if file.is_symlink() or not file.is_file():
-                raise Damaged(f"the replay's {file.name} is missing")
+                raise DamagedFile(f"the replay's {file.name} is missing")
             if file.stat().st_size != expected:
-                raise Damaged(f"the replay's {file.name} has {file.stat().st_size} bytes instead of {expected}")
+                raise DamagedFile(f"the replay's {file.name} has {file.stat().st_size} bytes instead of {expected}")
             numbers, dtype = self.size * math.prod(shape), self.fields[key].dtype
             data[key] = torch.from_file(str(file), shared=not self._read_only, size=numbers, dtype=dtype).view(
                 self.size, *shape
@@ -190,7 +190,7 @@ class MemoryMaps:
     def flush(self) -> None:
         """Write to the disk what has been changed in memory."""
         for key in self.fields:
-            with naming(self._file(key)):
+            with name_in_errors(self._file(key)):
                 descriptor = os.open(self._file(key), os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     os.fsync(descriptor)
@@ -214,7 +214,7 @@ class MemoryMaps:
         """Map the files and check the records of these episodes against their checksums.
 
         Raises:
-            Damaged: a file or an episode is not as it was written.
+            DamagedFile: a file or an episode is not as it was written.
         """
         data = self.open()
         for start, length, _, expected in episodes:
@@ -222,7 +222,7 @@ class MemoryMaps:
             first, last = int(rows[0]), int(rows[-1])
             records = data[first : last + 1] if first <= last else data[rows]  # a slice needs no copy
             if self.checksum(records) != expected:
-                raise Damaged(f"the replay's records {start} to {start + length - 1} are altered")
+                raise DamagedFile(f"the replay's records {start} to {start + length - 1} are altered")
         return data
 
 

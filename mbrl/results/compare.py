@@ -10,7 +10,7 @@ from mbrl.errors import UserError
 from mbrl.results.curves import Curve, area
 from mbrl.results.read_curves import read_curves
 from mbrl.results.report_data import ABSENT
-from mbrl.run_folder.config import flat, load_settings
+from mbrl.run_folder.config import flatten, load_settings
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import run_state
 
@@ -34,7 +34,7 @@ def _settings(one: Path, other: Path) -> Iterator[Line]:
 
 def _origins(one: Path, other: Path) -> Iterator[Line]:
     """Differences between the last start of each run."""
-    starts = [{} if not (found := read_starts(run)) else flat(found[-1]) for run in (one, other)]
+    starts = [{} if not (found := read_starts(run)) else flatten(found[-1]) for run in (one, other)]
     for start in starts:
         for key in ("time", "env_steps", "command"):  # time and steps always differ, and the command repeats settings
             start.pop(key, None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mbrl.results.curves import Curve, Floats, area, mean_interval
 from mbrl.results.grouping import PER_RUN, Settings
-from mbrl.run_folder.config import flat, load_settings
+from mbrl.run_folder.config import flatten, load_settings
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import RunState, run_folders, run_state
 
@@ -145,7 +145,7 @@ def origins(runs: Sequence[ReportedRun]) -> list[tuple[list[str], dict[str, Any]
     for run in runs:
         if not run.starts:
             continue
-        origin = flat(run.starts[-1])
+        origin = flatten(run.starts[-1])
         for key in ("time", "env_steps", "command"):  # differ between all runs
             origin.pop(key, None)
         same = next((names for names, other in found if other == origin), None)

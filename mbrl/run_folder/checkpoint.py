@@ -22,23 +22,23 @@ from typing import Any
 from torch import Tensor
 
 from mbrl.errors import UserError
-from mbrl.run_folder.files import flush_folder, naming, remove_folder, sha256_of, write_new
+from mbrl.run_folder.files import flush_folder, name_in_errors, remove_folder, sha256_of, write_new
 from mbrl.run_folder.parts import Part
-from mbrl.run_folder.places import checkpoint_folders, checkpoint_name
+from mbrl.run_folder.paths import checkpoint_folders, checkpoint_name
 from mbrl.run_folder.schema import Schema, SchemaError, require
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
 FORMAT = "mbrl checkpoint"
-FORMAT_OF_0_1 = "torchrl.checkpoint"  # folders of memory maps
+OLD_FORMAT = "torchrl.checkpoint"  # folders of memory maps
 VERSION = 2
-KEPT = 2  # checkpoints
+KEPT_CHECKPOINTS = 2  # checkpoints
 MANIFEST, VALUES, TENSORS = "manifest.json", "values.json", ".safetensors"
-LARGEST_JSON = 64 * 2**20  # bytes
+MAX_JSON_BYTES = 64 * 2**20  # bytes
 
 _log = logging.getLogger(__name__)
 
 
-class Damaged(UserError):
+class DamagedFile(UserError):
     """A file of a run is torn, altered or missing."""
 
 
@@ -73,7 +73,7 @@ class Checkpoints:
         """
         final = self._directory / checkpoint_name(step)
         partial = self._directory / f".{final.name}.partial"
-        with naming(partial):
+        with name_in_errors(partial):
             self._directory.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -81,13 +81,13 @@ class Checkpoints:
             self._write(partial, step)
             if final.exists():  # damaged, or of a run that went on from an earlier one
                 remove_folder(final, f".{final.name}.old")
-            with naming(final):
+            with name_in_errors(final):
                 partial.replace(final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         flush_folder(self._directory)
-        self._good = [*(good for good in self._good if good != step), step][-KEPT:]
+        self._good = [*(good for good in self._good if good != step), step][-KEPT_CHECKPOINTS:]
         for other, path in checkpoint_folders(self._directory).items():
             if other not in self._good:
                 remove_folder(path, f".{path.name}.old")
@@ -122,10 +122,10 @@ class Checkpoints:
             path = found[step]
             try:
                 self._load(path, self._read(path, step, schemas))
-            except Damaged as error:
+            except DamagedFile as error:
                 problems.append(f"{path.name}: {error}")
                 continue
-            self.loaded, self._good = step, [step] if problems else list(found)[-KEPT:]
+            self.loaded, self._good = step, [step] if problems else list(found)[-KEPT_CHECKPOINTS:]
             if problems:
                 lost = max(found) - step
                 _log.warning("%s; going on from %s: %d %s are lost", problems[0], path.name, lost, self._unit)
@@ -150,8 +150,8 @@ class Checkpoints:
         schemas = {name: part.schema() for name, part in self._parts.items()}
         try:
             self._load(found[step], self._read(found[step], step, schemas))
-        except Damaged as error:
-            raise Damaged(f"{found[step]}: {error}") from error
+        except DamagedFile as error:
+            raise DamagedFile(f"{found[step]}: {error}") from error
         self.loaded, self._good = step, [step]
 
     def _load(self, path: Path, states: Mapping[str, dict[str, Any]]) -> None:
@@ -168,10 +168,10 @@ class Checkpoints:
         for file in sorted(wanted & files.keys()):
             _verify(path / file, files[file])
         if VALUES not in files:
-            raise Damaged(f"{MANIFEST} names no {VALUES}")
+            raise DamagedFile(f"{MANIFEST} names no {VALUES}")
         values = _json(path / VALUES)
         if not isinstance(values, dict):
-            raise Damaged(f"{VALUES} holds no parts by name")
+            raise DamagedFile(f"{VALUES} holds no parts by name")
         states: dict[str, dict[str, Any]] = {}
         for name, schema in schemas.items():
             file = f"{name}{TENSORS}"
@@ -196,51 +196,51 @@ def _manifest(path: Path, step: int) -> dict[str, Any]:
     """The manifest of a checkpoint, verified.
 
     Raises:
-        Damaged: it is missing, torn or altered. ValueError: another version of mbrl wrote it.
+        DamagedFile: it is missing, torn or altered. ValueError: another version of mbrl wrote it.
     """
     manifest = _json(path / MANIFEST)
     if not isinstance(manifest, dict):
-        raise Damaged(f"{MANIFEST} is no object")
-    if manifest.get("format") == FORMAT_OF_0_1 and "components" in manifest:
+        raise DamagedFile(f"{MANIFEST} is no object")
+    if manifest.get("format") == OLD_FORMAT and "components" in manifest:
         raise UserError(
             f"{path} was written by mbrl 0.1, whose format could hold code and is no longer read: go on with it there "
             "(git checkout 406b675), or start anew in another folder"
         )
     signed = manifest.pop("sha256", None)
     if signed != _digest(manifest):
-        raise Damaged(f"{MANIFEST} does not match its checksum")
+        raise DamagedFile(f"{MANIFEST} does not match its checksum")
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise UserError(f"{path} is of version {manifest.get('version')}, and this mbrl reads version {VERSION}")
     if manifest.get("step") != step:
-        raise Damaged(f"{MANIFEST} is of step {manifest.get('step')}")
+        raise DamagedFile(f"{MANIFEST} is of step {manifest.get('step')}")
     if not isinstance(manifest.get("files"), dict):
-        raise Damaged(f"{MANIFEST} lists no files")
+        raise DamagedFile(f"{MANIFEST} lists no files")
     return manifest
 
 
 def _verify(file: Path, described: Any) -> None:
-    """Damaged where a file has not the size and the checksum that the manifest says."""
+    """DamagedFile where a file has not the size and the checksum that the manifest says."""
     if not isinstance(described, dict):
-        raise Damaged(f"{MANIFEST} does not describe {file.name}")
+        raise DamagedFile(f"{MANIFEST} does not describe {file.name}")
     try:
         size = file.stat().st_size
         if size != described.get("bytes"):
-            raise Damaged(f"{file.name} has {size} bytes instead of {described.get('bytes')}")
+            raise DamagedFile(f"{file.name} has {size} bytes instead of {described.get('bytes')}")
         if sha256_of(file) != described.get("sha256"):
-            raise Damaged(f"{file.name} does not match its checksum")
+            raise DamagedFile(f"{file.name} does not match its checksum")
     except FileNotFoundError as error:
-        raise Damaged(f"{file.name} is missing") from error
+        raise DamagedFile(f"{file.name} is missing") from error
 
 
 def _json(file: Path) -> Any:
     try:
-        if file.stat().st_size > LARGEST_JSON:
-            raise Damaged(f"{file.name} is too large")
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise DamagedFile(f"{file.name} is too large")
         return json.loads(file.read_bytes())
     except FileNotFoundError as error:
-        raise Damaged(f"{file.name} is missing") from error
+        raise DamagedFile(f"{file.name} is missing") from error
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{file.name} is no JSON") from error
+        raise DamagedFile(f"{file.name} is no JSON") from error
 
 
 def _unfit(path: Path, error: SchemaError) -> ValueError:

@@ -11,16 +11,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mbrl.errors import UserError
-from mbrl.run_folder.files import require_plain, write_atomically
-from mbrl.run_folder.places import CHECKPOINTS, CONFIG, METRICS
+from mbrl.run_folder.files import require_regular_files, write_atomically
+from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
 
 # what may differ between a run and its continuation
-CONTINUES = ("run_dir", "threads", "eval.every", "video", "wandb", "collect.backend")
+IGNORED_ON_RESUME = ("run_dir", "threads", "eval.every", "video", "wandb", "collect.backend")
 TARGET = "_target_"
 # whose classes any configuration may name
-OURS = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
-LARGEST = 2**20  # bytes of a config.yaml
-DEEPEST = 64  # levels of one
+ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
+MAX_BYTES = 2**20  # bytes of a config.yaml
+MAX_DEPTH = 64  # levels of one
 
 
 def read_config(path: Path) -> DictConfig:
@@ -45,14 +45,14 @@ def read_config(path: Path) -> DictConfig:
 
 
 def _plain_yaml(path: Path) -> str:
-    if path.stat().st_size > LARGEST:
-        raise UserError(f"it is larger than {LARGEST} bytes")
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"it is larger than {MAX_BYTES} bytes")
     text = path.read_text(encoding="utf-8-sig")
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise UserError(f"line {event.start_mark.line + 1} is nested more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise UserError(f"line {event.start_mark.line + 1} is nested more than {MAX_DEPTH} deep")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise UserError(f"line {event.start_mark.line + 1} has a tag or an anchor")
     return text
@@ -77,8 +77,8 @@ def load_config(run: Path, named: Collection[str] = ()) -> DictConfig:
             that is not allowed; or something in the folder is a link.
     """
     config = _config_of(run)
-    require_plain(run)
-    require_names(config, named, run / CONFIG)
+    require_regular_files(run)
+    require_allowed_classes(config, named, run / CONFIG)
     return config
 
 
@@ -88,7 +88,7 @@ def load_settings(run: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder is no run folder. ValueError: its configuration cannot be read.
     """
-    return flat(OmegaConf.to_container(_config_of(run)))
+    return flatten(OmegaConf.to_container(_config_of(run)))
 
 
 def _config_of(run: Path) -> DictConfig:
@@ -98,23 +98,23 @@ def _config_of(run: Path) -> DictConfig:
 
 
 def claim_run_folder(
-    run_dir: Path, config: DictConfig, *, continues: Collection[str] = CONTINUES, setting: str = "run_dir"
+    run_dir: Path, config: DictConfig, *, ignored: Collection[str] = IGNORED_ON_RESUME, setting: str = "run_dir"
 ) -> None:
     """Write the resolved configuration into the folder, or check that the folder is this configuration's.
 
     Args:
-        continues: settings that may differ. setting: the one that names the folder.
+        ignored: settings that may differ. setting: the one that names the folder.
 
     Raises:
         ValueError: the folder belongs to another configuration; names the first differences.
     """
-    require_own_folder(run_dir, config, continues=continues, setting=setting)
+    require_own_folder(run_dir, config, ignored=ignored, setting=setting)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / CONFIG, OmegaConf.to_yaml(config, resolve=True))
 
 
 def require_own_folder(
-    run_dir: Path, config: DictConfig, *, continues: Collection[str] = CONTINUES, setting: str = "run_dir"
+    run_dir: Path, config: DictConfig, *, ignored: Collection[str] = IGNORED_ON_RESUME, setting: str = "run_dir"
 ) -> None:
     """ValueError where the folder belongs to another configuration; arguments as in `claim_run_folder`.
 
@@ -122,7 +122,7 @@ def require_own_folder(
     """
     path = run_dir / CONFIG
     if path.exists() and ((run_dir / METRICS).exists() or (run_dir / CHECKPOINTS).exists()):
-        differences = _differences(read_config(path), config, continues)
+        differences = _differences(read_config(path), config, ignored)
         if differences:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(
@@ -131,7 +131,7 @@ def require_own_folder(
             )
 
 
-def require_names(config: Any, named: Collection[str], source: Path) -> None:
+def require_allowed_classes(config: Any, named: Collection[str], source: Path) -> None:
     """Check that a configuration from a file names no class that is not allowed. Nothing is imported.
 
     Args:
@@ -140,15 +140,15 @@ def require_names(config: Any, named: Collection[str], source: Path) -> None:
     Raises:
         ValueError: names the first class that is not allowed.
     """
-    for place, name in targets(config):
-        if not isinstance(name, str) or not (name.startswith(OURS) or name in named):
+    for place, name in named_classes(config):
+        if not isinstance(name, str) or not (name.startswith(ALLOWED_PREFIXES) or name in named):
             raise UserError(
                 f"{source}: {place} names {name}, which is no part of this project and could run any code: if you "
                 "trust it, give --config-dir DIR, the folder with the configuration that names it"
             )
 
 
-def targets(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def named_classes(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Where a class is named, and its name."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config)
@@ -158,25 +158,25 @@ def targets(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
             if key == TARGET:
                 yield inner, value
             else:
-                yield from targets(value, inner)
+                yield from named_classes(value, inner)
     elif isinstance(config, list):
         for number, value in enumerate(config):
-            yield from targets(value, f"{place}[{number}]")
+            yield from named_classes(value, f"{place}[{number}]")
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, its keys dotted."""
     if not isinstance(value, dict):
         return {prefix: value}
-    nested = (flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
+    nested = (flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
     return {key: item for part in nested for key, item in part.items()}
 
 
-def _differences(old: Any, new: Any, continues: Collection[str]) -> list[str]:
-    flat_old, flat_new = flat(OmegaConf.to_container(old)), flat(OmegaConf.to_container(new, resolve=True))
+def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
+    flat_old, flat_new = flatten(OmegaConf.to_container(old)), flatten(OmegaConf.to_container(new, resolve=True))
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
         for key in keys
-        if not {key, key.split(".")[0]} & set(continues) and flat_old.get(key, ...) != flat_new.get(key, ...)
+        if not {key, key.split(".")[0]} & set(ignored) and flat_old.get(key, ...) != flat_new.get(key, ...)
     ]

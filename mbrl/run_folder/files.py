@@ -14,14 +14,14 @@ from pathlib import Path
 
 from mbrl.errors import UserError
 
-FOREIGN = ("wandb",)
-BLOCK = 2**20  # bytes that are worth a write of their own
+SKIPPED_FOLDERS = ("wandb",)
+BLOCK_BYTES = 2**20  # bytes that are worth a write of their own
 PARTIAL = ".partial"  # suffix of a file that is being written
-OWNER = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}$")  # the process that writes it
+PARTIAL_NAME = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}$")  # the process that writes it
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Give an OSError from inside the block the path's name, where it has none."""
     try:
         yield
@@ -44,7 +44,7 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, st
         OSError: with the file's name; what was written so far stays.
     """
     digest, size = hashlib.sha256(), 0
-    with naming(path):
+    with name_in_errors(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             for block in _blocks(chunks):
@@ -59,15 +59,15 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, st
 
 
 def _blocks(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
-    """The same content in pieces of BLOCK bytes or more: small chunks are joined, large ones are not copied."""
+    """The same content in pieces of BLOCK_BYTES bytes or more: small chunks are joined, large ones are not copied."""
     small = bytearray()
     for chunk in chunks:
-        if len(chunk) < BLOCK:
+        if len(chunk) < BLOCK_BYTES:
             small += chunk
-        if small and (len(chunk) >= BLOCK or len(small) >= BLOCK):
+        if small and (len(chunk) >= BLOCK_BYTES or len(small) >= BLOCK_BYTES):
             yield memoryview(small)
             small = bytearray()
-        if len(chunk) >= BLOCK:
+        if len(chunk) >= BLOCK_BYTES:
             yield memoryview(chunk)
     if small:
         yield memoryview(small)
@@ -96,7 +96,7 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes | memoryv
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes of this machine left of `write_atomically` in a folder."""
     for partial in folder.glob(f".*{PARTIAL}"):
-        named = OWNER.search(partial.name)
+        named = PARTIAL_NAME.search(partial.name)
         if named and not _is_running(int(named[1])):
             with suppress(OSError):
                 partial.unlink()
@@ -114,7 +114,7 @@ def _is_running(process: int) -> bool:
 
 def flush_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk, so that a rename in it outlives a power cut."""
-    with naming(folder):
+    with name_in_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -128,17 +128,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_plain(folder: Path) -> None:
+def require_regular_files(folder: Path) -> None:
     """Refuse a run folder in which something is no file and no folder.
 
     A link could have this process write or delete what lies elsewhere, and a pipe would have it wait for ever. What
-    other programs keep in a folder of their own (FOREIGN) is let be.
+    other programs keep in a folder of their own (SKIPPED_FOLDERS) is let be.
 
     Raises:
         ValueError: names the first link, pipe, device or socket.
     """
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in FOREIGN]
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         for name in (*folders, *files):
             mode = Path(place, name).lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

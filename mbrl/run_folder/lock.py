@@ -14,7 +14,7 @@ LOCK = ".lock"  # holds the name of the machine; what says that a process runs i
 TRIES, PAUSE = 10, 0.1  # who only looks holds the lock for a moment; seconds
 
 
-class Busy(UserError):
+class FolderInUse(UserError):
     """Another process is at work in the folder."""
 
 
@@ -27,7 +27,7 @@ class FolderLock:
         folder: made where there is none.
 
     Raises:
-        Busy: another process holds it.
+        FolderInUse: another process holds it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +40,7 @@ class FolderLock:
         else:
             self._file.close()
             host = (folder / LOCK).read_text()
-            raise Busy(f"{folder}: another process, on {host}, is training there: wait for it, or stop it")
+            raise FolderInUse(f"{folder}: another process, on {host}, is training there: wait for it, or stop it")
         self._file.truncate(0)
         self._file.write(socket.gethostname())
         self._file.flush()
@@ -49,7 +49,7 @@ class FolderLock:
         self._file.close()
 
 
-def held(folder: Path) -> bool | None:
+def is_locked(folder: Path) -> bool | None:
     """Whether a process of this machine is at work in the folder; None where that cannot be told.
 
     Not to be asked by that process itself: looking gives its lock away.

@@ -15,14 +15,14 @@ from torch import Tensor
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.progress import Progress
 from mbrl.run_folder.state import EVAL_TASKS
-from mbrl.run_folder.wandb import Tracker
+from mbrl.run_folder.wandb import WandbTracker
 
 EVAL_HEADER = "step,success,seed"
-ALIVE_SECONDS = 30.0  # well below what mbrl.run_folder.state takes for silence
+HEARTBEAT_SECONDS = 30.0  # well below what mbrl.run_folder.state takes for silence
 TASKS_HEADER = f"{EVAL_HEADER},task"
 
 
-class Summarised(Protocol):
+class EvaluationResult(Protocol):
     """An evaluation: its means by name, `success` among them, and the success of each task where there are several."""
 
     def summary(self) -> dict[str, float]: ...
@@ -30,7 +30,7 @@ class Summarised(Protocol):
     def success_of_tasks(self) -> dict[str, float]: ...
 
 
-class Metrics:
+class MetricsWriter:
     """metrics.jsonl and TensorBoard events of a run folder. Writes each row as it comes: a killed run keeps them all.
 
     A resumed run drops what was logged after its checkpoint and goes on there; its files then equal those of
@@ -81,7 +81,7 @@ class Metrics:
 
 
 class Logger:
-    """What a training run writes down; see Metrics for what a resumed run does with it.
+    """What a training run writes down; see MetricsWriter for what a resumed run does with it.
 
     Args:
         run_dir: the run's folder, made where it is missing.
@@ -92,10 +92,14 @@ class Logger:
     """
 
     def __init__(
-        self, run_dir: Path, total_env_steps: int, resume_env_steps: int | None = None, tracker: Tracker | None = None
+        self,
+        run_dir: Path,
+        total_env_steps: int,
+        resume_env_steps: int | None = None,
+        tracker: WandbTracker | None = None,
     ) -> None:
         last = -1 if resume_env_steps is None else resume_env_steps
-        self._metrics = Metrics(run_dir, "env_steps", last)
+        self._metrics = MetricsWriter(run_dir, "env_steps", last)
         _cut(run_dir / "eval.csv", lambda line: line == EVAL_HEADER or _eval_step(line) <= last)
         self._evals = _open(run_dir / "eval.csv")
         if self._evals.tell() == 0:
@@ -103,9 +107,9 @@ class Logger:
         self._tasks = run_dir / EVAL_TASKS
         _cut(self._tasks, lambda line: line == TASKS_HEADER or _eval_step(line) <= last)
         self._progress = Progress(total_env_steps, max(last, 0))
-        self._told = time.monotonic()
+        self._last_heartbeat = time.monotonic()
         self._tracker = tracker
-        self._before = (0, 0.0)
+        self._previous = (0, 0.0)
 
     def log(
         self,
@@ -118,15 +122,15 @@ class Logger:
     ) -> None:
         """Writes one row. Keys are grouped by prefix (`policy/`, `world_model/`, …); wall_time in seconds."""
         values = {name: float(value) for name, value in metrics.items()}
-        steps, seconds = self._before
+        steps, seconds = self._previous
         if wall_time > seconds > 0:
             values["time/updates_per_second"] = (gradient_steps - steps) / (wall_time - seconds)
-        self._before = (gradient_steps, wall_time)
+        self._previous = (gradient_steps, wall_time)
         counters = {"env_steps": env_steps, "agent_steps": agent_steps, "gradient_steps": gradient_steps}
         self._write({**counters, "wall_time": round(wall_time, 3)}, values)
         self._progress.advance(env_steps, values.get("collect/success"))
 
-    def log_eval(self, evaluation: Summarised, *, env_steps: int, seed: int) -> None:
+    def log_eval(self, evaluation: EvaluationResult, *, env_steps: int, seed: int) -> None:
         """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics.
 
         Of several tasks each has a row in eval_tasks.csv.
@@ -164,13 +168,13 @@ class Logger:
     def tick(self) -> None:
         """Counts one gradient step in the progress bar."""
         self._progress.tick()
-        self.alive()
+        self.heartbeat()
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Lets `mbrl status` know that the run goes on, where it writes no row for long: evaluations, fits."""
         now = time.monotonic()
-        if now - self._told >= ALIVE_SECONDS:
-            self._told = now
+        if now - self._last_heartbeat >= HEARTBEAT_SECONDS:
+            self._last_heartbeat = now
             os.utime(self._metrics.file)
 
     def close(self) -> None:

@@ -21,9 +21,9 @@ settings_given: ContextVar[tuple[str, ...] | None] = ContextVar("settings_given"
 STARTS = "starts.jsonl"  # in a run's folder, one line for each time that it was started or gone on with
 
 
-def note_start(folder: Path, env_steps: int) -> None:
+def record_start(folder: Path, env_steps: int) -> None:
     """Append this start of the run in `folder`, which goes on from so many env steps."""
-    line = json.dumps({"env_steps": env_steps, **describe()}) + "\n"
+    line = json.dumps({"env_steps": env_steps, **describe_process()}) + "\n"
     with (folder / STARTS).open("a") as stream:
         stream.write(line)
 
@@ -40,7 +40,7 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def describe() -> dict[str, Any]:
+def describe_process() -> dict[str, Any]:
     """This process: time (UTC), command, commit, packages and hardware."""
     import torch
 

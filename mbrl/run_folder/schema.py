@@ -19,7 +19,7 @@ from mbrl.errors import UserError
 Schema = Any  # recursive: Mapping[str, Schema] | list[Schema] | TensorType | Maybe | type | tuple[type, ...]
 
 
-LARGEST = 2**53  # of a whole number
+MAX_INTEGER = 2**53  # of a whole number
 
 
 class TensorType(NamedTuple):
@@ -111,7 +111,7 @@ def _require_type(value: Any, types: tuple[type, ...], name: str) -> None:
 def _is_sane(value: Any) -> bool:
     """Whether a number is one that a run can have counted or computed."""
     if isinstance(value, int):
-        return 0 <= value <= LARGEST
+        return 0 <= value <= MAX_INTEGER
     return not isinstance(value, float) or math.isfinite(value)
 
 

@@ -14,14 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mbrl.errors import UserError
 from mbrl.run_folder.config import read_config
-from mbrl.run_folder.lock import held
-from mbrl.run_folder.places import CHECKPOINTS, checkpoint_folders
+from mbrl.run_folder.lock import is_locked
+from mbrl.run_folder.paths import CHECKPOINTS, checkpoint_folders
 
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
 EVAL_TASKS = "eval_tasks.csv"  # the success of each task, where a run has several
-TAIL = 65536  # bytes of metrics.jsonl that are read
-SILENT = 300  # seconds without a new row after which a run of another machine counts as stopped
+TAIL_BYTES = 65536  # bytes of metrics.jsonl that are read
+STALE_SECONDS = 300  # seconds without a new row after which a run of another machine counts as stopped
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RunState:
 
     Attributes:
         state: done, running, failed, stopped (its process has ended; or, where that cannot be seen from here, there was
-            no word for SILENT seconds) or waiting (it has not begun).
+            no word for STALE_SECONDS seconds) or waiting (it has not begun).
         success: of its last evaluation; None before the first.
         seconds_left: at its mean pace so far; None where that is not known, 0 where it is done.
     """
@@ -92,11 +92,11 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
 
 
 def _unfinished(folder: Path, rows: Path, now: float) -> str:
-    at_work = held(folder)
+    at_work = is_locked(folder)
     if not at_work and (folder / FAILURE).exists():
         return "failed"
     if at_work is None:
-        at_work = rows.is_file() and now - rows.stat().st_mtime < SILENT
+        at_work = rows.is_file() and now - rows.stat().st_mtime < STALE_SECONDS
     if at_work:
         return "running"
     return "stopped" if rows.is_file() else "waiting"
@@ -107,7 +107,7 @@ def last_row(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - TAIL))
+        stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
         lines = stream.read().decode(errors="replace").split("\n")
     for line in reversed(lines[:-1]):
         try:

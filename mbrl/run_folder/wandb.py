@@ -25,7 +25,7 @@ def _identity(file: Path) -> str:
     return file.read_text()
 
 
-class Tracker:
+class WandbTracker:
     """A run of Weights & Biases with the same names as metrics.jsonl, over `env_steps`.
 
     A resumed run goes on in the same one; what it does again after its checkpoint is then there twice.

@@ -82,7 +82,7 @@ def test_the_latent_along_an_episode_is_what_learning_would_find(tmp_path, worke
     assert len(replay.online.episodes) == 4
     for episode in replay.online.episodes:
         rows = torch.arange(episode.start, episode.start + STEPS)
-        noted = replay.recall(rows, model.unknown)
+        noted = replay.read_latents(rows, model.unknown)
         before = torch.cat([model.unknown[None], noted[:-1]])
         action = torch.cat([torch.zeros(1, 2), records["action"][rows[:-1]]])
         is_init = (torch.arange(STEPS) == 0)[:, None]
@@ -94,7 +94,7 @@ def test_the_latent_along_an_episode_is_what_learning_would_find(tmp_path, worke
 
 def test_an_evaluation_in_between_leaves_the_episode_alone(tmp_path):
     agent, _ = agent_and_replay(tmp_path)
-    evaluator = Evaluator(toy, episodes=2, longest=STEPS, seed=5)
+    evaluator = Evaluator(toy, episodes=2, max_steps=STEPS, seed=5)
     episodes = []
     for evaluates in (False, True):
         torch.manual_seed(0)
@@ -136,7 +136,7 @@ def test_what_each_loss_reaches(tmp_path):
     model, behaviour = agent.policy.world_model, agent.policy.behaviour
     torch.nn.init.normal_(behaviour.critic[-1].weight)  # which is zero at first, and passes nothing on
     batch = replay.sequences(4, 4, before=1)
-    state = model.learn(batch, replay.recall(batch["index"][:, 0, 0], model.unknown)).state
+    state = model.learn(batch, replay.read_latents(batch["index"][:, 0, 0], model.unknown)).state
     losses = behaviour.losses(agent.dream(model.unpack(model.pack(state))))
     (losses.actor + losses.critic).backward()
     assert all(parameter.grad is None for parameter in model.parameters())

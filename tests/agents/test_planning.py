@@ -80,7 +80,7 @@ def planning(model: Any = None, prior: Policy | None = None, numbers: dict[str, 
 
 
 def play(policy: Policy, episodes: int) -> list[TensorDictBase]:
-    evaluator = Evaluator(lambda seed: make_env(seed=seed, **TOY), episodes=episodes, longest=STEPS, seed=4)
+    evaluator = Evaluator(lambda seed: make_env(seed=seed, **TOY), episodes=episodes, max_steps=STEPS, seed=4)
     return [evaluator.play(policy, index) for index in range(episodes)]
 
 

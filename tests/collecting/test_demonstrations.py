@@ -11,10 +11,10 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.collecting.demonstrations import collect_demos, record
-from mbrl.data.episodes import check_records, read_about, read_episodes, view_name
+from mbrl.data.episodes import check_records, read_episodes, read_metadata, view_name
 from mbrl.envs.metaworld import make_env
 from mbrl.envs.toy import make_env as make_toy
-from mbrl.replay.demonstrations import read_demos
+from mbrl.replay.demonstrations import read_demonstrations
 from policies.random import RandomPolicy
 from policies.scripted import ScriptedPolicy
 
@@ -33,7 +33,7 @@ def test_demonstrations_are_successful_and_reproducible(tmp_path: Path) -> None:
         assert first["pixels"].shape == (61, 3, 16, 16)
         assert all(torch.equal(first[key], second[key]) for key in set(first.keys()))
     assert not torch.equal(episodes[0]["state"][0], episodes[1]["state"][0])
-    assert read_about(paths[0]) == {"task": "drawer-close", "action_repeat": 2, "view": "corner"}
+    assert read_metadata(paths[0]) == {"task": "drawer-close", "action_repeat": 2, "view": "corner"}
     assert paths[0].read_bytes() == (tmp_path / "b" / paths[0].name).read_bytes()
     with pytest.raises(FileExistsError, match="holds episodes already"):
         record("drawer-close", 1, output=tmp_path / "a")
@@ -42,14 +42,14 @@ def test_demonstrations_are_successful_and_reproducible(tmp_path: Path) -> None:
 def test_another_view_is_refused_where_pictures_matter(tmp_path: Path) -> None:
     record("drawer-close", 1, output=tmp_path, camera="corner2", **OPTIONS)
     with pytest.raises(ValueError, match=r"is of view corner2, and the environment's view is corner mirrored"):
-        read_demos(tmp_path, task="drawer-close", action_repeat=2, view=view_name("corner", mirrored=True))
-    assert len(read_demos(tmp_path, task="drawer-close", action_repeat=2)) == 1
+        read_demonstrations(tmp_path, task="drawer-close", action_repeat=2, view=view_name("corner", mirrored=True))
+    assert len(read_demonstrations(tmp_path, task="drawer-close", action_repeat=2)) == 1
 
 
 def test_hopeless_noise_is_an_error_and_leaves_random_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mbrl.collecting.demonstrations.ATTEMPTS", 2)
+    monkeypatch.setattr("mbrl.collecting.demonstrations.ATTEMPTS_PER_EPISODE", 2)
     env = make_env("push", pixels=False, episode_length=20)
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match="only 0 of 2"):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tensordict import TensorDict
 
 from mbrl.data.episodes import to_records, write_episode
-from mbrl.data.frames import fit
+from mbrl.data.frames import crop_and_resize
 from mbrl.data.segments import EpisodeData
 from mbrl.envs.toy import make_env
 from tests.fakes import episode
@@ -164,11 +164,11 @@ def test_a_file_that_is_torn_later_is_named(folder: Path) -> None:
 
 def test_frames_that_fit_are_handed_back_and_others_are_averaged() -> None:
     frames = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(fit(frames, 8), frames) and torch.equal(fit(frames, None), frames)
+    assert torch.equal(crop_and_resize(frames, 8), frames) and torch.equal(crop_and_resize(frames, None), frames)
     checks = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 200
-    small = fit(checks.to(torch.uint8).expand(1, 3, 8, 8), 4)[..., 1:-1, 1:-1]
+    small = crop_and_resize(checks.to(torch.uint8).expand(1, 3, 8, 8), 4)[..., 1:-1, 1:-1]
     assert ((small.int() - 100).abs() <= 20).all()  # antialiased: without, every pixel would be 0 or 200
-    assert fit(frames[..., :5], None).shape == (2, 3, 5, 5)
+    assert crop_and_resize(frames[..., :5], None).shape == (2, 3, 5, 5)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/data/video-samples beside this checkout")

@@ -69,7 +69,7 @@ def test_pictures_come_with_their_task() -> None:
 
 
 def test_evaluation_says_how_each_task_went(tmp_path: Path) -> None:
-    evaluator = Evaluator(partial(make_env, TASKS, **SHORT), episodes=2, longest=10, seed=0)
+    evaluator = Evaluator(partial(make_env, TASKS, **SHORT), episodes=2, max_steps=10, seed=0)
     policy = RandomPolicy(evaluator.env.observation_spec, evaluator.env.action_spec)
     evaluation = evaluator(policy)
     assert evaluation.tasks == ["reach", "drawer-close"] * 2 and len(evaluation.success) == 4
@@ -111,7 +111,7 @@ def test_a_single_task_has_no_table_of_tasks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     from mbrl.envs.toy import make_env as make_toy
 
-    evaluator = Evaluator(partial(make_toy, episode_length=5, resolution=16), episodes=1, longest=5, seed=0)
+    evaluator = Evaluator(partial(make_toy, episode_length=5, resolution=16), episodes=1, max_steps=5, seed=0)
     evaluation = evaluator(RandomPolicy(evaluator.env.observation_spec, evaluator.env.action_spec))
     logger = Logger(tmp_path, 100)
     logger.log_eval(evaluation, env_steps=10, seed=0)

@@ -19,7 +19,7 @@ from mbrl.data.episodes import to_records, write_entries, write_episodes
 from mbrl.data.mixture import Mixture
 from mbrl.envs.toy import make_env
 from mbrl.pretraining.pretrain import build_model, run
-from mbrl.run_folder.places import checkpoint_folders
+from mbrl.run_folder.paths import checkpoint_folders
 from tests.command import Command, Done, run_command
 
 SIDE, LENGTH = 32, 5

@@ -40,7 +40,7 @@ def test_segments_come_with_the_row_before_and_its_latent():
     assert not batch["is_init"][:, 2:].any()
     assert (step[:, 1:].diff(dim=1) == 1).all()
     assert (step[~begins, 1] == step[~begins, 0] + 1).all() and (step[begins, 0] == 0).all()
-    recalled = buffer.latents.recall(batch["index"].flatten(), UNKNOWN)
+    recalled = buffer.latents.read(batch["index"].flatten(), UNKNOWN)
     assert torch.equal(recalled["deter"][:, :1], batch["state"].reshape(-1, 1))
 
 
@@ -55,10 +55,10 @@ def test_what_is_written_back_is_recalled_and_nothing_else_changes():
     replay = Replay(40)
     replay.online.extend(with_latents(1, 6)[None])
     index = replay.sequences(1, 3, before=1)["index"][0, 1:, 0]
-    replay.remember(index, latents(torch.tensor([7.0, 8.0, 9.0])))
-    assert replay.recall(index, UNKNOWN)["deter"][:, 0].tolist() == [7.0, 8.0, 9.0]
+    replay.write_latents(index, latents(torch.tensor([7.0, 8.0, 9.0])))
+    assert replay.read_latents(index, UNKNOWN)["deter"][:, 0].tolist() == [7.0, 8.0, 9.0]
     others = torch.tensor([row for row in range(7) if row not in index.tolist()])
-    assert torch.equal(replay.recall(others, UNKNOWN)["deter"][:, 0], 100.0 + others)
+    assert torch.equal(replay.read_latents(others, UNKNOWN)["deter"][:, 0], 100.0 + others)
 
 
 def test_demonstrations_have_latents_of_their_own():
@@ -69,10 +69,10 @@ def test_demonstrations_have_latents_of_their_own():
     batch = replay.sequences(8, 3, before=1)
     index, of_demos = batch["index"].flatten(), batch["state"].flatten() >= 900
     assert torch.equal(index < 0, of_demos) and 0 < of_demos.sum() < len(index)
-    recalled = replay.recall(index, UNKNOWN)
+    recalled = replay.read_latents(index, UNKNOWN)
     assert (recalled["deter"][of_demos] == -1).all(), "nobody has followed them yet"
-    replay.remember(index, latents(batch["state"]))
-    assert torch.equal(replay.recall(index, UNKNOWN)["deter"][:, :1], batch["state"].reshape(-1, 1))
+    replay.write_latents(index, latents(batch["state"]))
+    assert torch.equal(replay.read_latents(index, UNKNOWN)["deter"][:, :1], batch["state"].reshape(-1, 1))
 
 
 def test_checkpoints_hold_them(tmp_path):
@@ -81,10 +81,10 @@ def test_checkpoints_hold_them(tmp_path):
     ours.online.extend(with_latents(1, 6)[None])
     state = ours.state_dict()
     state["latents"] = {key: value.clone() for key, value in state["latents"].items()}  # as on disk
-    ours.remember(torch.tensor([2]), latents(torch.tensor([50.0])))
+    ours.write_latents(torch.tensor([2]), latents(torch.tensor([50.0])))
     require(state, again.schema(), "replay")
     again.load_state_dict(state)
-    assert again.recall(torch.tensor([2]), UNKNOWN)["deter"][0, 0] == 102.0, "as they were when it was saved"
+    assert again.read_latents(torch.tensor([2]), UNKNOWN)["deter"][0, 0] == 102.0, "as they were when it was saved"
 
 
 def test_an_actors_latent_stands_with_the_observation_that_it_was_made_of():
@@ -106,5 +106,5 @@ def test_an_actors_latent_stands_with_the_observation_that_it_was_made_of():
     )
     assert rollout[TRAJECTORY].tolist() == [0] * steps
     replay.extend(rollout)
-    recalled = replay.recall(torch.arange(steps), UNKNOWN)["deter"][:, 0]
+    recalled = replay.read_latents(torch.arange(steps), UNKNOWN)["deter"][:, 0]
     assert torch.equal(recalled, replay.online.records["state"][:steps, 0])

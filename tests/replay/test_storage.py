@@ -9,7 +9,7 @@ import torch
 
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
-from mbrl.run_folder.checkpoint import Damaged
+from mbrl.run_folder.checkpoint import DamagedFile
 from mbrl.run_folder.schema import SchemaError, TensorType, require
 from tests.replay.test_replay import FIELDS, fill, records
 
@@ -36,7 +36,7 @@ def test_one_flipped_bit_is_found_in_every_field(tmp_path, key):
     flip(tmp_path / f"{key}.memmap", -1)  # in the ring's free part
     again(tmp_path).load_state_dict(state)
     flip(tmp_path / f"{key}.memmap", 0)
-    with pytest.raises(Damaged, match="the replay's records 0 to 6 are altered"):
+    with pytest.raises(DamagedFile, match="the replay's records 0 to 6 are altered"):
         again(tmp_path).load_state_dict(state)
 
 
@@ -52,7 +52,7 @@ def test_files_that_are_not_as_they_were_made_are_refused(tmp_path, damage, mess
     state = saved(tmp_path)
     damage(tmp_path / "pixels.memmap")
     buffer = again(tmp_path)
-    with pytest.raises(Damaged, match=message):
+    with pytest.raises(DamagedFile, match=message):
         buffer.load_state_dict(state)
     assert buffer.head == 0 and not buffer.episodes, "nothing was changed"
 
@@ -61,7 +61,7 @@ def test_episodes_around_the_rings_end_are_checked_too(tmp_path):
     state = saved(tmp_path, [6] * 5)
     again(tmp_path).load_state_dict(state)
     flip(tmp_path / "state.memmap", 0)  # of the last episode, which goes on at the ring's begin
-    with pytest.raises(Damaged, match="records 28 to 34"):
+    with pytest.raises(DamagedFile, match="records 28 to 34"):
         again(tmp_path).load_state_dict(state)
 
 
@@ -105,11 +105,11 @@ def test_a_state_is_held_against_what_a_record_holds():
 def test_room_is_asked_for_before_it_is_taken(tmp_path, monkeypatch, caplog):
     maps = MemoryMaps(tmp_path / "replay", 1000, {"pixels": TensorType(torch.uint8, (3, 64, 64))})
     with caplog.at_level("INFO"):
-        maps.require_room()
+        maps.require_disk_space()
     assert "the replay takes 11.7 MiB in" in caplog.text and not (tmp_path / "replay").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(ValueError, match=r"needs 11\.7 MiB .* the disk has 0\.0 MiB: lower replay\.capacity"):
-        maps.require_room()
+        maps.require_disk_space()
 
 
 def test_a_full_disk_leaves_no_files(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from mbrl.results.compare import compare
 from mbrl.results.curves import Curve, area
-from mbrl.run_folder.provenance import STARTS, describe, note_start, read_starts
+from mbrl.run_folder.provenance import STARTS, describe_process, read_starts, record_start
 
 
 def make_run(folder: Path, *, gamma: float, torch: str, rates: list[float]) -> Path:
@@ -52,8 +52,8 @@ def test_the_area_counts_env_steps() -> None:
 
 def test_every_start_is_noted(tmp_path: Path) -> None:
     assert read_starts(tmp_path) == []
-    note_start(tmp_path, 0)
-    note_start(tmp_path, 400)
+    record_start(tmp_path, 0)
+    record_start(tmp_path, 400)
     first, second = read_starts(tmp_path)
     assert (first["env_steps"], second["env_steps"]) == (0, 400)
     assert second["packages"]["torchrl"] and second["hardware"]["cores"] >= 1 and second["command"]
@@ -61,5 +61,5 @@ def test_every_start_is_noted(tmp_path: Path) -> None:
 
 def test_the_commit_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # not of the folder that the command was given in
-    commit = describe()["commit"]
+    commit = describe_process()["commit"]
     assert commit is None or len(commit.rstrip("+")) == 40

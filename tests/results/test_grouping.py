@@ -1,7 +1,7 @@
 """Runs are seeds of one experiment only where their settings say so."""
 
 from mbrl.results.grouping import distinct_names
-from mbrl.run_folder.config import flat
+from mbrl.run_folder.config import flatten
 
 SETTINGS = {"env.goals": "fresh", "eval.episodes": 20, "agent.real_ratio": 0.5, "seed": 0, "env.task": "hammer"}
 
@@ -47,4 +47,4 @@ def test_many_differences_still_tell_experiments_apart() -> None:
 
 
 def test_nested_settings_get_dotted_keys() -> None:
-    assert flat({"a": {"b": 1, "c": [2]}, "d": None}) == {"a.b": 1, "a.c": [2], "d": None}
+    assert flatten({"a": {"b": 1, "c": [2]}, "d": None}) == {"a.b": 1, "a.c": [2], "d": None}

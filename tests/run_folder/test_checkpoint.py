@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mbrl.errors import UserError
-from mbrl.run_folder.checkpoint import Checkpoints, Damaged
+from mbrl.run_folder.checkpoint import Checkpoints, DamagedFile
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, RandomStates, ValuesPart
-from mbrl.run_folder.places import checkpoint_folders
+from mbrl.run_folder.paths import checkpoint_folders
 
 
 class Learner:
@@ -97,7 +97,7 @@ def test_a_checkpoint_can_be_chosen_by_its_step(tmp_path):
     with pytest.raises(UserError, match=r"holds no checkpoint of 100 env steps; there are: 200, 300"):
         checkpoints.load(100)
     flip(checkpoint_folders(tmp_path / "checkpoints")[200] / "policy.safetensors")
-    with pytest.raises(Damaged, match=r"checkpoint-000000000200: policy\.safetensors does not match its checksum"):
+    with pytest.raises(DamagedFile, match=r"checkpoint-000000000200: policy\.safetensors does not match its checksum"):
         checkpoints.load(200)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from mbrl.run_folder.files import BLOCK, remove_leftovers, require_plain, write_atomically, write_new
+from mbrl.run_folder.files import BLOCK_BYTES, remove_leftovers, require_regular_files, write_atomically, write_new
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
 TENSORS = {
@@ -38,7 +38,10 @@ def test_what_is_torn_is_no_safetensors_file(tmp_path):
         read_tensors(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [1, 2, 3], [BLOCK], [5, BLOCK, 7], [BLOCK - 1, BLOCK - 1, BLOCK + 1, 1]])
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [1, 2, 3], [BLOCK_BYTES], [5, BLOCK_BYTES, 7], [BLOCK_BYTES - 1, BLOCK_BYTES - 1, BLOCK_BYTES + 1, 1]],
+)
 def test_size_and_checksum_are_those_of_the_content(tmp_path, sizes):
     chunks = [os.urandom(size) for size in sizes]
     size, digest = write_new(tmp_path / "file", chunks)
@@ -74,8 +77,8 @@ def test_what_is_no_file_is_refused_by_name(tmp_path, kind):
     (run / "checkpoints").mkdir(parents=True)
     (run / "wandb").mkdir()
     (run / "wandb" / "latest").symlink_to(elsewhere)  # Weights & Biases keeps links in its own folder
-    require_plain(run)
-    require_plain(tmp_path / "absent")
+    require_regular_files(run)
+    require_regular_files(tmp_path / "absent")
     place = run / "checkpoints" / "odd"
     if kind == "pipe":
         os.mkfifo(place)
@@ -83,7 +86,7 @@ def test_what_is_no_file_is_refused_by_name(tmp_path, kind):
         elsewhere.mkdir()
         place.symlink_to(elsewhere if kind == "link to a folder" else elsewhere / "absent")
     with pytest.raises(ValueError, match=f"odd is {'no file' if kind == 'pipe' else 'a link'}: a run folder may hold"):
-        require_plain(run)
+        require_regular_files(run)
 
 
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 import mbrl.training
 from mbrl.cli.sweep import run_job
 from mbrl.run_folder import lock
-from mbrl.run_folder.lock import LOCK, Busy, FolderLock, held
+from mbrl.run_folder.lock import LOCK, FolderInUse, FolderLock, is_locked
 from mbrl.run_folder.state import FAILURE, run_state
 
 HOLD = """
@@ -41,19 +41,19 @@ def test_a_second_process_is_refused_until_the_first_has_died(
     tmp_path: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "PAUSE", 0.0)
-    assert held(tmp_path) is True
-    with pytest.raises(Busy, match="wait for it, or stop it"):
+    assert is_locked(tmp_path) is True
+    with pytest.raises(FolderInUse, match="wait for it, or stop it"):
         FolderLock(tmp_path)
     holder.kill()
     holder.wait()
-    assert held(tmp_path) is False
+    assert is_locked(tmp_path) is False
     FolderLock(tmp_path).release()
 
 
 def test_where_it_cannot_be_told(tmp_path: Path) -> None:
-    assert held(tmp_path) is None, "nobody ever held it"
+    assert is_locked(tmp_path) is None, "it was never locked"
     (tmp_path / LOCK).write_text("elsewhere")
-    assert held(tmp_path) is None, "another machine's"
+    assert is_locked(tmp_path) is None, "another machine's"
 
 
 @pytest.mark.process
@@ -75,7 +75,7 @@ def test_training_does_not_enter_and_a_sweep_leaves_it_out(
     monkeypatch.setattr(lock, "PAUSE", 0.0)
     with initialize_config_module("configs", version_base="1.3"):
         config = compose("train", [f"run_dir={tmp_path}", "env=toy", "agent=random"])
-    with pytest.raises(Busy):
+    with pytest.raises(FolderInUse):
         mbrl.training.run(config)
     assert not (tmp_path / "config.yaml").exists()
     assert run_job(config, mbrl.training.run, alone=True) is None

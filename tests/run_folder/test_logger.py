@@ -93,10 +93,10 @@ def test_a_new_run_starts_its_files_anew(tmp_path: Path) -> None:
 def test_a_long_evaluation_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = Logger(tmp_path, 800)
     os.utime(tmp_path / "metrics.jsonl", (1, 1))
-    logger.alive()
+    logger.heartbeat()
     assert (tmp_path / "metrics.jsonl").stat().st_mtime == 1, "not at every call"
-    monkeypatch.setattr("mbrl.run_folder.logger.ALIVE_SECONDS", 0.0)
-    logger.alive()
+    monkeypatch.setattr("mbrl.run_folder.logger.HEARTBEAT_SECONDS", 0.0)
+    logger.heartbeat()
     assert (tmp_path / "metrics.jsonl").stat().st_mtime > 1
 
 

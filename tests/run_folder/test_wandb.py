@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mbrl.collecting.evaluation import Evaluation
 from mbrl.run_folder.logger import Logger
-from mbrl.run_folder.wandb import Tracker
+from mbrl.run_folder.wandb import WandbTracker
 
 
 def events(run: Path) -> EventAccumulator:
@@ -68,7 +68,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
 
 
 def test_weights_and_biases_has_the_same_names_as_the_files(tmp_path: Path, wandb: list[FakeRun]) -> None:
-    logger = Logger(tmp_path, 100, tracker=Tracker("arms", tmp_path, {"seed": 3}))
+    logger = Logger(tmp_path, 100, tracker=WandbTracker("arms", tmp_path, {"seed": 3}))
     logger.log({"policy/q": 2.0}, env_steps=10, agent_steps=5, gradient_steps=1, wall_time=1.5)
     logger.log_eval(Evaluation([True], [True], [3.0], [7]), env_steps=50, seed=0)
     logger.video(tmp_path / "imagination.mp4", torch.zeros(2, 3, 8, 8, dtype=torch.uint8), 100)
@@ -85,7 +85,7 @@ def test_weights_and_biases_has_the_same_names_as_the_files(tmp_path: Path, wand
 def test_a_resumed_run_goes_on_in_the_same_one(tmp_path: Path, wandb: list[FakeRun]) -> None:
     for name in ("a", "a", "b"):
         (tmp_path / name).mkdir(exist_ok=True)
-        Tracker("arms", tmp_path / name, {})
+        WandbTracker("arms", tmp_path / name, {})
     assert wandb[0].given["id"] == wandb[1].given["id"] != wandb[2].given["id"]
 
 
@@ -95,10 +95,10 @@ def test_what_the_service_refuses_is_one_line(tmp_path: Path, wandb: list[FakeRu
 
     monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
     with pytest.raises(ValueError, match="Weights & Biases: no API key"):
-        Tracker("arms", tmp_path, {})
+        WandbTracker("arms", tmp_path, {})
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
-        Tracker("arms", tmp_path, {})
+        WandbTracker("arms", tmp_path, {})

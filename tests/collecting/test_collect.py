@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from mbrl.cli import main as cli
-from mbrl.collecting.dataset import Protocol, Row, collect
-from mbrl.data.episodes import read_about, read_episode
+from mbrl.collecting.collect import DatasetProtocol, TaskSummary, collect
+from mbrl.data.episodes import read_episode, read_metadata
 
-SHORT = Protocol(seed=3, noise=0.5, env={"resolution": 16, "episode_length": 20})
+SHORT = DatasetProtocol(seed=3, noise=0.5, env={"resolution": 16, "episode_length": 20})
 POLICIES = ["scripted", "noisy", "random"]
 
 
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None:
     rows = collect(["reach", "drawer-close-v3"], 5, policies=POLICIES, protocol=SHORT, output=tmp_path)
     assert rows == [
-        Row(task, policy, count, 0)
+        TaskSummary(task, policy, count, 0)
         for task in ("reach", "drawer-close")
         for policy, count in (("scripted", 2), ("noisy", 2), ("random", 1))
     ]
@@ -38,7 +38,7 @@ def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None
     assert [path.stem for path in sorted((tmp_path / "reach").iterdir())] == names
     episodes = [read_episode(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
     assert all(episode["pixels"].shape == (11, 3, 16, 16) for episode in episodes)
-    about = [read_about(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
+    about = [read_metadata(path) for path in sorted(tmp_path.rglob("*.safetensors"))]
     tasks = ["drawer-close"] * 5 + ["reach"] * 5
     assert about == [{"task": task, "action_repeat": 2, "view": "corner"} for task in tasks]
     goals = torch.stack([episode["state"][0, -3:] for episode in episodes[5:]])
@@ -47,7 +47,7 @@ def test_episodes_are_shared_among_policies_and_all_kept(tmp_path: Path) -> None
 
 @pytest.mark.process
 def test_the_policies_are_what_they_are_called(tmp_path: Path) -> None:
-    collect(["reach"], 3, policies=POLICIES, protocol=Protocol(env={"resolution": 8}), output=tmp_path)
+    collect(["reach"], 3, policies=POLICIES, protocol=DatasetProtocol(env={"resolution": 8}), output=tmp_path)
     scripted, noisy, random = (read_episode(tmp_path / "reach" / f"{name}-00000.safetensors") for name in POLICIES)
     roughness = [float(e["action"][:-1].diff(dim=0).abs().mean()) for e in (scripted, noisy, random)]
     assert roughness[0] < 0.1 < roughness[1] < 0.5 < roughness[2]
@@ -71,16 +71,16 @@ def test_what_is_there_is_not_played_again_and_the_rest_comes_out_the_same(
     assert contents(broken) == contents(whole)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert torch.equal(torch.get_rng_state(), random_numbers)
-    monkeypatch.setattr("mbrl.collecting.dataset.play", lambda *_: pytest.fail("nothing was missing"))
+    monkeypatch.setattr("mbrl.collecting.collect.play", lambda *_: pytest.fail("nothing was missing"))
     collect(["reach"], 4, policies=POLICIES[1:], protocol=SHORT, output=broken)
 
 
 @pytest.mark.slow
 def test_a_killed_collection_of_two_workers_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from mbrl.collecting.dataset import *\n"
+        "import sys; from pathlib import Path; from mbrl.collecting.collect import *\n"
         "if __name__ == '__main__':\n"
-        "    protocol = Protocol(3, 0.5, {'resolution': 16, 'episode_length': 20})\n"
+        "    protocol = DatasetProtocol(3, 0.5, {'resolution': 16, 'episode_length': 20})\n"
         "    collect(['reach'], 30, protocol=protocol, workers=2, output=Path(sys.argv[1]))\n"
     )
     file = tmp_path / "script.py"
@@ -116,9 +116,9 @@ def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     collect(["reach"], 1, protocol=SHORT, output=tmp_path)
     before = contents(tmp_path)
     for protocol, named in (
-        (Protocol(4, SHORT.noise, SHORT.env), "seed"),
-        (Protocol(3, 0.1, SHORT.env), "noise"),
-        (Protocol(3, 0.5, SHORT.env | {"resolution": 24}), r"env\.resolution"),
+        (DatasetProtocol(4, SHORT.noise, SHORT.env), "seed"),
+        (DatasetProtocol(3, 0.1, SHORT.env), "noise"),
+        (DatasetProtocol(3, 0.5, SHORT.env | {"resolution": 24}), r"env\.resolution"),
     ):
         with pytest.raises(ValueError, match=rf"was made with other settings \({named}\)"):
             collect(["reach"], 1, protocol=protocol, output=tmp_path)

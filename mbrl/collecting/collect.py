@@ -33,19 +33,20 @@ from tqdm import tqdm
 from mbrl.build import build_policy, env_factory
 from mbrl.collecting.demonstrations import play
 from mbrl.compose import CONFIG_MODULE, ROOT_CONFIG
-from mbrl.data.episodes import SUFFIX, about_episode, write_episode
+from mbrl.data.episodes import SUFFIX, episode_metadata, write_episode
 from mbrl.envs.simulator import resolve_task, task_names
 from mbrl.errors import UserError
+from mbrl.run_folder.config import flatten
 from mbrl.run_folder.files import remove_leftovers, write_atomically
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
 PACKAGES = ("metaworld", "mujoco", "torch")  # what an episode's bytes depend on beside the settings
-CHUNK = 5  # episodes for which a worker builds an environment, which takes about as long as playing one
+JOB_EPISODES = 5  # episodes for which a worker builds an environment, which takes about as long as playing one
 _NOT_STORED = ("_target_", "task", "frame_stack")  # of the environment's settings: no episode depends on them
 
 
 @dataclass(frozen=True)
-class Protocol:
+class DatasetProtocol:
     """What the bytes of every episode of a data set depend on.
 
     Args:
@@ -85,7 +86,7 @@ class Job(NamedTuple):
     episodes: list[tuple[str, int]]  # policy and number
 
 
-class Row(NamedTuple):
+class TaskSummary(NamedTuple):
     """One task under one policy: how many episodes there are, and in how many the task was solved at any step."""
 
     task: str
@@ -99,10 +100,10 @@ def collect(
     episodes: int,
     *,
     policies: Sequence[str] = POLICIES[:1],
-    protocol: Protocol | None = None,
+    protocol: DatasetProtocol | None = None,
     workers: int = 1,
     output: Path,
-) -> list[Row]:
+) -> list[TaskSummary]:
     """Play what is missing of `episodes` episodes a task, shared evenly among `policies`, into the folder `output`.
 
     Args:
@@ -115,7 +116,7 @@ def collect(
     Raises:
         ValueError: an unknown task or policy, or a folder that was made with other settings.
     """
-    protocol = protocol or Protocol()
+    protocol = protocol or DatasetProtocol()
     names = _check(tasks, episodes, policies, protocol, workers)
     plan = {(task, policy): count for task in names for policy, count in _shares(episodes, policies).items()}
     _claim(output, protocol, names[0])
@@ -137,7 +138,9 @@ def collect(
     return [_summary(output, task, policy, count) for (task, policy), count in plan.items()]
 
 
-def _check(tasks: Sequence[str], episodes: int, policies: Sequence[str], protocol: Protocol, workers: int) -> list[str]:
+def _check(
+    tasks: Sequence[str], episodes: int, policies: Sequence[str], protocol: DatasetProtocol, workers: int
+) -> list[str]:
     """The tasks by name, without repetition."""
     for name, number in (("episodes", episodes), ("workers", workers)):
         if number < 1:
@@ -159,7 +162,7 @@ def _shares(episodes: int, policies: Sequence[str]) -> dict[str, int]:
     return {name: episodes // len(unique) + (i < episodes % len(unique)) for i, name in enumerate(unique)}
 
 
-def _claim(output: Path, protocol: Protocol, task: str) -> None:
+def _claim(output: Path, protocol: DatasetProtocol, task: str) -> None:
     """Write dataset.json, or compare with the one that is there. Settings that `task` refuses are not written."""
     path, wanted = output / "dataset.json", protocol.describe()
     if path.exists():
@@ -167,22 +170,18 @@ def _claim(output: Path, protocol: Protocol, task: str) -> None:
             found = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise UserError(f"{path} is no JSON file ({error}): choose another folder") from error
-        differing = sorted(_flat(found).items() ^ _flat(wanted).items())
+        old, new = flatten(found), flatten(wanted)
+        differing = [
+            key for key in sorted(old.keys() | new.keys()) if repr(old.get(key, ...)) != repr(new.get(key, ...))
+        ]
         if differing:
-            names = ", ".join(dict.fromkeys(name for name, _ in differing))
+            names = ", ".join(differing)
             raise UserError(f"{output} was made with other settings ({names}): choose another folder or delete it")
         return
     if any(output.glob(f"*/*{SUFFIX}")):
         raise UserError(f"{output} holds episodes, but no dataset.json that says how they were made")
     env_factory(protocol.config(task, POLICIES[0]))(seed=protocol.seed).close()
     write_atomically(path, json.dumps(wanted, indent=2) + "\n")
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": repr(value)}
-    return flat
 
 
 def _path(output: Path, task: str, policy: str, number: int) -> Path:
@@ -194,11 +193,13 @@ def _jobs(missing: Sequence[tuple[str, str, int]]) -> list[Job]:
     for task, policy, number in missing:
         by_task.setdefault(task, []).append((policy, number))
     return [
-        Job(task, rows[start : start + CHUNK]) for task, rows in by_task.items() for start in range(0, len(rows), CHUNK)
+        Job(task, rows[start : start + JOB_EPISODES])
+        for task, rows in by_task.items()
+        for start in range(0, len(rows), JOB_EPISODES)
     ]
 
 
-def _play_all(jobs: list[Job], protocol: Protocol, output: Path, workers: int) -> Iterator[list[bool]]:
+def _play_all(jobs: list[Job], protocol: DatasetProtocol, output: Path, workers: int) -> Iterator[list[bool]]:
     """The successes of each job as it ends."""
     if workers == 1:
         yield from (_play_job(job, protocol, output) for job in jobs)
@@ -234,7 +235,7 @@ def _start_worker() -> None:
     threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()
 
 
-def _play_job(job: Job, protocol: Protocol, output: Path) -> list[bool]:
+def _play_job(job: Job, protocol: DatasetProtocol, output: Path) -> list[bool]:
     """Play and write the episodes of one job; whether each was successful."""
     configs = {policy: protocol.config(job.task, policy) for policy in dict.fromkeys(p for p, _ in job.episodes)}
     env = env_factory(next(iter(configs.values())))(seed=protocol.seed)
@@ -247,7 +248,7 @@ def _play_job(job: Job, protocol: Protocol, output: Path) -> list[bool]:
                 actor = build_policy(configs[policy], env)  # anew, as scripts may remember what they did before
                 torch.manual_seed(_noise_seed(protocol.seed, job.task, kind, number))
                 records = play(env, actor)
-            about = about_episode(job.task, env.action_repeat, env.view)
+            about = episode_metadata(job.task, env.action_repeat, env.view)
             write_episode(_path(output, job.task, policy, number), records, about)
             solved.append(bool(records["success"].any()))
     finally:
@@ -260,9 +261,9 @@ def _noise_seed(seed: int, task: str, kind: int, number: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _summary(output: Path, task: str, policy: str, count: int) -> Row:
+def _summary(output: Path, task: str, policy: str, count: int) -> TaskSummary:
     successes = 0
     for number in range(count):
         with safe_open(_path(output, task, policy, number), "pt") as file:
             successes += bool(file.get_tensor("success").any())
-    return Row(task, policy, count, successes)
+    return TaskSummary(task, policy, count, successes)
