@@ -1,1 +1,1 @@
-"""Acts and learns; knows no world model and no environment."""
+"""Policies and planners. They import no world model and no environment."""

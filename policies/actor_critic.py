@@ -3,14 +3,15 @@
 B rollouts, H imagined steps, D features, A action. A rollout has H + 1 rows: row t holds the state at t, the action
 taken there and what it brought; the last row's action and reward are not used.
 
-The actor climbs the score of its actions times the advantage (REINFORCE), divided by the spread of returns. Where a
-rollout says how likely its actions were when they were taken, the ratio of likelihoods stands in the score's place,
-clipped as PPO does (Schulman et al. 2017, arXiv 1707.06347): so a rollout that was dear to imagine may be learned from
-several times while the actor moves away from it. The first time, the ratio is 1 and the gradient is REINFORCE's.
+The actor follows the policy gradient (REINFORCE) with advantages divided by the range of returns. Where a rollout holds
+the log-probability of its actions when they were drawn, the gradient uses the likelihood ratio instead, clipped as in
+PPO (Schulman et al. 2017, arXiv 1707.06347), so that an expensive rollout can serve several updates. At the first of
+them the ratio is 1 and the gradient is REINFORCE's.
 
-Gradients: the encoder learns from both losses. DrQ-v2's learns from the critic alone, but that critic is told the
-action; a critic of states is told how much is to be had and not which way, and on the toy from pixels its features took
-about twice as many updates to act well on. Imagined features, returns, advantages and weights are constants.
+Gradients: the encoder learns from both losses. DrQ-v2's encoder learns from the critic alone, but that critic is
+Q(s, a). V(s) carries no information about which action is better: on the toy from pixels, features learned from V alone
+took about twice as many updates until the actor did well. Imagined features, returns, advantages and weights are
+constants.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ LOG_PROB = "action_log_prob"
 
 
 class Losses(NamedTuple):
-    """What a batch of rollouts asks for.
+    """Losses of a batch of rollouts.
 
     Attributes:
-        actor, critic: 0-d. returns: [B, H], λ-returns of all states but the last, without gradient.
+        actor: loss of the actor, 0-d.
+        critic: loss of the critic, 0-d.
+        returns: [B, H], λ-returns of all states but the last, without gradient.
         metrics: detached 0-d tensors.
     """
 
@@ -54,7 +57,7 @@ class Losses(NamedTuple):
 
 
 class StochasticActor(TensorDictModuleBase):
-    """Reads what is observed, writes `action` [*B, A] and `action_log_prob` [*B, 1], its log-density."""
+    """Reads the observation; writes `action` [*B, A] and its log-density `action_log_prob` [*B, 1]."""
 
     def __init__(self, keys: list[str], encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class StochasticActor(TensorDictModuleBase):
         self.encoder, self.head = encoder, head
 
     def encode(self, observed: TensorDictBase) -> Tensor:
-        """What is observed -> features [*B, D]."""
+        """Observation -> features [*B, D]."""
         features: Tensor = self.encoder(*(observed[key] for key in self.in_keys))
         return features
 
@@ -80,21 +83,26 @@ class ActorCritic(Policy):
     """A stochastic actor and a two-hot critic on λ-returns.
 
     Args:
-        observation_spec: holds `frames` or `state`, whichever is read.
+        observation_spec: must hold `frames` or `state`, as `observation` says.
         action_spec: bounded to [-1, 1], [A].
-        observation: the key that is read: `frames` uint8 [3K, R, R] through a ConvEncoder (and `task` [N] beside them,
-            where there are several); `state` [D]; or any vector
-            [D] that no environment has, such as a world model's latent state, of `feature_size` numbers.
-        feature_size: D of such a vector, else None.
-        encoder_channels, encoder_strides, kernel_size: see ConvEncoder.
-        hidden_size, hidden_layers: of the actor and of the critic.
-        bins: of the critic's categorical distribution over symexp-spaced values.
-        gamma: discount of one step. lambda_: of the λ-returns.
-        entropy: weight of the actor's entropy.
-        clip: bound of the likelihood ratio's distance from 1.
-        slow_weight: weight of the critic's loss towards its own moving average.
-        slow_rate: share of the critic that its moving average takes over at each update.
-        learning_rate, warmup: of LaProp with adaptive gradient clipping; updates over which the rate rises.
+        observation: the key that is read. `frames` uint8 [3K, R, R] goes through a `ConvEncoder`, with `task` [N]
+            beside it where there are several tasks. `state` [D], or another vector [D] such as a world model's latent
+            state, is read as it is.
+        feature_size: D of a vector that `observation_spec` does not hold; else None.
+        encoder_channels: see `ConvEncoder`.
+        encoder_strides: see `ConvEncoder`.
+        kernel_size: see `ConvEncoder`.
+        hidden_size: width of the hidden layers of the actor and of the critic.
+        hidden_layers: number of them.
+        bins: number of symexp-spaced values of the critic's categorical distribution.
+        gamma: discount of one step, in [0, 1].
+        lambda_: λ of the λ-returns, in [0, 1].
+        entropy: weight of the entropy bonus.
+        clip: ε, the largest distance of the likelihood ratio from 1.
+        slow_weight: weight of the loss that pulls the critic towards its own moving average.
+        slow_rate: share of the critic that its moving average takes over at each update, in (0, 1].
+        learning_rate: of LaProp with adaptive gradient clipping.
+        warmup: updates over which the learning rate rises to its value.
     """
 
     learns_from = "rollouts"
@@ -139,7 +147,7 @@ class ActorCritic(Policy):
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.two_hot = SymExpTwoHot(bins)
         self.return_norm = PercentileValueNorm()  # 5th to 95th percentile, rate 0.01, at least 1: as published
-        # two, as each counts its steps: imitation teaches the actor alone, and the critic has its warm-up afterwards
+        # Each optimiser counts its own steps: imitation trains the actor alone, and the critic warms up later.
         self.optimizers = {
             name: DreamerV3Optimizer(network.parameters(), lr=learning_rate, warmup_steps=warmup)
             for name, network in (("actor", self.actor), ("critic", self.critic))
@@ -154,7 +162,7 @@ class ActorCritic(Policy):
         return losses.metrics
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """Actor and encoder climb the likelihood of what was demonstrated; the critic learns from rollouts alone."""
+        """One step of actor and encoder on the demonstrations' log-likelihood; the critic does not learn."""
         actions = self.actor.distribution(self.actor.encode(batch))
         loss = -actions.log_prob(batch["action"]).mean()
         require_finite({"cloning_loss": loss})
@@ -162,11 +170,13 @@ class ActorCritic(Policy):
         return {"cloning_loss": loss.detach()}
 
     def losses(self, rollouts: TensorDictBase) -> Losses:
-        """What to descend for rollouts [B, H + 1]; no gradient reaches them.
+        """Losses of the actor and the critic; no gradient reaches the rollouts.
 
-        They hold the observation, `action` [B, H + 1, A], ("next", "reward") [B, H + 1, 1], and either `continue`
-        [B, H + 1, 1], the probability that the state of that row is no terminal one, or ("next", "terminated").
-        Where they hold `action_log_prob` [B, H + 1, 1], that of the actor which imagined them, see above.
+        Args:
+            rollouts: [B, H + 1], with the observation, `action` [B, H + 1, A], ("next", "reward") [B, H + 1, 1], and
+                either `continue` [B, H + 1, 1], the probability that a row's state is not terminal, or
+                ("next", "terminated"). `action_log_prob` [B, H + 1, 1] of the actor that imagined them is optional:
+                with it the likelihood ratio is used.
         """
         features = self.actor.encode(rollouts.detach())  # [B, H + 1, D]
         alive = continues(rollouts)  # [B, H + 1]
@@ -192,44 +202,45 @@ class ActorCritic(Policy):
         return Losses(actor, critic, returns, metrics | {"actor_loss": actor.detach()})
 
     def replay_value_loss(self, features: Tensor, reward: Tensor, terminated: Tensor, start: Tensor) -> Tensor:
-        """The critic's loss on real steps of one episode each, 0-d; its gradient goes into `features` too.
+        """The critic's loss on sequences of real steps, 0-d; its gradient flows into `features` too.
 
         Args:
-            features: [B, T, D] of real states; the last row's reward and flag are not used.
-            reward: [B, T], earned by the action taken there. terminated: bool [B, T], whether that ended the episode.
-            start: [B, T], the first λ-return of what was imagined from each state, in the place of its value.
+            features: [B, T, D] of real states, a row of one episode; the last step's reward and flag are not used.
+            reward: [B, T], reward of the action taken in each state.
+            terminated: bool [B, T], whether that action ended the episode.
+            start: [B, T], first λ-return of the rollout imagined from each state; used as its value.
         """
         goes_on = (~terminated[:, :-1]).to(reward.dtype)
         returns = lambda_return(reward[:, :-1], start[:, 1:], goes_on, gamma=self.gamma, lambda_=self.lambda_)
         return self._critic_loss(self.critic(features[:, :-1]), features[:, :-1], returns).mean()
 
     def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
-        """Cross-entropy [B, H] of the critic to the returns, and to what its moving average says."""
+        """Cross-entropy [B, H] to the returns, plus that to the values of the critic's moving average."""
         with torch.no_grad():
             slow = self.two_hot.decode(self.slow_critic(features))
         return self.two_hot.loss(logits, returns) + self.slow_weight * self.two_hot.loss(logits, slow)
 
     def update_slow_critic(self) -> None:
-        """To be called after each step of the optimiser."""
+        """Update the critic's moving average; call it after each optimiser step."""
         soft_update(self.slow_critic, self.critic, self.slow_rate)
 
 
 def continues(rollouts: TensorDictBase) -> Tensor:
-    """Probability that the state of each row of [B, H + 1] is no terminal one, float [B, H + 1]."""
+    """Probability that the state of each row is not terminal, float [B, H + 1]."""
     if "continue" in rollouts.keys():
         return rollouts["continue"].squeeze(-1).detach()
-    goes_on = (~rollouts["next", "terminated"].squeeze(-1)[:, :-1]).float()  # the first state is real, and acted from
+    goes_on = (~rollouts["next", "terminated"].squeeze(-1)[:, :-1]).float()  # the first state is real and not terminal
     return torch.cat([torch.ones_like(goes_on[:, :1]), goes_on], 1)
 
 
 def discounted_weight(alive: Tensor, gamma: float) -> Tensor:
-    """Discounted probability that a rollout gets to its row t: γ^t c_0 ... c_t, of alive c [B, H + 1]."""
+    """Discounted probability that a rollout reaches row t: γ^t c_0 ... c_t, where c is `alive` [B, H + 1]."""
     steps = torch.arange(alive.shape[1], device=alive.device, dtype=alive.dtype)
     return gamma**steps * alive.cumprod(1)
 
 
 def clipped_gain(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's min(ρ A, clip(ρ, 1 - ε, 1 + ε) A): nothing is gained by going further than ε."""
+    """PPO's clipped objective: min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), with ρ `ratio`, A `advantage` and ε `clip`."""
     return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
 
 

@@ -1,6 +1,6 @@
-"""What every policy offers: an actor that fills in ``action`` and an update that learns from transitions; and planners.
+"""Interfaces: `Policy`, an actor with an update rule, and `Planner`, which searches for actions.
 
-A policy acts and learns; it knows no world model and no environment. Specs and numbers reach it as arguments.
+Policies import no world model and no environment. Specs and sizes are passed in as arguments.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ class Policy(nn.Module, ABC):
     """Base of everything that acts.
 
     Attributes:
-        actor: reads observation keys (``actor.in_keys``), writes ``action`` float32 [*B, A] within the action
-            spec. Explores unless torchrl's ``exploration_type()`` is DETERMINISTIC, MODE or MEAN. It is
-            what a collector runs.
-        carried: keys that the actor writes under "next" and is to find at the next step, zeros in an episode's
-            first; with them it is given ``is_init``. None where it needs no memory. ``latent`` among them is kept
-            in the replay, with the observation that the actor made it of.
-        learns_from: what `update` wants: single transitions, or whole rollouts of its own.
-        optimizers: by name; checkpointed beside ``state_dict()``. Empty where nothing is learned.
+        actor: reads observation keys (`actor.in_keys`), writes `action` float32 [*B, A] within the action
+            spec. Explores unless torchrl's `exploration_type()` is DETERMINISTIC, MODE or MEAN. The collector runs it.
+        carried: spec of the recurrent state: keys that the actor writes under "next" and reads at the next step, with
+            `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
+            among them is stored in the replay, beside the observation that it was computed from.
+        learns_from: the batches of `update`: single transitions, or on-policy rollouts.
+        optimizers: by name; checkpointed beside `state_dict()`. Empty where nothing is learned.
     """
 
     actor: TensorDictModuleBase
@@ -41,21 +40,21 @@ class Policy(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are; the CPU where it has none."""
+        """Device of the parameters; the CPU for a policy without any."""
         return next(self.parameters(), torch.empty(0)).device
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step, on a batch [B] of transitions unless ``learns_from`` says otherwise.
+        """One gradient step, on a batch [B] of transitions unless `learns_from` says otherwise.
 
-        The batch holds observations, ``action`` [B, A], ``("next", "reward")`` [B, 1] (the n-step discounted
-        sum), the observations n steps later under "next", ``("next", "terminated")`` bool [B, 1] and
-        ``gamma`` [B, 1], the discount of the bootstrap value. So the target is
-        ``reward + gamma * (1 - terminated) * V(next)``. Where there is ``cloning`` [B, 1], an actor keeps to the
-        ``action`` of the rows in which it is above 0, demonstrated ones, with this weight (``policies.bc.imitation``).
+        The batch holds observations, `action` [B, A], `("next", "reward")` [B, 1] (the n-step discounted
+        sum), the observations n steps later under "next", `("next", "terminated")` bool [B, 1] and
+        `gamma` [B, 1], the discount of the bootstrap value. So the target is
+        `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: where it is above 0, the row was
+        demonstrated, and the actor's loss gets an imitation term with this weight (`policies.bc.imitation`).
 
-        A policy that learns from rollouts is given [B, H + 1] rows instead: observations, ``action``, and under
-        "next" ``reward`` and ``terminated`` of what that action brought (the last row's are not to be used).
+        A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
+        `reward` and `terminated` that follow that action (those of the last row are not used).
 
         Returns:
             Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.
@@ -66,9 +65,13 @@ class Policy(nn.Module, ABC):
         """
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """One gradient step of imitation, its loss times ``weight``, on transitions [B] that were all demonstrated.
+        """One gradient step of imitation on demonstrated transitions.
 
-        Whatever values actions learns from them alike, so that it does not mislead the actor later on.
+        Critics learn from the same batch, so that their values do not mislead the actor later.
+
+        Args:
+            batch: [B] transitions as in `update`, all of them demonstrated.
+            weight: factor of the imitation loss.
 
         Raises:
             ValueError: this policy does not learn.
@@ -76,31 +79,41 @@ class Policy(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} imitates no demonstrations: agent.cloning.updates must be 0")
 
     def set_env_steps(self, n: int) -> None:
-        """Tell the policy how many env steps (control steps, action repeat counted) were taken so far.
+        """Set the number of env steps taken so far, for schedules.
 
-        A policy with a schedule stores ``n`` in place in a buffer of its actor: so it is checkpointed, and
-        collector workers which share the actor's tensors see it. Others ignore it.
+        A policy with a schedule stores `n` in place in a buffer of its actor, so that checkpoints hold it and
+        collector workers, which share the actor's tensors, see it. Other policies ignore it.
+
+        Args:
+            n: env steps (control steps, action repeat counted).
         """
-        # Not abstract: most policies have no schedule.
+        # This method is not abstract, because most policies have no schedule.
 
 
-Imagine = Callable[[Tensor], Tensor]  # actions [B, N, H, A] -> scores [B, N]; more is better
+Imagine = Callable[[Tensor], Tensor]  # actions [B, N, H, A] -> scores [B, N]; higher is better
 
 
 class Plan(NamedTuple):
-    """A Gaussian over the next H actions: the mean is the plan, the std what was left open. Both [B, H, A]."""
+    """A Gaussian over the next H actions.
+
+    Attributes:
+        mean: [B, H, A], the plan.
+        std: [B, H, A], the remaining standard deviation of the search.
+    """
 
     mean: Tensor
     std: Tensor
 
 
 class Planner(ABC):
-    """Chooses the next H actions by what they are imagined to be worth; it knows neither world model nor environment.
+    """Searches for the next H actions with the highest imagined score.
 
-    B decisions side by side, N candidates of one call of `imagine`, M proposals, H horizon, A action.
+    B decisions in parallel, N candidates of one call of `imagine`, M proposals, H horizon, A action.
 
     Attributes:
-        horizon: H. candidates: N. std: the standard deviation that its search begins with.
+        horizon: H, agent steps of a plan.
+        candidates: N, action sequences of one call of `imagine`.
+        std: standard deviation of the first draw.
     """
 
     horizon: int
@@ -112,19 +125,19 @@ class Planner(ABC):
         """Plan once.
 
         Args:
-            imagine: says what candidates are worth.
-            previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros where there is none.
-            proposals: [B, M, H, A], M <= N: candidates that take part as they are.
+            imagine: scores candidates.
+            previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros without one.
+            proposals: [B, M, H, A], M <= N: candidates that are added unchanged to those drawn.
         """
 
 
 def exploring() -> bool:
-    """Whether actors are to explore now, by torchrl's ``exploration_type()``."""
+    """Whether actors explore: torchrl's `exploration_type()` is neither DETERMINISTIC, MODE nor MEAN."""
     return interaction_type() not in (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
 def descend(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """One step of each optimiser along the gradient of the loss, 0-d."""
+    """One gradient step of each optimiser on a loss, 0-d."""
     optimizers = list(optimizers)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -134,7 +147,11 @@ def descend(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:
-    """FloatingPointError naming the losses if one is NaN or infinite; one device synchronisation in all."""
+    """Check all losses with a single device synchronisation.
+
+    Raises:
+        FloatingPointError: one of them is NaN or infinite.
+    """
     values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
     if not bool(torch.isfinite(values).all()):
         described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))

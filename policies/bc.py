@@ -1,4 +1,4 @@
-"""Behaviour cloning: a policy that imitates demonstrations, and the term by which others keep to them.
+"""Behaviour cloning: a policy that imitates demonstrations, and the imitation term of other actors' losses.
 
 B batch, K frames stacked, R resolution, S state, A action.
 """
@@ -18,19 +18,24 @@ from policies.base import Policy, require_finite
 from policies.networks import RunningNorm, frames_encoder, mlp, random_shift, trunk
 from policies.specs import action_size, looks_at, state_size
 
-# of a number in `state`, in its own unit (metres): a few demonstrations hardly vary some, and others do later
+# Smallest standard deviation of a number in `state`, in its own unit (metres): some barely vary in a few
+# demonstrations, and vary more later.
 MIN_STD = 0.01
 
 
 def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
-    """What imitation adds to an actor's loss -Q, 0-d: weight · |Q| · squared error, a mean over the demonstrated rows.
+    """Imitation term of an actor's loss -Q: weight · |Q| · squared error, a mean over the demonstrated rows.
 
-    The factor |Q|, the batch's mean, lets a weight mean the same at any scale of rewards; the other way round it is
-    TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), whose α is 1 / weight.
+    The factor |Q|, the batch's mean, makes the weight independent of the reward scale. TD3+BC (Fujimoto and Gu 2021,
+    arXiv 2106.06860) scales Q instead, and its α is 1 / weight.
 
     Args:
-        action: what the actor does, [B, A]. value: what the critics say of the actor, [B, 1].
-        batch: `action` [B, A] and `cloning` [B, 1], a row's weight: 0 where it was not demonstrated.
+        action: the actor's actions, [B, A].
+        batch: `action` [B, A] and `cloning` [B, 1], the weight of a row: 0 where it was not demonstrated.
+        value: the critics' values of the actor's actions, [B, 1].
+
+    Returns:
+        0-d.
     """
     weight = batch["cloning"]
     error = (action.float() - batch["action"]).square().mean(-1, keepdim=True)
@@ -38,7 +43,7 @@ def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
 
 
 class Imitator(nn.Module):
-    """What is observed -> action [*B, A] in [-1, 1], through an encoder and a head."""
+    """Observation -> action [*B, A] in [-1, 1], through an encoder and a head."""
 
     def __init__(self, encoder: nn.Module, *head: nn.Module) -> None:
         super().__init__()
@@ -50,16 +55,20 @@ class Imitator(nn.Module):
 
 
 class BehaviourCloning(Policy):
-    """A deterministic actor that learns the demonstrated action by squared error, and from nothing else.
+    """A deterministic actor that minimises the squared error to demonstrated actions.
 
-    From `frames` where the environment draws them, under random shifts; else from `state`, normalised.
+    It reads `frames`, under random shifts, where the environment draws them; else normalised `state`.
 
     Args:
-        observation_spec: holds `frames` uint8 [3K, R, R], and `task` [N] where there are several; or `state` [S].
+        observation_spec: must hold `frames` uint8 [3K, R, R], with `task` [N] for several tasks; or `state` [S].
         action_spec: bounded to [-1, 1], [A].
-        encoder_channels, encoder_strides, kernel_size: see `ConvEncoder`. feature_size: width of the trunk.
+        encoder_channels: see `ConvEncoder`.
+        encoder_strides: see `ConvEncoder`.
+        kernel_size: see `ConvEncoder`.
+        feature_size: width of the trunk between encoder and head.
         hidden_size: width of the two hidden layers.
-        learning_rate: Adam. shift_pad: random shifts of up to this many pixels.
+        learning_rate: Adam's.
+        shift_pad: largest random shift, in pixels.
     """
 
     def __init__(
@@ -104,5 +113,5 @@ class BehaviourCloning(Policy):
         return {"cloning_loss": loss.detach()}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Nothing: what it collects is not learned from."""
+        """Does nothing: this policy learns from demonstrations alone."""
         return {}

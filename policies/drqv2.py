@@ -25,9 +25,9 @@ from policies.specs import action_size, looks_at
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
-    """mean + std * N(0, 1), the noise clipped to ±``clip`` and the sum to [-1, 1].
+    """mean + std * N(0, 1), the noise clipped to ±`clip` and the sum to [-1, 1].
 
-    The gradient passes straight to ``mean``, also where the sum was clipped.
+    The gradient passes straight to `mean`, also where the sum was clipped.
     """
     noise = torch.randn_like(mean) * std
     if clip is not None:
@@ -38,7 +38,7 @@ def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
 
 
 class Noise(NamedTuple):
-    """A standard deviation that falls linearly from ``start`` to ``end`` over ``env_steps``, then stays."""
+    """A standard deviation that falls linearly from `start` to `end` over `env_steps`, then stays."""
 
     start: float
     end: float
@@ -46,9 +46,7 @@ class Noise(NamedTuple):
 
 
 class FramesActor(TensorDictModuleBase):
-    """Reads ``seen``, which are ``frames`` [*B, 3K, R, R] and numbers beside; writes ``action`` [*B, A], exploring with
-    noise.
-    """
+    """Reads the keys `seen`: `frames` [*B, 3K, R, R] and numbers beside; writes `action` [*B, A], noisy to explore."""
 
     env_steps: Tensor
 
@@ -63,16 +61,16 @@ class FramesActor(TensorDictModuleBase):
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
 
     def std(self) -> Tensor:
-        """The noise's standard deviation now, 0-d."""
+        """Current standard deviation of the noise, 0-d."""
         start, end, env_steps = self.noise
         return start + (end - start) * (self.env_steps / env_steps).clamp(max=1.0)
 
     def learned(self) -> Iterator[nn.Parameter]:
-        """What the actor's own loss trains: trunk and head; the encoder learns from the critics alone."""
+        """Parameters that the actor's loss trains: trunk and head. The encoder learns from the critics' loss alone."""
         return chain(self.trunk.parameters(), self.head.parameters())
 
     def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
-        """What is observed, the frames shifted by up to so many pixels -> features [*B, D]."""
+        """Observation, its frames shifted at random by up to `shift_pad` pixels -> features [*B, D]."""
         frames, *beside = (observed[key] for key in self.in_keys)
         return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *beside)
 
@@ -89,18 +87,22 @@ class DrQV2(Policy):
     """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
 
     Args:
-        observation_spec: must hold ``frames`` uint8 [3K, R, R]; ``task`` [N] is read where it is there.
+        observation_spec: must hold `frames` uint8 [3K, R, R]; `task` [N] is read if present.
         action_spec: bounded to [-1, 1], [A].
-        encoder_channels, encoder_strides, kernel_size: see ``ConvEncoder``.
+        encoder_channels: see `ConvEncoder`.
+        encoder_strides: see `ConvEncoder`.
+        kernel_size: see `ConvEncoder`.
         feature_size: width of the trunk between encoder and heads.
         hidden_size: width of the two hidden layers of each head.
         critic_layer_norm: LayerNorm in the critics' heads.
-        learning_rate: Adam, for all.
-        target_rate: share of the critics that their targets take over at each update.
-        std_start, std_end, std_env_steps: the exploration noise falls linearly over that many env steps.
-        std_clip: bound of the same noise inside updates (on next actions and on the actor's own).
-        shift_pad: random shifts of up to this many pixels.
-        precision: "float32", or "bfloat16" for autocast; worth it only where the processor computes in it.
+        learning_rate: Adam's, for encoder, critics and actor.
+        target_rate: share of the critics that the target critics take over at each update, in (0, 1].
+        std_start: standard deviation of the exploration noise at the first env step.
+        std_end: standard deviation from `std_env_steps` on; it falls linearly in between.
+        std_env_steps: env steps of the noise schedule, 1 or more.
+        std_clip: bound of the noise inside updates (on next actions and on the actor's own).
+        shift_pad: largest random shift, in pixels.
+        precision: "float32", or "bfloat16" for autocast, which is faster only on hardware that computes in it.
     """
 
     def __init__(
@@ -161,7 +163,7 @@ class DrQV2(Policy):
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """The actor and the encoder imitate; on the features that this gives, the critics learn as in `update`."""
+        """One step of imitation for actor and encoder; the critics learn as in `update`, on detached features."""
         with self._autocast():
             features = self.actor.encode(batch, self.shift_pad)
             mean = self.actor.mean(features).float()
@@ -178,7 +180,7 @@ class DrQV2(Policy):
         return metrics
 
     def target(self, next_features: Tensor, batch: TensorDictBase) -> Tensor:
-        """What the critics should say, [B, 1]: rewards, then what the lower target critic expects."""
+        """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics."""
         following = batch["next"]
         action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
         value = self.target_critic(next_features, action).amin(dim=0).float()
@@ -187,7 +189,7 @@ class DrQV2(Policy):
     def _update_critic(
         self, features: Tensor, action: Tensor, target: Tensor, beside: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step of the critics and the encoder on the sum of both squared errors, and of the loss `beside` it."""
+        """One step of critics and encoder on the sum of both squared errors, plus the loss `beside`."""
         with self._autocast():
             values = self.critic(features, action).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
@@ -197,7 +199,7 @@ class DrQV2(Policy):
         return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head up the smaller value, and towards what was demonstrated."""
+        """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""
         with self._autocast():
             mean = self.actor.mean(features)
             value = self.critic(features, noisy(mean, self.actor.std(), self.std_clip)).amin(dim=0).float()
@@ -210,6 +212,6 @@ class DrQV2(Policy):
         return {"actor_loss": loss.detach()}
 
     def _autocast(self) -> AbstractContextManager[None]:
-        # Without the cache: weights cast under no_grad would be reused where gradients are needed.
+        # The cache is off, because weights cast under no_grad would be reused where gradients are needed.
         device = self.actor.env_steps.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.lower_precision, cache_enabled=False)

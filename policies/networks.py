@@ -18,12 +18,20 @@ from policies.specs import frames_shape, task_size
 class ConvEncoder(nn.Module):
     """Convolutions with ReLU, without padding, on pixels / 255 - 0.5; the feature map flattened.
 
-    ``channels=(32, 32, 32, 32), strides=(2, 1, 1, 1)`` is the encoder of DrQ-v2 (Yarats et al. 2021,
-    arXiv 2107.09645): 20000 features at 64 px. ``(16, 32, 64), (2, 2, 2)`` needs a seventh of its
+    `channels=(32, 32, 32, 32), strides=(2, 1, 1, 1)` is the encoder of DrQ-v2 (Yarats et al. 2021,
+    arXiv 2107.09645): 20000 features at 64 px. `(16, 32, 64), (2, 2, 2)` needs a seventh of its
     multiplications: 3136 features.
 
-    Activations are kept channels-last, which CPUs and tensor cores convolve faster; so features are ordered
-    (row, column, channel). ``beside`` numbers, such as a one-hot of the task, are appended as they are.
+    Activations are channels-last, which is faster on CPUs and tensor cores, so that features are ordered
+    (row, column, channel).
+
+    Args:
+        in_channels: C.
+        resolution: R in pixels.
+        channels: width of each convolution.
+        strides: stride of each convolution.
+        kernel_size: side of the kernels, in pixels.
+        beside: numbers that are appended to the features unchanged, such as the one-hot of the task.
     """
 
     def __init__(
@@ -50,7 +58,7 @@ class ConvEncoder(nn.Module):
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor, *beside: Tensor) -> Tensor:
-        """``frames`` [*B, C, R, R], uint8 or float in 0..255, and numbers [*B, N] -> features float32 [*B, D]."""
+        """`frames` [*B, C, R, R], uint8 or float in 0..255, and numbers [*B, N] -> features float32 [*B, D]."""
         if frames.shape[-3:] != self.in_shape:
             raise ValueError(f"encoder: built for frames {self.in_shape}, got {tuple(frames.shape[-3:])}")
         pixels = frames.reshape(-1, *self.in_shape).to(torch.float32, memory_format=torch.channels_last, copy=True)
@@ -62,7 +70,7 @@ class ConvEncoder(nn.Module):
 def frames_encoder(
     observation_spec: Composite, policy: str, channels: Sequence[int], strides: Sequence[int], kernel_size: int
 ) -> ConvEncoder:
-    """The encoder of what ``looks_at`` names: ``frames``, and beside them ``task`` where there are several."""
+    """The encoder of `frames`, with `task` beside them in an environment of several tasks."""
     return ConvEncoder(
         *frames_shape(observation_spec, policy),
         channels=channels,
@@ -73,7 +81,7 @@ def frames_encoder(
 
 
 def map_size(resolution: int, strides: Sequence[int], kernel_size: int) -> int:
-    """Side of the feature map that unpadded convolutions leave of ``resolution`` pixels."""
+    """Side of the feature map after unpadded convolutions of `resolution` pixels."""
     size = resolution
     for stride in strides:
         size = (size - kernel_size) // stride + 1
@@ -83,14 +91,15 @@ def map_size(resolution: int, strides: Sequence[int], kernel_size: int) -> int:
 
 
 def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Move each image's window, repeating the border: pixel (i, j) is taken from (i + down[b], j + right[b]).
+    """Shift each image, repeating the border: pixel (i, j) is taken from (i + down[b], j + right[b]).
 
-    A shift by whole pixels needs no interpolation: it is a gather of the untouched uint8, several times
-    cheaper than ``grid_sample`` on floats and equal to it.
+    A shift by whole pixels needs no interpolation: gathering uint8 gives the same as `grid_sample` on floats, several
+    times faster.
 
     Args:
         frames: [B, C, R, R], any dtype.
-        down, right: int64 [B], shifts in pixels; indices beyond the border repeat it.
+        down: int64 [B], shift in pixels along rows.
+        right: int64 [B], shift in pixels along columns.
 
     Returns:
         [B, C, R, R] of the same dtype, stored channels-last.
@@ -101,23 +110,22 @@ def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
     column = (torch.arange(width, device=device) + right[:, None]).clamp_(0, width - 1)  # [B, R]
     image = torch.arange(rows, device=device)[:, None, None] * (height * width)
     source = (image + row[:, :, None] * width + column[:, None, :]).reshape(-1)  # [B R R]
-    # A pixel with all its channels is one row here: index_select then copies whole runs of bytes.
+    # A row holds all channels of a pixel, so that index_select copies contiguous bytes.
     pixels = frames.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source)
     return pixels.view(rows, height, width, channels).permute(0, 3, 1, 2)
 
 
 def random_shift(frames: Tensor, pad: int) -> Tensor:
-    """Shift each image of [B, C, R, R] by up to ``pad`` pixels either way, uniformly and independently."""
+    """Shift each image of [B, C, R, R] by up to `pad` pixels in each direction, uniformly and independently."""
     offsets = torch.randint(-pad, pad + 1, (2, frames.shape[0]), device=frames.device)
     return shift(frames, offsets[0], offsets[1])
 
 
 def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
-    """Linear layers ``sizes[0] -> ... -> sizes[-1]`` with ReLU in between; orthogonal weights, zero biases.
+    """Linear layers `sizes[0] -> ... -> sizes[-1]` with ReLU in between; orthogonal weights, zero biases.
 
-    ``layer_norm`` puts a LayerNorm before each ReLU: it bounds how far values are extrapolated to actions
-    that the data lacks, so critics stay stable at many updates a step (RLPD, arXiv 2302.02948; BRO,
-    arXiv 2405.16158).
+    `layer_norm` puts a LayerNorm before each ReLU. It bounds the extrapolation of values to actions outside the data,
+    so that critics stay stable at many updates a step (RLPD, arXiv 2302.02948; BRO, arXiv 2405.16158).
     """
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes[:-1]):
@@ -131,7 +139,7 @@ def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
 def perceptron(
     in_size: int, out_size: int, *, hidden_sizes: Sequence[int] = (256, 256), layer_norm: bool = False
 ) -> nn.Sequential:
-    """``mlp`` with its ends apart from its hidden layers, which are what a configuration chooses."""
+    """`mlp` with the hidden sizes, which a configuration chooses, apart from the sizes of input and output."""
     return mlp((in_size, *hidden_sizes, out_size), layer_norm=layer_norm)
 
 
@@ -153,7 +161,7 @@ class TwinCritic(nn.Module):
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
         both = torch.cat((self.trunk(features), action), dim=-1)
-        # One batched product for both heads is no faster (1 thread, B 128, width 1024: 20.0 ms either way).
+        # One batched product for both heads is not faster (1 thread, B 128, width 1024: 20.0 ms either way).
         return torch.stack([head(both) for head in self.heads])
 
 
@@ -161,9 +169,11 @@ class Critics(nn.Module):
     """N independent networks of one kind: features [B, D], action [B, A] -> values [N, B, 1].
 
     Args:
-        network: called with the numbers that go in and come out. in_size: D + A. count: N.
-        scale: what the networks' outputs are multiplied by: the order of magnitude of the values. Adam moves a
-            weight by about the learning rate at most, so that values in the hundreds are else thousands of steps away.
+        network: called with the sizes of input and output.
+        in_size: D + A.
+        count: N, 1 or more.
+        scale: factor of the networks' outputs: the order of magnitude of the values. Adam moves a weight by about the
+            learning rate per step, so that values in the hundreds would otherwise take thousands of steps.
     """
 
     def __init__(
@@ -175,16 +185,16 @@ class Critics(nn.Module):
 
     def forward(self, features: Tensor, action: Tensor) -> Tensor:
         both = torch.cat((features, action), dim=-1)
-        # One after the other: batched products took 1.3 times as long, there and back (1 thread, B 256, width 256).
+        # Batched products took 1.3 times as long, forward and backward (1 thread, B 256, width 256).
         return torch.stack([network(both) for network in self.networks]) * self.scale
 
 
 class RunningNorm(nn.Module):
-    """(x - mean) / std, per number, with the mean and the variance of all rows observed so far.
+    """(x - mean) / std of each number, with the mean and variance of all rows observed so far.
 
     Args:
         size: S, numbers in a row.
-        min_std: smaller deviations count as this much, so that a number which hardly moves is not blown up.
+        min_std: smallest standard deviation that is divided by, so that nearly constant numbers are not amplified.
     """
 
     mean: Tensor
@@ -200,7 +210,7 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def observe(self, rows: Tensor) -> None:
-        """Take in [B, S], in place (Chan et al. 1979, updating formulae for the sample variance)."""
+        """Update mean and variance with rows [B, S] (Chan et al. 1979, updating formulae for the sample variance)."""
         variance, mean = torch.var_mean(rows, dim=0, correction=0)
         self.count += len(rows)
         share = (len(rows) / self.count).float()
@@ -213,7 +223,7 @@ class RunningNorm(nn.Module):
 
 
 def orthogonal_init(module: nn.Module) -> None:
-    """Orthogonal weights (gain sqrt 2 for convolutions, 1 for linear layers) and zero biases in all of it."""
+    """Orthogonal weights (gain sqrt 2 for convolutions, 1 for linear layers) and zero biases in all submodules."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             gain = nn.init.calculate_gain("relu") if isinstance(part, nn.Conv2d) else 1.0

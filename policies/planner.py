@@ -1,6 +1,6 @@
-"""Planning by sampling: which actions score best, by whatever `imagine` says of them. It knows no world model.
+"""Planning by sampling: CEM and MPPI over the scores of imagined action sequences.
 
-B decisions side by side, N candidates, E elites, M proposals, H horizon, A action.
+B decisions in parallel, N candidates, E elites, M proposals, H horizon, A action.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ class SamplingPlanner(Planner):
     Actions lie in [-1, 1]. Random numbers come from torch's global generator.
 
     Attributes:
-        horizon: H, actions of a plan. candidates: N sequences of one iteration, proposals among them.
-        elites: E best candidates that the Gaussian is refitted to. iterations: draws and refits of one decision.
-        std: standard deviation of the first draw, and the largest of the later ones.
-        min_std: the smallest, so that later iterations still search.
-        momentum: share of the old mean and std that a refit keeps.
-        warm_start: begin at the rest of the previous plan; otherwise at zeros.
+        horizon: H, actions of a plan, 1 or more.
+        candidates: N, sequences of one iteration, with the proposals.
+        elites: E, best candidates that the Gaussian is refitted to, 1 to N.
+        iterations: draws and refits of one decision, 1 or more.
+        std: standard deviation of the first draw, and the largest of later draws.
+        min_std: smallest standard deviation, above 0, so that later iterations still search.
+        momentum: share of the old mean and std that a refit keeps, in [0, 1).
+        warm_start: start from the rest of the previous plan instead of zeros.
 
     Raises:
-        ValueError: a number that cannot work.
+        ValueError: a number is out of range.
     """
 
     horizon: int
@@ -53,10 +55,10 @@ class SamplingPlanner(Planner):
 
     @abstractmethod
     def weights(self, scores: Tensor) -> Tensor:
-        """How much each elite counts in the refit: scores [B, E] -> weights [B, E] that sum to 1."""
+        """Weights of the elites in the refit: scores [B, E] -> weights [B, E] that sum to 1."""
 
     def __call__(self, imagine: Imagine, previous: Tensor, proposals: Tensor | None = None) -> Plan:
-        """As Planner; `imagine` is called once an iteration.
+        """Plan as in `Planner`; `imagine` is called once per iteration.
 
         Raises:
             FloatingPointError: a score is NaN or infinite.
@@ -85,8 +87,10 @@ class SamplingPlanner(Planner):
 
 
 class CEM(SamplingPlanner):
-    """The cross-entropy method (Botev et al. 2013; for planning as in PETS, Chua et al. 2018, arXiv 1805.12114): all
-    elites count alike."""
+    """The cross-entropy method: all elites have the same weight.
+
+    Botev et al. 2013; for planning as in PETS (Chua et al. 2018, arXiv 1805.12114).
+    """
 
     def weights(self, scores: Tensor) -> Tensor:
         return torch.full_like(scores, 1 / scores.shape[1])
@@ -94,12 +98,13 @@ class CEM(SamplingPlanner):
 
 @dataclass(frozen=True, kw_only=True)
 class MPPI(SamplingPlanner):
-    """Model predictive path integral control in the form of TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828): elites
-    count by exp(temperature * (score - best)).
+    """Model predictive path integral control: elites are weighted by exp(temperature * (score - best)).
+
+    In the form of TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828).
 
     Attributes:
-        temperature: 0 is CEM; the higher, the more the best alone counts. In units of 1 / score: plans that are worth
-            sums of rewards differ by tens, pixel errors to a goal by thousandths.
+        temperature: 0 or more, in units of 1 / score. 0 is CEM; high values approach the single best candidate. Sums of
+            rewards differ by tens between plans, pixel errors to a goal by thousandths.
     """
 
     temperature: float = 0.5

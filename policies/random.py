@@ -1,4 +1,4 @@
-"""Uniformly random actions: the floor of every comparison."""
+"""Uniformly random actions: the lower baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class RandomPolicy(Policy):
         self.actor = _RandomActor(action_spec)
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Nothing to learn."""
+        """Does nothing: this policy does not learn."""
         return {}

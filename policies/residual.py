@@ -1,4 +1,4 @@
-"""Residual networks that let critics and actors grow: BroNet and SimBa. B batch, W width."""
+"""BroNet and SimBa: residual networks for larger actors and critics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Residual(nn.Module):
 def bro_net(in_size: int, out_size: int, *, width: int, blocks: int) -> nn.Sequential:
     """BroNet (Nauman et al. 2024, arXiv 2405.16158): [*B, in] -> [*B, out].
 
-    Linear, LayerNorm, ReLU; then ``blocks`` residual blocks (Linear, LayerNorm, ReLU, Linear, LayerNorm); then Linear.
+    Linear, LayerNorm, ReLU; then `blocks` residual blocks (Linear, LayerNorm, ReLU, Linear, LayerNorm); then Linear.
     """
 
     def block() -> Residual:
@@ -36,8 +36,8 @@ def bro_net(in_size: int, out_size: int, *, width: int, blocks: int) -> nn.Seque
 def simba(in_size: int, out_size: int, *, width: int, blocks: int, expansion: int = 4) -> nn.Sequential:
     """SimBa (Lee et al. 2024, arXiv 2410.09754) without its normalisation of inputs: [*B, in] -> [*B, out].
 
-    Linear; then ``blocks`` residual blocks (LayerNorm, Linear to ``expansion`` times the width, ReLU, Linear back);
-    then LayerNorm and Linear. ``RunningNorm`` normalises what comes in, once for all networks of a policy.
+    Linear; then `blocks` residual blocks (LayerNorm, Linear to `expansion` times the width, ReLU, Linear back);
+    then LayerNorm and Linear. `RunningNorm` normalises the inputs once for all networks of a policy.
     """
 
     def block() -> Residual:

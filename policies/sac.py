@@ -1,4 +1,4 @@
-"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905) from ``state``.
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905) from `state`.
 
 B batch, S numbers in a state, A action, N critics.
 """
@@ -22,7 +22,7 @@ from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.specs import action_size, state_size
 
-Network = Callable[[int, int], nn.Module]  # (numbers in, numbers out) -> [*B, in] -> [*B, out]
+Network = Callable[[int, int], nn.Module]  # (input size, output size) -> a module [*B, in] -> [*B, out]
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -32,9 +32,9 @@ layer_norm_perceptron = partial(perceptron, layer_norm=True)
 
 
 class StateActor(TensorDictModuleBase):
-    """Reads ``state`` [*B, S], writes ``action`` [*B, A] = tanh of a gaussian's draw, or of its mean.
+    """Reads `state` [*B, S]; writes `action` [*B, A], tanh of a Gaussian sample, or of the mean without exploration.
 
-    Plain tensor code, not a distribution object: it runs at every step of the environment.
+    Plain tensor code is faster than a distribution object, and this runs at every env step.
     """
 
     def __init__(self, network: nn.Module, normalizer: RunningNorm | None) -> None:
@@ -43,17 +43,17 @@ class StateActor(TensorDictModuleBase):
         self.network, self.normalizer = network, normalizer
 
     def features(self, state: Tensor) -> Tensor:
-        """What the networks see of a state: itself, or normalised."""
+        """Inputs of the networks: the state, normalised if there is a normalizer."""
         return state if self.normalizer is None else self.normalizer(state)
 
     def gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation before tanh, [*B, A] each."""
         mean, raw = self.network(features).chunk(2, dim=-1)
-        # Squashed, not clamped: outside a clamp's bounds there is no gradient back.
+        # A clamp would give no gradient outside its bounds, so the value is squashed by tanh.
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
 
     def sample(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw [*B, A] in (-1, 1) that gradients pass through, and the logarithm of its density, [*B, 1]."""
+        """A reparametrised sample [*B, A] in (-1, 1), and its log-density [*B, 1]."""
         mean, log_std = self.gaussian(features)
         noise = torch.randn_like(mean)
         return squash(mean, log_std, noise)
@@ -66,29 +66,32 @@ class StateActor(TensorDictModuleBase):
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh(mean + std * noise) and its log density under tanh(N(mean, std²)), summed over actions to [*B, 1]."""
+    """tanh(mean + std * noise) and its log-density under tanh(N(mean, std²)), summed over actions to [*B, 1]."""
     before = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - LOG_SQRT_2PI
-    # log(1 - tanh²(z)), in a form that is exact for large z too
+    # This form of log(1 - tanh²(z)) is exact for large z too.
     log_slope = 2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before))
     return torch.tanh(before), (gaussian - log_slope).sum(dim=-1, keepdim=True)
 
 
 class SAC(Policy):
-    """A tanh-gaussian actor, N critics of which the lowest counts, and a temperature that holds the entropy.
+    """A tanh-Gaussian actor, the minimum of N critics, and a learned temperature that holds the target entropy.
 
     Args:
-        observation_spec: must hold ``state`` float32 [S].
+        observation_spec: must hold `state` float32 [S].
         action_spec: bounded to [-1, 1], [A].
-        actor_network, critic_network: called with the numbers that go in and come out; ``perceptron`` or one of
-            ``policies.residual``.
-        normalizer: called with S, normalises states for all networks; None: they see states as they are.
-        critics: N. value_scale: what their networks' outputs are multiplied by, see ``Critics``; rewards, losses and
-            the temperature keep their units.
-        learning_rate: of all. weight_decay: AdamW's, of actor and critics; with 0 it is Adam.
-        target_rate: share of the critics that their targets take over at each update.
-        temperature: the first one. target_entropy: in nats; None is -A / 2, as in BRO and SimBa: each action is
-            then drawn about as widely as from a uniform interval of e^-0.5 = 0.6, where -A gives 0.37.
+        actor_network: called with the sizes of input and output; `perceptron` or one of `policies.residual`.
+        critic_network: as `actor_network`.
+        normalizer: called with S; normalises states for all networks. None: states are not normalised.
+        critics: N, 1 or more.
+        value_scale: factor of the critics' outputs, above 0, see `Critics`; rewards, losses and the temperature keep
+            their units.
+        learning_rate: AdamW's, for critics, actor and temperature.
+        weight_decay: AdamW's, for critics and actor; 0 is Adam.
+        target_rate: share of the critics that the target critics take over at each update, in (0, 1].
+        temperature: initial temperature, above 0.
+        target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action is then that of a
+            uniform interval of width e^-0.5 = 0.6; -A gives 0.37.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class SAC(Policy):
         return metrics
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """What the actor draws imitates, so that it draws ever less widely; the critics learn as in `update`."""
+        """One step of imitation on sampled actions, which narrows the Gaussian; the critics learn as in `update`."""
         features, metrics = self._learn_values(batch)
         loss = F.mse_loss(self.actor.sample(features)[0], batch["action"])
         self.optimizers["actor"].zero_grad(set_to_none=True)
@@ -148,7 +151,7 @@ class SAC(Policy):
         return metrics
 
     def _learn_values(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features of the batch's states, once the critics have learned from it."""
+        """One step of the critics; returns the features of the batch's states, and metrics."""
         state, following = batch["state"], batch["next"]
         if self.actor.normalizer is not None:
             self.actor.normalizer.observe(state)
@@ -160,7 +163,7 @@ class SAC(Policy):
 
     @torch.no_grad()
     def target(self, next_features: Tensor, reward: Tensor, gamma: Tensor, terminated: Tensor) -> Tensor:
-        """What the critics should say, [B, 1]: rewards, then the lowest target critic's value and the entropy."""
+        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic."""
         action, log_prob = self.actor.sample(next_features)
         value = self.target_critic(next_features, action).amin(dim=0) - self.log_temperature.exp() * log_prob
         return reward + gamma * ~terminated * value
@@ -170,7 +173,7 @@ class SAC(Policy):
         return len(values) * F.mse_loss(values, target.expand_as(values))
 
     def actor_losses(self, features: Tensor, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """The actor's loss, and the entropy [] of what it draws."""
+        """The actor's loss and the entropy of its distribution, both 0-d."""
         action, log_prob = self.actor.sample(features)
         value = self.critic(features, action).amin(dim=0)
         loss = (self.log_temperature.detach().exp() * log_prob - value).mean()
@@ -179,7 +182,7 @@ class SAC(Policy):
         return loss, -log_prob.detach().mean()
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:
-        """Its gradient is negative where there is less entropy than wanted, so that the temperature rises."""
+        """Loss of the temperature: below the target entropy its gradient is negative, so that the temperature rises."""
         return self.log_temperature * (entropy - self.target_entropy)
 
     def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:

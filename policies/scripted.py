@@ -1,4 +1,4 @@
-"""Meta-World's scripted policies: they see the simulator's state and solve most tasks."""
+"""Meta-World's scripted policies, which read the simulator's state and solve most tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _ScriptedActor(nn.Module):
             near = difflib.get_close_matches(name, ENV_POLICY_MAP, n=3, cutoff=0.0)
             names = ", ".join(other.removesuffix("-v3") for other in near)
             raise ValueError(f"no scripted policy for task {task!r}: did you mean {names}?")
-        # Clipping is what is wanted here, so Meta-World's advice to scale the constants down is moot.
+        # Actions are clipped on purpose here, so Meta-World's advice to scale the constants down does not apply.
         warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
         script: Any = ENV_POLICY_MAP[name]
         self._script = script()
@@ -44,11 +44,11 @@ class _ScriptedActor(nn.Module):
 
 
 class ScriptedPolicy(Policy):
-    """Acts by the task's script on the unnormalised `state`; learns nothing.
+    """Follows the task's script on the unnormalised `state`; does not learn.
 
     Args:
         task: any of Meta-World's 50, with or without "-v3".
-        noise: standard deviation of the gaussian noise on actions while exploring; 0 is none.
+        noise: standard deviation of the Gaussian noise on actions while exploring; 0 adds none.
     """
 
     def __init__(self, observation_spec: Composite, action_spec: TensorSpec, *, task: str, noise: float = 0.0) -> None:
@@ -60,5 +60,5 @@ class ScriptedPolicy(Policy):
         self.actor = TensorDictModule(_ScriptedActor(task, noise), in_keys=["state"], out_keys=["action"])
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Nothing to learn."""
+        """Does nothing: this policy does not learn."""
         return {}

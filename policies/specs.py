@@ -1,4 +1,4 @@
-"""What a policy needs to know of an environment's specs; a clear ValueError where the environment lacks it."""
+"""Sizes of observations and actions, read from specs; a ValueError where a policy cannot use them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torchrl.data import Composite, TensorSpec
 
 
 def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
-    """Channels 3K and resolution R of ``frames``, which ``policy`` learns from."""
+    """Channels 3K and resolution R of `frames`, which `policy` learns from."""
     given = [str(key) for key in observation_spec]
     if "frames" not in given:
         raise ValueError(
@@ -19,17 +19,17 @@ def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
 
 
 def looks_at(observation_spec: Composite) -> list[str]:
-    """What is read where there are pixels: ``frames``, and ``task`` [N] where it is said which of N tasks it is."""
+    """Keys that a policy from pixels reads: `frames`, and `task` [N] in an environment of several tasks."""
     return ["frames", *["task"] * (task_size(observation_spec) > 0)]
 
 
 def task_size(observation_spec: Composite) -> int:
-    """N of ``task`` [N], a one-hot; 0 where an environment has one task alone."""
+    """N of the one-hot `task` [N]; 0 in an environment of a single task."""
     return observation_spec["task"].shape[-1] if "task" in [str(key) for key in observation_spec] else 0
 
 
 def state_size(observation_spec: Composite, policy: str) -> int:
-    """Numbers in ``state`` [S], which ``policy`` learns from."""
+    """Numbers in `state` [S], which `policy` learns from."""
     given = [str(key) for key in observation_spec]
     if "state" not in given:
         raise ValueError(f"{policy} learns from state: this environment gives only {', '.join(given)}")
