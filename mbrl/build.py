@@ -1,9 +1,10 @@
-"""From a configuration to the named objects of a run: the only place that reads one."""
+"""From a configuration to the named objects of a run."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torchrl.envs import EnvBase
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.planning import PlanningPolicy
-from mbrl.agents.task_conditioning import TaskTold
+from mbrl.agents.schedule import Schedule
+from mbrl.agents.task_conditioning import TaskConditioned
 from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
@@ -31,8 +33,10 @@ from mbrl.targets import check, make
 from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
-# of an agent's settings, those that are no arguments of Agent: parts, and what the environment and the replay read
-NOT_SCHEDULE = ("name", "pixels", "n_step", "policy", "world_model", "imagination", "planner", "planning")
+# Settings of an agent that are not arguments of its class: its parts, and what the environment and the replay refer to.
+PARTS = ("policy", "world_model", "imagination", "planner", "planning")
+REFERENCES = ("name", "pixels", "n_step", "gamma")
+RATES = tuple(field.name for field in fields(Schedule))
 
 _log = logging.getLogger(__name__)
 
@@ -73,35 +77,38 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     return policy.to(pick_device(config.device))
 
 
+def build_schedule(config: DictConfig) -> Schedule:
+    """The rates of the agent; UserError where they cannot work."""
+    return Schedule(**{name: config.agent[name] for name in RATES if name in config.agent})
+
+
+def learns_model(config: DictConfig) -> bool:
+    """Whether a world model is trained: for imagined transitions or rollouts, or to plan in."""
+    return build_schedule(config).imagines or config.agent.get("planner") is not None
+
+
+def segment_records(config: DictConfig) -> int:
+    """Records of each segment that a world model learns from; 0 where none learns, or it learns from single steps."""
+    from_segments = learns_model(config) and "segment_length" in config.agent
+    return build_schedule(config).segment_length if from_segments else 0
+
+
 def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
-    """The world model, told the task where the environment has several; None where nothing is imagined: with
-    real_ratio 1 and no planner an agent is model-free.
-    """
-    wanted = imagines(config) or config.agent.get("planner") is not None
-    if config.agent.get("world_model") is None or not wanted:
+    """The world model, given the task with each action where the environment has several; None where none learns."""
+    if config.agent.get("world_model") is None or not learns_model(config):
         return None
     torch.manual_seed(config.seed)
-    seen = {key: spec for key, spec in env.observation_spec.items() if key != "task"}
+    observed = {key: spec for key, spec in env.observation_spec.items() if key != "task"}
     actions, several = env.action_spec.shape[-1], "task" in env.observation_spec.keys()
 
     def make_model(width: int) -> WorldModel:
-        specs = {"observation_spec": Composite(seen), "action_spec": Bounded(-1.0, 1.0, (width,))}
+        specs = {"observation_spec": Composite(observed), "action_spec": Bounded(-1.0, 1.0, (width,))}
         model: WorldModel = make(config.agent.world_model, WorldModel, place="agent.world_model", **specs)
         return model
 
-    model = TaskTold(make_model, actions, env.observation_spec["task"].shape[-1]) if several else make_model(actions)
+    tasks = env.observation_spec["task"].shape[-1] if several else 0
+    model = TaskConditioned(make_model, actions, tasks) if several else make_model(actions)
     return model.to(pick_device(config.device))
-
-
-def imagines(config: DictConfig) -> bool:
-    """Whether the policy learns from imagined transitions."""
-    return config.agent.get("world_model") is not None and config.agent.real_ratio < 1
-
-
-def learned_length(config: DictConfig) -> int:
-    """Records of the segments that a world model learns from; 0 where none learns, or from single steps."""
-    learns = config.agent.get("real_ratio", 0.0) < 1 or config.agent.get("planner") is not None
-    return int(config.agent.get("segment_length", 0)) if learns else 0
 
 
 def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None) -> Policy | None:
@@ -117,7 +124,7 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
 
 
 def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
-    """What acts of the agent, and what its weights belong to: the policy, and the world model where it plans in one."""
+    """The policy that acts (a planner, if any), the policy that learns, and the world model of a planner."""
     policy = build_policy(config, env)
     if config.agent.get("planner") is None:
         return policy, policy, None
@@ -192,29 +199,54 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
 
 
 def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay) -> Agent:
-    """The agent named by `agent._target_`, its parts built first."""
-    world_model, imagination = build_world_model(config, env), None
-    seen = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
-    seen |= set(world_model.observations) if world_model is not None else set()
-    seen &= set(OBSERVATIONS)  # what an actor remembers besides is its own
-    if config.env.pixels and "pixels" not in seen:
-        _log.warning("agent.pixels=true draws pictures that %s does not look at", config.agent.name)
-    if replay.demos is not None:
-        check_compatible(replay.demos, env.observation_spec, env.action_spec, seen, learned_length(config))
-    if world_model is not None and imagines(config):
-        pixels = "pixels" in world_model.observations
-        imagination = Imagination(
-            world_model,
-            policy,
-            replay,
-            action_spec=env.action_spec,
-            resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
-            **config.agent.imagination,
-        )
+    """The agent that `agent._target_` names, its parts built first."""
+    world_model = build_world_model(config, env)
+    _check_observations(config, env, policy, world_model, replay)
+    imagination = build_imagination(config, env, policy, world_model, replay)
     planner = build_planner(config, env, policy, world_model)
-    schedule = {k: v for k, v in config.agent.items() if k not in NOT_SCHEDULE}
-    parts = {} if planner is None else {"planner": planner}
-    agent: Agent = make(
-        schedule, Agent, place="agent", policy=policy, world_model=world_model, imagination=imagination, **parts
-    )
+    return assemble(config, policy, world_model, imagination, planner)
+
+
+def assemble(
+    config: DictConfig,
+    policy: Policy,
+    world_model: WorldModel | None = None,
+    imagination: Imagination | None = None,
+    planner: Policy | None = None,
+) -> Agent:
+    """The agent made of parts that are built already."""
+    settings = {k: v for k, v in config.agent.items() if k not in (*PARTS, *REFERENCES, *RATES)}
+    parts = {"world_model": world_model, "imagination": imagination, "planner": planner}
+    given = {name: part for name, part in parts.items() if part is not None}
+    agent: Agent = make(settings, Agent, place="agent", policy=policy, schedule=build_schedule(config), **given)
     return agent
+
+
+def build_imagination(
+    config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None, replay: Replay
+) -> Imagination | None:
+    """Rollouts of the policy in the world model; None where the policy learns from real transitions alone."""
+    if world_model is None or not build_schedule(config).imagines:
+        return None
+    pixels = "pixels" in world_model.observations
+    return Imagination(
+        world_model,
+        policy,
+        replay,
+        action_spec=env.action_spec,
+        resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
+        **config.agent.imagination,
+    )
+
+
+def _check_observations(
+    config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None, replay: Replay
+) -> None:
+    """Warn of pictures that nothing reads, and refuse demonstrations that lack what the agent reads."""
+    read = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
+    read |= set(world_model.observations) if world_model is not None else set()
+    read &= set(OBSERVATIONS)  # an actor's own memory does not count
+    if config.env.pixels and "pixels" not in read:
+        _log.warning("agent.pixels=true renders pictures that %s does not read", config.agent.name)
+    if replay.demos is not None:
+        check_compatible(replay.demos, env.observation_spec, env.action_spec, read, segment_records(config))

@@ -24,7 +24,7 @@ from mbrl.build import (
     build_replay,
     env_factory,
     env_steps_per_step,
-    learned_length,
+    segment_records,
 )
 from mbrl.collecting.collector import check_workers, make_collector, shut_down
 from mbrl.collecting.evaluation import Evaluator
@@ -141,9 +141,9 @@ def seed_everything(seed: int) -> None:
 def clone(config: DictConfig, run: Run) -> None:
     """Before THE loop: imitate the demonstrations, where the agent is told to, and see what came of it."""
     agent, progress, started = run.agent, run.progress, time.monotonic()
-    if agent.cloned >= agent.cloning.updates:
+    if agent.cloning_left == 0:
         return
-    while agent.cloned < agent.cloning.updates:
+    while agent.cloning_left > 0:
         metrics = agent.clone(run.replay, CLONING_UPDATES, run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
@@ -226,7 +226,7 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
-    segment = learned_length(config)
+    segment = segment_records(config)
     if per_episode + 1 < segment:
         raise UserError(
             f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "

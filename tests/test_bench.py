@@ -116,9 +116,9 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     config.agent.imagination.rollouts = 10
     replay = policies.filled()
     agent = mbpo._agent(config, replay)
-    agent.update(replay, agent.learning_starts, mbpo.LATE)
+    agent.update(replay, agent.schedule.learning_starts, mbpo.ENV_STEPS)
     before = dict(agent.counts)
-    agent.update(replay, agent.learning_starts + 20, mbpo.LATE)
+    agent.update(replay, agent.schedule.learning_starts + 20, mbpo.ENV_STEPS)
     done = {name: count - before[name] for name, count in agent.counts.items()}
     assert done == {"policy": 20, "world_model": 4, "imagination": 2, "fits": 1}
     learners = {"actor": agent.policy.actor, "critic": agent.policy.critic, "ensemble": agent.world_model}

@@ -9,15 +9,15 @@ from mbrl.errors import UserError
 
 @dataclass(frozen=True)
 class Cloning:
-    """Imitate first; then, while the critic learns, keep what was imitated alive less and less.
+    """Behaviour cloning before the first env step, then an imitation term whose weight falls to 0.
 
-    An agent that clones has its policy act from the first env step on: no step is random.
+    A policy that was cloned acts from the first env step: no step is random.
 
     Args:
-        updates: gradient steps on demonstrations alone, before the first env step; 0 clones nothing.
-        weight: of imitation in the actor's loss at the first env step (see `policies.bc.imitation`); or of the step of
-            imitation that follows each update of a policy which learns from rollouts, where nothing is demonstrated.
-        env_steps: the weight falls linearly to 0 over that many.
+        updates: gradient steps on demonstrations alone before the first env step; 0 disables imitation.
+        weight: weight of imitation in the actor's loss at the first env step (see `policies.bc.imitation`). For a
+            policy that learns from rollouts: weight of the gradient step of imitation that follows each update.
+        env_steps: env steps over which the weight falls linearly to 0.
     """
 
     updates: int = 0
@@ -32,5 +32,5 @@ class Cloning:
             )
 
     def weight_at(self, env_steps: int) -> float:
-        """The weight of imitation after so many env steps; 0 where nothing was cloned."""
+        """The weight of imitation after this number of env steps; 0 where nothing was cloned."""
         return self.weight * max(0.0, 1.0 - env_steps / self.env_steps) if self.updates else 0.0

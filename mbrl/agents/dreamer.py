@@ -2,9 +2,10 @@
 
 B segments, T steps of each, H imagined steps, F features of a latent state, A action.
 
-The latent state of an episode under way lives in the TensorDict that env and actor hand to each other, so that several
-workers and an evaluation in between do not disturb one another. It comes into the replay with the observation that
-it was made of, and every update goes on from it and writes back what newer weights make of it.
+The TensorDict that the environment and the actor pass to each other carries the latent state of the current episode.
+Several workers and an evaluation in between therefore do not mix their states. The replay stores the latent state with
+the observation that it was inferred from. Every update starts from stored states and writes back the ones that the
+newer weights infer.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
-from mbrl.agents.agent import Agent, Metrics
+from mbrl.agents.agent import Agent
 from mbrl.agents.cloning import Cloning
+from mbrl.agents.learners import Learner, Metrics
+from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from policies.base import Policy, descend, require_finite
 from worldmodel.base import LatentWorldModel
 
-FEATURES = "features"  # what the actor-critic reads of a latent state
+FEATURES = "features"  # key of the features of a latent state, the input of the actor-critic
 
 
 class LatentActor(TensorDictModuleBase):
-    """Follows the world model's latent state along an episode and acts on it.
+    """Infers the latent state at each step of an episode and acts on it.
 
-    Reads the observation, and what it carried here from the step before; writes `action`, and under "next" what it
-    carries on: `latent`, the state now, and `last_action`.
+    It reads the observation, and `latent` and `last_action` of the previous step. It writes `action`, and under "next"
+    the new `latent` and `last_action`.
     """
 
     def __init__(self, world_model: LatentWorldModel, behaviour: Any) -> None:
@@ -58,12 +61,12 @@ class LatentActor(TensorDictModuleBase):
 
 
 class LatentPolicy(Policy):
-    """A world model and an actor-critic on its latent states: neither acts without the other.
+    """A world model and an actor-critic that acts on its latent states.
 
     Args:
-        observation_spec, action_spec: the environment's.
-        world_model: makes a LatentWorldModel of both specs.
-        behaviour: makes policies.actor_critic.ActorCritic, or a policy with its losses, for vectors.
+        observation_spec, action_spec: those of the environment.
+        world_model: makes a `LatentWorldModel` when called with both specs.
+        behaviour: makes a `policies.actor_critic.ActorCritic`, or a policy with the same losses, for vectors.
     """
 
     actor: LatentActor
@@ -93,59 +96,29 @@ class LatentPolicy(Policy):
         return self.actor.behaviour
 
     def update(self, batch: TensorDictBase) -> Metrics:
-        """Not by itself: the agent below draws what both parts learn from."""
-        raise TypeError("a LatentPolicy learns through mbrl.agents.dreamer.DreamerV3")
+        """A LatentLearner updates both parts, not the policy itself."""
+        raise TypeError("a LatentPolicy learns through mbrl.agents.dreamer.LatentLearner")
 
 
-class DreamerV3(Agent):
-    """One gradient step trains all: the world model on replayed segments, the actor-critic on what it imagines from
-    each of their steps, and the critic on these steps too.
+class LatentLearner(Learner):
+    """One gradient step trains everything: the world model on replayed segments, the actor-critic on rollouts imagined
+    from each of their steps, and the critic on these steps too.
 
     Args:
-        policy: a LatentPolicy.
-        batch_size, segment_length: segments [B, T] of an update.
-        updates_per_step: updates per agent step. learning_starts: agent steps before the first.
+        policy: the policy that learns.
+        schedule: its `batch_size` and `segment_length` are B and T of an update.
         horizon: H, imagined steps from every replayed one.
-        replay_value_weight: of the critic's loss on replayed steps; its gradient reaches the world model.
-        cloning: how demonstrations are imitated, in steps of their own as nothing imagined is demonstrated; None: not.
+        replay_value_weight: weight of the critic's loss on replayed steps; its gradient reaches the world model.
     """
 
     policy: LatentPolicy
 
-    def __init__(
-        self,
-        policy: LatentPolicy,
-        world_model: None = None,
-        imagination: None = None,
-        *,
-        batch_size: int,
-        segment_length: int,
-        updates_per_step: float,
-        learning_starts: int,
-        horizon: int,
-        replay_value_weight: float,
-        cloning: Cloning | None = None,
-    ) -> None:
-        super().__init__(
-            policy,
-            batch_size=batch_size,
-            updates_per_step=updates_per_step,
-            learning_starts=learning_starts,
-            cloning=cloning,
-        )
-        self.segment_length, self.horizon, self.replay_value_weight = segment_length, horizon, replay_value_weight
+    def __init__(self, policy: LatentPolicy, schedule: Schedule, *, horizon: int, replay_value_weight: float) -> None:
+        super().__init__(policy, schedule.batch_size)
+        self.segment_length, self.horizon = schedule.segment_length, horizon
+        self.replay_value_weight = replay_value_weight
 
-    @property
-    def random_steps(self) -> int:
-        """None: the actor begins all but uniform, and only what it saw has latent states."""
-        return 0
-
-    @property
-    def imagined(self) -> tuple[LatentWorldModel, int]:
-        return self.policy.world_model, self.horizon
-
-    def _update_policy(self, replay: Replay) -> Metrics:
-        self.counts["policy"] += 1
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
         model, behaviour = self.policy.world_model, self.policy.behaviour
         segments, learned = self._learn(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
         features = model.features(learned.state)  # [B, T, F]
@@ -159,25 +132,27 @@ class DreamerV3(Agent):
         loss = learned.loss + behaved.actor + behaved.critic + self.replay_value_weight * replayed
         descend(loss, self.policy.optimizers.values())
         behaviour.update_slow_critic()
-        imitated = self._imitate(replay, self._cloning_weight) if self._cloning_weight > 0 else {}
-        # what the model makes of demonstrations is not logged in the place of what it makes of the replay
-        return {**imitated, **_of_model(learned), **behaved.metrics, "replay_value_loss": replayed.detach()}
+        imitated = self.imitate(replay, cloning_weight) if cloning_weight > 0 else {}
+        # Metrics of the world model on the replay replace those on demonstrations.
+        return {**imitated, **_model_metrics(learned), **behaved.metrics, "replay_value_loss": replayed.detach()}
 
-    def _imitate(self, replay: Replay, weight: float) -> Metrics:
-        """The actor climbs the likelihood of demonstrated actions in the latent states that the world model, which
-        learns from these steps too, makes of them; the critic learns from imagination alone.
+    def imitate(self, replay: Replay, weight: float) -> Metrics:
+        """The actor maximises the likelihood of demonstrated actions in the latent states of demonstrated steps. The
+        world model learns from these steps too; the critic learns from imagination alone.
         """
-        self.cloned += 1
+        self.imitations += 1
         segments, learned = self._learn(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
         features = self.policy.world_model.features(learned.state).detach()
         actions = self.policy.behaviour.actor.distribution(features[:, :-1])
         loss = -actions.log_prob(segments["action"][:, :-1]).mean()
         require_finite({"cloning_loss": loss})
         descend(learned.loss + weight * loss, [o for name, o in self.policy.optimizers.items() if name != "critic"])
-        return {**_of_model(learned), "cloning_loss": loss.detach()}
+        return {**_model_metrics(learned), "cloning_loss": loss.detach()}
 
     def _learn(self, replay: Replay, segments: TensorDictBase) -> tuple[TensorDictBase, Any]:
-        """Steps [B, T] of segments [B, 1 + T], and what the world model makes of them; the replay remembers that."""
+        """Infer the latent states of segments [B, 1 + T], and write them back to the replay; the steps [B, T] and what
+        the world model learned from them.
+        """
         model, device = self.policy.world_model, self.policy.device
         index = segments.pop("index").squeeze(-1)
         before = replay.read_latents(index[:, 0], model.unknown.cpu())
@@ -188,7 +163,7 @@ class DreamerV3(Agent):
 
     @torch.no_grad()
     def dream(self, state: Any) -> TensorDict:
-        """Roll the actor out from latent states [N]: rollouts [N, H + 1] as `ActorCritic.losses` wants them."""
+        """Imagine from latent states [N]: rollouts [N, H + 1], the input of `ActorCritic.losses`."""
         model, actor = self.policy.world_model, self.policy.behaviour.actor
         features, actions = [model.features(state)], []
         for _ in range(self.horizon):
@@ -209,5 +184,43 @@ class DreamerV3(Agent):
         )
 
 
-def _of_model(learned: Any) -> Metrics:
+class DreamerV3(Agent):
+    """An agent whose world model learns in the policy's own update.
+
+    Args:
+        policy: the world model and the actor-critic.
+        schedule: `batch_size` and `segment_length` are those of an update. `real_ratio` is 0: the actor learns from
+            imagination alone.
+        horizon, replay_value_weight: as in `LatentLearner`.
+        cloning: how demonstrations are imitated, in gradient steps of their own; None does not.
+    """
+
+    policy: LatentPolicy
+
+    def __init__(
+        self,
+        policy: LatentPolicy,
+        world_model: None = None,
+        imagination: None = None,
+        *,
+        schedule: Schedule,
+        horizon: int,
+        replay_value_weight: float,
+        cloning: Cloning | None = None,
+    ) -> None:
+        self.horizon = horizon
+        learner = LatentLearner(policy, schedule, horizon=horizon, replay_value_weight=replay_value_weight)
+        super().__init__(policy, schedule=schedule, learner=learner, cloning=cloning)
+
+    @property
+    def random_steps(self) -> int:
+        """None: the untrained actor is close to uniform, and only its own steps have latent states."""
+        return 0
+
+    @property
+    def imagined(self) -> tuple[LatentWorldModel, int]:
+        return self.policy.world_model, self.horizon
+
+
+def _model_metrics(learned: Any) -> Metrics:
     return {f"model_{name}": value for name, value in learned.metrics.items()}

@@ -1,4 +1,4 @@
-"""Branch real states, roll the policy out in the imagination env, and keep what it saw for the policy to learn from."""
+"""Imagined rollouts of the policy, branched from real states and kept for the policy to learn from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.agents.uncertainty import Settings, Trust
+from mbrl.agents.uncertainty import PerEstimate, UncertaintyRules
 from mbrl.data.episodes import OBSERVATIONS, record_fields
 from mbrl.envs.imagined import ImaginationEnv, check_horizon
 from mbrl.errors import UserError
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Horizon:
-    """A rollout's length in steps that goes from `first` to `last`, linearly between two counts of env steps (MBPO)."""
+    """A schedule of the rollout length: `first` to `last` steps, linear between two numbers of env steps (MBPO)."""
 
     first: int
     last: int
@@ -35,7 +35,7 @@ class Horizon:
 
     @classmethod
     def of(cls, horizon: int | Mapping[str, int]) -> Horizon:
-        """From a length that stays, or from the four numbers."""
+        """From a constant length, or from the four fields by name."""
         if not isinstance(horizon, Mapping):
             return cls(horizon, horizon, 0, 1)
         wanted = [field.name for field in fields(cls)]
@@ -51,22 +51,31 @@ class Horizon:
             )
 
     def at(self, env_steps: int) -> int:
+        """The rollout length after this number of env steps."""
         passed = (env_steps - self.from_env_steps) / (self.to_env_steps - self.from_env_steps)
         return self.first + int(min(max(passed, 0.0), 1.0) * (self.last - self.first))
 
 
 class Imagination:
-    """Short imagined rollouts, kept as episodes whose first rows are the real history they branched from.
+    """Short imagined rollouts, kept as episodes whose first rows are the real history that they branch from.
 
     Args:
-        rollouts: rollouts side by side, B. horizon: steps of each, H; or the numbers of a `Horizon`.
-        n_step: rewards summed in an imagined transition; None: as in the real ones.
-        retain: how many calls of `run` are kept (at their horizon); older rollouts, of older policies
-            and models, leave.
-        cut_above, weigh_by, optimism: see Trust; without them every step is believed alike and only reward rewarded.
-        divide_pixels_twice: bring back the published loop's defect 1: imagined pixels reach the policy divided by
-            255 twice, so that it is almost blind to them.
-        Other arguments: see ImaginationEnv and EpisodeBuffer.
+        world_model: predicts the rollouts.
+        policy: acts in them, exploring.
+        replay: real states to branch from; its frame stack, n-step return and discount are used here too.
+        action_spec: actions [A] of the environment.
+        resolution: side R of the frames; None for a world model that predicts none.
+        rollouts: B, rollouts in one call of `run`.
+        horizon: H, steps of each rollout; or the fields of a `Horizon`.
+        retain: calls of `run` whose rollouts are kept. Older rollouts, of older policies and models, are dropped.
+        n_step: rewards summed in an imagined transition; None takes the replay's.
+        cut_above, weigh_by, optimism: see `UncertaintyRules`. Without them all steps count alike, and rewards are
+            those that the model predicts.
+        divide_pixels_twice: reproduces defect 1 of the published loop: imagined pixels reach the policy divided by 255
+            twice, so that it hardly sees them.
+
+    Raises:
+        ValueError: settings that cannot work together, one line.
     """
 
     def __init__(
@@ -81,19 +90,20 @@ class Imagination:
         horizon: int | Mapping[str, int],
         retain: int,
         n_step: int | None = None,
-        cut_above: Settings = None,
-        weigh_by: Settings = None,
-        optimism: Settings = None,
+        cut_above: PerEstimate = None,
+        weigh_by: PerEstimate = None,
+        optimism: PerEstimate = None,
         divide_pixels_twice: bool = False,
     ) -> None:
         self._warned = False
-        self.trust = Trust.of(cut_above, weigh_by, optimism)
-        self.trust.check(world_model)
-        if policy.learns_from == "rollouts" and (self.trust.measures or divide_pixels_twice or n_step is not None):
+        self.uncertainty = UncertaintyRules.of(cut_above, weigh_by, optimism)
+        self.uncertainty.check(world_model)
+        if policy.learns_from == "rollouts" and (
+            self.uncertainty.estimates or divide_pixels_twice or n_step is not None
+        ):
             raise UserError(
-                "imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change "
-                "single transitions, "
-                "but this policy learns from whole rollouts: leave them out"
+                "agent.imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change single "
+                "transitions, but this policy learns from whole rollouts: leave them out"
             )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
@@ -120,17 +130,17 @@ class Imagination:
 
     @property
     def horizon(self) -> int:
-        """Steps of a rollout now."""
+        """Steps of a rollout at present."""
         return self.env.horizon
 
     def _fields(self, action_spec: TensorSpec) -> dict[str, TensorType | Maybe]:
-        """What a record of an imagined rollout holds."""
+        """The fields of a record of an imagined rollout."""
         fields: dict[str, TensorType | Maybe] = dict(record_fields(self.env.observation_spec[0], action_spec))
         del fields["success"]
         number = TensorType(torch.float32, (1,))
         if self.policy.learns_from == "rollouts":
             fields[LOG_PROB] = Maybe(number)
-        if self.trust.weigh_by:
+        if self.uncertainty.weigh_by:
             fields[WEIGHT] = number
         return fields
 
@@ -139,7 +149,14 @@ class Imagination:
 
     @torch.no_grad()
     def run(self, env_steps: int = 0) -> dict[str, torch.Tensor]:
-        """Imagine B rollouts of H steps from fresh real starts with the policy's exploration, and keep them."""
+        """Imagine B rollouts of H steps from newly drawn real states, with exploration, and keep them.
+
+        Args:
+            env_steps: env steps so far, for the schedule of the horizon.
+
+        Returns:
+            Metrics by name: detached 0-d tensors.
+        """
         self.env.horizon = self.schedule.at(env_steps)
         self.buffer.capacity = self._records(self.horizon)
         with set_exploration_type(ExplorationType.RANDOM):
@@ -147,27 +164,27 @@ class Imagination:
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
         measured, lengths = self.env.measured(), None
-        if self.trust.optimism:
-            rollout["next", "reward"] = reward + self.trust.bonus(measured)[..., None]
+        if self.uncertainty.optimism:
+            rollout["next", "reward"] = reward + self.uncertainty.bonus(measured)[..., None]
         records = imagined_records(self.env.history_records, rollout)
         metrics |= {name: values.mean() for name, values in measured.items()}
         if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
-            records[LOG_PROB] = _beside_actions(rollout[LOG_PROB], self.env.history)
-        if self.trust.weigh_by:
-            weights = self.trust.weights(measured, self.buffer.n_step)[..., None]
-            records[WEIGHT] = _beside_actions(weights, self.env.history)
-        if self.trust.cut_above:
-            steps = self.trust.steps(measured)
-            metrics["believed"] = steps.float().mean() / self.horizon
+            records[LOG_PROB] = _after_history(rollout[LOG_PROB], self.env.history)
+        if self.uncertainty.weigh_by:
+            weights = self.uncertainty.weights(measured, self.buffer.n_step)[..., None]
+            records[WEIGHT] = _after_history(weights, self.env.history)
+        if self.uncertainty.cut_above:
+            steps = self.uncertainty.steps(measured)
+            metrics["kept"] = steps.float().mean() / self.horizon
             if not self._warned and not steps.any():
                 self._warned = True
-                _log.warning("imagination: every rollout was cut at its first step; cut_above may be too low")
+                _log.warning("imagination: every rollout was cut at its first step; raise agent.imagination.cut_above")
             lengths = (steps + self.env.history).cpu()
         self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
         return metrics
 
     def transitions(self, batch_size: int) -> TensorDict:
-        """Imagined n-step transitions, as EpisodeBuffer.transitions gives them."""
+        """Imagined n-step transitions, as from `EpisodeBuffer.transitions`."""
         batch = self.buffer.transitions(batch_size)
         if self.divide_pixels_twice:
             for part in (batch, batch["next"]):
@@ -175,23 +192,23 @@ class Imagination:
         return batch
 
     def rollouts(self, batch_size: int) -> TensorDict:
-        """Whole imagined rollouts [B, H + 1], as EpisodeBuffer.rollouts gives them; row 0 is the real state."""
+        """Whole imagined rollouts [B, H + 1], as from `EpisodeBuffer.rollouts`; row 0 is the real state."""
         return self.buffer.rollouts(batch_size)
 
     def __len__(self) -> int:
         return len(self.buffer)
 
 
-def _beside_actions(values: torch.Tensor, history: int) -> torch.Tensor:
-    """Values [B, H, 1] of imagined steps as a key of records [B, history + H, 1]; 0 where no such action is."""
+def _after_history(values: torch.Tensor, history: int) -> torch.Tensor:
+    """Values [B, H, 1] of imagined steps as a field of records [B, history + H, 1], 0 in all other rows."""
     before = values.new_zeros(len(values), history - 1, 1)
     return torch.cat([before, values, values.new_zeros(len(values), 1, 1)], 1)
 
 
 def imagined_records(history: TensorDict, rollout: TensorDict) -> TensorDict:
-    """History [B, h] and the rollout [B, H] branched from its last row, as record episodes [B, h + H].
+    """The history [B, h] and the rollout [B, H] that branches from its last row, as record episodes [B, h + H].
 
-    Row h - 1 is the real state with the first imagined action; the last row holds the final frame only.
+    Row h - 1 is the real state with the first imagined action. The last row holds the final frame only.
     """
     (batch, length), horizon = history.batch_size, rollout.batch_size[1]
 

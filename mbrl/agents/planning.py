@@ -1,4 +1,4 @@
-"""A policy that plans: at each decision it imagines what actions would lead to and takes the best.
+"""Model-predictive control: a policy that plans in a world model.
 
 B decisions side by side, N candidates, M proposals, C context frames, K frame stack, H horizon, A action, R resolution.
 """
@@ -26,17 +26,20 @@ _GREEDY = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.
 
 
 class PlanningPolicy(Policy):
-    """Acts by planning in a world model; what learns are the world model and the prior, each by itself.
+    """Acts by planning in a world model. The world model and the prior learn separately.
 
     Args:
-        world_model: what imagines. planner: what searches. prior: the policy whose proposals take part.
-        observation_spec: must hold `frames` uint8 [3K, R, R], K >= C. action_spec: [A] in [-1, 1].
-        gamma: discount of one agent step, in the sum of imagined rewards that a plan is worth.
-        replan_every: agent steps that a plan is followed before the next decision.
-        proposals: M of the N candidates are what the prior, exploring, would do in imagination.
-        goal: an episode file, or a folder with one, whose last frame is the goal: then a plan is worth minus the mean
-            squared difference between that frame and the last imagined one, in [0, 1] a pixel, and rewards are not
-            looked at. None: rewards alone.
+        world_model: predicts the outcome of candidate plans.
+        planner: searches for the best plan.
+        prior: the policy whose proposals are among the candidates.
+        observation_spec: has `frames` uint8 [3K, R, R], K >= C.
+        action_spec: [A] in [-1, 1].
+        gamma: discount of one agent step in the score of a plan, the sum of imagined rewards.
+        replan_every: agent steps that a plan is followed before the next is made, 1 to the planner's horizon.
+        proposals: M of the N candidates are rollouts of the prior, exploring, in the world model.
+        goal: an episode file, or a folder with one, whose last frame is the goal. The score of a plan is then minus the
+            mean squared error between the goal and the last imagined frame, pixels in [0, 1], and rewards do not count.
+            None scores by rewards.
 
     Raises:
         ValueError: settings that cannot work together, one line.
@@ -75,15 +78,16 @@ class PlanningPolicy(Policy):
             proposals=proposals,
         )
         self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
-        self.actor.plan(self.actor.blank().to(self.device))  # a model that needs more than this says so now
+        # A model that needs other observations fails here, not in the first episode.
+        self.actor.plan(self.actor.blank().to(self.device))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Nothing to learn."""
+        """A plan learns nothing: the world model and the prior have their own updates."""
         return {}
 
 
 class PlanImagination(torch.nn.Module):
-    """What actions are imagined to be worth, from one encoded context."""
+    """Scores candidate plans in the world model, from one encoded context."""
 
     def __init__(
         self, world_model: WorldModel, prior: TensorDictModuleBase | None, gamma: float, goal: Tensor | None
@@ -101,7 +105,7 @@ class PlanImagination(torch.nn.Module):
         return self.world_model.start(context)
 
     def scorer(self, state: Any) -> Callable[[Tensor], Tensor]:
-        """What says of actions [B, N, H, A] from this state what they are worth, [B, N]."""
+        """A function that scores actions [B, N, H, A] from this state: [B, N], higher is better."""
 
         def imagine(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
@@ -119,8 +123,13 @@ class PlanImagination(torch.nn.Module):
         return imagine
 
     def propose(self, state: Any, observed: TensorDict, proposals: int, horizon: int) -> Tensor:
-        """Actions [B, M, H, A] of the prior, exploring, from the state at what is observed: the stack `frames`
-        [B, 3K, R, R], and what stays as it is.
+        """Candidates of the prior: its actions [B, M, H, A], exploring, along imagined rollouts.
+
+        Args:
+            state: the encoded context, B rows.
+            observed: `frames` [B, 3K, R, R], and observations that do not change.
+            proposals: M.
+            horizon: H.
         """
         assert self.prior is not None
         state, observed = self.world_model.fork(state, proposals), observed.repeat_interleave(proposals, 0)
@@ -135,12 +144,14 @@ class PlanImagination(torch.nn.Module):
 
 
 class PlanningActor(TensorDictModuleBase):
-    """Reads `frames` (and `task` [N], where the world model is told that) and what it wrote a step before, writes
-    `action` and, under "next", what it will remember.
+    """The actor of a `PlanningPolicy`.
 
-    All memory is in the TensorDict, none in here, so that several environments and the evaluation do not mix:
-    `plan_mean` and `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions of it still to be taken before the
-    next decision; `past_actions` [C, A], the newest last. At a reset they are zeros (`Policy.carried`).
+    It reads `frames`, `task` [N] where the world model is conditioned on it, and its memory of the previous step. It
+    writes `action` and, under "next", its memory.
+
+    The memory is in the TensorDict, so that several environments and the evaluation do not mix: `plan_mean` and
+    `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions to take before the next plan; `past_actions`
+    [C, A], the newest last. They are zeros after a reset (`Policy.carried`).
     """
 
     def __init__(
@@ -172,7 +183,7 @@ class PlanningActor(TensorDictModuleBase):
         self.out_keys = ["action", *(("next", key) for key in self.memory)]
 
     def blank(self) -> TensorDict:
-        """What it reads at the start of an episode of black frames, one row."""
+        """The input at the start of an episode, one row, with black frames."""
         read = {**self.observed, **self.memory}
         return TensorDict({key: spec.zero()[None] for key, spec in read.items()}, batch_size=[1])
 
@@ -200,10 +211,10 @@ class PlanningActor(TensorDictModuleBase):
         return tensordict.set("action", action.reshape(*shape, -1))
 
     def plan(self, rows: TensorDictBase) -> Plan:
-        """The context is encoded once; each iteration forks it."""
+        """Plan for the rows [B]. The context is encoded once; each iteration of the search forks it."""
         observed = rows.select(*self.observed)
         pixels = rows["frames"].unflatten(1, (self.frame_stack, 3))[:, -self.context_length :]  # [B, C, 3, R, R]
-        # past action c leads to frame c + 1; the last is only now being chosen
+        # Past action c leads to frame c + 1; the last action is the one that is planned now.
         actions = torch.cat([rows["past_actions"][:, 1:], torch.zeros_like(rows["past_actions"][:, :1])], 1)
         context = TensorDict(pixels=pixels, action=actions, batch_size=pixels.shape[:2])
         if "task" in observed.keys():
@@ -216,16 +227,17 @@ class PlanningActor(TensorDictModuleBase):
 
 
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
-    """ValueError where the world model cannot serve this planner."""
+    """Check that the planner can use the world model; UserError where it cannot."""
     if "state" in world_model.observations or "pixels" not in world_model.observations:
-        raise UserError(f"planning imagines pixels, this world model {', '.join(world_model.observations)}")
+        predicted = ", ".join(world_model.observations)
+        raise UserError(f"planning needs a world model that predicts pixels, and this one predicts {predicted}")
     if not 1 <= planner.horizon <= world_model.max_horizon:
         raise UserError(
-            f"agent.planner.horizon {planner.horizon}: this world model can go 1 to {world_model.max_horizon} steps "
-            "(lengthen agent.world_model.horizon, or the segments that it is trained on)"
+            f"agent.planner.horizon {planner.horizon}: this world model can predict 1 to {world_model.max_horizon} "
+            "steps (raise agent.world_model.horizon, or lengthen the segments that it is trained on)"
         )
     if world_model.action_dim == 0:
-        raise UserError("this world model only watches, so that no action can be planned: set action_conditioned=true")
+        raise UserError("this world model does not read actions: set agent.world_model.action_conditioned=true")
     if not (world_model.predicts_reward or has_goal):
         raise UserError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
     if world_model.goal_conditioned and not has_goal:
@@ -233,9 +245,9 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
 
 
 def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_model: WorldModel) -> int:
-    """The frame stack K; ValueError where the environment does not give what planning needs."""
+    """The frame stack K; UserError where the environment lacks what planning needs."""
     if "frames" not in list(observation_spec.keys()):
-        raise UserError("planning looks at frames, which this environment does not give: set env.pixels=true")
+        raise UserError("planning needs frames, and this environment has none: set env.pixels=true")
     frame_stack = observation_spec["frames"].shape[-3] // 3
     if frame_stack < world_model.context_length:
         raise UserError(
@@ -249,7 +261,7 @@ def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_mode
 
 
 def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
-    """ValueError where the prior cannot make so many proposals."""
+    """Check that the prior can make this number of proposals; UserError where it cannot."""
     if not 0 <= proposals <= planner.candidates:
         raise UserError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
     if proposals and set(prior.actor.in_keys) - {"task"} != {"frames"}:

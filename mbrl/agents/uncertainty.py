@@ -1,4 +1,4 @@
-"""What follows from what the world model says of how unsure it is: what is believed, and what is worth a look.
+"""Use model uncertainty to truncate, down-weight or reward imagined steps.
 
 B rollouts, H steps.
 """
@@ -14,21 +14,23 @@ from torch import Tensor
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
-LEAST = 1e-8  # of a weight, so that a batch can be drawn even where the model is unsure of everything
-Settings = Mapping[str, float | None] | None
+MIN_WEIGHT = 1e-8  # so that a batch can be drawn even where every transition is very uncertain
+PerEstimate = Mapping[str, float | None] | None  # a number for each estimate; None: it is not used
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Cuts rollouts short, or draws their transitions less often (after M2AC and Infoprop, which do so for MBPO); or
-    rewards what is unknown, so that the policy goes and sees (optimism, as in H-UCRL, Curi et al. 2020, arXiv
-    2006.08684, here as an upper confidence bound of the reward).
+class UncertaintyRules:
+    """What is done with the uncertainty estimates of the world model.
+
+    Truncating rollouts and drawing uncertain transitions less often follow M2AC and Infoprop, which do so for MBPO.
+    The bonus is an upper confidence bound of the reward; H-UCRL (Curi et al. 2020, arXiv 2006.08684) is optimistic in
+    the dynamics instead.
 
     Attributes:
-        cut_above: measure -> the value above which a step, and all after it, is left out.
-        weigh_by: measure -> scale: a transition counts by exp(-s / scale), s the sum of the measure up to the last step
-            whose reward it sums.
-        optimism: measure -> weight: so many times the measure is added to the reward of a step.
+        cut_above: estimate -> threshold. A step above it, and all steps after it, are left out.
+        weigh_by: estimate -> scale. A transition is drawn with weight exp(-s / scale), where s is the sum of the
+            estimate up to the last step whose reward the transition sums.
+        optimism: estimate -> factor. Factor times estimate is added to the reward of a step.
     """
 
     cut_above: Mapping[str, float]
@@ -36,41 +38,47 @@ class Trust:
     optimism: Mapping[str, float]
 
     @classmethod
-    def of(cls, cut_above: Settings, weigh_by: Settings, optimism: Settings = None) -> Trust:
-        """From settings in which None stands for a measure that is not asked for."""
+    def of(cls, cut_above: PerEstimate, weigh_by: PerEstimate, optimism: PerEstimate = None) -> UncertaintyRules:
+        """From settings in which None stands for an estimate that is not used."""
         given = ((settings or {}).items() for settings in (cut_above, weigh_by, optimism))
         return cls(*({name: value for name, value in items if value is not None} for items in given))
 
     @property
-    def measures(self) -> list[str]:
-        """What must be known of each step."""
+    def estimates(self) -> list[str]:
+        """Names of the estimates that are used."""
         return [*self.cut_above, *self.weigh_by, *self.optimism]
 
     def check(self, world_model: WorldModel) -> None:
-        """ValueError where the world model does not say what is asked for, or a scale is not positive."""
-        for name in self.measures:
+        """Check that the world model returns every estimate, and that scales are positive.
+
+        Raises:
+            ValueError: one line that names the estimate.
+        """
+        for name in self.estimates:
             if name not in world_model.measures:
                 known = ", ".join(world_model.measures) or "none: set agent.world_model.uncertainty=true"
-                raise UserError(f"imagination needs the measure {name!r}, but this world model has {known}")
+                raise UserError(
+                    f"imagination needs the uncertainty estimate {name!r}, but this world model has {known}"
+                )
         for name, scale in self.weigh_by.items():
             if not scale > 0:
                 raise UserError(f"imagination.weigh_by.{name} must be above 0, not {scale}")
 
-    def bonus(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """What is added to the rewards, float32 [B, H]."""
-        return torch.stack([weight * measured[name] for name, weight in self.optimism.items()]).sum(0)
+    def bonus(self, estimates: Mapping[str, Tensor]) -> Tensor:
+        """The bonus added to rewards, float32 [B, H]; estimates are [B, H]."""
+        return torch.stack([factor * estimates[name] for name, factor in self.optimism.items()]).sum(0)
 
-    def steps(self, measured: Mapping[str, Tensor]) -> Tensor:
-        """Steps of each rollout that are believed, int64 [B]; measures are [B, H]."""
-        over = [measured[name] > limit for name, limit in self.cut_above.items()]
-        believed = ~torch.stack(over).any(0)
-        return believed.cumprod(1).sum(1)
+    def steps(self, estimates: Mapping[str, Tensor]) -> Tensor:
+        """Steps of each rollout before the first that is cut, int64 [B]."""
+        over = [estimates[name] > limit for name, limit in self.cut_above.items()]
+        kept = ~torch.stack(over).any(0)
+        return kept.cumprod(1).sum(1)
 
-    def weights(self, measured: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
+    def weights(self, estimates: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
         """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
-        doubt = torch.stack([measured[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
+        doubt = torch.stack([estimates[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
         horizon = doubt.shape[1]
         last = (torch.arange(horizon, device=doubt.device) + n_step - 1).clamp(max=horizon - 1).expand_as(doubt)
-        if self.cut_above:  # no sum reaches beyond a cut
-            last = last.minimum((self.steps(measured) - 1).clamp(min=0)[:, None])
-        return doubt.gather(1, last).neg().exp().clamp(min=LEAST)
+        if self.cut_above:  # the rewards of a transition are not summed beyond a cut
+            last = last.minimum((self.steps(estimates) - 1).clamp(min=0)[:, None])
+        return doubt.gather(1, last).neg().exp().clamp(min=MIN_WEIGHT)

@@ -27,17 +27,18 @@ def stretch(agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, up
     policy, model, imagination = agent.policy, agent.world_model, agent.imagination
     assert isinstance(policy, SAC) and isinstance(model, ProbabilisticEnsemble) and imagination is not None
     real = (steps["state"], steps["action"], steps["next", "reward"], steps["next", "state"])
-    batch = _empty_batch(real, agent.batch_size)
+    batch = _empty_batch(real, agent.schedule.batch_size)
     taken = (batch["state"], batch["action"], batch["next", "reward"], batch["next", "state"])
     fit, learn = _fit(model, real), plain(policy, batch)
+    real_rows = agent.schedule.real
     rollouts, horizon = imagination.env.batch_size[0], imagination.schedule.last
 
     def mix(imagined: Columns) -> None:
-        own = torch.randint(len(real[0]), (agent.real,))
-        others = torch.randint(len(imagined[0]), (agent.batch_size - agent.real,))
+        own = torch.randint(len(real[0]), (real_rows,))
+        others = torch.randint(len(imagined[0]), (agent.schedule.batch_size - real_rows,))
         for into, first, second in zip(taken, real, imagined, strict=True):
-            into[: agent.real] = first[own]
-            into[agent.real :] = second[others]
+            into[:real_rows] = first[own]
+            into[real_rows:] = second[others]
 
     def run() -> None:
         for _ in range(fits):

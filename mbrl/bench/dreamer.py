@@ -12,11 +12,10 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
-from mbrl.agents.dreamer import DreamerV3
 from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.bench._torchrl_dreamer import learner, updater
-from mbrl.build import NOT_SCHEDULE
+from mbrl.build import assemble
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
@@ -56,8 +55,7 @@ def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[],
     """An update as a run does it, the batch drawn and the latents written back for it; and what it trains."""
     specs = {"observation_spec": observation_spec, "action_spec": Bounded(-1.0, 1.0, (ACTIONS,))}
     policy = make(config.agent.policy, Policy, place="agent.policy", **specs)
-    schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
-    agent: DreamerV3 = make(schedule, DreamerV3, place="agent", policy=policy)
+    learner = assemble(config, policy).learner
     replay, flag = Replay(10 * ROWS), torch.zeros(4, ROWS, 1, dtype=torch.bool)
     observations = {key: spec.expand(4, ROWS, *spec.shape).rand() for key, spec in observation_spec.items()}
     records = TensorDict(
@@ -66,7 +64,7 @@ def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[],
     )  # fmt: skip
     replay.online.extend(records)
     learned = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    return lambda: agent._update_policy(replay), learned
+    return lambda: learner.update(replay, 0.0), learned
 
 
 def _sample(config: DictConfig, spec: Any) -> TensorDict:

@@ -16,14 +16,14 @@ from mbrl.bench import Row
 from mbrl.bench._machine import row, seconds
 from mbrl.bench._plain_mbpo import stretch
 from mbrl.bench.policies import ACTIONS, STATE, filled
-from mbrl.build import NOT_SCHEDULE
+from mbrl.build import assemble
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
 REPEATS = 3
-LATE = 100_000  # env steps, by which rollouts have their last length
+ENV_STEPS = 100_000  # after which rollouts have their final length
 
 
 def run() -> Iterator[Row]:
@@ -34,12 +34,12 @@ def run() -> Iterator[Row]:
     span = config.agent.model_fit_every
     each = [config.agent.updates_per_step * span, config.agent.model_updates_per_step * span]
     updates, fits = (round(count) for count in each)
-    done = agent.learning_starts - span
+    done = agent.schedule.learning_starts - span
 
     def ours() -> None:
         nonlocal done
         done += span
-        agent.update(replay, done, LATE)
+        agent.update(replay, done, ENV_STEPS)
 
     ours()  # the first fit, and one imagination
     plain = stretch(
@@ -70,6 +70,4 @@ def _agent(config: DictConfig, replay: Replay) -> Agent:
     imagination = Imagination(
         world_model, policy, replay, action_spec=specs["action_spec"], **config.agent.imagination
     )  # fmt: skip
-    schedule = {name: value for name, value in config.agent.items() if name not in NOT_SCHEDULE}
-    agent: Agent = make(schedule, Agent, place="agent", policy=policy, world_model=world_model, imagination=imagination)
-    return agent
+    return assemble(config, policy, world_model, imagination)

@@ -11,6 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
+from mbrl.agents.schedule import Schedule
 from mbrl.data.episodes import to_records
 from mbrl.envs import toy
 from mbrl.replay.replay import Replay
@@ -117,8 +118,8 @@ def test_learns_the_toy_in_imagination(observation: str, known: tuple[str, ...],
     )
     sizes = {"resolution": RESOLUTION, "rollouts": 64, "horizon": 10, "retain": 1}
     imagination = Imagination(model, policy, replay, action_spec=env.action_spec, **sizes)
-    schedule = {"updates_per_step": 1, "learning_starts": 0, "imagine_every": 8}
-    agent = Agent(policy, model, imagination, batch_size=32, real_ratio=0, **schedule)
+    schedule = Schedule(32, updates_per_step=1, learning_starts=0, real_ratio=0, imagine_every=8)
+    agent = Agent(policy, model, imagination, schedule=schedule)
     random, before = mean_return(None), mean_return(policy)
     for step in range(updates):
         agent.update(replay, step, step)

@@ -5,21 +5,23 @@ import torch
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
+from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from tests.agents.test_imagination import ACTION
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 
 
-def make(real_ratio: float = 0.5, **schedule) -> tuple[Agent, Replay]:
+def make(real_ratio: float = 0.5, learns_from: str = "transitions", **rates) -> tuple[Agent, Replay]:
     replay = Replay(200, frame_stack=3)
     for number in range(4):
         replay.online.extend(episode(number)[None])
     policy, model = BrightnessPolicy(), CountingWorldModel()
+    policy.learns_from = learns_from
     imagination = Imagination(
         model, policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=4, horizon=5, retain=2
     )
-    settings = {"batch_size": 8, "updates_per_step": 0.5, "learning_starts": 100, **schedule}
-    return Agent(policy, model, imagination, real_ratio=real_ratio, **settings), replay
+    settings = {"batch_size": 8, "updates_per_step": 0.5, "learning_starts": 100, **rates}
+    return Agent(policy, model, imagination, schedule=Schedule(real_ratio=real_ratio, **settings)), replay
 
 
 def test_schedule_is_counted_per_agent_step():
@@ -63,7 +65,7 @@ def test_ratio_that_leaves_a_part_empty(real_ratio):
 
 def test_imagination_is_needed_below_one():
     with pytest.raises(ValueError, match="needs a world model"):
-        Agent(BrightnessPolicy(), batch_size=8, updates_per_step=1, learning_starts=0, real_ratio=0.5)
+        Agent(BrightnessPolicy(), schedule=Schedule(8, updates_per_step=1, learning_starts=0, real_ratio=0.5))
 
 
 def test_counters_go_on():
@@ -85,11 +87,10 @@ def test_a_policy_that_learns_from_rollouts_learns_from_nothing_real(real_ratio)
     policy = BrightnessPolicy()
     policy.learns_from = "rollouts"
     with pytest.raises(ValueError, match="learns from imagined rollouts alone"):
-        Agent(policy, batch_size=8, updates_per_step=1, learning_starts=0, real_ratio=real_ratio)
+        Agent(policy, schedule=Schedule(8, updates_per_step=1, learning_starts=0, real_ratio=real_ratio))
 
 
 def test_whole_rollouts_reach_the_policy_that_wants_them():
-    agent, replay = make(0.0, imagine_every=10)
-    agent.policy.learns_from = "rollouts"
+    agent, replay = make(0.0, learns_from="rollouts", imagine_every=10)
     agent.update(replay, 104, 208)
     assert [batch.batch_size for batch in agent.policy.batches] == [(4, 6), (4, 6)], "all four: there are no eight"

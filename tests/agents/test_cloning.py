@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mbrl.agents.agent import LATE, Agent
+from mbrl.agents.agent import END_OF_SCHEDULES, Agent
 from mbrl.agents.cloning import Cloning
+from mbrl.agents.imagination import Imagination
+from mbrl.agents.learners import RolloutLearner
+from mbrl.agents.schedule import Schedule
 from mbrl.data.episodes import write_episodes
 from mbrl.replay.replay import Replay
 from mbrl.results.read_curves import read_curves
 from mbrl.training import build, run, train
+from tests.agents.test_imagination import ACTION
 from tests.demonstrations import play_expert, write_toy
-from tests.fakes import BrightnessPolicy, episode
+from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 from tests.run_folders import build_replay, latest_checkpoint, rows, weights
 from tests.test_training import TOY, compose_config
 
@@ -41,8 +45,9 @@ def agent_and_replay(**cloning) -> tuple[Agent, Replay]:
     replay = Replay(200, demo_share=0.25)
     replay.add_demos([episode(20)])  # frames from 200 on
     replay.online.extend(episode(0)[None])
-    schedule = {"batch_size": 8, "updates_per_step": 1, "learning_starts": 10}
-    return Agent(Pupil(), **schedule, cloning=Cloning(**cloning)), replay
+    return Agent(
+        Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=Cloning(**cloning)
+    ), replay
 
 
 def test_the_weight_falls_to_nothing():
@@ -57,14 +62,14 @@ def test_demonstrations_alone_are_imitated_first():
     agent, replay = agent_and_replay(updates=5)
     assert agent.random_steps == 0, "the clone acts, not chance"
     agent.clone(replay, 3)
-    again = Agent(Pupil(), batch_size=8, updates_per_step=1, learning_starts=10, cloning=Cloning(updates=5))
+    again = Agent(Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=Cloning(updates=5))
     again.load_state_dict(agent.state_dict())
     assert again.clone(replay, 100)["policy/cloning_loss"] == 1.0
     assert (len(agent.policy.demonstrated), len(again.policy.demonstrated)) == (3, 2)
     for batch in agent.policy.demonstrated + again.policy.demonstrated:
         assert batch.batch_size == (8,) and (batch["frames"] >= 200).all()
     assert again.gradient_steps == 5
-    assert agent.policy.env_steps == LATE, "exploration begins where its schedule ends"
+    assert agent.policy.env_steps == END_OF_SCHEDULES, "exploration begins where its schedule ends"
 
 
 def test_demonstrated_rows_are_kept_to_less_and_less():
@@ -84,7 +89,13 @@ def test_demonstrated_rows_are_kept_to_less_and_less():
 def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():
     agent, replay = agent_and_replay(updates=2, weight=0.8, env_steps=40)
     agent.clone(replay, 2)
-    agent.policy.learns_from = "rollouts"
+    imagination = Imagination(
+        CountingWorldModel(), agent.policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=4, horizon=5, retain=2
+    )
+    imagination.run()
+    imitations, schedule = agent.learner.imitations, Schedule(8, updates_per_step=1, learning_starts=10, real_ratio=0)
+    agent.learner = RolloutLearner(agent.policy, imagination, schedule)
+    agent.learner.imitations = imitations
     for steps in (11, 15, 25):
         agent.update(replay, steps, 2 * steps)
     assert agent.policy.weights == pytest.approx([1.0, 1.0, 0.36, *[0.2] * 4])
@@ -130,7 +141,7 @@ def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     update = Agent.update
 
     def broken(self, replay, agent_steps, *rest):
-        if agent_steps == 90 and self.cloned:
+        if agent_steps == 90 and self.learner.imitations:
             raise KeyboardInterrupt
         return update(self, replay, agent_steps, *rest)
 
@@ -151,7 +162,7 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
     try:
         with torch.no_grad():  # a clone that always does the same
             parts.agent.policy.actor.head[-1].bias.fill_(100.0)
-        parts.agent.cloned = 1
+        parts.agent.learner.imitations = 1
         parts.agent.set_env_steps(0)
         train(config, parts)
         actions = parts.replay.online.transitions(64)["action"]
@@ -233,8 +244,8 @@ def test_demonstrations_shorter_than_a_segment(tmp_path, caplog):
 def test_pictures_that_nobody_looks_at_are_told_of(tmp_path, caplog):
     for agent in ("sac", "drqv2"):
         build(compose(tmp_path / agent, f"agent={agent}", "replay.demo_share=0.5", "agent.pixels=true")).close()
-    told = [record.message for record in caplog.records if "draws pictures" in record.message]
-    assert told == ["agent.pixels=true draws pictures that sac does not look at"]
+    told = [record.message for record in caplog.records if "renders pictures" in record.message]
+    assert told == ["agent.pixels=true renders pictures that sac does not read"]
 
 
 def test_pictures_that_a_state_agent_does_not_see_are_not_kept(tmp_path):

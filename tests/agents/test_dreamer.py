@@ -1,5 +1,6 @@
 """DreamerV3 as an agent: the latent state along an episode, one update, and a run that goes on to the bit."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl import build
-from mbrl.agents.dreamer import DreamerV3
+from mbrl.agents.dreamer import DreamerV3, LatentLearner
 from mbrl.build import build_policy
 from mbrl.collecting.collector import make_collector
 from mbrl.collecting.evaluation import Evaluator
@@ -114,8 +115,8 @@ def test_one_update_imagines_from_every_step_and_writes_the_latents_back(tmp_pat
     agent, replay = agent_and_replay(tmp_path)
     collect(agent, replay)
     dreamt, drawn = [], []
-    dream, sequences = agent.dream, replay.sequences
-    monkeypatch.setattr(agent, "dream", lambda state: dreamt.append(dream(state)) or dreamt[-1])
+    dream, sequences = agent.learner.dream, replay.sequences
+    monkeypatch.setattr(agent.learner, "dream", lambda state: dreamt.append(dream(state)) or dreamt[-1])
     monkeypatch.setattr(replay, "sequences", lambda *a, **k: drawn.append(sequences(*a, **k)) or drawn[-1].clone())
     weights = {name: value.clone() for name, value in agent.policy.named_parameters()}
     latents = replay.online.latents.values.clone()
@@ -137,7 +138,7 @@ def test_what_each_loss_reaches(tmp_path):
     torch.nn.init.normal_(behaviour.critic[-1].weight)  # which is zero at first, and passes nothing on
     batch = replay.sequences(4, 4, before=1)
     state = model.learn(batch, replay.read_latents(batch["index"][:, 0, 0], model.unknown)).state
-    losses = behaviour.losses(agent.dream(model.unpack(model.pack(state))))
+    losses = behaviour.losses(agent.learner.dream(model.unpack(model.pack(state))))
     (losses.actor + losses.critic).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.grad is not None for parameter in behaviour.actor.parameters())
@@ -170,14 +171,16 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path, monkeypatch):
     schedule = ["total_env_steps=80", "checkpoint_every=20", "collect.frames_per_batch=10", "agent.pixels=false"]
     schedule += ["eval.every=40", "eval.episodes=1"]
     whole = run(config(*schedule, f"run_dir={tmp_path / 'whole'}"))
-    update = DreamerV3._update_policy
+    update = LatentLearner.update
 
-    def cut(agent: DreamerV3, replay: Replay) -> Any:
-        if agent.gradient_steps == 18:
+    updates = itertools.count(1)
+
+    def cut(learner: LatentLearner, replay: Replay, weight: float) -> Any:
+        if next(updates) == 18:
             raise KeyboardInterrupt
-        return update(agent, replay)
+        return update(learner, replay, weight)
 
-    monkeypatch.setattr(DreamerV3, "_update_policy", cut)
+    monkeypatch.setattr(LatentLearner, "update", cut)
     cut_run = config(*schedule, f"run_dir={tmp_path / 'cut'}")
     with pytest.raises(KeyboardInterrupt):
         run(cut_run)
@@ -216,8 +219,10 @@ def test_after_each_update_it_imitates_less_and_less(tmp_path, monkeypatch):
     settings = ["agent.cloning.updates=1", "agent.cloning.weight=0.8", "agent.cloning.env_steps=100"]
     agent, replay = agent_and_replay(tmp_path, *demonstrated(tmp_path), *settings)
     weights: list[float] = []
-    imitate = agent._imitate
-    monkeypatch.setattr(agent, "_imitate", lambda replay, weight: weights.append(weight) or imitate(replay, weight))
+    imitate = agent.learner.imitate
+    monkeypatch.setattr(
+        agent.learner, "imitate", lambda replay, weight: weights.append(weight) or imitate(replay, weight)
+    )
     collect(agent, replay)
     for steps in (24, 28, 50):
         agent.update(replay, steps, 2 * steps)

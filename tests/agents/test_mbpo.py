@@ -16,6 +16,7 @@ from torchrl.envs.utils import check_env_specs
 import mbrl.training
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Horizon, Imagination
+from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from tests.fakes import BrightnessPolicy, CountingWorldModel
 from tests.run_folders import rows, weights
@@ -120,7 +121,7 @@ def test_fits_are_counted_and_get_every_real_step(replay: Replay) -> None:
     made = imagination(replay)
     schedule = {"learning_starts": 100, "model_updates_first": 30, "model_updates_per_step": 0.2, "imagine_every": 50}
     settings = {"batch_size": 8, "updates_per_step": 0.0, "real_ratio": 0.5, "model_fit_every": 50, **schedule}
-    agent = Agent(made.policy, made.env.world_model, made, **settings)
+    agent = Agent(made.policy, made.env.world_model, made, schedule=Schedule(**settings))
     seen = []
     for agent_steps in (90, 100, 149, 150):
         metrics = agent.update(replay, agent_steps, 2 * agent_steps)
@@ -133,7 +134,7 @@ def test_fits_are_counted_and_get_every_real_step(replay: Replay) -> None:
     torch.testing.assert_close(given["next", "reward"][:, 0], 1000 + given["state"][:, 0] % 100)
     assert given["index"].tolist() == [13 * number + at for number in range(4) for at in range(12)]
     with pytest.raises(ValueError, match="model_fit_every is 0"):
-        Agent(made.policy, made.env.world_model, made, **{**settings, "model_fit_every": 0})
+        Agent(made.policy, made.env.world_model, made, schedule=Schedule(**{**settings, "model_fit_every": 0}))
 
 
 def test_the_number_of_a_step_stays_when_old_episodes_leave() -> None:

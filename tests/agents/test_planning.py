@@ -227,11 +227,11 @@ def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
 @pytest.mark.parametrize(
     ("options", "attributes", "message"),
     [
-        ({"numbers": {"horizon": 7}}, {}, "planner.horizon 7: this world model can go 1 to 6 steps"),
-        ({}, {"action_dim": 0}, "only watches"),
+        ({"numbers": {"horizon": 7}}, {}, "planner.horizon 7: this world model can predict 1 to 6 steps"),
+        ({}, {"action_dim": 0}, "does not read actions"),
         ({}, {"predicts_reward": False}, "predicts no rewards: give planning.goal"),
         ({}, {"goal_conditioned": True}, "needs a goal frame: give planning.goal"),
-        ({}, {"observations": ("state",)}, "planning imagines pixels, this world model state"),
+        ({}, {"observations": ("state",)}, "predicts pixels, and this one predicts state"),
         ({}, {"context_length": 4}, r"env.frame_stack is 3, but the world model needs 4 frames"),
         ({"replan_every": 4}, {}, r"replan_every \(4\) must be 1 to planner.horizon \(3\)"),
         ({"proposals": 65}, {}, r"proposals \(65\) must be 0 to planner.candidates \(64\)"),

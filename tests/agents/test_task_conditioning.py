@@ -11,7 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.planning import PlanningPolicy
-from mbrl.agents.task_conditioning import TaskTold
+from mbrl.agents.task_conditioning import TaskConditioned
 from mbrl.replay.replay import Replay
 from policies.actor_critic import ActorCritic
 from policies.base import Policy
@@ -50,8 +50,8 @@ class Signed(CountingWorldModel):
         return state, prediction.set("reward", action[:, :1] * (action[:, 2:3] - action[:, 3:4]))
 
 
-def told() -> TaskTold:
-    return TaskTold(Signed, actions=2, tasks=2)
+def conditioned() -> TaskConditioned:
+    return TaskConditioned(Signed, actions=2, tasks=2)
 
 
 def context() -> TensorDict:
@@ -61,8 +61,8 @@ def context() -> TensorDict:
     return TensorDict(pixels=pixels, action=torch.full((2, 2, 2), 0.5), task=task, batch_size=[2, 2])
 
 
-def test_a_world_model_hears_of_the_task_with_each_action() -> None:
-    model, steps = told(), context()
+def test_a_world_model_receives_the_task_with_each_action() -> None:
+    model, steps = conditioned(), context()
     model.update(steps)
     inner = model.model
     assert isinstance(inner, Signed)
@@ -83,9 +83,9 @@ def test_a_world_model_hears_of_the_task_with_each_action() -> None:
     assert torch.equal(rollout["task"][:, 2], TASKS.repeat_interleave(2, 0))
 
 
-def test_a_world_model_that_only_watches_cannot_be_told() -> None:
-    with pytest.raises(ValueError, match="only watches cannot be told the task"):
-        TaskTold(lambda _: Signed(0), actions=2, tasks=2)
+def test_a_world_model_that_only_watches_cannot_be_conditioned() -> None:
+    with pytest.raises(ValueError, match="without actions cannot be conditioned on the task"):
+        TaskConditioned(lambda _: Signed(0), actions=2, tasks=2)
 
 
 def test_imagination_stays_in_its_task() -> None:
@@ -99,7 +99,7 @@ def test_imagination_stays_in_its_task() -> None:
         ACTION, feature_size=4, shift_pad=1, **ENCODER,
     )  # fmt: skip
     imagination = Imagination(
-        told(), policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=8, horizon=3, retain=1, n_step=1
+        conditioned(), policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=8, horizon=3, retain=1, n_step=1
     )
     imagination.run()
     batch = imagination.transitions(64)
@@ -119,7 +119,7 @@ def test_a_planner_plans_in_its_task() -> None:
     specs = Composite(frames=Bounded(0, 255, (9, SIZE, SIZE), dtype=torch.uint8), task=Unbounded((2,)))
     search = CEM(horizon=2, candidates=64, elites=6, iterations=4, std=1.0)
     prior = RandomPolicy(specs, ACTION)
-    policy = PlanningPolicy(told(), search, prior, observation_spec=specs, action_spec=ACTION, gamma=1.0)
+    policy = PlanningPolicy(conditioned(), search, prior, observation_spec=specs, action_spec=ACTION, gamma=1.0)
     memory = {key: spec.zero().expand(2, *spec.shape) for key, spec in policy.actor.memory.items()}
     frames = torch.zeros(2, 9, SIZE, SIZE, dtype=torch.uint8)
     plan = policy.actor.plan(TensorDict({"frames": frames, "task": TASKS, **memory}, batch_size=[2]))

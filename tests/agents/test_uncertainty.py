@@ -10,7 +10,8 @@ from torchrl.data import Bounded
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
-from mbrl.agents.uncertainty import Trust
+from mbrl.agents.schedule import Schedule
+from mbrl.agents.uncertainty import UncertaintyRules
 from mbrl.replay.replay import Replay
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 
@@ -42,22 +43,22 @@ def imagination(**options: Any) -> Imagination:
 
 
 def test_by_hand() -> None:
-    trust = Trust.of({"doubt": 0.5, "entropy": None}, {"doubt": 2.0})
-    assert trust.steps({"doubt": MEASURED}).tolist() == [2, 5, 0]
-    uncut = Trust.of(None, {"doubt": 2.0})
+    rules = UncertaintyRules.of({"doubt": 0.5, "entropy": None}, {"doubt": 2.0})
+    assert rules.steps({"doubt": MEASURED}).tolist() == [2, 5, 0]
+    uncut = UncertaintyRules.of(None, {"doubt": 2.0})
     torch.testing.assert_close(uncut.weights({"doubt": MEASURED})[0, :3], torch.tensor([-0.05, -0.15, -0.6]).exp())
     weights = uncut.weights({"doubt": MEASURED}, n_step=3)
     torch.testing.assert_close(weights[0], torch.tensor([-0.6, -0.65, -0.7, -0.7, -0.7]).exp())
-    weights = trust.weights({"doubt": MEASURED}, n_step=3)
+    weights = rules.weights({"doubt": MEASURED}, n_step=3)
     # the first rollout is cut after two steps: the doubt of later ones is not its transitions'
     torch.testing.assert_close(weights[0, :2], torch.tensor([-0.15, -0.15]).exp())
 
 
-def test_cut_rollouts_end_before_the_step_that_is_not_believed() -> None:
+def test_cut_rollouts_end_before_the_step_above_the_threshold() -> None:
     made = imagination(cut_above={"doubt": 0.5})
     metrics = made.run()
     assert len(made) == 2 + 5 + 0
-    assert float(metrics["believed"]) == pytest.approx(7 / 15)
+    assert float(metrics["kept"]) == pytest.approx(7 / 15)
     assert float(metrics["doubt"]) == pytest.approx(float(MEASURED.mean()))
     batch = made.transitions(300)
     newest = batch["frames"][:, -1, 0, 0].int()
@@ -99,14 +100,14 @@ def test_off_is_as_before_to_the_bit() -> None:
     assert (batches[0] == batches[1]).all()
 
 
-def test_where_nothing_is_believed_batches_are_real() -> None:
+def test_where_every_step_is_cut_batches_are_real() -> None:
     made = imagination(cut_above={"doubt": -1.0})
     made.run()
     settings = {"batch_size": 8, "updates_per_step": 1.0, "learning_starts": 0, "real_ratio": 0.5}
-    agent = Agent(BrightnessPolicy(), made.env.world_model, made, **settings)
+    agent = Agent(BrightnessPolicy(), made.env.world_model, made, schedule=Schedule(**settings))
     replay = Replay(200, frame_stack=3, n_step=3, gamma=0.9)
     replay.online.extend(episode(0)[None])
-    assert len(agent._batch(replay)) == 8
+    assert len(agent.learner._batch(replay)) == 8
 
 
 def test_bad_settings() -> None:
@@ -115,4 +116,4 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="must be above 0, not 0"):
         imagination(weigh_by={"doubt": 0.0})
     with pytest.raises(ValueError, match=r"none: set agent\.world_model\.uncertainty=true"):
-        Trust.of({"doubt": 1.0}, None).check(CountingWorldModel())
+        UncertaintyRules.of({"doubt": 1.0}, None).check(CountingWorldModel())

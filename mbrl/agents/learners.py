@@ -1,0 +1,129 @@
+"""What a policy update learns from: transitions, real and imagined, or imagined rollouts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from mbrl.agents.imagination import Imagination
+from mbrl.agents.schedule import Schedule
+from mbrl.errors import UserError
+from mbrl.replay.replay import Replay
+from policies.base import Policy
+
+Metrics = dict[str, Tensor]
+
+
+class Learner(ABC):
+    """Draws batches for a policy and updates it.
+
+    Args:
+        policy: the policy that learns.
+        batch_size: rows of a batch; demonstrated transitions in a step of imitation.
+
+    Attributes:
+        imitations: gradient steps on demonstrations alone so far.
+    """
+
+    def __init__(self, policy: Policy, batch_size: int) -> None:
+        self.policy, self.batch_size, self.imitations = policy, batch_size, 0
+
+    @abstractmethod
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        """One update of the policy.
+
+        Args:
+            replay: the real steps.
+            cloning_weight: weight of imitation in this update; 0 leaves it out.
+
+        Returns:
+            Metrics by name: detached 0-d tensors.
+        """
+
+    def imitate(self, replay: Replay, weight: float) -> Metrics:
+        """One gradient step on demonstrations alone, its loss times `weight`; arguments as in `update`."""
+        assert replay.demos is not None
+        self.imitations += 1
+        return self.policy.clone(replay.demos.transitions(self.batch_size).to(self.policy.device), weight)
+
+
+class TransitionLearner(Learner):
+    """Updates a policy on batches of real and imagined transitions (MBPO).
+
+    Args:
+        policy: as in `Learner`.
+        imagination: where imagined transitions are drawn from. It is needed where the ratio is below 1.
+        schedule: its batch size and real ratio count.
+
+    Raises:
+        ValueError: there is no imagination to draw from.
+    """
+
+    def __init__(self, policy: Policy, imagination: Imagination | None, schedule: Schedule) -> None:
+        super().__init__(policy, schedule.batch_size)
+        if schedule.imagines and imagination is None:
+            raise UserError(
+                f"agent.real_ratio {schedule.real_ratio} needs a world model and imagination; use 1 without them"
+            )
+        self.real, self.imagination = schedule.real, imagination if schedule.imagines else None
+
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        batch = self._batch(replay)
+        demonstrated = batch.pop("demonstrated", None)
+        if cloning_weight > 0 and demonstrated is not None:
+            batch["cloning"] = cloning_weight * demonstrated
+        return self.policy.update(batch.to(self.policy.device))
+
+    def _batch(self, replay: Replay) -> TensorDictBase:
+        if self.imagination is None or len(self.imagination) == 0:  # empty: every rollout was cut at its first step
+            return replay.transitions(self.batch_size)
+        imagined = self.imagination.transitions(self.batch_size - self.real)
+        if self.real == 0:
+            return imagined
+        real = replay.transitions(self.real)
+        if "demonstrated" in real.keys():
+            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
+        return torch.cat([real.select(*imagined.keys(True, True)), imagined])
+
+
+class RolloutLearner(Learner):
+    """Updates a policy on whole imagined rollouts. Imitation takes a gradient step of its own beside each update,
+    because no imagined rollout is demonstrated.
+
+    Args:
+        policy: as in `Learner`.
+        imagination: where rollouts are drawn from.
+        schedule: its batch size counts, and its real ratio must be 0.
+
+    Raises:
+        ValueError: the real ratio is not 0, or there is no imagination.
+    """
+
+    def __init__(self, policy: Policy, imagination: Imagination | None, schedule: Schedule) -> None:
+        super().__init__(policy, schedule.batch_size)
+        if schedule.real_ratio != 0:
+            raise UserError(
+                f"agent.real_ratio is {schedule.real_ratio}, but this policy learns from imagined rollouts alone: "
+                "leave it at 0 (its model-free control is another agent, see its yaml)"
+            )
+        if imagination is None:
+            raise UserError("this policy learns from imagined rollouts: give agent.world_model and agent.imagination")
+        self.imagination = imagination
+
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        metrics = self.policy.update(self.imagination.rollouts(self.batch_size).to(self.policy.device))
+        if cloning_weight > 0:
+            metrics |= self.imitate(replay, cloning_weight)
+        return metrics
+
+
+def learner_for(policy: Policy, imagination: Imagination | None, schedule: Schedule) -> Learner:
+    """The learner for what `policy.update` wants."""
+    kinds: dict[str, type[TransitionLearner] | type[RolloutLearner]] = {
+        "transitions": TransitionLearner,
+        "rollouts": RolloutLearner,
+    }
+    return kinds[policy.learns_from](policy, imagination, schedule)

@@ -1,0 +1,86 @@
+"""How a world model is trained while an agent acts: by updates on segments, or by fits to all real steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from mbrl.agents.learners import Metrics
+from mbrl.agents.schedule import Schedule
+from mbrl.errors import UserError
+from mbrl.replay.replay import Replay
+from worldmodel.base import WorldModel
+
+
+class ModelLearner(ABC):
+    """Trains a world model at the rate of a schedule.
+
+    Args:
+        world_model: the model that is trained.
+        schedule: its `model_*` rates count.
+
+    Attributes:
+        updates: gradient steps so far. fits: fits so far; 0 for a model that is updated on segments.
+    """
+
+    def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
+        self.world_model, self.schedule = world_model, schedule
+        self.updates, self.fits = 0, 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next(self.world_model.parameters()).device
+
+    @abstractmethod
+    def due(self, steps: int) -> bool:
+        """Whether `update` is due, `steps` agent steps after learning has started."""
+
+    @abstractmethod
+    def update(self, replay: Replay) -> Metrics:
+        """Train once; metrics by name, detached 0-d tensors."""
+
+
+class SegmentLearner(ModelLearner):
+    """One gradient step at a time, on segments [B, T] of the replay."""
+
+    def due(self, steps: int) -> bool:
+        first, rate = self.schedule.model_updates_first, self.schedule.model_updates_per_step
+        return self.updates < first + int(steps * rate)
+
+    def update(self, replay: Replay) -> Metrics:
+        self.updates += 1
+        batch = replay.sequences(self.schedule.model_batch_size, self.schedule.segment_length)
+        return self.world_model.update(batch.to(self.device))
+
+
+class FitLearner(ModelLearner):
+    """Fits to all real steps at regular intervals, each until held-out data improve no more (MBPO).
+
+    Raises:
+        ValueError: `model_fit_every` is below 1.
+    """
+
+    def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
+        super().__init__(world_model, schedule)
+        if schedule.model_fit_every < 1:
+            every = schedule.model_fit_every
+            raise UserError(f"agent.model_fit_every is {every}: this world model is fitted, give 1 or more")
+
+    def due(self, steps: int) -> bool:
+        return self.fits <= steps // self.schedule.model_fit_every
+
+    def update(self, replay: Replay) -> Metrics:
+        first, rate = self.schedule.model_updates_first, self.schedule.model_updates_per_step
+        most = round(rate * self.schedule.model_fit_every) if self.fits else first
+        steps = replay.steps(*self.world_model.observations)
+        metrics = self.world_model.fit(steps.to(self.device), most)
+        self.fits += 1
+        self.updates += int(metrics["updates"])
+        return {**metrics, "gradient_steps": torch.tensor(float(self.updates))}
+
+
+def model_learner_for(world_model: WorldModel, schedule: Schedule) -> ModelLearner:
+    """The learner for how this world model is trained."""
+    return (FitLearner if world_model.fits else SegmentLearner)(world_model, schedule)

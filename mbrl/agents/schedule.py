@@ -1,0 +1,59 @@
+"""When each part of an agent learns, and from how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mbrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rates of an agent, counted per agent step.
+
+    Args:
+        batch_size: transitions of a policy update, or rollouts or segments for a policy that learns from those.
+        updates_per_step: policy updates per agent step (the update ratio).
+        learning_starts: agent steps with random actions before the first update.
+        real_ratio: share of real transitions in a batch, in [0, 1]. With 1 the agent is model-free: no world model is
+            built, trained or rolled out. With 0 the policy learns from imagination alone.
+        model_batch_size: B, segments of a world-model update.
+        segment_length: T, records of each segment.
+        model_updates_first: world-model updates before the first imagination.
+        model_updates_per_step: world-model updates per agent step after that.
+        model_fit_every: agent steps between two fits of a world model that is fitted to all real steps. A fit takes at
+            most the updates that are due by the two arguments above.
+        imagine_every: agent steps between two calls of imagination.
+
+    Raises:
+        ValueError: the ratio leaves the real or the imagined part of a batch empty.
+    """
+
+    batch_size: int
+    updates_per_step: float
+    learning_starts: int
+    real_ratio: float = 1.0
+    model_batch_size: int = 16
+    segment_length: int = 12
+    model_updates_first: int = 0
+    model_updates_per_step: float = 0.0
+    model_fit_every: int = 0
+    imagine_every: int = 100
+
+    def __post_init__(self) -> None:
+        ratio, real = self.real_ratio, self.real
+        if not 0 <= ratio <= 1 or (ratio < 1 and real == self.batch_size) or (ratio > 0 and real == 0):
+            raise UserError(
+                f"agent.real_ratio {ratio} of batch_size {self.batch_size} leaves {real} real transitions: "
+                "give a ratio in [0, 1] that leaves each part at least one"
+            )
+
+    @property
+    def real(self) -> int:
+        """Real transitions of a batch."""
+        return round(self.batch_size * self.real_ratio)
+
+    @property
+    def imagines(self) -> bool:
+        """Whether the policy learns from imagination."""
+        return self.real_ratio < 1
