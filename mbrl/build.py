@@ -22,6 +22,7 @@ from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
 from mbrl.agents.task_conditioning import TaskConditioned
 from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
+from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
 from mbrl.replay.replay import Replay
@@ -39,13 +40,6 @@ REFERENCES = ("name", "pixels", "n_step", "gamma")
 RATES = tuple(field.name for field in fields(Schedule))
 
 _log = logging.getLogger(__name__)
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[..., EnvBase]:

@@ -137,14 +137,13 @@ class Run:
     @cached_property
     def world_model(self) -> WorldModel | None:
         """The world model in eval mode, on the run's device; None for an agent that learns none."""
-        import torch
-
         from mbrl.build import build_world_model
+        from mbrl.device import fork_rng
         from mbrl.run_folder.parts import ModulePart
         from worldmodel.base import WorldModel
 
         if self.config.agent.get("planner") is None:
-            with closing(self._plain_env()) as env, torch.random.fork_rng():
+            with closing(self._plain_env()) as env, fork_rng():
                 model = build_world_model(self.config, env)
             if model is not None:
                 self._load("world_model", ModulePart(model))
@@ -201,6 +200,7 @@ class Run:
         import torch
 
         from mbrl.collecting.imagining import imagine
+        from mbrl.device import fork_rng
 
         if self.world_model is None:
             raise UserError(f"{self.folder} is a run of agent {self.config.agent.name!r}, which learns no world model")
@@ -208,7 +208,7 @@ class Run:
         if actions is not None:
             length = actions.shape[1]
         policy, starts = self.policy, self.replay.starts if context is None else context
-        with closing(self._plain_env()) as env, torch.random.fork_rng():
+        with closing(self._plain_env()) as env, fork_rng():
             torch.manual_seed(seed)
             return imagine(self.world_model, policy, env, starts, rollouts, length, actions)
 
@@ -244,11 +244,10 @@ class Run:
     @cached_property
     def _built(self) -> tuple[Policy, Policy, WorldModel | None]:
         """What acts, the policy, and the world model that a planner plans in; not loaded yet."""
-        import torch
-
         from mbrl.build import build_acting
+        from mbrl.device import fork_rng
 
-        with closing(self._plain_env()) as env, torch.random.fork_rng():  # building seeds the global generator
+        with closing(self._plain_env()) as env, fork_rng():  # building seeds the global generator
             return build_acting(self.config, env)
 
     @cached_property

@@ -72,9 +72,9 @@ def test_shares_are_of_the_whole() -> None:
 @torch.no_grad()
 def test_the_published_loop_imagines_what_ours_does() -> None:
     model = build(NANO, 5)
-    model.dtype = torch.float32
+    model.precision.resume("float32")
     rollouts = model.rollouts
-    rollouts.dtype, rollouts.sampling = torch.float32, Sampling(top_k=1, any_token=True)  # of one token: greedy
+    rollouts.sampling = Sampling(top_k=1, any_token=True)  # of one token: greedy
     for parameter in model.transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     context, actions = starts(model, 3, 3)
@@ -95,7 +95,7 @@ def test_token_evaluations_by_hand() -> None:
 
 def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "EPISODES", 2)
-    policy, batch = policies._policy("sac", Bounded(-1.0, 1.0, (4,))), policies.filled().transitions(16)
+    policy, batch = policies.build("sac", Bounded(-1.0, 1.0, (4,))), policies.filled().transitions(16)
     other = copy.deepcopy(policy)
     update = _plain_sac.plain(other, batch)
     for seed in range(3):
@@ -141,11 +141,11 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_dreamers_compared_are_of_one_size_and_both_learn() -> None:
-    config = dreamer._config("state")
+    config = dreamer.compose_for("state")
     config.agent.policy.world_model.units, config.agent.batch_size, config.agent.segment_length = 32, 2, 4
     config.agent.horizon = 2
     spec = dreamer.OBSERVATIONS["state"]
-    ours, parameters = dreamer._ours(config, Composite(state=spec))
+    ours, parameters = dreamer.learner_update(config, Composite(state=spec))
     losses = _torchrl_dreamer.learner("state", spec.shape, dreamer.ACTIONS, 32, 2)
     theirs, their_parameters = _torchrl_dreamer.updater(losses, dreamer._sample(config, spec), 1e-3)
     assert parameters == pytest.approx(their_parameters, rel=0.01)

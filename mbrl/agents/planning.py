@@ -78,6 +78,7 @@ class PlanningPolicy(Policy):
             proposals=proposals,
         )
         self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
+        self.actor.to(self.device)  # the goal follows the world model
         # A model that needs other observations fails here, not in the first episode.
         self.actor.plan(self.actor.blank().to(self.device))
 

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
+import torch
+
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 
 Row = dict[str, object]
 
-ON_REQUEST = {"memory"}  # takes minutes and gigabytes
+ON_REQUEST = {"memory", "gpu"}  # takes minutes and gigabytes; needs a GPU
+ON_DEVICE = ("gpu",)  # those that measure a chosen device; the others measure the CPU
 
 
 def names() -> list[str]:
@@ -21,10 +24,16 @@ def names() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def run_benchmarks(chosen: Sequence[str] = ()) -> Iterator[Row]:
-    """Runs the chosen benchmarks (where none is named, all but ON_REQUEST) and yields their rows.
+def run_benchmarks(chosen: Sequence[str] = (), device: str | None = None) -> Iterator[Row]:
+    """Run benchmarks and yield their rows.
 
-    Raises ValueError for a name that does not exist, before the first one runs.
+    Args:
+        chosen: names; none for all but ON_REQUEST, or with a device for those of ON_DEVICE.
+        device: what those of ON_DEVICE measure; None for the first GPU.
+
+    Raises:
+        UserError: a name that does not exist, a device that is not there, or one that a named benchmark cannot use;
+            before the first one runs.
     """
     keep_freed_memory()  # as a run does
     known = names()
@@ -32,5 +41,15 @@ def run_benchmarks(chosen: Sequence[str] = ()) -> Iterator[Row]:
         if name not in known:
             close = difflib.get_close_matches(name, known) or known
             raise UserError(f"no benchmark named {name!r}; there are: {', '.join(close)}")
-    default = [name for name in known if name not in ON_REQUEST]
-    return (row for name in chosen or default for row in import_module(f"{__name__}.{name}").run())
+        if device is not None and name not in ON_DEVICE:
+            raise UserError(f"the benchmark {name!r} measures the CPU: --device is for {', '.join(ON_DEVICE)}")
+    default = ON_DEVICE if device is not None else [name for name in known if name not in ON_REQUEST]
+    names_to_run = chosen or default
+    options = {name: _on(device or "cuda") if name in ON_DEVICE else {} for name in names_to_run}
+    return (row for name in names_to_run for row in import_module(f"{__name__}.{name}").run(**options[name]))
+
+
+def _on(device: str) -> dict[str, str]:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("this machine has no GPU that torch can use; mbrl doctor says why")
+    return {"device": device}

@@ -30,7 +30,7 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
     transformer, tokenizer, layout = model.transformer, model.tokenizer, model.layout
     edges, embedding, made = transformer.edges, transformer.llm.model.embed_tokens, []
     top_k = model.rollouts.sampling.top_k or layout.vocabulary
-    with autocast(actions, model.dtype):
+    with autocast(actions, model.precision):
         frames = context["pixels"].float() / 255
         codes, _ = tokenizer.encode_context(frames)
         features = tokenizer.context_features_for_decoder(codes, frames)

@@ -22,7 +22,7 @@ def published_step(model: IVideoGPT, batch: int) -> None:
     """A step on the mean over the tokens with a loss, of logits that exist at all positions and for all tokens."""
     segment, prefix = model.rollouts.reader(segments(model, batch)), model.layout.prefix
     model.transformer.train()
-    with autocast(segment.pixels, model.dtype):
+    with autocast(segment.pixels, model.precision):
         tokens = model.tokenizer.tokenize(segment.frames)
         logits, _ = model.transformer(tokens, segment.actions)
         targets = tokens.clone()

@@ -30,9 +30,9 @@ OBSERVATIONS = {
 def run() -> Iterator[Row]:
     """Updates a second of both, and for each million of trained parameters, from state and from pixels."""
     for key, spec in OBSERVATIONS.items():
-        config = _config(key)
+        config = compose_for(key)
         model = config.agent.policy.world_model
-        ours, parameters = _ours(config, Composite({key: spec}))
+        ours, parameters = learner_update(config, Composite({key: spec}))
         losses = learner(key, spec.shape, ACTIONS, model.units, config.agent.horizon)
         sample = _sample(config, spec)
         theirs, their_parameters = updater(losses, sample, model.learning_rate)
@@ -46,15 +46,17 @@ def run() -> Iterator[Row]:
         yield row(f"{name}: ours over TorchRL's, for each parameter", ratio, "×", "≥ 1")
 
 
-def _config(key: str) -> DictConfig:
+def compose_for(key: str) -> DictConfig:
     with initialize_config_dir(str(files("configs")), version_base=None):
         return compose("train", ["agent=dreamerv3", f"agent.pixels={key == 'pixels'}"])
 
 
-def _ours(config: DictConfig, observation_spec: Composite) -> tuple[Callable[[], Any], int]:
+def learner_update(
+    config: DictConfig, observation_spec: Composite, device: torch.device | str = "cpu"
+) -> tuple[Callable[[], Any], int]:
     """An update as a run does it, the batch drawn and the latents written back for it; and what it trains."""
     specs = {"observation_spec": observation_spec, "action_spec": Bounded(-1.0, 1.0, (ACTIONS,))}
-    policy = make(config.agent.policy, Policy, place="agent.policy", **specs)
+    policy = make(config.agent.policy, Policy, place="agent.policy", **specs).to(device)
     learner = assemble(config, policy).learner
     replay, flag = Replay(10 * ROWS), torch.zeros(4, ROWS, 1, dtype=torch.bool)
     observations = {key: spec.expand(4, ROWS, *spec.shape).rand() for key, spec in observation_spec.items()}

@@ -7,8 +7,8 @@ from importlib.resources import files
 from statistics import median
 
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite
 
@@ -21,7 +21,7 @@ PUBLISHED, CPU = ("drqv2", 256), ("drqv2_cpu", 128)  # configuration in configs/
 
 def run() -> list[dict[str, object]]:
     """Updates a second of both, in turn, on random frames; batch sizes are part of the settings."""
-    learners = {name: (_policy(name), _batch(rows)) for name, rows in (PUBLISHED, CPU)}
+    learners = {name: (build(name), random_batch(rows)) for name, rows in (PUBLISHED, CPU)}
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for _ in range(ROUNDS + 1):
         for name, (policy, batch) in learners.items():
@@ -44,15 +44,16 @@ def run() -> list[dict[str, object]]:
     return [*rows, last]
 
 
-def _policy(name: str) -> Policy:
+def build(name: str) -> Policy:
     frames = Bounded(0, 255, FRAMES, dtype=torch.uint8)
-    config = OmegaConf.load(str(files("configs") / "policy" / f"{name}.yaml"))
-    build = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
-    policy: Policy = build(observation_spec=Composite(frames=frames), action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))
+    with initialize_config_dir(str(files("configs")), version_base=None):
+        config = compose(f"policy/{name}").policy
+    make = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
+    policy: Policy = make(observation_spec=Composite(frames=frames), action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))
     return policy
 
 
-def _batch(rows: int) -> TensorDict:
+def random_batch(rows: int) -> TensorDict:
     frames = torch.randint(0, 256, (2, rows, *FRAMES), dtype=torch.uint8)
     after = {
         "frames": frames[1],

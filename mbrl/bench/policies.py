@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
@@ -25,7 +25,7 @@ GAMMA, REPEATS = 0.99, 60
 def run() -> Iterator[Row]:
     """Updates a second of all three in turn, of ours with each kind of networks, and what drawing the batch costs."""
     action_spec = Bounded(-1.0, 1.0, (ACTIONS,))
-    policy, replay = _policy("sac", action_spec), filled()
+    policy, replay = build("sac", action_spec), filled()
     batch = replay.transitions(BATCH)
     calls = [
         lambda: policy.update(batch),
@@ -42,15 +42,16 @@ def run() -> Iterator[Row]:
     yield row(f"drawing {BATCH} transitions of states", 1e3 * drawing, "ms", "≤ 1")
     yield row(f"{name}, the batch drawn for it", 1 / (ours + drawing), "updates/s")
     for networks in ("sac_bro", "sac_simba"):
-        other = _policy(networks, action_spec)
+        other = build(networks, action_spec)
         (taken,) = seconds([lambda other=other: other.update(batch)], REPEATS // 3)  # type: ignore[misc]
         yield row(f"{name}: networks of {networks}", 1 / taken, "updates/s")
 
 
-def _policy(name: str, action_spec: Bounded) -> SAC:
-    config = OmegaConf.load(str(files("configs") / "policy" / f"{name}.yaml"))
-    build = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
-    policy: SAC = build(observation_spec=Composite(state=Unbounded((STATE,))), action_spec=action_spec)
+def build(name: str, action_spec: Bounded) -> SAC:
+    with initialize_config_dir(str(files("configs")), version_base=None):
+        config = compose(f"policy/{name}").policy
+    make = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
+    policy: SAC = make(observation_spec=Composite(state=Unbounded((STATE,))), action_spec=action_spec)
     return policy
 
 

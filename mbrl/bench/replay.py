@@ -23,7 +23,7 @@ REPEATS = 15
 def run() -> list[dict[str, object]]:
     """Time of numpy's fancy indexing over the replay's, for transitions with stacks and for segments (1 is equal)."""
     with tempfile.TemporaryDirectory() as folder:
-        buffer = _filled(Path(folder))
+        buffer = filled(Path(folder))
         pixels = buffer.records["pixels"].numpy()
 
         rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def run() -> list[dict[str, object]]:
     return [{"name": name, "value": value, "unit": "× numpy", "target": "≥ 0.33"} for name, value in rows]
 
 
-def _filled(folder: Path) -> EpisodeBuffer:
+def filled(folder: Path) -> EpisodeBuffer:
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
     records = TensorDict(
         pixels=torch.randint(0, 256, (EPISODES, STEPS + 1, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8),

@@ -210,9 +210,10 @@ def _add_collect(verbs: Any) -> None:
 
 
 def _add_bench(verbs: Any) -> None:
-    examples = ["mbrl bench", "mbrl bench imagination"]
+    examples = ["mbrl bench", "mbrl bench imagination", "mbrl bench --device cuda"]
     verb = _add_verb(verbs, "bench", run.bench, "run benchmarks and print their ratios", examples)
     verb.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks (default: all)")
+    verb.add_argument("--device", help="measure the pieces of the suite on this GPU, e.g. cuda or cuda:1")
 
 
 def _positive(text: str) -> int:

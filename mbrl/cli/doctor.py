@@ -141,10 +141,10 @@ def _gpu() -> Check:
 
 def _bfloat16() -> Check:
     """Measure how much faster the CPU multiplies matrices in bfloat16 than in float32."""
-    from worldmodel.ivideogpt.precision import WORTH, bfloat16_gain
+    from worldmodel.ivideogpt.precision import LEAST_GAIN, bfloat16_gain
 
     gain = bfloat16_gain()
-    verdict = "used where the configuration asks for it" if gain > WORTH else "too slow: float32 is used instead"
+    verdict = "`precision: auto` uses it" if gain > LEAST_GAIN else "`precision: auto` uses float32"
     return Check("bfloat16", f"{gain:.2f} × the speed of float32 on the CPU; {verdict}")
 
 

@@ -94,7 +94,7 @@ def compare(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     from mbrl.bench import run_benchmarks
 
-    results = run_benchmarks(options.names)
+    results = run_benchmarks(options.names, options.device)
     widths = (60, 10, 14, 0)
     print_table([("benchmark", "value", "unit", "target")], widths)
     for row in results:

@@ -34,6 +34,7 @@ from mbrl.build import build_policy, env_factory
 from mbrl.collecting.demonstrations import play
 from mbrl.compose import CONFIG_MODULE, ROOT_CONFIG
 from mbrl.data.episodes import SUFFIX, episode_metadata, write_episode
+from mbrl.device import fork_rng
 from mbrl.envs.simulator import resolve_task, task_names
 from mbrl.errors import UserError
 from mbrl.run_folder.config import flatten
@@ -244,7 +245,7 @@ def _play_job(job: Job, protocol: DatasetProtocol, output: Path) -> list[bool]:
         for policy, number in job.episodes:
             kind = POLICIES.index(policy)
             env.seek(number * len(POLICIES) + kind)  # no two policies play the same goals
-            with torch.random.fork_rng():
+            with fork_rng():
                 actor = build_policy(configs[policy], env)  # anew, as scripts may remember what they did before
                 torch.manual_seed(_noise_seed(protocol.seed, job.task, kind, number))
                 records = play(env, actor)

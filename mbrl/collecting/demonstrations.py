@@ -14,6 +14,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from mbrl.data.episodes import episode_metadata, to_records, write_episode
+from mbrl.device import fork_rng
 from mbrl.envs.metaworld import make_env
 from mbrl.errors import UserError
 from mbrl.run_folder.files import remove_leftovers
@@ -57,7 +58,7 @@ def collect_demos(
     policy = ScriptedPolicy(env.observation_spec, env.action_spec, task=task, noise=noise)
     found: list[TensorDictBase] = []
     progress = tqdm(total=episodes, desc=f"{task} demonstrations", unit="episode")
-    with progress, torch.random.fork_rng():
+    with progress, fork_rng():
         torch.manual_seed(seed)
         for attempt in range(1, ATTEMPTS_PER_EPISODE * episodes + 1):
             records = play(env, policy)

@@ -13,6 +13,7 @@ from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.device import fork_rng
 from mbrl.envs.gym import carrying
 from mbrl.errors import UserError
 from policies.base import Policy
@@ -83,7 +84,7 @@ class Evaluator:
         self.env.seek(index)
         training = policy.training
         policy.eval()
-        with torch.random.fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        with fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
             torch.manual_seed(self.seed + index)  # a planner draws candidates: the same at every call
             away = policy.device != self.env.device
             rollout = self._carrying.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)

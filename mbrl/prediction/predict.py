@@ -13,6 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
 from mbrl.compose import CONFIG_MODULE
+from mbrl.device import fork_rng, pick_device
 from mbrl.errors import UserError
 from mbrl.prediction.held_out import GRIPPER, Segments, draw_segments, has_gripper
 from mbrl.prediction.report import write_report
@@ -72,7 +73,6 @@ def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = N
 
 
 def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
-    from mbrl.build import pick_device
     from mbrl.targets import make
 
     settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
@@ -257,7 +257,7 @@ def write_videos(folder: Path, loaded: LoadedModel, segments: Segments, seed: in
     """Write segment-00.mp4, ...: real | imagined | difference, with C real frames first, and a PNG beside each."""
     steps = segments.leading("pixels").shape[:2]
     actions = segments.leading("action") if loaded.model.action_dim else torch.zeros(*steps, 0)
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         rollout = loaded.model.predict(segments.before().to(loaded.device), actions.to(loaded.device))
     imagined = torch.cat([segments.before()["pixels"], rollout["pixels"].cpu()], 1)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mbrl.device import fork_rng
 from mbrl.prediction.held_out import GRIPPER, Segments
 from worldmodel.base import WorldModel
 from worldmodel.metrics.i3d import I3D
@@ -119,7 +120,7 @@ def score(
     others = other_actions(taken, plan.seed) if plan.uses_actions else {}
     training = model.training
     model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
+    with fork_rng(), torch.no_grad():
         for first in range(0, len(segments), rows):
             part = slice(first, first + rows)
             batch = segments[part].to(device)

@@ -20,9 +20,9 @@ from accelerate.utils import DistributedDataParallelKwargs
 from omegaconf import DictConfig, OmegaConf
 from torchrl.data import Bounded, Composite, Unbounded
 
-from mbrl.build import pick_device
 from mbrl.data.augmentation import Augmentation
 from mbrl.data.mixture import Mixture, loader
+from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.pretraining.phase import Phase

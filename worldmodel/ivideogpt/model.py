@@ -18,7 +18,7 @@ from worldmodel.base import Outcome, WorldModel
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
-from worldmodel.ivideogpt.precision import autocast, precision_dtype, precision_name, recorded_dtype
+from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.rollout.rollout import Frame, ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import SegmentReader
@@ -41,7 +41,7 @@ class IVideoGPT(WorldModel):
         training: what each update trains. sampling: how codes are chosen while imagining.
         segment_length: T of the longest training sequence. horizon: frames that may be imagined from one start; None
             means T - C. Beyond that the rollout's newest frames become its context, again and again.
-        precision: "float32" or "bfloat16", of the large matrix products (weights stay float32).
+        precision: "float32", "bfloat16" or "auto", of the large matrix products (weights stay float32); see Precision.
         perceptual: (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss for the tokenizer, or None.
         ensemble: transformers that learn side by side and imagine together; see decoding.imagine.
         uncertainty: whether imagined steps say how unsure the model is: ``token_entropy``; ``reward_std`` where there
@@ -79,6 +79,8 @@ class IVideoGPT(WorldModel):
         dropout_in_imagination: bool = False,
     ) -> None:
         super().__init__()
+        if ensemble < 1:
+            raise ValueError("ensemble must be 1 transformer or more")
         action_dim = action_spec.shape[-1] if action_conditioned else None
         if pretrained is None:
             self.tokenizer = tokenizer()
@@ -86,8 +88,8 @@ class IVideoGPT(WorldModel):
         else:
             asked = {**getattr(tokenizer, "keywords", {}), **getattr(transformer, "keywords", {})}
             self.tokenizer, members = load_parts(pretrained, action_dim, ensemble, goal_conditioned, asked)
-        self.transformer, self.others = _first_and_others(members)
-        self.plan, self.dtype, self.segment_length = training, precision_dtype(precision), segment_length
+        self.transformer, self.others = members[0], nn.ModuleList(members[1:])
+        self.plan, self.precision, self.segment_length = training, Precision(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal_conditioned
         self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         futures = segment_length - self.tokenizer.context_length
@@ -105,16 +107,21 @@ class IVideoGPT(WorldModel):
             "transformer": transformer_optimizer(decay_groups(nn.ModuleList(members))),
         }
         parts = (self.tokenizer, members, reader)
-        switches = (self.dtype, uncertainty, dropout_in_imagination)
+        switches = (self.precision, uncertainty, dropout_in_imagination)
         self.rollouts = Rollouts(*parts, sampling, futures, self.max_horizon, *switches)
         # a fused optimiser does not count its writes to the weights, so every step says that it was taken
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         self.measures = self._measures() if uncertainty else ()
         # in a dict that torch does not look into: their weights are those of the parts
         self.objectives: dict[str, nn.Module] = {
-            "tokenizer": TokenizerObjective(self.tokenizer, reader, training, self.dtype, perceptual),
-            "transformer": TransformerObjective(*parts, training, self.dtype),
+            "tokenizer": TokenizerObjective(self.tokenizer, reader, training, self.precision, perceptual),
+            "transformer": TransformerObjective(*parts, training, self.precision),
         }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the large matrix products on the device where the model is."""
+        return self.precision.dtype(self.updates.device)
 
     @property
     def layout(self) -> TokenLayout:
@@ -183,13 +190,11 @@ class IVideoGPT(WorldModel):
         return self._optimizers
 
     def get_extra_state(self) -> dict[str, str]:
-        """The precision that was chosen when the model was built: a resumed run keeps it on any machine."""
-        return {"precision": precision_name(self.dtype)}
+        """The precision that the model computes in: a resumed run keeps it on any machine."""
+        return {"precision": self.precision.name(self.updates.device)}
 
     def set_extra_state(self, state: dict[str, str]) -> None:
-        self.dtype = self.rollouts.dtype = recorded_dtype(state["precision"], self.dtype)
-        for objective in self.objectives.values():
-            objective.dtype = self.dtype  # type: ignore[assignment]
+        self.precision.resume(state["precision"])
         self.rollouts.forget()
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -242,7 +247,7 @@ class IVideoGPT(WorldModel):
     def reconstruct(self, context: TensorDictBase) -> Tensor:
         """As WorldModel.reconstruct: encoded, quantised and decoded."""
         frames = self._context_frames(context)
-        with mode(self.tokenizer, False), autocast(frames, self.dtype):
+        with mode(self.tokenizer, False), autocast(frames, self.precision):
             codes, _ = self.tokenizer.encode_context(frames)
             decoded = self.tokenizer.context_features_for_decoder(codes, frames).frames.float()
         return decoded[:, -self.context_length :].clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -251,7 +256,7 @@ class IVideoGPT(WorldModel):
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         """As WorldModel.codes: of the context (and the goal) [B, C, N] and of the frames after it [B, F, n]."""
         past, future = self._context_frames(batch[:, : self.context_length]), batch["pixels"][:, self.context_length :]
-        with mode(self.tokenizer, False), autocast(past, self.dtype):
+        with mode(self.tokenizer, False), autocast(past, self.precision):
             context, features = self.tokenizer.encode_context(past)
             dynamics = self.tokenizer.encode_dynamics(future.float() / 255, features)
         sizes = self.layout.context_codes, self.layout.dynamics_codes
@@ -284,12 +289,6 @@ class IVideoGPT(WorldModel):
             optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name
         )
         return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}
-
-
-def _first_and_others(members: list[VideoTransformer]) -> tuple[VideoTransformer, nn.ModuleList]:
-    if not members:
-        raise ValueError("ensemble must be 1 transformer or more")
-    return members[0], nn.ModuleList(members[1:])
 
 
 def _beside_pixels(frame: Frame) -> TensorDict:

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from worldmodel.ivideogpt.precision import autocast
+from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
@@ -25,7 +25,7 @@ class TokenizerObjective(nn.Module):
 
     Args:
         perceptual: (prediction, target) [M, 3, R, R] in [0, 1] -> a 0-d loss, or None.
-        dtype: of the large matrix products.
+        precision: of the large matrix products.
     """
 
     def __init__(
@@ -33,17 +33,17 @@ class TokenizerObjective(nn.Module):
         tokenizer: CompressiveTokenizer,
         reader: SegmentReader,
         plan: TrainingPlan,
-        dtype: torch.dtype,
+        precision: Precision,
         perceptual: Perceptual | None = None,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.reader, self.plan, self.dtype = tokenizer, reader, plan, dtype
+        self.tokenizer, self.reader, self.plan, self.precision = tokenizer, reader, plan, precision
         self._perceptual = (perceptual,)  # in a tuple: its weights are not trained
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Batch [B, T] with ``pixels`` -> "loss" and metrics, all 0-d."""
         segment, perceptual = self.reader(batch), self._perceptual[0]
-        with autocast(segment.pixels, self.dtype):
+        with autocast(segment.pixels, self.precision):
             metrics = tokenizer_losses(self.tokenizer, segment.frames, self.plan.tokenizer_frames, perceptual)
         loss = metrics.pop("loss")
         metrics["perceptual_on"] = torch.full_like(loss.detach(), float(perceptual is not None))
@@ -63,17 +63,17 @@ class TransformerObjective(nn.Module):
         transformers: Sequence[VideoTransformer],
         reader: SegmentReader,
         plan: TrainingPlan,
-        dtype: torch.dtype,
+        precision: Precision,
     ) -> None:
         super().__init__()
         self.transformers = nn.ModuleList(transformers)
-        self.reader, self.plan, self.dtype = reader, plan, dtype
+        self.reader, self.plan, self.precision = reader, plan, precision
         self._tokenizer = (tokenizer,)
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Batch [B, T] with ``pixels``, ``action`` and, for these heads, rewards and ``state`` -> as above."""
         segment = self.reader(batch)
-        with autocast(segment.pixels, self.dtype):
+        with autocast(segment.pixels, self.precision):
             with mode(self._tokenizer[0], False):
                 tokens = self._tokenizer[0].tokenize(segment.frames)
             found = [self._losses(model, tokens, segment) for model in self.transformers]

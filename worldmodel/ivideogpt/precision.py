@@ -1,4 +1,4 @@
-"""In which type the large matrix products are computed."""
+"""The type in which the large matrix products are computed."""
 
 import difflib
 import logging
@@ -9,60 +9,67 @@ import torch
 from torch import Tensor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WORTH = 1.2  # times faster than float32, from which on bfloat16 is used
-SIDE, ROUNDS = 768, 6  # of the matrices that tell it
+AUTO = "auto"
+LEAST_GAIN = 1.2  # speed-up over float32 from which `auto` takes bfloat16 on a CPU
+SIDE, ROUNDS = 768, 6  # matrix size and repetitions of the timing
+
+_log = logging.getLogger(__name__)
 
 
-def autocast(tensor: Tensor, dtype: torch.dtype) -> torch.autocast:
-    """Large matrix products in ``dtype`` on the tensor's device; none where that is float32."""
+class Precision:
+    """float32 or bfloat16 for the large matrix products of a model. Weights stay float32.
+
+    `auto` is decided once, at the first product, for the device where the model is then: bfloat16 where the device
+    multiplies faster in it. A checkpoint stores the decision.
+
+    Args:
+        name: "float32", "bfloat16" or "auto".
+
+    Raises:
+        ValueError: the name is none of these.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in (*PRECISIONS, AUTO):
+            close = difflib.get_close_matches(name, (*PRECISIONS, AUTO), 1, 0.0)[0]
+            raise ValueError(f"precision {name!r} is unknown: did you mean {close!r}?")
+        self._dtype = PRECISIONS.get(name)
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """The type of the products on this device."""
+        if self._dtype is None:
+            self._dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+        return self._dtype
+
+    def name(self, device: torch.device) -> str:
+        """The name of that type."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype(device))
+
+    def resume(self, name: str) -> None:
+        """Take the precision that a checkpoint was computed in, with a warning where the setting is another.
+
+        Raises:
+            ValueError: the name is none of PRECISIONS.
+        """
+        if name not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise ValueError(f"the checkpoint was computed in precision {name!r}, which is none of {known}")
+        if self._dtype not in (None, PRECISIONS[name]):
+            _log.warning("the checkpoint was computed in %s and goes on in it, whatever the setting says", name)
+        self._dtype = PRECISIONS[name]
+
+
+def autocast(tensor: Tensor, precision: Precision) -> torch.autocast:
+    """Autocast large matrix products on the tensor's device; disabled in float32."""
+    dtype = precision.dtype(tensor.device)
     return torch.autocast(tensor.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def precision_dtype(name: str) -> torch.dtype:
-    """The type of that name; float32 where that is faster on this machine.
-
-    Raises:
-        ValueError: the name is none of PRECISIONS.
-    """
-    if name not in PRECISIONS:
-        close = difflib.get_close_matches(name, PRECISIONS, 1, 0.0)[0]
-        raise ValueError(f"precision {name!r} is unknown: did you mean {close!r}?")
-    if PRECISIONS[name] == torch.bfloat16 and not computes_bfloat16():
-        logging.getLogger(__name__).warning("bfloat16 is no faster than float32 here: float32 takes its place")
-        return torch.float32
-    return PRECISIONS[name]
-
-
-def precision_name(dtype: torch.dtype) -> str:
-    """The name of one of PRECISIONS."""
-    return next(name for name, of_name in PRECISIONS.items() if of_name == dtype)
-
-
-def recorded_dtype(name: str, chosen: torch.dtype) -> torch.dtype:
-    """The precision that a checkpoint was computed in, with a warning where this machine would choose another.
-
-    Args:
-        name: the recorded one. chosen: what `precision_dtype` gives here.
-
-    Raises:
-        ValueError: the name is none of PRECISIONS.
-    """
-    if name not in PRECISIONS:
-        raise ValueError(f"the checkpoint was computed in precision {name!r}, which is none of {', '.join(PRECISIONS)}")
-    if PRECISIONS[name] != chosen:
-        logging.getLogger(__name__).warning(
-            "the checkpoint was computed in %s and goes on in it; a new run would compute in %s here",
-            name,
-            precision_name(chosen),
-        )
-    return PRECISIONS[name]
-
-
-def computes_bfloat16() -> bool:
-    """Whether the GPU, where there is one, or else the processor is faster in bfloat16 than in float32."""
-    if torch.cuda.is_available():
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether this device multiplies large matrices faster in bfloat16 than in float32."""
+    if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return has_bfloat16_kernels() and bfloat16_gain() > WORTH
+    return has_bfloat16_kernels() and bfloat16_gain() > LEAST_GAIN
 
 
 def has_bfloat16_kernels() -> bool:
@@ -72,17 +79,17 @@ def has_bfloat16_kernels() -> bool:
 
 @cache
 def bfloat16_gain() -> float:
-    """How many times faster this processor multiplies large matrices in bfloat16 than in float32.
+    """Speed of large bfloat16 matrix products on this processor over that of float32 products.
 
-    That it has instructions for it says little: of two with avx512_bf16 an EPYC was measured at 2.2, a Xeon at 0.5.
+    Having the instructions says little: of two processors with avx512_bf16 an EPYC was measured at 2.2, a Xeon at 0.5.
     """
     single = torch.ones(SIDE, SIDE)
     half = single.to(torch.bfloat16)
-    times = [(_seconds(single), _seconds(half)) for _ in range(ROUNDS)]  # interleaved: other load weighs on both
+    times = [(_seconds(single), _seconds(half)) for _ in range(ROUNDS)]  # interleaved: other load slows both
     return min(one for one, _ in times[1:]) / min(other for _, other in times[1:])
 
 
 def _seconds(matrix: Tensor) -> float:
-    began = time.process_time()  # of this process alone, whatever runs beside it
+    began = time.process_time()  # CPU time of this process, which other load does not change
     matrix @ matrix
     return time.process_time() - began

@@ -72,7 +72,7 @@ def fit_probe(
 
     torch's global generators are left as they were.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([frames.device] if frames.is_cuda else []):
         torch.manual_seed(seed)
         probe = PositionProbe(positions.mean(0), positions.std(0) + 1e-6).to(frames.device)
         wanted = (positions - probe.mean) / probe.std

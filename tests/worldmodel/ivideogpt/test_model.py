@@ -285,41 +285,48 @@ def test_not_finite_changes_nothing() -> None:
     assert not changed(before, model)
 
 
-def test_bfloat16_gives_way_where_it_is_slow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: False)
-    assert make(precision="bfloat16").dtype == torch.float32
-    assert [record.message for record in caplog.records] == [
-        "bfloat16 is no faster than float32 here: float32 takes its place"
-    ]
-    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: True)
-    assert make(precision="bfloat16").dtype == torch.bfloat16
+@pytest.mark.parametrize(("faster", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_auto_takes_the_faster_precision_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, *, faster: bool, dtype: torch.dtype
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: asked.append(device.type) or faster)
+    model = make(precision="auto")
+    assert not asked, "the model may be moved before it computes"
+    assert model.to("meta").dtype == dtype
+    assert asked == ["meta"]
+    assert make(precision="bfloat16").dtype == torch.bfloat16, "as asked"
+    assert len(asked) == 1
 
 
 def test_a_resumed_model_keeps_the_precision_that_it_began_with(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: True)
-    saved = make(precision="bfloat16").state_dict()
-    monkeypatch.setattr("worldmodel.ivideogpt.precision.computes_bfloat16", lambda: False)
-    model = make(precision="bfloat16")
-    caplog.clear()
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
+    saved = make(precision="auto").state_dict()
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
+    model = make(precision="auto")
     model.load_state_dict(saved)
-    parts = [model, model.rollouts, *model.objectives.values()]
-    assert {part.dtype for part in parts} == {torch.bfloat16}
+    assert model.dtype == torch.bfloat16
+    assert all(part.precision is model.precision for part in (model.rollouts, *model.objectives.values()))
+    assert not caplog.records
+    other = make(precision="float32")
+    other.load_state_dict(saved)
+    assert other.dtype == torch.bfloat16
     (message,) = [record.message for record in caplog.records]
-    assert message.startswith("the checkpoint was computed in bfloat16 and goes on in it; a new run would comp")
-    model.load_state_dict(saved)
-    assert len(caplog.records) == 1, "once"
+    assert message == "the checkpoint was computed in bfloat16 and goes on in it, whatever the setting says"
     with pytest.raises(ValueError, match="precision 'code', which is none of float32, bfloat16"):
         model.load_state_dict({**saved, "_extra_state": {"precision": "code"}})
 
 
 @pytest.mark.parametrize(("gain", "used"), [(0.5, False), (2.2, True)])
-def test_the_processor_is_asked_how_fast_it_is(monkeypatch: pytest.MonkeyPatch, *, gain: float, used: bool) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def test_a_cpu_computes_bfloat16_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, *, gain: float, used: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # a GPU beside it decides nothing
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(precision, "bfloat16_gain", lambda: gain)
-    assert precision.computes_bfloat16() is used
+    assert precision.computes_bfloat16(torch.device("cpu")) is used
     state = torch.get_rng_state()
     assert bfloat16_gain() > 0
     assert torch.equal(torch.get_rng_state(), state)

@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from worldmodel.ivideogpt.precision import autocast
+from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.segments import SegmentReader
@@ -67,7 +67,7 @@ class Rollouts:
         segment_frames: imagined frames that the transformer was trained to follow one context with.
         max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
             become the context of what follows.
-        measure: whether each frame says how unsure the model is. dtype: of the large matrix products.
+        measure: whether each frame says how unsure the model is. precision: of the large matrix products.
         dropout: a published defect for study: leave the dropout of both parts on while imagining.
     """
 
@@ -79,14 +79,14 @@ class Rollouts:
         sampling: Sampling,
         segment_frames: int,
         max_horizon: int,
-        dtype: torch.dtype,
+        precision: Precision,
         measure: bool = False,
         dropout: bool = False,
     ) -> None:
         self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
         self.layout, self.measure = tokenizer.layout, measure
         self.segment_frames, self.max_horizon = segment_frames, max_horizon
-        self.dtype, self.dropout = dtype, dropout
+        self.precision, self.dropout = precision, dropout
         self._snapshot: tuple[CachedDecoder, ...] = ()
         self._snapshot_of: list[tuple[int, int]] = []
 
@@ -208,7 +208,7 @@ class Rollouts:
         """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(autocast(self.transformers[0].cos, self.dtype))
+            stack.enter_context(autocast(self.transformers[0].cos, self.precision))
             stack.enter_context(mode(self.tokenizer, self.dropout))
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
                 quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
@@ -223,6 +223,7 @@ class Rollouts:
         versions = [(p.data_ptr(), p._version) for model in self.transformers for p in model.parameters()]
         if not self._snapshot or versions != self._snapshot_of:
             dropout = self.transformers[0].attention_dropout if self.dropout else 0.0
-            self._snapshot = tuple(CachedDecoder(model, self.dtype, dropout) for model in self.transformers)
+            dtype = self.precision.dtype(self.transformers[0].cos.device)
+            self._snapshot = tuple(CachedDecoder(model, dtype, dropout) for model in self.transformers)
             self._snapshot_of = versions
         return self._snapshot

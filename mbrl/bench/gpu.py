@@ -1,0 +1,153 @@
+"""Rates of the pieces of the suite on one GPU, the share of the time that it works, and the kernels that it runs.
+
+A piece that launches many small kernels leaves the GPU idle between them: a low share says that the launches are the
+limit, and the number of kernels says how many there are. The rows `ceiling` are what the card itself reaches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torchrl.data import Bounded, Composite
+
+from mbrl.bench import Row, dreamer, encoders, policies, replay
+from mbrl.bench._machine import row
+from mbrl.bench._models import BASE, NANO, build, segments, starts
+from mbrl.bench.training import step
+from worldmodel.ivideogpt.model import IVideoGPT
+
+SECONDS, WARM_UP = 1.0, 3  # of measuring one piece; calls before it
+HORIZON = 10
+TRAINING, IMAGINED = {NANO: (16, 64), BASE: (16,)}, {NANO: (32, 256, 1024), BASE: (32, 256)}  # batch sizes
+
+
+class Piece(NamedTuple):
+    """Something to measure."""
+
+    name: str
+    call: Callable[[], object]
+    amount: float = 1.0  # of units in one call
+    unit: str = "1/s"
+
+
+def run(device: str = "cuda", seconds: float = SECONDS) -> Iterator[Row]:
+    """Rows of every piece; a piece that fails costs its own rows alone.
+
+    Args:
+        device: of the models and batches.
+        seconds: time for each piece; 0 for one call.
+    """
+    where = torch.device(device)
+    synchronize = partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
+    for pieces in (ceilings, updates, dreamers, ivideogpt):
+        for piece in pieces(where):
+            yield from measure(piece, synchronize, seconds)
+
+
+def measure(piece: Piece, synchronize: Callable[[], None], seconds: float) -> Iterator[Row]:
+    """The rate of a piece, and on a GPU the share of its time that kernels take and how many there are."""
+    for _ in range(WARM_UP if seconds else 0):
+        piece.call()
+    synchronize()
+    calls, began = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - began < seconds:
+        piece.call()
+        calls += 1
+    synchronize()
+    taken = (time.perf_counter() - began) / calls
+    yield row(piece.name, piece.amount / taken, piece.unit)
+    if torch.cuda.is_available():
+        busy, kernels = kernels_of(piece.call, synchronize)
+        yield row(f"{piece.name}: GPU busy", 100 * busy / taken, "%")
+        yield row(f"{piece.name}: kernels", kernels, "kernels")
+
+
+def kernels_of(call: Callable[[], object], synchronize: Callable[[], None]) -> tuple[float, int]:
+    """Seconds that the kernels of one call take, and their number."""
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        call()
+        synchronize()
+    kernels = [event for event in recorded.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(event.self_device_time_total for event in kernels) / 1e6, len(kernels)
+
+
+def ceilings(device: torch.device) -> Iterator[Piece]:
+    """Products, copies and launches."""
+    side = 8192 if device.type == "cuda" else 64
+    for dtype in (torch.bfloat16, torch.float32):
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        work = 2 * side**3 / 1e12
+        yield Piece(f"ceiling: {str(dtype)[6:]} product of {side}", partial(torch.mm, left, right), work, "TFLOP/s")
+    source = torch.ones(side**2 * 16, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    yield Piece("ceiling: copy on the device", partial(target.copy_, source), 2 * len(source) / 1e9, "GB/s")
+    batch = torch.ones(256 * 18 * 64 * 64, dtype=torch.uint8)
+    yield Piece("ceiling: a batch of frames to the device", partial(batch.to, device), len(batch) / 1e9, "GB/s")
+    if device.type == "cuda":
+        pinned = batch.pin_memory()
+        yield Piece("ceiling: the same, pinned", partial(pinned.to, device), len(batch) / 1e9, "GB/s")
+    one = torch.ones(8, device=device)
+    yield Piece("ceiling: launches of a small kernel", lambda: [one.add_(1) for _ in range(1000)], 1000)
+    yield Piece("ceiling: reading a number", lambda: float(one[0]))
+
+
+def updates(device: torch.device) -> Iterator[Piece]:
+    """Model-free updates, on a batch that lies on the device and on one that is drawn and moved there."""
+    with tempfile.TemporaryDirectory() as folder:
+        frames = replay.filled(Path(folder))
+        for name, size in (encoders.PUBLISHED, encoders.CPU):
+            policy, batch = encoders.build(name).to(device), encoders.random_batch(size).to(device)
+            yield Piece(f"DrQ-v2 update, {name}, batch {size}", partial(policy.update, batch))
+            yield Piece(f"drawing {size} transitions of frames", partial(frames.transitions, size))
+            drawn = partial(_draw_and_update, policy, frames, size, device)
+            yield Piece(f"DrQ-v2 update, {name}, batch {size}, drawn for it", drawn)
+    states = policies.filled()
+    for name in ("sac", "sac_bro", "sac_simba"):
+        sac, size = policies.build(name, Bounded(-1.0, 1.0, (policies.ACTIONS,))).to(device), policies.BATCH
+        yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, states.transitions(size).to(device)))
+        drawn = partial(_draw_and_update, sac, states, size, device)
+        yield Piece(f"SAC update, {name}, batch {size}, drawn for it", drawn)
+
+
+def _draw_and_update(policy: Any, source: Any, size: int, device: torch.device) -> None:
+    policy.update(source.transitions(size).to(device))
+
+
+def dreamers(device: torch.device) -> Iterator[Piece]:
+    """A DreamerV3 update, its segments drawn for it."""
+    for key, spec in dreamer.OBSERVATIONS.items():
+        config = dreamer.compose_for(key)
+        update, _ = dreamer.learner_update(config, Composite({key: spec}), device)
+        yield Piece(f"DreamerV3 update from {key}", update)
+
+
+def ivideogpt(device: torch.device) -> Iterator[Piece]:
+    """Training steps and imagined transitions of iVideoGPT."""
+    for size in (NANO, BASE):
+        name, model = size.removeprefix("ivideogpt_"), build(size).to(device)
+        for batch in TRAINING[size]:
+            data = segments(model, batch).to(device)
+            for part in ("tokenizer", "transformer"):
+                yield Piece(f"{name}: {part} step, batch {batch}", partial(step, model, part, data))
+        for batch in IMAGINED[size]:
+            inputs = [value.to(device) for value in starts(model.eval(), batch, HORIZON)]
+            for decode in (True, False):
+                ending = "" if decode else ", frames not decoded"
+                call = partial(_imagine, model, *inputs, decode=decode)
+                yield Piece(f"{name}: imagined transitions, batch {batch}{ending}", call, batch * HORIZON)
+
+
+@torch.no_grad()
+def _imagine(model: IVideoGPT, context: Any, actions: torch.Tensor, *, decode: bool) -> None:
+    state = model.start(context)
+    for action in actions.unbind(1):
+        state, frame = model.rollouts.advance(state, action)
+        if decode:
+            model.rollouts.pixels(state, frame.tokens.unsqueeze(1))

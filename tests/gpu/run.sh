@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Shows this project on a machine with a GPU and without network. Run it in the repository's root, with what pack.sh packed.
+#   bash tests/gpu/run.sh FOLDER tests      installs, then what must hold (tests of the marker gpu); 100 s
+#   bash tests/gpu/run.sh FOLDER figures    the rates of the pieces, alone on the machine; 110 s
+#   bash tests/gpu/run.sh FOLDER study      recorded data of many tasks, pretraining, and runs side by side; up to 8 minutes
+# Results are written to $OUT (default: results beside FOLDER). LIMIT is the number of seconds that `study` may take.
+set -uo pipefail
+folder=$(realpath "${1:?usage: bash tests/gpu/run.sh FOLDER tests|figures|study}")
+part=${2:?usage: bash tests/gpu/run.sh FOLDER tests|figures|study}
+out=${OUT:-$folder/../results}
+mkdir -p "$out"
+work=$(mktemp -d)
+site=$HOME/.mbrl-site
+began=$SECONDS
+
+say() { echo "[$((SECONDS - began)) s] $*"; }
+left() { echo $((${LIMIT:-480} - (SECONDS - began))); }
+
+install() {
+  for package in "$folder"/libraries/*.deb; do dpkg -x "$package" /; done
+  ldconfig
+  python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" \
+    "$folder"/wheels/*.whl || exit 1
+  PYTHONPATH=$site:$PWD python3 -c "import mbrl.training, mbrl.agents.dreamer, worldmodel.ivideogpt.model" # writes the .pyc files
+  touch "$site/.done"
+}
+
+[ -e "$site/.done" ] || install
+vendor=/usr/local/nvidia/share/glvnd/egl_vendor.d/10_nvidia.json
+[ -e /usr/share/glvnd/egl_vendor.d/10_nvidia.json ] || [ ! -e $vendor ] || export __EGL_VENDOR_LIBRARY_FILENAMES=$vendor
+export PYTHONPATH=$site:$PWD MUJOCO_GL=egl PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+say "installed"
+
+describe() {
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+  lscpu | grep -E 'Model name|^CPU\(s\)'
+  python3 -c "
+import torch; print('torch', torch.__version__)
+from mujoco import GLContext; c = GLContext(64, 64); c.make_current()
+from OpenGL import GL; print('OpenGL:', GL.glGetString(GL.GL_RENDERER).decode())"
+}
+
+tests() {
+  timeout 75 python3 -m pytest -q -p no:cacheprovider -n 15 --timeout 70 -m gpu tests/gpu >"$out/tests.txt" 2>&1
+  local code=$?
+  grep -E '^(FAILED|ERROR|E  )|passed|failed' "$out/tests.txt" | tail -40 | cut -c1-250
+  return $code
+}
+
+figures() {
+  timeout 150 python3 -m mbrl bench --device cuda >"$out/figures.txt" 2>&1
+  cat "$out/figures.txt"
+  timeout 40 python3 -m mbrl bench rendering >>"$out/figures.txt" 2>&1
+}
+
+train() {
+  timeout "$(left)" python3 -m mbrl train env.task=window-close agent.gamma=0.95 total_env_steps="${STEPS:-20000}" \
+    eval.every=2500 eval.episodes=10 threads=1 video=false checkpoint_every=5000 "$@" \
+    >"$work/$(echo "$*" | tr -c 'a-z0-9\n' _).log" 2>&1
+}
+
+# The tasks of the studies are held out of the recorded data.
+record() {
+  local held="window-close|door-close|plate-slide|faucet-close|coffee-button|drawer-open|button-press|handle-press-side"
+  local tasks
+  tasks=$(python3 -c "
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS as E
+print('\n'.join(name.removesuffix('-v3') for name in E))" | grep -vxE "$held")
+  # shellcheck disable=SC2086
+  CUDA_VISIBLE_DEVICES= timeout "$(left)" python3 -m mbrl collect $tasks --episodes "${EPISODES:-21}" \
+    --policy scripted noisy random --workers "${WORKERS:-10}" --output "$work/data" >"$work/collect.log" 2>&1
+  say "recorded $(find "$work/data" -type f | wc -l) files"
+}
+
+pretrain() {
+  timeout "$(($(left) - 5))" python3 -m mbrl pretrain "data={$work/data: 1.0}" "output=$work/nano" threads=1 workers=3 \
+    batch_size=32 tokenizer.steps="${TOKENIZER:-3000}" transformer.steps="${TRANSFORMER:-6000}" validation.every=1000 \
+    video.every=0 checkpoint_every=1000 log_every=50 worldmodel.tokenizer.patch=2 >"$work/pretrain.log" 2>&1
+}
+
+# The model of `strong` has 4x4 tokens a frame, encoders that go on learning, and ten times the updates.
+study() {
+  local strong=(agent.world_model.tokenizer.patch=2 agent.world_model.training.later_encoders=true
+    agent.model_updates_per_step=0.5 agent.model_batch_size=16)
+  for seed in 0 1 2; do
+    train agent=mbpo_ivideogpt seed=$seed run_dir="$work/runs/strong/window-close/seed$seed" "${strong[@]}" &
+  done
+  train agent=drqv2 seed=0 run_dir="$work/runs/drqv2/window-close/seed0" &
+  train agent=dreamerv3 seed=0 run_dir="$work/runs/dreamerv3/window-close/seed0" &
+  (record && pretrain) &
+  wait
+  say "trained"
+  tail -n 2 "$work"/*.log | cut -c1-200 | tail -40
+  (cd "$work" && tar czf "$out/results.tgz" $(ls -d runs/*/*/*/{eval.csv,metrics.jsonl,config.yaml} nano/*/metrics.jsonl \
+    nano/metrics.jsonl nano/config.yaml nano/*/config.json ./*.log 2>/dev/null))
+  for half in tokenizer transformer; do
+    weights=$(ls "$work/nano/$half"/*.safetensors 2>/dev/null | head -1)
+    [ -n "$weights" ] && cp "$weights" "$out/nano-$half.safetensors"
+  done
+}
+
+describe 2>&1 | tee "$out/machine.txt"
+"$part"
+code=$?
+say "$part: exit code $code"
+exit $code

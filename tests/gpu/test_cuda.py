@@ -1,0 +1,119 @@
+"""What must hold on a GPU. Everything here is skipped without one: `python -m pytest -m gpu tests/gpu`."""
+
+import copy
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torchrl.data import Bounded, Composite
+
+import mbrl
+from mbrl.agents import planning
+from mbrl.bench import _models as models
+from mbrl.bench import encoders
+from mbrl.run_folder.paths import CHECKPOINTS
+from policies.planner import CEM
+from policies.random import RandomPolicy
+from worldmodel.ivideogpt.rollout.decoding import Sampling
+
+pytestmark = pytest.mark.gpu
+GPU = "cuda:0"
+MBRL = [sys.executable, "-m", "mbrl"]
+NOT_TRAINED = {"random", "scripted"}
+AGENTS = sorted({Path(str(file)).stem for file in (files("configs") / "agent").iterdir()} - NOT_TRAINED)
+ACTIONS = Bounded(-1.0, 1.0, (4,))
+
+
+def command(*arguments: str) -> None:
+    done = subprocess.run([*MBRL, *arguments], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+def kill_after_a_checkpoint(arguments: list[str], run_folder: Path) -> None:
+    """Start a run and kill it once it has a checkpoint; a run that ends before is an error."""
+    with (run_folder.parent / "log").open("w") as log, subprocess.Popen(arguments, stderr=log, stdout=log) as process:
+        while process.poll() is None and not list((run_folder / CHECKPOINTS).glob("*/*")):
+            time.sleep(0.01)
+        process.kill()
+    text = (run_folder.parent / "log").read_text()
+    assert process.returncode == -signal.SIGKILL, text[-1500:]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(ours.float().cpu(), theirs.float().cpu(), rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def test_greedy_imagination_is_the_same_on_both_devices() -> None:
+    model = models.build()
+    model.precision.resume("float32")
+    model.rollouts.sampling = Sampling(temperature=0.0)
+    context, actions = models.starts(model, 4, 3)
+    there = copy.deepcopy(model).to(GPU).predict(context.to(GPU), actions.to(GPU))
+    here = model.predict(context, actions)
+    assert (here["pixels"].int() - there["pixels"].cpu().int()).abs().float().mean() < 1.0
+    assert_close(here["reward"], there["reward"], 1e-2)
+
+
+def test_tokens_are_the_same_on_both_devices() -> None:
+    tokenizer = models.build().tokenizer.eval()
+    frames = torch.rand(2, 6, 3, 64, 64)
+    there = copy.deepcopy(tokenizer).to(GPU).tokenize(frames.to(GPU)).cpu()
+    assert (tokenizer.tokenize(frames) == there).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", ["drqv2", "drqv2_cpu"])
+def test_updates_leave_finite_weights_and_metrics_on_the_gpu(name: str) -> None:
+    policy, batch = encoders.build(name).to(GPU), encoders.random_batch(8).to(GPU)
+    for _ in range(3):
+        metrics = policy.update(batch)
+    assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
+    assert {value.device.type for value in metrics.values()} == {"cuda"}
+
+
+def test_a_plan_towards_a_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "goal_image", lambda _, side: torch.zeros(3, side, side, dtype=torch.uint8))
+    frames = Composite(frames=Bounded(0, 255, (9, 64, 64), dtype=torch.uint8))
+    search = CEM(horizon=2, candidates=4, elites=2, iterations=1)
+    specs = {"observation_spec": frames, "action_spec": ACTIONS}
+    prior = RandomPolicy(frames, ACTIONS)
+    policy = planning.PlanningPolicy(models.build().to(GPU), search, prior, **specs, gamma=0.99, goal="goal.npz")
+    assert policy.to(GPU).actor.imagination.goal.device.type == "cuda"
+
+
+def test_a_model_that_stays_on_the_cpu_takes_the_precision_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldmodel.ivideogpt.precision.has_bfloat16_kernels", lambda: False)
+    assert models.build().dtype == torch.float32
+    assert models.build().to(GPU).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_killed_run_of_every_agent_goes_on(agent: str, tmp_path: Path) -> None:
+    settings = ["experiment=smoke", f"agent={agent}", f"device={GPU}", "video=false", f"run_dir={tmp_path}/run"]
+    if agent == "bc":
+        command("demos", "window-close", "--episodes", "2", "--output", f"{tmp_path}/demos")
+        settings += ["env.task=window-close", f"replay.demos={tmp_path}/demos"]
+    kill_after_a_checkpoint([*MBRL, "train", *settings], tmp_path / "run")
+    run = mbrl.train(settings)
+    assert run.env_steps == 120
+    assert len(run.evaluate(episodes=1).success) == 1
+    assert run.policy.policy.device.type == "cuda"
+
+
+def test_workers_act_with_the_policy_on_the_gpu(tmp_path: Path) -> None:
+    settings = ["experiment=smoke", "agent=drqv2", f"device={GPU}", "video=false", "collect.workers=2"]
+    command("train", *settings, f"run_dir={tmp_path}/run")
+
+
+def test_a_world_model_is_pretrained(tmp_path: Path) -> None:
+    command("collect", "window-close", "--episodes", "4", "--output", f"{tmp_path}/data")
+    short = ["tokenizer.steps=3", "transformer.steps=3", "worldmodel.tokenizer.quantizer.warmup=1"]
+    quiet = ["validation.every=0", "video.every=0", "workers=0", f"device={GPU}"]
+    command("pretrain", f"data={{{tmp_path}/data: 1.0}}", f"output={tmp_path}/nano", *quiet, *short)
+    assert list((tmp_path / "nano" / "transformer").glob("*.safetensors"))
