@@ -96,8 +96,7 @@ class IVideoGPT(WorldModel):
         self.max_horizon = futures if horizon is None else horizon
         self.goal_conditioned, self.predicts_reward = goal_conditioned, self.transformer.reward_linear is not None
         self._check_sizes(observation_spec)
-        if pretrained is None:  # else the codebooks have been seeded
-            self._check_warmup()
+        self._check_warmup(seeded=pretrained is not None)
         reader = self._reader(action_dim, goal_conditioned)
         self._perceptual = (perceptual,)  # in a tuple, so that its weights are no part of this model's
         # pretrained tokens have their meaning already
@@ -171,9 +170,9 @@ class IVideoGPT(WorldModel):
         if robot is not None and numbers < robot.size:
             raise ValueError(f"transformer.proprioception={robot.size}, but the environment's `state` has {numbers}")
 
-    def _check_warmup(self) -> None:
+    def _check_warmup(self, *, seeded: bool) -> None:
         warmup = self.tokenizer.quantize.warmup
-        if 0 < self.plan.tokenizer_updates <= warmup:
+        if not seeded and 0 < self.plan.tokenizer_updates <= warmup:
             raise ValueError(
                 f"training.tokenizer_updates ({self.plan.tokenizer_updates}) must be more than quantizer.warmup "
                 f"({warmup}): the codebooks are frozen after them and would never be seeded from data"
