@@ -49,7 +49,8 @@ class IVideoGPT(WorldModel):
         action_conditioned: False for a model that only watches.
         goal_conditioned: a goal frame stands before the context; it takes one of the tokenizer's context places.
         pretrained: a folder, or an id on the Hugging Face hub, of published or own weights to start from; sizes then
-            come from there and `tokenizer` and `transformer` are not called (see official.load_parts).
+            come from there and `tokenizer` and `transformer` are not called (see official.load_parts); the tokenizer is
+            not trained alone at first, because its tokens have their meaning already.
         dropout_in_imagination: a published defect for study: leave dropout on while imagining.
     """
 
@@ -99,7 +100,6 @@ class IVideoGPT(WorldModel):
         self._check_warmup(seeded=pretrained is not None)
         reader = self._reader(action_dim, goal_conditioned)
         self._perceptual = (perceptual,)  # in a tuple, so that its weights are no part of this model's
-        # pretrained tokens have their meaning already
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = {
             "tokenizer": tokenizer_optimizer(self.tokenizer.parameters()),
