@@ -1,6 +1,7 @@
-"""The one interface of every world model: learn from sequences, then imagine from real steps."""
+"""The interface of all world models: learn from sequences, then imagine rollouts from real steps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Outcome(NamedTuple):
-    """What imagined rollouts of R rows came to.
+    """Result of imagined rollouts of R rows.
 
     Attributes:
-        reward: float32 [R, H] in the environment's units; None of a model that predicts none.
-        pixels: uint8 [R, 3, side, side], the last frame; None where it was not asked for.
+        reward: float32 [R, H] in the units of the environment. None: the model predicts no reward.
+        pixels: uint8 [R, 3, side, side], the last frame. None: it was not requested.
     """
 
     reward: Tensor | None
@@ -21,22 +22,24 @@ class Outcome(NamedTuple):
 
 
 class WorldModel(nn.Module, ABC):
-    """Predicts what actions lead to. Knows no reinforcement learning.
+    """Predicts what actions lead to. Independent of any reinforcement learning algorithm.
 
     Dimensions: B batch, T time, C context frames, A action width, R resolution.
-    Time: ``action[t]`` is taken at ``pixels[t]`` and leads to ``pixels[t + 1]``;
-    ``("next", "reward")[t]`` is earned by ``action[t]``, on arriving at ``pixels[t + 1]``.
+    Time: `action[t]` is taken at `pixels[t]` and leads to `pixels[t + 1]`; `("next", "reward")[t]` is the reward of
+    `action[t]`, on arrival at `pixels[t + 1]`.
 
     Attributes:
-        context_length: C, the number of real steps that ``start`` needs.
-        max_horizon: how many steps may be imagined from one ``start``.
-        observations: what it observes and predicts: ``pixels``, ``state``, or both; and ``task`` where it is told that.
-        resolution: R, where it sees pixels. state_dim: width of ``state``, where it predicts it.
-        tasks: N, width of the one-hot ``task``, where it is told that.
-        action_dim: A; 0 for a model that only watches.
-        fits: whether it learns by ``fit``, from all that happened, instead of by ``update``.
-        goal_conditioned: whether ``start`` needs a ``goal`` frame. predicts_reward: whether ``step`` gives a reward.
-        measures: names of what ``step`` says of how unsure the model is; more is less sure.
+        context_length: C, number of real steps that `start` needs.
+        max_horizon: Maximum number of steps imagined from one `start`.
+        observations: What it observes and predicts: `pixels`, `state` or both; also `task` where it reads the task.
+        resolution: R, of a model that observes pixels.
+        state_dim: Width of `state`, of a model that predicts it.
+        tasks: N, width of the one-hot `task`, of a model that reads it.
+        action_dim: A. 0: the model reads no actions.
+        fits: Whether it learns by `fit`, from all transitions, instead of by `update`.
+        goal_conditioned: Whether `start` needs a `goal` frame.
+        predicts_reward: Whether `step` predicts a reward.
+        measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
     """
 
     context_length: int
@@ -54,37 +57,37 @@ class WorldModel(nn.Module, ABC):
     @property
     @abstractmethod
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Every optimiser by name, for checkpoints."""
+        """All optimisers by name, for checkpoints."""
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on sequences.
+        """Take one gradient step on sequences.
 
         Args:
-            batch: [B, T] with ``pixels`` uint8 [B, T, 3, R, R] (and whatever else the model observes),
-                ``action`` [B, T, A] and ``("next", "reward")`` [B, T, 1].
+            batch: [B, T] with the observations, such as `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and
+                `("next", "reward")` [B, T, 1].
 
         Returns:
-            Flat metrics, detached 0-d tensors.
+            Metrics, detached 0-d tensors by name.
 
         Raises:
-            FloatingPointError: a loss or a gradient is not finite; no weight was changed.
+            FloatingPointError: A loss or a gradient is not finite. No weight was changed.
         """
 
     def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
-        """Train on all that happened, until data that are held out are predicted no better.
+        """Train on all transitions until predictions of held-out data stop improving.
 
         Args:
-            transitions: [N] single steps: each of ``observations`` and the same under "next", ``action`` [N, A],
-                ``("next", "reward")`` [N, 1], and ``index`` int64 [N], which stays with a transition for ever.
-            max_updates: gradient steps at most.
+            transitions: [N] single steps: the observations and the same under "next", `action` [N, A],
+                `("next", "reward")` [N, 1], and `index` int64 [N], which identifies a transition permanently.
+            max_updates: Maximum number of gradient steps.
 
         Returns:
-            Flat metrics, detached 0-d tensors; ``updates`` is the number of gradient steps taken.
+            Metrics, detached 0-d tensors by name. `updates` is the number of gradient steps taken.
 
         Raises:
-            FloatingPointError: a loss is not finite.
-            TypeError: the model learns by ``update``.
+            FloatingPointError: A loss is not finite.
+            TypeError: The model learns by `update`.
         """
         raise TypeError(f"{type(self).__name__} learns by update, not by fit")
 
@@ -93,38 +96,49 @@ class WorldModel(nn.Module, ABC):
         """Encode real steps once.
 
         Args:
-            context: [B, C], oldest first, with ``observations`` and ``action``; ``action[:, c]`` leads to frame
-                c + 1, so the last one is unused.
+            context: [B, C], oldest first, with the observations and `action`. `action[:, c]` leads to frame c + 1, so
+                that the last one is not used.
 
         Returns:
-            An opaque state from which ``step`` goes on.
+            The state of the rollouts, an opaque object for `step`.
         """
 
     @abstractmethod
     def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDictBase]:
-        """Imagine one step under ``action`` [B, A].
+        """Imagine one step.
+
+        Args:
+            state: State of B rollouts. It may be used up; fork it to continue it more than once.
+            action: [B, A].
 
         Returns:
-            The next state, and a TensorDict [B] with what the model predicts, such as ``pixels`` uint8
-            [B, 3, R, R], ``reward`` float32 [B, 1] in the environment's units, and each of ``measures`` float32
-            [B, 1].
+            The next state, and a TensorDict [B] with the predictions, such as `pixels` uint8 [B, 3, R, R], `reward`
+            float32 [B, 1] in the units of the environment, and each of `measures` float32 [B, 1].
         """
 
     @abstractmethod
     def fork(self, state: Any, n: int) -> Any:
-        """A state of B * n rows: row b * n + i is the i-th copy of row b; the encoded context is shared."""
+        """Copy each row of a state; the copies share the encoded context.
+
+        Args:
+            state: State of B rollouts.
+            n: Copies of each row.
+
+        Returns:
+            A state of B * n rollouts. Row b * n + i is the i-th copy of row b.
+        """
 
     @torch.no_grad()
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
-        """Whole rollouts; models that decode frames faster together do so here.
+        """Predict whole rollouts.
 
         Args:
-            context: [B, C] as for ``start``.
-            actions: [B, H, A]; ``actions[:, 0]`` leads to the first imagined frame. An action-free model reads H alone.
-            samples: n rollouts of each context under its actions.
+            context: [B, C] as for `start`.
+            actions: [B, H, A]. `actions[:, 0]` leads to the first imagined frame. A model without actions reads only H.
+            samples: n, rollouts of each context.
 
         Returns:
-            [B * n, H] with what ``step`` predicts; row b * n + i is the i-th rollout of context b.
+            [B * n, H] with the predictions of `step`. Row b * n + i is the i-th rollout of context b.
         """
         state, steps = self.fork(self.start(context), samples), []
         for action in actions.repeat_interleave(samples, 0).unbind(1):
@@ -136,11 +150,12 @@ class WorldModel(nn.Module, ABC):
 
     @torch.no_grad()
     def outcome(self, state: Any, actions: Tensor, last_frame: bool = False) -> Outcome:
-        """What actions [R, H, A] lead to from a state of R rows; models that need not decode frames for it do not.
+        """Predict the outcome of action sequences, for a planner. A model may decode as few frames as it can.
 
         Args:
-            state: as ``start`` or ``fork`` gave it; it is used up, as by ``step``.
-            last_frame: whether the last frame is wanted.
+            state: State of R rollouts. It may be used up, as by `step`.
+            actions: [R, H, A].
+            last_frame: Whether to decode the last frame.
         """
         rewards, prediction = [], None
         for action in actions.unbind(1):
@@ -151,21 +166,22 @@ class WorldModel(nn.Module, ABC):
         return Outcome(torch.cat(known, 1) if known else None, pixels)
 
     def reconstruct(self, context: TensorDictBase) -> Tensor:
-        """Of real steps [B, C] the frames uint8 as the model keeps them: whole, where it has no tokenizer."""
+        """Frames uint8 of real steps [B, C], encoded and decoded; unchanged for a model without a tokenizer."""
         pixels: Tensor = context["pixels"]
         return pixels
 
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
-        """The codes of real steps [B, T], T > C, and the size of their codebook, by codebook; {} without any."""
+        """Codes of real steps [B, T], T > C, and the size of the codebook, by name of the codebook; {} without any."""
         return {}
 
 
 class Learned(NamedTuple):
-    """What a LatentWorldModel makes of sequences.
+    """Result of LatentWorldModel.learn.
 
     Attributes:
-        loss: 0-d, what it descends. metrics: detached 0-d tensors.
-        state: latent states [B, T] of the steps, opaque, with their gradients.
+        loss: Loss of the world model, 0-d.
+        metrics: Detached 0-d tensors by name.
+        state: Latent states [B, T] of the steps, opaque, with their gradients.
     """
 
     loss: Tensor
@@ -174,11 +190,11 @@ class Learned(NamedTuple):
 
 
 class LatentWorldModel(WorldModel):
-    """A world model whose latent states a policy acts on and learns in, with gradients between the two.
+    """A world model whose latent states are the input of a policy, with gradients between the two.
 
     Attributes:
-        feature_size: F, width of what a policy reads of a state.
-        unknown: a state that nobody has followed, packed: TensorDict [].
+        feature_size: F, width of the features of a state.
+        unknown: The initial state, before any observation, packed: TensorDict [].
     """
 
     feature_size: int
@@ -189,38 +205,64 @@ class LatentWorldModel(WorldModel):
 
     @abstractmethod
     def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
-        """What an update descends, for sequences that go on from latent states.
+        """Compute the loss on sequences that continue from latent states.
 
         Args:
-            batch: [B, 1 + T] as for ``update``, whose first row precedes what is learned from, and ``is_init`` bool
-                [B, 1 + T, 1], where an episode begins: there nothing that was before counts.
-            before: packed states [B] of the rows before.
+            batch: [B, 1 + T] as for `update`, whose first row precedes the rows to learn from, and `is_init` bool
+                [B, 1 + T, 1], true at the first step of an episode, where the latent state is reset.
+            before: Packed states [B] of the rows before.
         """
 
     @abstractmethod
     def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Any:
-        """The states [B] on observing what ``action`` [B, A] led to from packed states [B]; is_init bool [B, 1]."""
+        """Update states with an observation.
+
+        Args:
+            before: Packed states [B].
+            action: [B, A], taken in these states.
+            observed: The observations [B] that it led to.
+            is_init: bool [B, 1], true at the first step of an episode, where the state is reset.
+
+        Returns:
+            States [B].
+        """
 
     @abstractmethod
     def imagine(self, state: Any, action: Tensor) -> Any:
-        """The states [B] that ``action`` [B, A] may lead to."""
+        """States [B] sampled for taking `action` [B, A] in `state`."""
 
     @abstractmethod
     def features(self, state: Any) -> Tensor:
-        """What a policy reads of states [*B]: [*B, F]."""
+        """Features [*B, F] of states [*B], the input of a policy."""
 
     @abstractmethod
     def reward(self, features: Tensor) -> Tensor:
-        """Expected reward of arriving there: [*B, F] -> [*B, 1]."""
+        """Expected reward [*B, 1] on arrival at states with features [*B, F]."""
 
     @abstractmethod
     def goes_on(self, features: Tensor) -> Tensor:
-        """Probability that the episode goes on from there: [*B, F] -> [*B, 1]."""
+        """Probability [*B, 1] that the episode continues from states with features [*B, F]."""
 
     @abstractmethod
     def pack(self, state: Any) -> TensorDict:
-        """States [*B] as small tensors [N] without gradient, for the replay; N is the product of B."""
+        """States [*B] as small tensors [N] without gradient, for the replay buffer; N is the product of B."""
 
     @abstractmethod
     def unpack(self, packed: TensorDictBase) -> Any:
-        """The states [B] that were packed."""
+        """The inverse of `pack`: states [B]."""
+
+
+def require_finite(losses: Mapping[str, Tensor], setting: str) -> None:
+    """Check all losses with a single device synchronisation.
+
+    Args:
+        losses: 0-d losses by name.
+        setting: Setting of the learning rate, for the error message.
+
+    Raises:
+        FloatingPointError: A loss is NaN or infinite.
+    """
+    values = torch.stack([loss.detach() for loss in losses.values()])
+    if not bool(torch.isfinite(values).all()):
+        described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
+        raise FloatingPointError(f"a loss of the world model is no longer finite ({described}): lower {setting}")

@@ -1,27 +1,23 @@
-"""A probabilistic ensemble that predicts the next state and the reward (PETS, Chua et al. 2018, arXiv 1805.12114; MBPO,
-Janner et al. 2019, arXiv 1906.08253).
+"""A probabilistic ensemble that predicts the next state and the reward.
 
-N transitions, B rows, M members, E elites, D numbers of a state, A action width.
+Dimensions: N transitions, B rows, M members, E elites, D state width, A action width. Sources: PETS, Chua et al. 2018,
+arXiv 1805.12114; MBPO, Janner et al. 2019, arXiv 1906.08253.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import Composite, TensorSpec
 
-from worldmodel.base import WorldModel
+from worldmodel.base import WorldModel, require_finite
 from worldmodel.ensemble.members import Gaussian, Members
 from worldmodel.ensemble.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, held_out
 
-if TYPE_CHECKING:
-    from torchrl.data import Composite, TensorSpec
-
-FARTHEST = 5.0  # deviations of the data that inputs may lie off their mean
-MAX_HELD_OUT = 2000  # transitions that judge the members; more cost time and say no more
+FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
+MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
 
 
 class Data(NamedTuple):
@@ -30,34 +26,42 @@ class Data(NamedTuple):
     inputs: Tensor
     targets: Tensor
 
-    def rows(self, rows: Tensor) -> Data:
+    def rows(self, rows: Tensor) -> "Data":
+        """The rows with these indices."""
         return Data(self.inputs[rows], self.targets[rows])
 
 
 class ProbabilisticEnsemble(WorldModel):
-    """M Gaussian networks, each on its own bootstrap of the data; the best E of them imagine.
+    """M Gaussian networks, each trained on its own bootstrap of the data. The best E of them imagine.
 
-    Every imagined step draws one elite per row (as MBPO does), in equal parts; the reward is its mean, as a critic
-    needs no more. Entries of the next state which in all data so far equal an entry of the state before are copied,
-    exactly: a goal, and the previous frame in Meta-World where one env step is one agent step. (Where actions are
-    repeated, the previous frame shows the moment between two agent steps, and is predicted.)
+    Every imagined step draws one elite for each row (as MBPO does), in equal numbers. The reward is the mean of that
+    elite, because a critic needs only the expectation. An entry of the next state that equals an entry of the state
+    before it in all data so far is copied: a goal, and the previous frame in Meta-World without action repeat. (With
+    action repeat the previous frame shows the moment between two agent steps, and is predicted.)
 
     Args:
-        observation_spec: must hold ``state`` [D]. action_spec: [A].
-        optimizer: called with the parameters.
-        members: M. elites: E, those with the least error on held-out data.
-        width, layers: of each network's hidden layers.
-        residual: predict the change of the state instead of the next state.
-        sampled: imagine a sample of the elite's Gaussian, as MBPO does, instead of its mean.
-        batch_size: transitions of a gradient step, for each member.
-        recent_share: how much of each batch is drawn from the newest tenth of the transitions, the rest from all. What
-            a policy has just found is a few rows among thousands, and decides whether it goes on from there.
-        holdout: share of the transitions that is never trained on.
-        check_every: gradient steps between two looks at the held-out data.
-        patience: looks without improvement of any member after which a fit ends.
-        uncertainty: whether imagined steps say how far the elites differ: ``disagreement``, the deviation of their mean
-            predictions in units of the data's, root mean square over the entries of the state; and ``reward_std``, of
-            their mean rewards in the environment's units. Costs a prediction by every elite.
+        observation_spec: Has `state` [D].
+        action_spec: Spec of actions [A].
+        optimizer: Called with the parameters.
+        members: M, networks.
+        elites: E, networks that imagine, 1 to M: those with the least error on held-out data.
+        width: Width of the hidden layers.
+        layers: Number of hidden layers.
+        residual: Whether to predict the change of the state instead of the next state.
+        sampled: Whether to imagine a sample of the Gaussian, as MBPO does, instead of its mean.
+        batch_size: Transitions of a gradient step, for each member.
+        recent_share: Share of each batch that is drawn from the newest tenth of the transitions, in [0, 1]. The rest is
+            drawn from all. A recent discovery of the policy is a few rows among thousands.
+        holdout: Share of the transitions that is never trained on, in (0, 1).
+        check_every: Gradient steps between two evaluations on held-out data.
+        patience: Evaluations without improvement of any member that end a fit.
+        uncertainty: Whether imagined steps have uncertainty estimates, which need a prediction by every elite.
+            `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root
+            mean square over the entries of the state. `reward_std` is that of their mean rewards in the units of the
+            environment.
+
+    Raises:
+        ValueError: A share or a number of elites is out of range, or the environment has no `state`.
     """
 
     context_length, observations, fits = 1, ("state",), True
@@ -140,7 +144,7 @@ class ProbabilisticEnsemble(WorldModel):
         return {"loss": loss, "updates": torch.tensor(float(updates)), **self._judge(judged, errors)}
 
     def _measure(self, transitions: TensorDictBase, training: Tensor) -> None:
-        """What is copied, by all transitions; units, by those that are trained on."""
+        """Find the copied entries, from all transitions, and the scales, from the training transitions."""
         state, after = transitions["state"], transitions["next", "state"]
         self.source.copy_(copies(state, after))
         self.of_inputs.measure(torch.cat([state, transitions["action"]], -1)[training])
@@ -154,30 +158,29 @@ class ProbabilisticEnsemble(WorldModel):
         return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1))
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """Whitened, within FARTHEST: an object that moves for the first time lies thousands of deviations out, and what
-        networks extrapolate to there was seen to be rewards of -500.
+        """Whitened inputs, clipped to FARTHEST. An object that moves for the first time is thousands of standard
+        deviations away, where networks were seen to predict rewards of -500.
         """
         return self.of_inputs(torch.cat([state, action], -1)).clamp(-FARTHEST, FARTHEST)
 
     def _wanted(self, state: Tensor, after: Tensor) -> Tensor:
-        """What is predicted of the next state [N, D]; 0 where that is a copy, so that it mixes with nothing."""
+        """Targets [N, D] of the next state; 0 for copied entries, so that these do not mix with the others."""
         return (after - state if self.residual else after) * (self.source == COPIED_NOWHERE)
 
     @property
     def _predicted(self) -> Tensor:
-        """Which of the D + 1 outputs are no copies, bool."""
+        """Which of the D + 1 outputs are not copied, bool."""
         return torch.cat([self.source == COPIED_NOWHERE, self.source.new_ones(1, dtype=torch.bool)])
 
     def _shares(self, index: Tensor) -> list[Tensor]:
-        """Each member's bootstrap: rows of the data, as often as they are in it."""
+        """The bootstrap of each member: rows of the data, repeated as often as they are drawn."""
         rows = torch.arange(len(index), device=index.device)
         return [rows.repeat_interleave(bootstrap(index, member)) for member in range(self.members.count)]
 
     def _gradient_step(self, data: Data, shares: list[Tensor]) -> Tensor:
         batch = data.rows(torch.stack([self._draw(share) for share in shares]))
         loss = self.members.loss(self.members(batch.inputs), batch.targets, self._predicted)
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError("the ensemble's loss is no longer finite: lower world_model.optimizer.lr")
+        require_finite({"ensemble_loss": loss}, "agent.world_model.optimizer.lr")
         optimizer = self._optimizers["ensemble"]
         optimizer.zero_grad()
         loss.backward()
@@ -185,14 +188,14 @@ class ProbabilisticEnsemble(WorldModel):
         return loss.detach()
 
     def _draw(self, share: Tensor) -> Tensor:
-        """Rows of a batch from a member's bootstrap, which is in the order of time."""
+        """Rows of a batch from the bootstrap of a member, which is in the order of time."""
         recent = round(self.batch_size * self.recent_share)
         newest = share[-max(1, len(share) // 10) :]
         parts = ((newest, recent), (share, self.batch_size - recent))
         return torch.cat([rows[torch.randint(len(rows), (n,), device=rows.device)] for rows, n in parts])
 
     def _counts(self, held_out: int, judged: int) -> Tensor:
-        """How much each of the newest `judged` rows of all that are held out counts, [judged]: as they are drawn."""
+        """Weights [judged] of the newest `judged` held-out rows, equal to their share of a batch."""
         newest = min(judged, max(1, held_out // 10))
         counts = torch.full((judged,), (1.0 - self.recent_share) / judged, device=self.source.device)
         counts[-newest:] += self.recent_share / newest
@@ -200,9 +203,9 @@ class ProbabilisticEnsemble(WorldModel):
 
     @torch.no_grad()
     def _errors(self, judged: Data, counts: Tensor) -> Tensor:
-        """Of each member's mean the squared error in the data's deviations, [M]: of states, and as much of the reward.
+        """Squared error of the mean of each member [M], whitened: of the states and, with the same weight, the reward.
 
-        Among the numbers of a state the reward would hardly count, and it is what a policy learns from.
+        As one more entry of the state the reward would have little weight, and the policy learns from it.
         """
         mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
         squared = counts @ (mean - judged.targets).square()  # [M, D + 1]
@@ -248,8 +251,11 @@ class ProbabilisticEnsemble(WorldModel):
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
     def _one_elite_a_row(self, inputs: Tensor, every: Gaussian | None) -> Tensor:
-        """The prediction [B, D + 1] of an elite drawn for each row, in parts as equal as B allows; taken from those of
-        `every` elite [E, B, D + 1] where they are known.
+        """The prediction [B, D + 1] of an elite drawn for each row, in numbers as equal as B allows.
+
+        Args:
+            inputs: Whitened inputs [B, D + A].
+            every: Predictions of all elites [E, B, D + 1], if they are known.
         """
         count, drawn = len(inputs), torch.randperm(len(self.elites), device=inputs.device)
         order = torch.randperm(count, device=inputs.device)
@@ -270,8 +276,8 @@ class ProbabilisticEnsemble(WorldModel):
         return torch.where(self.source == COPIED_NOWHERE, state + change if self.residual else change, copied)
 
     def _disagreement(self, means: Tensor) -> dict[str, Tensor]:
-        """Of the elites' mean predictions [E, B, D + 1]."""
-        # torch's std over the first dimension was measured 60 times slower than this
+        """Uncertainty estimates from the mean predictions of the elites [E, B, D + 1]."""
+        # torch.std over the first dimension was measured 60 times slower than this.
         spread = (means - means.mean(0)).square_().mean(0).sqrt_()
         states = spread[:, :-1][:, self.source == COPIED_NOWHERE]
         rewards = spread[:, -1:] * self.of_rewards.coloured

@@ -1,42 +1,43 @@
 """DreamerV3's recurrent state-space model (Hafner et al. 2023, arXiv 2301.04104) as a world model.
 
-B batch, T time, C context, A action, D deterministic width, F features, R resolution. What TorchRL does right is used:
-MLPs, two-hot rewards, LaProp with adaptive gradient clipping. Not its losses (by default they clip free bits per
-categorical, leave the uniform share out and balance the KL otherwise) and not its RSSM modules (see
-worldmodel/rssm/recurrence.py).
+Dimensions: B batch, T time, C context, A action, D deterministic width, F features, R resolution. TorchRL's MLPs,
+two-hot rewards and LaProp with adaptive gradient clipping are used. Its losses are not: by default they clip free bits
+per categorical, do not mix in the uniform distribution and balance the KL differently. For its RSSM modules see
+worldmodel/rssm/recurrence.py.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
+from torchrl.data import Composite, TensorSpec
 from torchrl.modules import DreamerV3MLP, SymExpTwoHot
 from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
-from worldmodel.base import LatentWorldModel, Learned
+from worldmodel.base import LatentWorldModel, Learned, require_finite
 from worldmodel.rssm.losses import kl_losses, squared_error
 from worldmodel.rssm.networks import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures
 from worldmodel.rssm.recurrence import Latent, Recurrence
 
-if TYPE_CHECKING:  # only for types: importing torchrl takes seconds
-    from torchrl.data import Composite, TensorSpec
-
-NO_CLASS = 255  # packed: no class at all, as before an episode
+NO_CLASS = 255  # a packed categorical without a class, as in the initial state
 SCALES = {"reconstruction": 1.0, "reward": 1.0, "continue": 1.0, "dynamics": 1.0, "representation": 0.1}
 
 
 class Arrivals(NamedTuple):
-    """Steps by what is seen on arrival, [B, T]: the action that led here, and what it earned.
+    """Steps [B, T] in the order of the world model: an observation with the action that led to it.
 
-    The world model's own order: its first row may be an episode's first, which no action led to.
+    Attributes:
+        observed: Observations.
+        action: Action that led to the observation; zero at the first step of an episode.
+        reward: Reward of that action.
+        terminated: Whether the episode terminated on arrival.
+        is_init: Whether the step is the first of an episode.
     """
 
-    observed: TensorDictBase  # what the world model observes
+    observed: TensorDictBase
     action: Tensor
     reward: Tensor
     terminated: Tensor
@@ -47,19 +48,25 @@ class RSSM(LatentWorldModel):
     """Latent dynamics learned from pixels or from state.
 
     Args:
-        observation_spec: holds `pixels` uint8 [3, R, R] or `state` [S]. action_spec: [A].
-        pixels: which of them is observed; with them `task` [N], where there are several.
-        units: the size of everything: MLPs and hidden layers are as wide, the recurrent state is 8 times as wide, and a
-            16th is the number of classes of each categorical and the width of the convolutions. 64 is the 1M model,
-            256 12M, 384 25M, 512 50M, 768 100M, 1024 200M.
-        categoricals, blocks: of the latent state, of the GRU.
-        unimix: share of the uniform distribution in every categorical.
-        free_nats: below this the KL trains nothing.
-        context_length: real steps from which `start` finds a state.
-        learning_rate, warmup: of LaProp with adaptive gradient clipping; updates over which the rate rises.
+        observation_spec: Has `pixels` uint8 [3, R, R] or `state` [S].
+        action_spec: Spec of actions [A].
+        pixels: Whether pixels are observed, with `task` [N] where there are several tasks. False: the state.
+        units: Sizes in one number, a multiple of 16 from 32 on. MLPs and hidden layers have this width, the recurrent
+            state 8 times as much; units / 16 is the number of classes of each categorical and the width of the
+            convolutions. 64 is the 1M model, 256 12M, 384 25M, 512 50M, 768 100M, 1024 200M.
+        categoricals: Categorical variables of the latent state.
+        blocks: Blocks of the GRU.
+        unimix: Share of the uniform distribution in every categorical, in [0, 1].
+        free_nats: A KL below this has no gradient.
+        context_length: Real steps from which `start` infers a state.
+        learning_rate: Of LaProp with adaptive gradient clipping.
+        warmup: Updates over which the learning rate rises linearly.
+
+    Raises:
+        ValueError: `units` is out of range, or the environment does not have what is observed.
     """
 
-    max_horizon = 10_000  # there is no bound; errors grow
+    max_horizon = 10_000  # There is no limit, but errors accumulate.
 
     def __init__(
         self,
@@ -119,7 +126,7 @@ class RSSM(LatentWorldModel):
 
     # ---------------------------------------------------------------- learning
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """The first row of each sequence is observed as an episode's first."""
+        """As WorldModel.update; the first row of each sequence is observed as the first of an episode."""
         learned = self._learn(self._from_scratch(batch), self.recurrence.initial(len(batch)))
         optimizer = self._optimizers["world_model"]
         optimizer.zero_grad(set_to_none=True)
@@ -131,13 +138,13 @@ class RSSM(LatentWorldModel):
         return self._learn(self._going_on(batch), self.unpack(before))
 
     def losses(self, steps: Arrivals, before: Latent) -> tuple[dict[str, Tensor], Latent]:
-        """What is descended, by the names of SCALES and 0-d; and the latent states [B, T], with their gradients."""
+        """The losses, 0-d by the names of SCALES, and the latent states [B, T] with their gradients."""
         seen = self.read(steps.observed[self.key])
         embedding = self._embed(seen, steps.observed)
         latent, posterior = self.recurrence.observe(embedding, steps.action, steps.is_init, before)
         features = latent.features  # [B, T, F]
         dynamics, representation = kl_losses(posterior, self.recurrence.prior(latent.deter), self.free_nats)
-        earned = (~steps.is_init).float()  # no action earned anything on arriving at an episode's first step
+        earned = (~steps.is_init).float()  # The first step of an episode has no reward.
         reward = self.two_hot.loss(self.reward_head(features), steps.reward) * earned
         goes_on = F.binary_cross_entropy_with_logits(
             self.continue_head(features).squeeze(-1), (~steps.terminated).float(), reduction="none"
@@ -156,12 +163,12 @@ class RSSM(LatentWorldModel):
         if self.key == "state":
             self.standardiser.observe(steps.observed[self.key].flatten(0, -2))
         losses, latent = self.losses(steps, before)
-        require_finite(losses)
+        require_finite(losses, "agent.policy.world_model.learning_rate")
         loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
         return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
 
     def _from_scratch(self, batch: TensorDictBase) -> Arrivals:
-        """All rows of sequences [B, T], the first as an episode's first."""
+        """All rows of sequences [B, T], the first as the first of an episode."""
         reward, terminated = (_shifted(batch["next", name].squeeze(-1)) for name in ("reward", "terminated"))
         is_init = torch.zeros_like(terminated)
         is_init[:, 0] = True
@@ -192,12 +199,12 @@ class RSSM(LatentWorldModel):
         return self.recurrence.observe(embedding, action, is_init, before)[0]
 
     def _embed(self, seen: Tensor, observed: TensorDictBase) -> Tensor:
-        """What was read [B * T, ...] of observations [B, T], and their task -> [B, T, embedding]."""
+        """Embeddings [B, T, E] of observations [B, T]: of `seen` [B * T, ...], see `read`, and of the task."""
         embedding: Tensor = self.encoder(seen).unflatten(0, observed.batch_size)
         return torch.cat((embedding, observed["task"]), -1) if self.tasks else embedding
 
     def _reconstruction(self, features: Tensor, seen: Tensor, observed: TensorDictBase) -> Tensor:
-        """Squared error of all that is observed, from features [B * T, F]: 0-d."""
+        """Squared error of all observations, from features [B * T, F]; 0-d."""
         error = squared_error(self.decoder(features), seen)
         if self.task_head is None:
             return error
@@ -218,13 +225,13 @@ class RSSM(LatentWorldModel):
         return Latent(*(part.repeat_interleave(n, 0) for part in state))
 
     def read(self, observation: Tensor) -> Tensor:
-        """pixels or state [*B, ...] -> pictures in [0, 1] or symlog values, [N, ...]: what is encoded and drawn."""
+        """Input of the encoder, and target of the decoder: [N, ...], images in [0, 1] or symlog states."""
         if self.key == "pixels":
             return pictures(observation)
         return symlog(self.standardiser(observation.flatten(0, -2)))
 
     def decode(self, features: Tensor) -> Tensor:
-        """Features [N, F] -> pixels uint8 or state, as the environment has them."""
+        """Decode features [N, F] to pixels uint8 or state, in the units of the environment."""
         predicted: Tensor = self.decoder(features)
         if self.key == "pixels":
             return (predicted * 255).round().to(torch.uint8)
@@ -258,12 +265,5 @@ class RSSM(LatentWorldModel):
 
 
 def _shifted(values: Tensor) -> Tensor:
-    """values[:, t - 1] at t; zero at first."""
+    """values[:, t - 1] at t; zeros at t = 0."""
     return torch.cat((torch.zeros_like(values[:, :1]), values[:, :-1]), 1)
-
-
-def require_finite(losses: dict[str, Tensor]) -> None:
-    """FloatingPointError naming the losses where one is NaN or infinite; one device synchronisation in all."""
-    if not bool(torch.isfinite(torch.stack([loss.detach() for loss in losses.values()])).all()):
-        described = ", ".join(f"{name} = {loss.item()}" for name, loss in losses.items())
-        raise FloatingPointError(f"a loss is no longer finite ({described}): lower the world model's learning rate")
