@@ -24,6 +24,7 @@ from mbrl.bench import (
     replay,
 )
 from mbrl.bench._models import NANO, build, starts
+from worldmodel.ivideogpt.defects import PublishedDefects
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 
 
@@ -74,7 +75,7 @@ def test_the_published_loop_imagines_what_ours_does() -> None:
     model = build(NANO, 5)
     model.precision.resume("float32")
     rollouts = model.rollouts
-    rollouts.sampling = Sampling(top_k=1, any_token=True)  # of one token: greedy
+    rollouts.sampling, rollouts.defects = Sampling(top_k=1), PublishedDefects(any_token=True)  # of one token: greedy
     for parameter in model.transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     context, actions = starts(model, 3, 3)

@@ -238,7 +238,7 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
             "steps (raise agent.world_model.horizon, or lengthen the segments that it is trained on)"
         )
     if world_model.action_dim == 0:
-        raise UserError("this world model does not read actions: set agent.world_model.action_conditioned=true")
+        raise UserError("this world model does not read actions: set agent.world_model.conditioning.actions=true")
     if not (world_model.predicts_reward or has_goal):
         raise UserError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
     if world_model.goal_conditioned and not has_goal:

@@ -43,7 +43,7 @@ class TaskConditioned(WorldModel):
         if model.action_dim == 0:
             raise UserError(
                 "a world model without actions cannot be conditioned on the task: "
-                "set agent.world_model.action_conditioned=true"
+                "set agent.world_model.conditioning.actions=true"
             )
         for name in WorldModel.__annotations__:
             if hasattr(model, name):

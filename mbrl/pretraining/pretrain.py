@@ -1,8 +1,8 @@
-"""mbrl pretrain: a world model learns from folders of episodes, one phase after the other.
+"""mbrl pretrain: trains a world model on folders of episodes, one phase after the other.
 
 Under `torchrun` (or `accelerate launch`) several processes share each batch. Their gradients are those of one process
-with the joint batch, but for what an objective normalises over a batch: weights of moving pixels, and statistics of
-latents that are standardised by place, are then those of each process's share.
+with the joint batch, except for normalisation over a batch: the weights of moving pixels, and the statistics of
+standardised latents, are those of the share of each process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from mbrl.targets import make
 from worldmodel.base import WorldModel
 
 PHASES = ("tokenizer", "transformer")
-# what may differ between a run and its continuation
+WARMUP = "tokenizer.codebooks.moving_average.warmup"
+# Settings that may differ between a run and its continuation.
 IGNORED_ON_RESUME = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
 
 _log = logging.getLogger(__name__)
@@ -42,22 +43,37 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class PretrainingRun:
-    """The named objects of a run."""
+    """The objects of a run.
+
+    Attributes:
+        output: The output folder.
+        accelerator: Device and processes.
+        data: Training data.
+        held_out: Data for validation and videos.
+        model: A WorldModel that is Pretrainable.
+        lock: Lock of the output folder, on the main process.
+    """
 
     output: Path
     accelerator: Accelerator
     data: Mixture
-    held_out: Mixture  # for validation and videos
-    model: Any  # a WorldModel and Pretrainable
-    lock: FolderLock | None  # on the main process
+    held_out: Mixture
+    model: Any
+    lock: FolderLock | None
 
 
 def run(config: DictConfig) -> Path | None:
-    """Train the phases of one world model; goes on from the last checkpoint in `output` where there is one.
+    """Train the phases of one world model. Continues from the last checkpoint in `output`, if there is one.
+
+    Args:
+        config: Settings, see configs/pretrain.yaml.
 
     Returns:
-        The output folder, on the first process: weights (tokenizer/, transformer/), config.yaml, metrics.jsonl,
+        The output folder, on the main process: weights (tokenizer/, transformer/), config.yaml, metrics.jsonl,
         TensorBoard events, checkpoints, videos. None on the others.
+
+    Raises:
+        UserError: The settings or the data do not fit together.
     """
     check(config)
     keep_freed_memory()
@@ -82,7 +98,7 @@ def run(config: DictConfig) -> Path | None:
 
 
 def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
-    """THE loop: take steps, and now and then log, validate, show and save."""
+    """The training loop of a phase."""
     start = steps_before(config, phase.name, batches=True)
     span = (start + phase.step * phase.accumulate, start + phase.steps * phase.accumulate)
     on_gpu = run.accelerator.device.type == "cuda"
@@ -107,12 +123,12 @@ def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
 
 
 def due(phase: Phase, every: int) -> bool:
-    """Whether what happens each so many steps (0: never), and at a phase's end, happens now."""
+    """Whether an action with an interval of `every` steps (0: never) is due, as it also is at the end of a phase."""
     return every > 0 and (phase.step % every == 0 or phase.step == phase.steps)
 
 
 def save(run: PretrainingRun, phase: Phase) -> None:
-    """Write a checkpoint, and the weights as a world model starts from them."""
+    """Write a checkpoint, and the weights."""
     if run.accelerator.is_main_process:
         phase.save()
         with phase.evaluating():
@@ -120,16 +136,16 @@ def save(run: PretrainingRun, phase: Phase) -> None:
 
 
 def build(config: DictConfig) -> PretrainingRun:
-    """Build a run; its folder is claimed last, so that a mistyped setting does not take it."""
+    """Build a run. Its folder is claimed last, so that a wrong setting does not claim it."""
     accelerator = Accelerator(
         cpu=pick_device(config.device).type == "cpu",
-        mixed_precision="no",  # the model knows its own
-        # what a batch does not train: a codebook while it warms up, a reward head without rewards
+        mixed_precision="no",  # the model sets its own
+        # A batch may not train all parameters: a codebook during warm-up, a reward head without rewards.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if config.batch_size % accelerator.num_processes:
         raise UserError(f"batch_size ({config.batch_size}) must divide among {accelerator.num_processes} processes")
-    with accelerator.main_process_first():  # it decodes what must be decoded
+    with accelerator.main_process_first():  # it decodes videos, if there are any
         data, held_out = build_data(config, accelerator)
     model = build_model(config, data).to(accelerator.device)
     output, lock = Path(config.output), None
@@ -143,7 +159,7 @@ def build(config: DictConfig) -> PretrainingRun:
 
 
 def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, Mixture]:
-    """What is trained on, and what is validated with and shown: held out, unless there is no validation."""
+    """Training data, and data for validation and videos, which are held out unless there is no validation."""
     validated = config.validation.every > 0
     mixture = partial(
         Mixture,
@@ -170,10 +186,10 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
 
 
 def build_model(config: DictConfig, data: Mixture) -> Any:
-    """The world model for the data's specs, with weights drawn from the seed or read from `worldmodel.pretrained`."""
-    if data.action_dim is None and config.worldmodel.get("action_conditioned", False):
+    """The world model for the specs of the data, with random weights from the seed, or `worldmodel.pretrained`."""
+    if data.action_dim is None and OmegaConf.select(config, "worldmodel.conditioning.actions", default=False):
         raise UserError(
-            "not all of the data have actions: set worldmodel.action_conditioned=false for a model that only watches"
+            "not all of the data have actions: set worldmodel.conditioning.actions=false for a model that reads none"
         )
     observations = Composite(pixels=Bounded(0, 255, (3, data.resolution, data.resolution), dtype=torch.uint8))
     if "state" in data.keys:
@@ -184,7 +200,7 @@ def build_model(config: DictConfig, data: Mixture) -> Any:
 
 
 def build_phase(config: DictConfig, run: PretrainingRun, name: str) -> Phase:
-    """A phase as it was at its last checkpoint."""
+    """Build a phase, in the state of its last checkpoint."""
     options = {key: value for key, value in config[name].items() if key not in ("learning_rate", "weight_decay")}
     return Phase(name, run.model, run.accelerator, run.output, seed=config.seed, **options)
 
@@ -203,16 +219,16 @@ def build_reports(config: DictConfig, run: PretrainingRun, phase: Phase) -> Repo
 
 
 def steps_before(config: DictConfig, name: str, *, batches: bool = False) -> int:
-    """Steps, or batches, of the phases before this one."""
+    """Number of steps, or of batches, in the phases before this one."""
     earlier = [config[phase] for phase in PHASES[: PHASES.index(name)]]
     return sum(phase.steps * (phase.accumulate if batches else 1) for phase in earlier)
 
 
 def check(config: DictConfig) -> None:
-    """Refuse settings that could not work, before anything is built.
+    """Check settings before anything is built.
 
     Raises:
-        ValueError: one line that says which setting, and what it may be.
+        UserError: A setting is out of range.
     """
     if not isinstance(config.data, DictConfig) or not config.data:
         raise UserError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
@@ -230,10 +246,9 @@ def check(config: DictConfig) -> None:
         if OmegaConf.select(config, key) < value:
             raise UserError(f"{key} must be {value} or more, not {OmegaConf.select(config, key)}")
     if config.worldmodel.pretrained is None:
-        warmup = OmegaConf.select(config, "worldmodel.tokenizer.quantizer.warmup", default=0)
+        warmup = OmegaConf.select(config, f"worldmodel.{WARMUP}", default=0)
         if config.tokenizer.steps <= warmup:
             raise UserError(
-                f"tokenizer.steps ({config.tokenizer.steps}) must be more than quantizer.warmup ({warmup}), or the "
-                "tokenizer is not trained: raise it, lower worldmodel.tokenizer.quantizer.warmup, or start from "
-                "worldmodel.pretrained"
+                f"tokenizer.steps ({config.tokenizer.steps}) must be more than worldmodel.{WARMUP} ({warmup}), or the "
+                "codebooks are never trained: raise the first, lower the second, or set worldmodel.pretrained=FOLDER"
             )

@@ -19,8 +19,10 @@ pytestmark = pytest.mark.process
 PLANNING = [
     *TOY, "agent=mpc_ivideogpt", "env.resolution=16", "agent.model_updates_first=4", "agent.model_batch_size=2",
     "agent.segment_length=6", "agent.world_model.segment_length=6", "agent.world_model.tokenizer.resolution=16",
-    "agent.world_model.tokenizer.block_out_channels=[16]", "agent.world_model.tokenizer.stem_patch=2",
-    "agent.world_model.tokenizer.background_batches=1", "agent.world_model.tokenizer.quantizer.warmup=1",
+    "agent.world_model.tokenizer.autoencoder.block_out_channels=[16]",
+    "agent.world_model.tokenizer.autoencoder.stem_patch=2",
+    "agent.world_model.tokenizer.static_scene.background_batches=1",
+    "agent.world_model.tokenizer.codebooks.moving_average.warmup=1",
     "agent.world_model.transformer.width=32", "agent.world_model.transformer.layers=1",
     "agent.world_model.transformer.mlp_width=64", "agent.world_model.training.tokenizer_updates=2",
     "agent.planner.candidates=6", "agent.planner.elites=2", "agent.planner.horizon=3", "video=false",
@@ -77,6 +79,6 @@ def test_a_planner_without_a_world_model(tmp_path: Path) -> None:
 def test_a_run_towards_a_goal_ends_with_its_video(tmp_path: Path, threads: Any) -> None:
     goal = tmp_path / "goal.safetensors"
     write_episode(goal, to_records(make_env(resolution=16, episode_length=4).rollout(4)))
-    towards = [f"agent.planning.goal={goal}", "agent.world_model.goal_conditioned=true", "video=true"]
+    towards = [f"agent.planning.goal={goal}", "agent.world_model.conditioning.goal=true", "video=true"]
     folder = run(compose_config(tmp_path / "run", *PLANNING, *towards, "total_env_steps=40"))
     assert (folder / "imagination.mp4").exists() and (folder / "imagination.png").exists()

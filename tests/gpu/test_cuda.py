@@ -113,7 +113,7 @@ def test_workers_act_with_the_policy_on_the_gpu(tmp_path: Path) -> None:
 
 def test_a_world_model_is_pretrained(tmp_path: Path) -> None:
     command("collect", "window-close", "--episodes", "4", "--output", f"{tmp_path}/data")
-    short = ["tokenizer.steps=3", "transformer.steps=3", "worldmodel.tokenizer.quantizer.warmup=1"]
+    short = ["tokenizer.steps=3", "transformer.steps=3", "worldmodel.tokenizer.codebooks.moving_average.warmup=1"]
     quiet = ["validation.every=0", "video.every=0", "workers=0", f"device={GPU}"]
     command("pretrain", f"data={{{tmp_path}/data: 1.0}}", f"output={tmp_path}/nano", *quiet, *short)
     assert list((tmp_path / "nano" / "transformer").glob("*.safetensors"))

@@ -23,6 +23,7 @@ from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.parts import RandomStates
 from tests.prediction.test_scores import SIDE, Steering, episodes
 from tests.worldmodel.ivideogpt.test_model import make
+from worldmodel.ivideogpt.segments import Conditioning
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64)
@@ -231,7 +232,10 @@ def test_the_reward_of_a_success_is_that_of_the_data() -> None:
 
 @pytest.mark.parametrize("conditioned", [True, False])
 def test_a_folder_of_weights_predicts_what_its_files_hold(conditioned: bool, tmp_path: Path) -> None:
-    saved = make(action_conditioned=conditioned, parts={"transformer": partial(small, reward_heads=int(conditioned))})
+    saved = make(
+        conditioning=Conditioning(actions=conditioned),
+        parts={"transformer": partial(small, reward_heads=int(conditioned))},
+    )
     saved.save_pretrained(tmp_path / "weights")
     model = load_model(tmp_path / "weights").model
     assert (model.resolution, model.action_dim, model.max_horizon) == (SIDE, 2 if conditioned else 0, 14)
@@ -247,7 +251,7 @@ def test_a_folder_of_weights_predicts_what_its_files_hold(conditioned: bool, tmp
 
 
 def test_weights_and_data_without_actions(tmp_path: Path) -> None:
-    make(action_conditioned=False).save_pretrained(tmp_path / "weights")
+    make(conditioning=Conditioning(actions=False)).save_pretrained(tmp_path / "weights")
     silent = [episode.select("pixels") for episode in toy_episodes(2, side=SIDE)]
     (tmp_path / "data").mkdir()
     for number, episode in enumerate(silent):
@@ -258,7 +262,7 @@ def test_weights_and_data_without_actions(tmp_path: Path) -> None:
 
 
 def test_weights_say_whether_they_want_a_goal_and_bring_all_transformers(tmp_path: Path) -> None:
-    make(goal_conditioned=True, ensemble=2).save_pretrained(tmp_path / "own")
+    make(conditioning=Conditioning(goal=True), ensemble=2).save_pretrained(tmp_path / "own")
     model = load_model(tmp_path / "own").model
     assert model.goal_conditioned and model.context_length == 1 and len(model.others) == 1
     config = tmp_path / "own" / "transformer" / "config.json"

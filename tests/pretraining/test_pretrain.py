@@ -28,10 +28,10 @@ TINY = [
     "validation.every=4", "validation.batches=1", "validation.batch_size=2", "validation.share=0.4", "video.every=0",
     "tokenizer.steps=7", "tokenizer.warmup=2", "transformer.steps=7", "transformer.warmup=2",
     f"worldmodel.segment_length={LENGTH}", f"worldmodel.tokenizer.resolution={SIDE}",
-    "worldmodel.tokenizer.block_out_channels=[16]", "worldmodel.tokenizer.latent_channels=4",
-    "worldmodel.tokenizer.code_dim=4", "worldmodel.tokenizer.context_codes=16",
-    "worldmodel.tokenizer.dynamics_codes=16", "worldmodel.tokenizer.quantizer.warmup=2",
-    "worldmodel.tokenizer.background_batches=2", "worldmodel.tokenizer.dropout=0.1",
+    "worldmodel.tokenizer.autoencoder.block_out_channels=[16]", "worldmodel.tokenizer.autoencoder.latent_channels=4",
+    "worldmodel.tokenizer.codebooks.code_dim=4", "worldmodel.tokenizer.codebooks.context_codes=16",
+    "worldmodel.tokenizer.codebooks.dynamics_codes=16", "worldmodel.tokenizer.codebooks.moving_average.warmup=2",
+    "worldmodel.tokenizer.static_scene.background_batches=2", "worldmodel.tokenizer.cross_attention.dropout=0.1",
     "worldmodel.transformer.width=32", "worldmodel.transformer.layers=1", "worldmodel.transformer.heads=2",
     "worldmodel.transformer.mlp_width=32", "worldmodel.transformer.attention_dropout=0.1",
 ]  # fmt: skip
@@ -40,12 +40,11 @@ GRADIENTS = [
     "tokenizer.steps=1", "transformer.steps=1", "validation.every=0", "worldmodel.precision=float32",
     "tokenizer.learning_rate=1", "tokenizer.warmup=0", "tokenizer.clip_norm=1e9", "tokenizer.weight_decay=0",
     "transformer.learning_rate=1", "transformer.warmup=0", "transformer.clip_norm=1e9", "transformer.weight_decay=0",
-    "worldmodel.tokenizer_optimizer._target_=torch.optim.SGD",
-    "worldmodel.transformer_optimizer._target_=torch.optim.SGD",
-    "worldmodel.tokenizer.dropout=0", "worldmodel.transformer.attention_dropout=0",
-    "worldmodel.training.tokenizer_frames=null", "worldmodel.tokenizer.motion_weight=0",
-    "worldmodel.tokenizer.standardise=false", "worldmodel.tokenizer.quantizer.warmup=0",
-    "worldmodel.tokenizer.quantizer.moving_average=false", "worldmodel.tokenizer.quantizer.revive_below=0",
+    "worldmodel.optimizers.tokenizer._target_=torch.optim.SGD",
+    "worldmodel.optimizers.transformer._target_=torch.optim.SGD",
+    "worldmodel.tokenizer.cross_attention.dropout=0", "worldmodel.transformer.attention_dropout=0",
+    "worldmodel.training.tokenizer_frames=null", "worldmodel.tokenizer.loss.motion_weight=0",
+    "worldmodel.tokenizer.codebooks.standardise=false", "worldmodel.tokenizer.codebooks.moving_average=null",
 ]  # fmt: skip
 
 
@@ -188,10 +187,10 @@ def test_data_without_actions_and_rewards(data, tmp_path, caplog):
         episode = load_file(data / f"episode-{number:05d}.safetensors")
         (tmp_path / "films").mkdir(exist_ok=True)
         write_entries(tmp_path / "films" / f"{number}.safetensors", {"pixels": episode["pixels"]})
-    with pytest.raises(ValueError, match=r"set worldmodel\.action_conditioned=false"):
+    with pytest.raises(ValueError, match=r"set worldmodel\.conditioning\.actions=false"):
         pretrain(tmp_path / "films", tmp_path / "model")
     assert not (tmp_path / "model").exists(), "a mistake must not take the folder"
-    pretrain(tmp_path / "films", tmp_path / "model", "worldmodel.action_conditioned=false", "video.every=7")
+    pretrain(tmp_path / "films", tmp_path / "model", "worldmodel.conditioning.actions=false", "video.every=7")
     assert "a reward head stays untrained" in caplog.text
     assert not any("transformer/reward_loss" in row for row in rows(tmp_path / "model"))
     assert (tmp_path / "model" / "videos" / "transformer-0000007.mp4").exists()
@@ -210,7 +209,7 @@ def test_folder_of_another_config_is_refused(pretrained, data):
         ("batch_size=0", "batch_size must be 1 or more"),
         ("tokenizer.accumulate=0", "tokenizer.accumulate must be 1 or more"),
         ("transformer.ema_decay=1", "transformer.ema_decay must be"),
-        ("tokenizer.steps=2", r"tokenizer.steps \(2\) must be more than quantizer.warmup \(2\)"),
+        ("tokenizer.steps=2", r"tokenizer.steps \(2\) must be more than .*codebooks.moving_average.warmup \(2\)"),
         ("validation.share=0", "falls into the validation split"),
     ],
 )

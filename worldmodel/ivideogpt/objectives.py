@@ -1,6 +1,6 @@
-"""What training minimises: one objective for the tokenizer, one for the transformer, for any loop to take steps on.
+"""Training objectives of the tokenizer and of the transformer, for any training loop.
 
-Legend: B batch, T frames, C context frames, F future frames, R resolution, M frames of a batch.
+Dimensions: B batch, T frames, C context frames, F future frames, R resolution, M frames of a batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,32 +17,35 @@ from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
-Perceptual = Callable[[Tensor, Tensor], Tensor]
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss
 
 
 class TokenizerObjective(nn.Module):
-    """A batch's loss for the tokenizer, under "loss", and detached metrics; its parameters are the tokenizer's.
+    """The loss of the tokenizer on a batch. Its parameters are those of the tokenizer.
 
     Args:
-        perceptual: (prediction, target) [M, 3, R, R] in [0, 1] -> a 0-d loss, or None.
-        precision: of the large matrix products.
+        tokenizer: The tokenizer.
+        reader: Reads batches.
+        plan: Training plan. Its perceptual loss is no part of this module, so that its weights are not trained.
+        precision: Precision of the large matrix products.
     """
 
     def __init__(
-        self,
-        tokenizer: CompressiveTokenizer,
-        reader: SegmentReader,
-        plan: TrainingPlan,
-        precision: Precision,
-        perceptual: Perceptual | None = None,
+        self, tokenizer: CompressiveTokenizer, reader: SegmentReader, plan: TrainingPlan, precision: Precision
     ) -> None:
         super().__init__()
         self.tokenizer, self.reader, self.plan, self.precision = tokenizer, reader, plan, precision
-        self._perceptual = (perceptual,)  # in a tuple: its weights are not trained
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Batch [B, T] with ``pixels`` -> "loss" and metrics, all 0-d."""
-        segment, perceptual = self.reader(batch), self._perceptual[0]
+        """Compute the loss.
+
+        Args:
+            batch: [B, T] with `pixels`.
+
+        Returns:
+            The loss under "loss", and detached metrics; all 0-d.
+        """
+        segment, perceptual = self.reader(batch), self.plan.perceptual
         with autocast(segment.pixels, self.precision):
             metrics = tokenizer_losses(self.tokenizer, segment.frames, self.plan.tokenizer_frames, perceptual)
         loss = metrics.pop("loss")
@@ -51,10 +54,18 @@ class TokenizerObjective(nn.Module):
 
 
 class TransformerObjective(nn.Module):
-    """A batch's loss for the transformers, under "loss", and detached metrics; its parameters are theirs.
+    """The loss of the transformers on a batch. Its parameters are those of the transformers.
 
-    The tokenizer makes the tokens, in eval mode and without gradients; it is no part of this module. Several
-    transformers learn side by side from their own first weights: their losses are added, other metrics averaged.
+    The tokenizer makes the tokens, in eval mode and without gradients. It is no part of this module. The losses of
+    several transformers are added, and their metrics are averaged.
+
+    Args:
+        tokenizer: The tokenizer.
+        transformers: One transformer, or the members of an ensemble.
+        reader: Reads batches.
+        plan: Training plan.
+        precision: Precision of the large matrix products.
+        full_vocabulary: Compute the published cross-entropy, over the whole vocabulary. See PublishedDefects.
     """
 
     def __init__(
@@ -64,14 +75,22 @@ class TransformerObjective(nn.Module):
         reader: SegmentReader,
         plan: TrainingPlan,
         precision: Precision,
+        full_vocabulary: bool = False,
     ) -> None:
         super().__init__()
         self.transformers = nn.ModuleList(transformers)
-        self.reader, self.plan, self.precision = reader, plan, precision
+        self.reader, self.plan, self.precision, self.full_vocabulary = reader, plan, precision, full_vocabulary
         self._tokenizer = (tokenizer,)
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Batch [B, T] with ``pixels``, ``action`` and, for these heads, rewards and ``state`` -> as above."""
+        """Compute the loss.
+
+        Args:
+            batch: [B, T] with `pixels`; `action`, rewards and `state` where the transformers read or predict them.
+
+        Returns:
+            The loss under "loss", and detached metrics; all 0-d.
+        """
         segment = self.reader(batch)
         with autocast(segment.pixels, self.precision):
             with mode(self._tokenizer[0], False):
@@ -85,7 +104,7 @@ class TransformerObjective(nn.Module):
     def _losses(self, model: nn.Module, tokens: Tensor, segment: Segment) -> dict[str, Tensor]:
         assert isinstance(model, VideoTransformer)
         plan = self.plan
-        losses = model.losses(tokens, segment.actions, segment.rewards, plan.full_vocabulary_loss, segment.states)
+        losses = model.losses(tokens, segment.actions, segment.rewards, self.full_vocabulary, segment.states)
         loss = losses.code_loss + plan.reward_weight * losses.reward_loss + plan.state_weight * losses.state_loss
         metrics = {"loss": loss, "code_loss": losses.code_loss.detach(), "token_accuracy": losses.hits.float().mean()}
         if losses.reward is not None and segment.rewards is not None:
@@ -103,14 +122,18 @@ def tokenizer_losses(
     samples: int | None = None,
     perceptual: Perceptual | None = None,
 ) -> dict[str, Tensor]:
-    """The training loss under "loss" and, detached, its parts and what is worth watching; all 0-d.
+    """Losses of the tokenizer.
 
     Args:
+        tokenizer: The tokenizer.
         frames: [B, T, 3, R, R] float in [0, 1], T > C.
-        samples: future frames to train on, drawn at random for each row; None takes all.
-        perceptual: (prediction, target) [M, 3, R, R] in [0, 1] -> a 0-d loss.
+        samples: Future frames to train on, drawn at random for each row. None: all.
+        perceptual: Perceptual loss, as in TrainingPlan.
+
+    Returns:
+        The sum of the losses under "loss"; detached, its parts and metrics; all 0-d.
     """
-    length, squared = tokenizer.context_length, tokenizer.squared_weight
+    length, squared = tokenizer.context_length, tokenizer.loss.squared_weight
     if samples is not None:
         frames = torch.cat([frames[:, :length], sample_frames(frames[:, length:], samples)], 1)
     tokenizer.watch_background(frames)
@@ -123,14 +146,14 @@ def tokenizer_losses(
         "dynamics_commitment": dynamics.loss,
     }
     if perceptual is not None:
-        # context and future frames weigh alike, as published, however many of each there are
+        # Context and future frames have equal weight, as published, however many of each there are.
         halves = zip(output.tensor_split([length], 1), frames.tensor_split([length], 1), strict=True)
         distances = [perceptual(ours.flatten(0, 1), real.flatten(0, 1)) for ours, real in halves]
-        parts["perceptual"] = tokenizer.perceptual_weight * torch.stack(distances).sum()
+        parts["perceptual"] = tokenizer.loss.perceptual_weight * torch.stack(distances).sum()
     loss = torch.stack(list(parts.values())).sum()
     with torch.no_grad():
         still = frames[:, length - 1 : length]
-        moving = (frames[:, length:] - still).abs().mean(-3, keepdim=True) > tokenizer.motion_scale
+        moving = (frames[:, length:] - still).abs().mean(-3, keepdim=True) > tokenizer.loss.motion_scale
         metrics = {
             "context_psnr": psnr(output[:, :length], frames[:, :length]),
             "future_psnr": psnr(output[:, length:], frames[:, length:]),
@@ -142,8 +165,8 @@ def tokenizer_losses(
 
 
 def _pixel_weights(tokenizer: CompressiveTokenizer, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the pixels of context frames and of future frames, each [B, ., 1, R, R] of mean 1."""
-    length, options = tokenizer.context_length, (tokenizer.motion_weight, tokenizer.motion_scale)
+    """Weights of the pixels of context frames and of future frames, each [B, ., 1, R, R] with mean 1."""
+    length, options = tokenizer.context_length, (tokenizer.loss.motion_weight, tokenizer.loss.motion_scale)
     past, future = frames[:, :length], frames[:, length:]
     moved = motion_weights(future, past[:, -1:], *options)
     if not tokenizer.background_batches:

@@ -1,13 +1,14 @@
-"""iVideoGPT's weights as published, and our own in the same layout; sizes come from the tensors.
+"""Loads the published weights of iVideoGPT; loads and saves our own in the same layout. Sizes come from the tensors.
 
 Layout: tokenizer/{config.json, diffusion_pytorch_model.safetensors}, transformer/{config.json, model.safetensors}.
-B batch, T frames, C context frames, L tokens, A action width. Source: thuml/iVideoGPT and the files that it published.
+Dimensions: B batch, T frames, C context frames, L tokens, A action width. Source: thuml/iVideoGPT and its weights.
 """
 
 import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,27 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.llama import NORM_EPS
 from worldmodel.ivideogpt.transformer.transformer import INITIAL_STD, VideoTransformer
 from worldmodel.ivideogpt.weights.files import Config, Tensors, assign, find, read, read_config
-from worldmodel.ivideogpt.weights.sizes import RENAMED, tokenizer_arguments, transformer_arguments
+from worldmodel.ivideogpt.weights.sizes import flat, tokenizer_arguments, tokenizer_config, transformer_arguments
 
 TOKENIZER_FILE, TRANSFORMER_FILE = "diffusion_pytorch_model", "model"
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# a head that served a loss of the published training alone, and a buffer of old versions of transformers
-_log = logging.getLogger(__name__)
+# The head of a loss in the published training, and a buffer of old versions of transformers.
 NOT_NEEDED = re.compile(r"action_recon_linear\..*|.*rotary_emb\.inv_freq")
+
+_log = logging.getLogger(__name__)
 
 
 def load_tokenizer(source: str | Path, context_length: int | None = None) -> CompressiveTokenizer:
-    """A tokenizer with its weights: `tokenize(frames) -> tokens` and `detokenize(tokens) -> frames`.
+    """Load a tokenizer: `tokenize(frames) -> tokens` and `detokenize(tokens) -> frames`.
 
     Args:
-        source: a folder, a file or a Hugging Face id, see weights.find.
-        context_length: C, at most the file's: the cross-attention then keeps the places of the newest frames.
+        source: A folder, a file or a Hugging Face id, see weights.files.find.
+        context_length: C, at most that of the file. The cross-attention then keeps the position embeddings of the
+            newest frames. None: that of the file.
 
     Raises:
-        FileNotFoundError, ValueError: one line; every missing, unexpected or misshapen tensor is named.
+        FileNotFoundError: There are no weights.
+        ValueError: A file cannot be read, or tensors do not fit; names every missing, unexpected or misshapen tensor.
     """
     path = find(source, "tokenizer")
     tensors, config = read(path, TOKENIZER_FILE)
@@ -63,18 +67,19 @@ def load_transformer(
     layout: TokenLayout | None = None,
     heads: int | None = None,
 ) -> VideoTransformer:
-    """A transformer with its weights: called with (tokens, actions) it returns logits, and rewards or None.
+    """Load a transformer: called with (tokens, actions) it returns logits, and rewards or None.
 
     Args:
-        source: a folder, a file or a Hugging Face id, see weights.find. Action-free files serve, and action-conditioned
-            ones (`llm.` before the decoder's names), with or without reward heads.
-        action_dim: A; a file without an action layer gets one of zeros, so that actions change nothing at first.
+        source: A folder, a file or a Hugging Face id, see weights.files.find. Files may be action-free or
+            action-conditioned (`llm.` before the names of the decoder), with or without reward heads.
+        action_dim: A. A file without an action layer gets one of zeros, so that actions have no effect at first.
             None: as in the file.
-        layout: of the tokens that it will see; None: that of the tokenizer beside it, else the published one.
-        heads: attention heads; None: as config.json says, else one for each 64 of the width, as published.
+        layout: Layout of its tokens. None: that of the tokenizer beside it, else the published one.
+        heads: Attention heads. None: as in config.json, else one for each 64 of the width, as published.
 
     Raises:
-        FileNotFoundError, ValueError: one line; every missing, unexpected or misshapen tensor is named.
+        FileNotFoundError: There are no weights.
+        ValueError: A file cannot be read, or tensors do not fit; names every missing, unexpected or misshapen tensor.
     """
     path, tensors, config = _read_transformer(source)
     return _build_transformer(path, tensors, config, action_dim, layout, heads).eval()
@@ -87,24 +92,27 @@ def load_parts(
     goal: bool = False,
     asked: Mapping[str, Any] | None = None,
 ) -> tuple[CompressiveTokenizer, list[VideoTransformer]]:
-    """What an agent starts from: a tokenizer, and transformers with an action layer of width A and reward heads.
+    """Load what an agent starts from: a tokenizer, and transformers with an action layer and reward heads.
 
-    What the files lack is fresh: reward heads are drawn, an action layer (also for one of another width) is zero.
+    Layers that the files do not have are new: reward heads are random, an action layer (or one of another width) is
+    zero.
 
     Args:
-        action_dim: A; None for transformers without an action layer.
-        members: transformers wanted, of those that `save_parts` wrote.
-        goal: whether the weights are to be used with a goal frame.
-        asked: sizes that were asked for; where the weights overrule them, a warning says so. `reward_heads` is how many
-            are drawn where there are none.
+        source: A folder or a Hugging Face id, see weights.files.find.
+        action_dim: A. None: no action layer.
+        members: Transformers to load, of those that `save_parts` wrote.
+        goal: Whether the weights will be used with a goal frame.
+        asked: Configured settings by name, such as `tokenizer.resolution`. A warning names those that the weights
+            overrule. `transformer.reward_heads` is the number of new reward heads.
 
     Raises:
-        FileNotFoundError, ValueError: as load_tokenizer and load_transformer; also where the weights were saved with a
-            goal and are used without, or the reverse, or hold fewer transformers.
+        FileNotFoundError: There are no weights.
+        ValueError: As load_tokenizer and load_transformer; or the weights were saved with a goal and are used without
+            one, or the reverse; or they have fewer transformers.
     """
     told, there, asked = wants_goal(source), 1 + len(further_members(source)), asked or {}
     if told not in (None, goal):
-        raise ValueError(f"{source}: these weights were trained with goal_conditioned={str(told).lower()}: set it so")
+        raise ValueError(f"{source}: set conditioning.goal={str(told).lower()}, with which these weights were trained")
     if members > there:
         raise ValueError(f"ensemble={members} transformers were asked for, and {source} holds {there}")
     tokenizer, transformers = load_tokenizer(source), []
@@ -115,25 +123,27 @@ def load_parts(
             tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
         norm = tensors.get("llm.model.norm.weight")
         if norm is not None and "reward_linear.weight" not in tensors:
-            count = asked.get("reward_heads", 1)
+            count = asked.get("transformer.reward_heads", 1)
             std = INITIAL_STD if count == 1 else len(norm) ** -0.5
             tensors |= {"reward_linear.weight": torch.randn(count, len(norm)) * std} if count else {}
             tensors |= {"reward_linear.bias": torch.zeros(count)} if count else {}
         transformers.append(_build_transformer(path, tensors, config, action_dim, tokenizer.layout).train())
-        _say_what_is_overruled(asked, tokenizer.settings | transformer_arguments(tensors, config, None))
+        found = {f"transformer.{name}": value for name, value in transformer_arguments(tensors, config, None).items()}
+        found |= {f"tokenizer.{name}": value for name, value in flat(tokenizer.settings).items()}
+        _warn_of_overruled(asked, found)
     if there > members:
         _log.warning("%s holds %d transformers; the first %d are used (ensemble)", source, there, members)
     return tokenizer.train(), transformers
 
 
 def wants_goal(source: str | Path) -> bool | None:
-    """Whether weights were saved by a goal-conditioned model; None where, as in the published files, nothing tells."""
+    """Whether weights were saved by a goal-conditioned model. None: not known, as of the published weights."""
     path = find(source, "transformer")
     return read_config((path if path.is_dir() else path.parent) / "config.json").get("goal_conditioned")
 
 
 def further_members(source: str | Path) -> list[Path]:
-    """The folders of the transformers that `save_parts` wrote beside the first."""
+    """The folders of all transformers that `save_parts` wrote, except the first."""
     folder = find(source, "transformer").parent
     found: list[Path] = []
     while (folder / _member(len(found) + 1)).is_dir():
@@ -141,11 +151,12 @@ def further_members(source: str | Path) -> list[Path]:
     return found
 
 
-def _say_what_is_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
-    names = [name for name in asked if name in found and name not in ("quantizer", "code_dim")]
+    # A code_dim of None stands for a number, and is no difference.
+    names = [name for name in asked if name in found and name != "tokenizer.codebooks.code_dim"]
     overruled = [name for name in names if plain(asked[name]) != plain(found[name])]
     if overruled:
         told = ", ".join(f"{name} {plain(found[name])} (not {plain(asked[name])})" for name in overruled[:4])
@@ -156,23 +167,24 @@ def _say_what_is_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -
 def save_parts(
     folder: str | Path, tokenizer: CompressiveTokenizer, *transformers: VideoTransformer, goal: bool = False
 ) -> None:
-    """Write the parts in the published layout, more transformers beside the first; a file is whole or not there.
+    """Write the parts in the published layout. Each file is written whole or not at all.
 
-    goal: whether they were trained with a goal frame, which nothing else in the files tells.
+    Args:
+        folder: Folder to write to.
+        tokenizer: The tokenizer.
+        transformers: The transformer, or the members of an ensemble, which have a folder each.
+        goal: Whether they were trained with a goal frame.
     """
-    names = {argument: published for published, argument in RENAMED.items()}
-    settings = {names.get(name, name): value for name, value in tokenizer.settings.items()}
-    settings["quantizer"] = dict(getattr(tokenizer.settings["quantizer"], "keywords", {}))
-    _write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), settings)
+    _write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), tokenizer_config(tokenizer))
     for member, transformer in enumerate(transformers):
         tensors = transformer.state_dict()
-        if all(name.startswith("llm.") for name in tensors):  # as the action-free files have it
+        if all(name.startswith("llm.") for name in tensors):  # as in action-free files
             tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
         _write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
 
 
 def _member(number: int) -> str:
-    """The folder of a transformer: the first has the published name."""
+    """The folder of a transformer. The first has the published name."""
     return f"transformer-{number}" if number else "transformer"
 
 
@@ -195,20 +207,20 @@ def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
 def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = folder / ".config.json", folder / f".{name}.safetensors"
-    config.write_text(json.dumps(settings, indent=1))
+    config.write_text(json.dumps(settings, indent=1, default=asdict))
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, weights)
     for path in (config, weights):
         path.replace(path.with_name(path.name.removeprefix(".")))
 
 
 def _current_name(name: str) -> str:
-    """A tokenizer's tensor by today's name: old versions of diffusers named the attention's parts otherwise."""
+    """The current name of a tensor of a tokenizer. Old versions of diffusers had other names for attention layers."""
     parts = re.match(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\..*)", name)
     return f"{parts[1]}{OLD_ATTENTION[parts[2]]}{parts[3]}" if parts else name
 
 
 def _shorten(tensors: Tensors, frames: int, wanted: int) -> Tensors:
-    """Keep the newest `wanted` of the `frames` context frames' places."""
+    """Keep the position embeddings of the newest `wanted` of `frames` context frames."""
     if not 1 <= wanted <= frames:
         raise ValueError(f"context_length {wanted} is not possible: these weights know 1 to {frames} context frames")
     return {
@@ -218,10 +230,10 @@ def _shorten(tensors: Tensors, frames: int, wanted: int) -> Tensors:
 
 
 def _read_transformer(source: str | Path, part: str = "transformer") -> tuple[Path, Tensors, Config]:
-    """Where it lies, its tensors under our names, its configuration."""
+    """The path of a transformer, its tensors under our names, and its configuration."""
     path = find(source, part)
     tensors, config = read(path, TRANSFORMER_FILE)
-    if not config:  # a lone file, beside the folder of the model that it grew from
+    if not config:  # A single file, beside the folder of the model that it was trained from.
         config = read_config(path.parent / "transformer" / "config.json")
     tensors = {name: value for name, value in tensors.items() if not NOT_NEEDED.fullmatch(name)}
     if not any(name.startswith("llm.") for name in tensors):
@@ -256,7 +268,7 @@ def _build_transformer(
 
 
 def _layout_beside(path: Path) -> TokenLayout | None:
-    """The layout of the tokenizer in the folder beside a transformer's folder or file; None where there is none."""
+    """The layout of the tokenizer in the folder beside a transformer's folder or file. None: there is none."""
     folder = path.parent / "tokenizer"
     if not folder.is_dir():
         return None
@@ -266,6 +278,6 @@ def _layout_beside(path: Path) -> TokenLayout | None:
 
 
 def _published_layout(vocabulary: int) -> TokenLayout:
-    """Both codebooks alike, 256 and 16 tokens, two context frames."""
+    """Two codebooks of the same size, 256 and 16 tokens, two context frames."""
     dynamics = (vocabulary - 2) // 2
     return TokenLayout(vocabulary - 2 - dynamics, dynamics, 256, 16, 2)

@@ -1,10 +1,8 @@
-"""From a batch of real steps to what iVideoGPT trains on: frames in the token layout's order, and what leads there.
+"""From a batch of real steps to training data: frames in the order of the token layout, actions, rewards, states.
 
-B batch, T real frames, C context frames of the layout (the goal among them), F future frames, A action width, P numbers
-of the robot's state, R resolution.
+Dimensions: B batch, T real frames, C context frames of the layout (with the goal), F future frames, A action width,
+P width of the robot's state, R resolution.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -14,30 +12,56 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One batch. What the model does not read, or the batch does not hold, is None."""
+class Conditioning:
+    """What predictions depend on besides the context frames.
 
-    pixels: Tensor  # uint8 [B, C + F, 3, R, R]
-    actions: Tensor | None  # [B, F, A]: the ones that lead to the future frames
-    rewards: Tensor | None  # [B, F, 1]: earned on arriving there, in real units
-    states: tuple[Tensor, Tensor] | None  # [B, F, P]: before each future frame, and at it
+    Args:
+        actions: Whether the model reads actions.
+        goal: Whether a goal frame precedes the context. It takes one of the context frames of the tokenizer.
+    """
+
+    actions: bool = True
+    goal: bool = False
+
+
+ACTIONS = Conditioning()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One batch.
+
+    Attributes:
+        pixels: uint8 [B, C + F, 3, R, R].
+        actions: [B, F, A] that lead to the future frames. None for a model without actions.
+        rewards: [B, F, 1] of the transitions to the future frames, in real units. None where the batch has none.
+        states: The robot's states [B, F, P] before each future frame and at it. None without proprioception.
+    """
+
+    pixels: Tensor
+    actions: Tensor | None
+    rewards: Tensor | None
+    states: tuple[Tensor, Tensor] | None
 
     @property
     def frames(self) -> Tensor:
-        """float32 in [0, 1]."""
+        """The frames, float32 in [0, 1]."""
         return self.pixels.float() / 255
 
 
 @dataclass(frozen=True)
 class SegmentReader:
-    """What a model wants of a batch; checks it.
+    """Reads and checks the batches of a model.
 
-    Attributes:
-        resolution: R. context_length: real context frames. longest: T at most, a goal not counted.
-        action_dim: A; None for a model without actions. proprioception: P; 0 for none.
-        goal: a goal frame stands before the context. In training it is the segment's last frame, which is not predicted
-            (as published), or the last of ``goal`` uint8 [B, T, 3, R, R] where the batch has that.
-        rewards_off_by_one: a published defect for study: the reward of the transition after a frame's own.
+    Args:
+        resolution: R.
+        context_length: Real context frames.
+        longest: Maximum of T, without a goal.
+        action_dim: A. None for a model without actions.
+        proprioception: P. 0: none.
+        goal: Whether a goal frame precedes the context. In training it is the last frame of the segment, which is then
+            not predicted (as published), or the last of `goal` uint8 [B, T, 3, R, R] where the batch has that.
+        rewards_off_by_one: Read the reward of the transition after a frame's own. See PublishedDefects.
     """
 
     resolution: int
@@ -49,7 +73,11 @@ class SegmentReader:
     rewards_off_by_one: bool = False
 
     def __call__(self, batch: TensorDictBase) -> Segment:
-        """Read a batch [B, T]; ValueError where it does not fit the model."""
+        """Read a batch [B, T].
+
+        Raises:
+            ValueError: The batch does not fit the model.
+        """
         pixels, length = batch["pixels"], self.context_length
         self.check_pixels(pixels, "a batch needs pixels uint8 [B, T,")
         frames = pixels.shape[1] - self.goal
@@ -70,9 +98,17 @@ class SegmentReader:
         return Segment(pixels, self._actions(batch, leading), rewards, states)
 
     def context(self, context: TensorDictBase) -> tuple[Tensor, Tensor | None]:
-        """Of real steps [B, C'] the frames of the layout's context uint8 [B, C, 3, R, R] and the last states [B, P].
+        """Read a context.
 
-        A goal-conditioned model needs ``goal`` uint8 [B, C', 3, R, R] beside ``pixels`` (its last row is used).
+        Args:
+            context: Real steps [B, C'] with `pixels`. A goal-conditioned model also needs `goal` uint8
+                [B, C', 3, R, R], whose last step is used; one with proprioception needs `state`.
+
+        Returns:
+            The context frames of the layout uint8 [B, C, 3, R, R], and the last states [B, P] or None.
+
+        Raises:
+            ValueError: The context does not fit the model.
         """
         pixels = context["pixels"]
         self.check_pixels(pixels, f"a context needs pixels uint8 [B, {self.context_length},", self.context_length)
@@ -83,14 +119,27 @@ class SegmentReader:
         return pixels, self.read_states(context)[:, -1] if self.proprioception else None
 
     def check_pixels(self, pixels: Tensor, wanted: str, frames: int | None = None) -> None:
-        """ValueError where pixels are not uint8 [B, T, 3, R, R] (of ``frames`` frames)."""
+        """Check pixels.
+
+        Args:
+            pixels: Should be uint8 [B, T, 3, R, R].
+            wanted: Beginning of the error message.
+            frames: T. None: any.
+
+        Raises:
+            ValueError: The type or the shape is another.
+        """
         side = self.resolution
         right = pixels.dtype == torch.uint8 and pixels.dim() == 5 and tuple(pixels.shape[2:]) == (3, side, side)
         if not right or frames not in (None, pixels.shape[1]):
             raise ValueError(f"{wanted} 3, {side}, {side}], not {pixels.dtype} {list(pixels.shape)}")
 
     def read_states(self, batch: TensorDictBase) -> Tensor:
-        """The first P numbers of ``state``, float32 [B, T, P]."""
+        """The first P entries of `state`, float32 [B, T, P].
+
+        Raises:
+            ValueError: The batch has fewer or none.
+        """
         if "state" not in batch.keys() or batch["state"].shape[-1] < self.proprioception:
             raise ValueError(f"this model reads {self.proprioception} numbers of `state`: the data hold fewer or none")
         return batch["state"][..., : self.proprioception].float()

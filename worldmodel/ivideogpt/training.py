@@ -1,6 +1,6 @@
-"""Gradient steps: plan, warm-up, clipping, refusal of what is not finite, weight-decay groups, modes."""
+"""Training: what each update trains, optimisers, and one gradient step with warm-up and clipping."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,25 +11,24 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What each update trains, and how.
+    """What each update trains, and the weights of the losses.
 
-    The first ``tokenizer_updates`` updates train the tokenizer alone. After that every update trains the
-    transformer, and each ``tokenizer_every``-th also the tokenizer, its codebooks and (unless asked otherwise)
-    its encoders frozen so that tokens keep their meaning.
+    The first `tokenizer_updates` updates train the tokenizer alone. After that each update trains the transformer, and
+    one in `tokenizer_every` also trains the tokenizer. Its codebooks, and by default its encoders, are then frozen, so
+    that the meaning of tokens does not change.
 
-    Attributes:
-        tokenizer_updates: of the tokenizer alone, at first.
-        tokenizer_every: transformer updates to a later tokenizer update; 0 for none.
-        later_encoders: whether later tokenizer updates train the encoders too, as published, or the decoders
-            alone. Codebooks that standardise latents need them fixed: with frozen statistics they diverge.
-        tokenizer_frames: future frames of each segment that a tokenizer update looks at; None for all.
-        warmup_updates: over which each part's learning rate rises to its full value.
-        clip_norm: largest norm of a part's gradient.
-        reward_weight: of the reward loss beside the tokens' cross-entropy.
-        state_weight: of the loss of the robot's own state, where the model predicts it.
-        full_vocabulary_loss: the published softmax, over context codes too; twice the memory for logits.
-        rewards_off_by_one: a published defect for study: train on the reward of the transition after a
-            frame's own.
+    Args:
+        tokenizer_updates: Updates of the tokenizer alone, at first.
+        tokenizer_every: Transformer updates for each later tokenizer update. 0: no later tokenizer updates.
+        later_encoders: Whether later tokenizer updates train the encoders too, as published, or the decoders alone.
+            Must be False with standardised latents, which diverge when their statistics are frozen.
+        tokenizer_frames: Future frames of each segment in a tokenizer update, drawn at random. None: all.
+        warmup_updates: Updates over which the learning rate of each part rises linearly.
+        clip_norm: Maximum norm of the gradient of each part.
+        reward_weight: Weight of the reward loss. The cross-entropy of the tokens has weight 1.
+        state_weight: Weight of the loss of the robot's state, where the transformer has proprioception.
+        perceptual: Perceptual loss of the tokenizer, from (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss.
+            None: no perceptual loss.
     """
 
     tokenizer_updates: int
@@ -40,18 +39,30 @@ class TrainingPlan:
     clip_norm: float = 1.0
     reward_weight: float = 1.0
     state_weight: float = 1.0
-    full_vocabulary_loss: bool = False
-    rewards_off_by_one: bool = False
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def trains_tokenizer(self, updates: int) -> bool:
-        """Whether update number ``updates``, counted from 0, trains the tokenizer."""
+        """Whether update number `updates`, counted from 0, trains the tokenizer."""
         done = updates - self.tokenizer_updates
         return done < 0 or (self.tokenizer_every > 0 and (done + 1) % self.tokenizer_every == 0)
 
 
+@dataclass(frozen=True)
+class Optimizers:
+    """The optimisers of the two parts of the model, before they know their parameters.
+
+    Args:
+        tokenizer: Called with the parameters of the tokenizer.
+        transformer: Called with two groups of parameters: those with weight decay and those without.
+    """
+
+    tokenizer: Callable[..., torch.optim.Optimizer]
+    transformer: Callable[..., torch.optim.Optimizer]
+
+
 @contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put ``module`` in train or eval mode, and back afterwards."""
+    """Put `module` in train or eval mode, and back afterwards."""
     before = module.training
     module.train(training)
     try:
@@ -61,7 +72,7 @@ def mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Two groups: the optimiser's weight decay for matrices, none for biases, norms and embeddings."""
+    """Groups of parameters: matrices with the weight decay of the optimiser; biases, norms and embeddings without."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     matrices = [p for p in module.parameters() if p.dim() > 1 and id(p) not in embeddings]
     others = [p for p in module.parameters() if p.dim() <= 1 or id(p) in embeddings]
@@ -71,17 +82,21 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 def gradient_step(
     optimizer: torch.optim.Optimizer, loss: Tensor, *, done: int, warmup: int, clip_norm: float, name: str
 ) -> Tensor:
-    """Backward, clip, and step at the learning rate that a linear warm-up over ``warmup`` steps allows.
+    """Take one step: backward pass, clipping, and a learning rate that rises linearly during the warm-up.
 
     Args:
-        done: steps taken before this one.
-        name: what is trained, for the error.
+        optimizer: Optimiser of the parameters.
+        loss: The loss, 0-d.
+        done: Steps taken before this one.
+        warmup: Steps over which the learning rate rises.
+        clip_norm: Maximum norm of the gradient.
+        name: Name of the trained part, for the error message.
 
     Returns:
-        The gradient's norm before clipping, 0-d.
+        Norm of the gradient before clipping, 0-d.
 
     Raises:
-        FloatingPointError: the loss or the gradient is not finite; the weights are as before.
+        FloatingPointError: The loss or the gradient is not finite. The weights are unchanged.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

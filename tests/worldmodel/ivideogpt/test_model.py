@@ -13,12 +13,13 @@ from torchrl.data import Bounded, Composite
 
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt import precision
+from worldmodel.ivideogpt.defects import PublishedDefects
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.precision import bfloat16_gain
 from worldmodel.ivideogpt.rollout.decoding import Sampling
-from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
+from worldmodel.ivideogpt.tokenizer.settings import AutoencoderSizes, Codebooks, CrossAttentionSizes, MovingAverage
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.training import TrainingPlan, decay_groups
+from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, decay_groups
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 SIDE, ACTION, SEGMENT, CONTEXT = 16, 2, 6, 2
@@ -33,36 +34,25 @@ def specs(side: int = SIDE) -> dict[str, Any]:
 def tokenizer() -> CompressiveTokenizer:
     return CompressiveTokenizer(
         resolution=SIDE,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        latent_channels=4,
-        context_codes=11,
-        dynamics_codes=13,
         context_length=CONTEXT,
         patch=2,
-        max_att_resolution=4,
-        norm_groups=4,
-        cross_norm_groups=4,
-        attention_heads=2,
-        stem_patch=2,
-        dropout=0.1,
-        quantizer=partial(VectorQuantizer, revive_below=0.1),
+        autoencoder=AutoencoderSizes((8, 16), layers_per_block=1, latent_channels=4, norm_groups=4, stem_patch=2),
+        cross_attention=CrossAttentionSizes(max_resolution=4, norm_groups=4, heads=2, dropout=0.1),
+        codebooks=Codebooks(11, 13, moving_average=MovingAverage(revive_below=0.1)),
     )
 
 
 def make(seed: int = 0, *, tokenizer_updates: int = 0, every: int = 0, lr: float = 3e-3, **options: Any) -> IVideoGPT:
     torch.manual_seed(seed)
-    defect = options.pop("rewards_off_by_one", False)
     dropout = options.pop("dropout", 0.0)
     small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, attention_dropout=dropout)
+    adam = partial(torch.optim.AdamW, lr=lr)
     return IVideoGPT(
         **{**specs(), **options.pop("specs", {})},
         **{"tokenizer": tokenizer, "transformer": small, **options.pop("parts", {})},
-        tokenizer_optimizer=partial(torch.optim.AdamW, lr=lr),
-        transformer_optimizer=partial(torch.optim.AdamW, lr=lr),
-        training=TrainingPlan(tokenizer_updates, every, warmup_updates=2, rewards_off_by_one=defect),
-        sampling=options.pop("sampling", GREEDY),
-        **{"segment_length": SEGMENT, **options},
+        optimizers=Optimizers(tokenizer=adam, transformer=adam),
+        training=TrainingPlan(tokenizer_updates, every, warmup_updates=2),
+        **{"sampling": GREEDY, "segment_length": SEGMENT, **options},
     )
 
 
@@ -189,7 +179,7 @@ def test_learned_weights_are_used_by_the_next_start() -> None:
 
 
 def test_defect_of_dropout_in_imagination() -> None:
-    model = make(dropout=0.5, dropout_in_imagination=True)
+    model = make(dropout=0.5, defects=PublishedDefects(dropout_in_imagination=True))
     batch = sequences()
     rewards = [rollout(model, batch[:, :CONTEXT], batch["action"][:, :2])[1] for _ in range(2)]
     assert not torch.equal(rewards[0], rewards[1])
@@ -207,7 +197,8 @@ def reward_error(model: IVideoGPT, updates: int) -> float:
 @pytest.mark.learns
 def test_action_and_reward_belong_to_the_frame_they_lead_to() -> None:
     assert reward_error(make(), 100) < 0.5
-    assert reward_error(make(rewards_off_by_one=True), 100) > 1.2  # the next action is not known yet
+    defect = PublishedDefects(rewards_off_by_one=True)
+    assert reward_error(make(defects=defect), 100) > 1.2  # the next action is not known yet
 
 
 def test_schedule() -> None:

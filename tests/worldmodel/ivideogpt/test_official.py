@@ -1,6 +1,8 @@
 """Weights in the published layout: loaded by name, sizes from the tensors, and against recorded outputs."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from torchrl.data import Bounded
 
 from tests.shared_data import SHARED_DATA
 from tests.worldmodel.ivideogpt.test_model import make, sequences, specs
+from worldmodel.ivideogpt.defects import PublishedDefects
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.official import load_parts, load_tokenizer, load_transformer, save_parts
-from worldmodel.ivideogpt.rollout.decoding import Sampling
+from worldmodel.ivideogpt.tokenizer.settings import AutoencoderSizes, Codebooks, CrossAttentionSizes, MovingAverage
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.heads import symlog
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
@@ -24,18 +27,24 @@ PARITY = SHARED_DATA / "official-parity"
 needs_recording = pytest.mark.skipif(
     not PARITY.is_dir(), reason=f"{PARITY} is absent: the recording of the published implementation does not ship"
 )
+NETS = AutoencoderSizes((32, 64, 64), layers_per_block=1, latent_channels=16, norm_groups=16)
 SIZES: list[dict[str, Any]] = [
     {"context_length": 1},
-    {"max_att_resolution": 8},  # smaller than the latents: the decoder's middle block attends alone
-    {"block_out_channels": (32, 64), "resolution": 32, "layers_per_block": 2},
-    {"block_out_channels": (32, 32, 64, 64), "resolution": 128, "max_att_resolution": 32, "context_length": 3},
+    # smaller than the latents: the decoder's middle block attends alone
+    {"cross_attention": CrossAttentionSizes(max_resolution=8)},
+    {"autoencoder": replace(NETS, block_out_channels=(32, 64), layers_per_block=2), "resolution": 32},
+    {
+        "autoencoder": replace(NETS, block_out_channels=(32, 32, 64, 64)),
+        "cross_attention": CrossAttentionSizes(max_resolution=32),
+        "resolution": 128,
+        "context_length": 3,
+    },
 ]
 
 
 def tokenizer(**changes: Any) -> CompressiveTokenizer:
     """Random weights, all far from zero."""
-    sizes = {"block_out_channels": (32, 64, 64), "layers_per_block": 1, "latent_channels": 16, "norm_groups": 16}
-    made = CompressiveTokenizer(**{**sizes, "context_codes": 24, "dynamics_codes": 40, **changes})
+    made = CompressiveTokenizer(**{"autoencoder": NETS, "codebooks": Codebooks(24, 40), **changes})
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return made.eval()
@@ -119,8 +128,10 @@ def test_own_tokenizers_come_back_whole(tmp_path: Path) -> None:
     made = make().tokenizer.eval()
     save_parts(tmp_path, made, transformer())
     loaded = load_tokenizer(tmp_path)
-    assert same(loaded, made) and loaded.settings.keys() == made.settings.keys()
-    assert loaded.quantize.revive_below == 0.1 and loaded.stem_patch == 2
+    nets, codebooks = made.settings["autoencoder"], made.settings["codebooks"]
+    assert same(loaded, made)
+    assert loaded.settings == made.settings | {"codebooks": replace(codebooks, code_dim=nets.latent_channels)}
+    assert loaded.quantize.moving_average == MovingAverage(revive_below=0.1) and loaded.stem_patch == 2
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -276,9 +287,9 @@ def test_config_is_json_with_the_published_names(tmp_path: Path) -> None:
 def test_greedy_rollout_of_loaded_weights() -> None:
     """As recorded, token for token: uint8 frames, tokenizer, cache, reward head and decoder together."""
     expected = load_file(PARITY / "expected.safetensors")
-    greedy = Sampling(temperature=0.0, any_token=True)  # the recorded run did not mask the vocabulary
+    defects = PublishedDefects(any_token=True)  # the recorded run did not mask the vocabulary
     space = specs(64) | {"action_spec": Bounded(-1, 1, (4,))}
-    model = make(pretrained=str(PARITY), specs=space, segment_length=6, sampling=greedy)
+    model = make(pretrained=str(PARITY), specs=space, segment_length=6, defects=defects)
     rewarding = load_transformer(PARITY / "transformer_action_reward.safetensors")
     model.transformer.load_state_dict(rewarding.state_dict())
     pixels = (expected["frames"] * 255).round().to(torch.uint8)
@@ -293,3 +304,15 @@ def test_greedy_rollout_of_loaded_weights() -> None:
     torch.testing.assert_close(symlog(rewards), expected["rollout_rewards"], atol=1e-4, rtol=0.0)
     shown = model.rollouts.pixels(state, tokens).float() / 255
     torch.testing.assert_close(shown, expected["rollout_frames"], atol=0.5 / 255 + 1e-4, rtol=0.0)
+
+
+def test_settings_that_the_weights_overrule_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tokenizer_updates=5).save_pretrained(tmp_path)
+    nets = AutoencoderSizes((8, 16), layers_per_block=3, latent_channels=4, norm_groups=4, stem_patch=2)
+    asked = partial(CompressiveTokenizer, resolution=32, autoencoder=nets)
+    make(tokenizer_updates=5, pretrained=str(tmp_path), parts={"tokenizer": asked})
+    (message,) = [record.message for record in caplog.records]
+    assert message == (
+        "the weights overrule the settings: tokenizer.resolution 16 (not 32), "
+        "tokenizer.autoencoder.layers_per_block 1 (not 3)"
+    )

@@ -9,6 +9,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from tests.worldmodel.ivideogpt.test_model import tokenizer
 from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
+from worldmodel.ivideogpt.tokenizer.settings import MovingAverage
 
 pytestmark = pytest.mark.process
 
@@ -21,7 +22,7 @@ def latents(number: int) -> Tensor:
 
 def quantizer(**options: Any) -> VectorQuantizer:
     torch.manual_seed(0)
-    made = VectorQuantizer(CODES, DIM, moving_average=True, usage_decay=0.5, **options)
+    made = VectorQuantizer(CODES, DIM, moving_average=MovingAverage(decay=0.5, **options))
     made.load_state_dict({"embedding.weight": latents(99)[:CODES]})  # as if each code had been used
     return made
 

@@ -1,5 +1,6 @@
 """iVideoGPT's variants: action-free, goal-conditioned, with the robot's state, and beyond the trained segment."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,13 @@ from tests.worldmodel.ivideogpt.test_model import (
     tokenizer,
 )
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.segments import Conditioning
+from worldmodel.ivideogpt.tokenizer.settings import AutoencoderSizes
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 ROBOT = 3
+GOAL = Conditioning(goal=True)
 
 
 def with_robot(**options: Any) -> IVideoGPT:
@@ -53,7 +57,7 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor) -> list[Tens
 
 
 def test_action_free_model_needs_no_actions() -> None:
-    model, batch = make(action_conditioned=False), sequences()
+    model, batch = make(conditioning=Conditioning(actions=False)), sequences()
     del batch["action"]
     assert "code_loss" in model.update(batch)
     state, prediction = model.step(model.start(batch[:, :CONTEXT]), None)
@@ -72,7 +76,7 @@ def test_data_without_rewards_train_no_reward_head() -> None:
 
 def test_the_goal_stands_before_the_context() -> None:
     """Of two context places one is the goal's: one real frame is enough, and the goal changes what is imagined."""
-    model, batch = make(goal_conditioned=True), sequences()
+    model, batch = make(conditioning=GOAL), sequences()
     assert model.context_length == 1 and model.max_horizon == SEGMENT - CONTEXT
     assert "code_loss" in model.update(batch)  # the segment's last frame is its goal, and not predicted
     segment = model.objectives["transformer"].reader(batch)
@@ -98,7 +102,7 @@ def test_goal_needs_a_place() -> None:
         return type(made := tokenizer())(**{**made.settings, "context_length": 1})
 
     with pytest.raises(ValueError, match="the goal takes one place"):
-        make(goal_conditioned=True, parts={"tokenizer": single})
+        make(conditioning=GOAL, parts={"tokenizer": single})
 
 
 @pytest.mark.learns
@@ -171,8 +175,10 @@ def test_forks_go_on_beyond_the_trained_segment() -> None:
 def test_any_size_that_the_blocks_allow(side: int, widths: tuple[int, ...], patch: int) -> None:
     def sized() -> Any:
         made = tokenizer()
-        sizes = {"resolution": side, "block_out_channels": widths, "patch": patch, "stem_patch": 1}
-        return type(made)(**{**made.settings, **sizes, "max_att_resolution": 16})
+        nets = replace(made.settings["autoencoder"], block_out_channels=widths, stem_patch=1)
+        cross = replace(made.settings["cross_attention"], max_resolution=16)
+        sizes = {"resolution": side, "patch": patch, "autoencoder": nets, "cross_attention": cross}
+        return type(made)(**{**made.settings, **sizes})
 
     model = make(specs=specs(side), parts={"tokenizer": sized})
     batch = TensorDict(
@@ -183,11 +189,11 @@ def test_any_size_that_the_blocks_allow(side: int, widths: tuple[int, ...], patc
     assert "code_loss" in model.update(batch)
     assert imagine(model, batch[:, :CONTEXT], torch.zeros(2, 1, ACTION))[0]["pixels"].shape == (2, 3, side, side)
     with pytest.raises(ValueError, match="does not divide into"):
-        type(model.tokenizer)(resolution=side + 1, block_out_channels=widths, patch=patch, norm_groups=4)
+        type(model.tokenizer)(resolution=side + 1, patch=patch, autoencoder=AutoencoderSizes(widths, norm_groups=4))
 
 
 def test_a_goal_is_encoded_and_not_reconstructed() -> None:
-    model, batch = make(goal_conditioned=True), sequences()
+    model, batch = make(conditioning=GOAL), sequences()
     batch["goal"] = batch["pixels"][:, -1:].expand_as(batch["pixels"])
     assert model.reconstruct(batch[:, :1]).shape == (4, 1, 3, SIDE, SIDE)
     codes = model.codes(batch)

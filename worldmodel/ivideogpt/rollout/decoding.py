@@ -31,16 +31,16 @@ CACHED_TOKENS = 2048
 class Sampling:
     """How the next code is chosen.
 
-    Attributes:
-        temperature: 0 takes the most likely code.
-        top_k: choose among the k most likely; None for all.
-        any_token: a published defect for study: context codes and separators may be drawn in place of
-            dynamics codes; they are fed back as they are.
+    Args:
+        temperature: Divides the logits. 0 takes the most likely code.
+        top_k: Choose among the k most likely codes. None: all.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
-    any_token: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -126,7 +126,7 @@ class CachedDecoder:
     Args:
         transformer: the weights are copied; a later update of it does not change this decoder.
         dtype: type of the matrix products, keys and values; the residual stream and the norms stay float32.
-        dropout: attention dropout while decoding; anything but 0 is a published defect for study.
+        dropout: attention dropout while decoding; anything but 0 is a published defect, see PublishedDefects.
     """
 
     def __init__(self, transformer: VideoTransformer, dtype: torch.dtype, dropout: float = 0.0) -> None:
@@ -216,6 +216,7 @@ def imagine(
     added: Sequence[Tensor | None],
     sampling: Sampling,
     measure: bool = False,
+    any_token: bool = False,
 ) -> ImaginedFrame:
     """One frame: the slot with what it gains, then n sampled codes, each fed back to every decoder.
 
@@ -226,15 +227,16 @@ def imagine(
         caches: of R rows, one a decoder; each gains n + 1 tokens.
         added: [R, D] that each decoder's slot gains (Heads.condition); None for nothing.
         measure: whether entropy and disagreement are wanted.
+        any_token: sample from the whole vocabulary, see PublishedDefects.
     """
     layout, rows = decoders[0].layout, caches[0].keys.shape[1]
     uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
-    offset = 0 if sampling.any_token else layout.context_codes
+    offset = 0 if any_token else layout.context_codes
     inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
     tokens, entropies = [], []
     for draw in uniform:
         hidden = [decoder.advance(x, cache) for decoder, x, cache in zip(decoders, inputs, caches, strict=True)]
-        logits = [decoder.logits(h, sampling.any_token) for decoder, h in zip(decoders, hidden, strict=True)]
+        logits = [decoder.logits(h, any_token) for decoder, h in zip(decoders, hidden, strict=True)]
         mixed = logits[0] if len(logits) == 1 else torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
         tokens.append(sampling.choose(mixed, draw) + offset)
         if measure:

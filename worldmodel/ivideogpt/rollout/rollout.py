@@ -13,11 +13,13 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.segments import SegmentReader
-from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer, Context
+from worldmodel.ivideogpt.tokenizer.context import Context
+from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import mode
 from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
@@ -68,7 +70,7 @@ class Rollouts:
         max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
             become the context of what follows.
         measure: whether each frame says how unsure the model is. precision: of the large matrix products.
-        dropout: a published defect for study: leave the dropout of both parts on while imagining.
+        defects: published defects of rollouts; none by default.
     """
 
     def __init__(
@@ -81,12 +83,12 @@ class Rollouts:
         max_horizon: int,
         precision: Precision,
         measure: bool = False,
-        dropout: bool = False,
+        defects: PublishedDefects = NO_DEFECTS,
     ) -> None:
         self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
         self.layout, self.measure = tokenizer.layout, measure
         self.segment_frames, self.max_horizon = segment_frames, max_horizon
-        self.precision, self.dropout = precision, dropout
+        self.precision, self.defects = precision, defects
         self._snapshot: tuple[CachedDecoder, ...] = ()
         self._snapshot_of: list[tuple[int, int]] = []
 
@@ -125,7 +127,7 @@ class Rollouts:
         edges = [decoder.edges for decoder in state.decoders]
         action = None if action is None else action.float()
         added = [edge.condition(action, state.robot) for edge in edges]
-        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure)
+        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure, self.defects.any_token)
         rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
         robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
         robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
@@ -209,7 +211,7 @@ class Rollouts:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(autocast(self.transformers[0].cos, self.precision))
-            stack.enter_context(mode(self.tokenizer, self.dropout))
+            stack.enter_context(mode(self.tokenizer, self.defects.dropout_in_imagination))
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
                 quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
             yield
@@ -222,7 +224,7 @@ class Rollouts:
         """The transformers' weights as they are now, copied again only where they have changed."""
         versions = [(p.data_ptr(), p._version) for model in self.transformers for p in model.parameters()]
         if not self._snapshot or versions != self._snapshot_of:
-            dropout = self.transformers[0].attention_dropout if self.dropout else 0.0
+            dropout = self.transformers[0].attention_dropout if self.defects.dropout_in_imagination else 0.0
             dtype = self.precision.dtype(self.transformers[0].cos.device)
             self._snapshot = tuple(CachedDecoder(model, dtype, dropout) for model in self.transformers)
             self._snapshot_of = versions

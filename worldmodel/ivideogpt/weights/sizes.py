@@ -1,45 +1,102 @@
-"""The sizes of a published network, read off its tensors; config.json is asked for what no tensor tells."""
+"""The settings of a network by name: written to config.json, and read off the tensors of its weights.
+
+A setting of a group has the name GROUP.SETTING, as on the command line: `autoencoder.norm_groups`.
+"""
 
 import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from worldmodel.ivideogpt.attention import ROPE_THETA
-from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
+from worldmodel.ivideogpt.tokenizer.settings import (
+    AutoencoderSizes,
+    Codebooks,
+    CrossAttentionSizes,
+    MovingAverage,
+    StaticScene,
+    TokenizerLoss,
+)
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.llama import NORM_EPS
 from worldmodel.ivideogpt.weights.files import Config, Tensors
 
 HEAD_WIDTH = 64  # of every published transformer
-# names in the published config.json -> arguments of CompressiveTokenizer
-RENAMED = {
-    "num_vq_embeddings": "context_codes",
-    "num_dyn_embeddings": "dynamics_codes",
-    "norm_num_groups": "norm_groups",
-    "vq_embed_dim": "code_dim",
+GROUPS = {
+    "autoencoder": AutoencoderSizes,
+    "cross_attention": CrossAttentionSizes,
+    "codebooks": Codebooks,
+    "static_scene": StaticScene,
+    "loss": TokenizerLoss,
+}
+# Names in the published config.json, and the settings of CompressiveTokenizer.
+PUBLISHED_NAMES = {
+    "block_out_channels": "autoencoder.block_out_channels",
+    "layers_per_block": "autoencoder.layers_per_block",
+    "latent_channels": "autoencoder.latent_channels",
+    "norm_num_groups": "autoencoder.norm_groups",
+    "max_att_resolution": "cross_attention.max_resolution",
+    "num_vq_embeddings": "codebooks.context_codes",
+    "num_dyn_embeddings": "codebooks.dynamics_codes",
+    "vq_embed_dim": "codebooks.code_dim",
     "patch_size": "patch",
 }
 DOWN_BLOCK = r"(?:cond_)?encoder\.down_blocks"
 CROSS = r"cond_(?:en|de)coder\.cross_att_blocks\.\d+"
 
 
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with each group replaced by its settings, by name."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in GROUPS and is_dataclass(value):
+            named |= {f"{name}.{field.name}": getattr(value, field.name) for field in fields(value)}
+        else:
+            named[name] = value
+    return named
+
+
+def grouped(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`. Groups and settings that are missing have their defaults."""
+    arguments = {name: value for name, value in named.items() if "." not in name}
+    for group, make in GROUPS.items():
+        prefix = f"{group}."
+        own = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+        if isinstance(own.get("moving_average"), Mapping):
+            own["moving_average"] = MovingAverage(**own["moving_average"])
+        arguments[group] = make(**own)
+    return arguments
+
+
+def by_name(part: str, factory: Any) -> dict[str, Any]:
+    """The settings that a partial will call with, each with the name of the part before its own."""
+    return {f"{part}.{name}": value for name, value in flat(getattr(factory, "keywords", {})).items()}
+
+
+def tokenizer_config(tokenizer: CompressiveTokenizer) -> Config:
+    """The config.json of a tokenizer: published names where there are such, else ours."""
+    published = {ours: name for name, ours in PUBLISHED_NAMES.items()}
+    return {published.get(name, name): value for name, value in flat(tokenizer.settings).items()}
+
+
 def tokenizer_arguments(tensors: Tensors, config: Config) -> dict[str, Any]:
-    """What to call CompressiveTokenizer with; ValueError where neither the tensors nor `config` tell a size."""
-    known = inspect.signature(CompressiveTokenizer.__init__).parameters
-    arguments = {RENAMED.get(name, name): value for name, value in config.items()}
-    arguments = {name: value for name, value in arguments.items() if name in known}
-    quantizer = arguments.get("quantizer", {})
-    arguments["quantizer"] = partial(VectorQuantizer, **quantizer) if quantizer else VectorQuantizer
-    read = {name: value for name, value in _tokenizer_sizes(tensors).items() if value is not None}
-    arguments |= read
-    lacking = [name for name in ("block_out_channels", "resolution", "context_length") if name not in arguments]
+    """The arguments of CompressiveTokenizer. Sizes in the tensors take precedence over the configuration.
+
+    Raises:
+        ValueError: Neither the tensors nor the configuration have a size.
+    """
+    defaults = {name: known.default for name, known in inspect.signature(CompressiveTokenizer).parameters.items()}
+    known = flat(defaults)
+    named = {PUBLISHED_NAMES.get(name, name): value for name, value in config.items()}
+    named = {name: value for name, value in named.items() if name in known}
+    named |= {name: value for name, value in _tokenizer_sizes(tensors).items() if value is not None}
+    lacking = [name for name in ("autoencoder.block_out_channels", "resolution", "context_length") if name not in named]
     if lacking:
         raise ValueError(f"neither the tensors nor config.json tell {', '.join(lacking)} of this tokenizer")
-    return arguments
+    return grouped(named)
 
 
 def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -55,32 +112,34 @@ def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
         for name, count in queries.items()
         if name.replace("q_pos_emb", "kv_pos_emb") in tensors
     ]
-    sides = [math.isqrt(count) for count in queries.values()]  # the smallest is that of the latents
-    # the decoder's middle block attends whatever the sides; the encoder tells whether they are small enough
+    sides = [math.isqrt(count) for count in queries.values()]  # The smallest is that of the latents.
+    # The middle block of the decoder attends at any side, so that the encoder tells which sides are small enough.
     encoder_attends = any(name.startswith("cond_encoder.") for name in queries)
-    attention = r"\.mid_block\.attentions\..*"
     return {
-        "block_out_channels": None if None in widths or not widths else widths,
-        "layers_per_block": _count(tensors, rf"{DOWN_BLOCK}\.\d+\.resnets\.(\d+)\..*") or None,
-        "latent_channels": latent,
-        "code_dim": _size(tensors, r"(?:dynamics_)?quantize\.embedding\.weight", 1),
-        "context_codes": _size(tensors, r"quantize\.embedding\.weight", 0),
-        "dynamics_codes": _size(tensors, r"dynamics_quantize\.embedding\.weight", 0),
+        "autoencoder.block_out_channels": None if None in widths or not widths else widths,
+        "autoencoder.layers_per_block": _count(tensors, rf"{DOWN_BLOCK}\.\d+\.resnets\.(\d+)\..*") or None,
+        "autoencoder.latent_channels": latent,
+        "autoencoder.stem_patch": stem,
+        "codebooks.code_dim": _size(tensors, r"(?:dynamics_)?quantize\.embedding\.weight", 1),
+        "codebooks.context_codes": _size(tensors, r"quantize\.embedding\.weight", 0),
+        "codebooks.dynamics_codes": _size(tensors, r"dynamics_quantize\.embedding\.weight", 0),
+        "cross_attention.max_resolution": max(sides, default=0) if encoder_attends else min(sides, default=1) - 1,
         "patch": None if None in (latent, patches) else math.isqrt(int(patches or 0) // int(latent or 1)),
-        "stem_patch": stem,
         "resolution": min(sides) * (stem or 1) << (levels - 1) if sides and levels else None,
         "context_length": int(Counter(frames).most_common(1)[0][0]) if frames else None,
-        "max_att_resolution": max(sides, default=0) if encoder_attends else min(sides, default=1) - 1,
-        "context_mid_attention": any(re.fullmatch(rf"(?:en|de)coder{attention}", name) for name in tensors),
-        "dynamics_mid_attention": any(re.fullmatch(rf"cond_(?:en|de)coder{attention}", name) for name in tensors),
     }
 
 
 def transformer_arguments(tensors: Tensors, config: Config, heads: int | None) -> dict[str, Any]:
-    """What to call VideoTransformer with, `vocabulary` standing for its layout; tensors under our names.
+    """The arguments of VideoTransformer, with `vocabulary` in place of its layout.
+
+    Args:
+        tensors: The weights, under our names.
+        config: The config.json of the transformer.
+        heads: Attention heads. None: as in `config`, else one for each 64 of the width, as published.
 
     Raises:
-        ValueError: the tensors do not tell a size, or the configuration asks for another kind of network.
+        ValueError: The tensors do not have a size, or the configuration describes another kind of network.
     """
     rope = config.get("rope_parameters") or config
     odd = {"rms_norm_eps": (config, NORM_EPS), "rope_theta": (rope, ROPE_THETA)}
@@ -113,13 +172,13 @@ def _longest(shape: tuple[int, ...]) -> int:
 
 
 def _size(tensors: Tensors, pattern: str, axis: int | Callable[[tuple[int, ...]], int]) -> int | None:
-    """The size that most tensors of matching names have along `axis`, so that one misshapen tensor decides nothing."""
+    """The size along `axis` of most tensors with a matching name, so that one misshapen tensor does not decide."""
     shapes = [tuple(value.shape) for name, value in tensors.items() if re.fullmatch(pattern, name)]
     sizes = [axis(shape) if callable(axis) else shape[axis] for shape in shapes if callable(axis) or len(shape) > axis]
     return Counter(sizes).most_common(1)[0][0] if sizes else None
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
-    """1 + the largest number that the pattern's group takes in any name; 0 where none matches."""
+    """1 + the largest number in the group of the pattern, over all names; 0 if no name matches."""
     numbers = (re.fullmatch(pattern, name) for name in tensors)
     return max((int(match[1]) + 1 for match in numbers if match), default=0)

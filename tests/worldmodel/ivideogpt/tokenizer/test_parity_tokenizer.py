@@ -1,6 +1,7 @@
 """The tokenizer against what the published implementation computes from the same random weights."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.shared_data import SHARED_DATA
+from worldmodel.ivideogpt.tokenizer.settings import AutoencoderSizes, Codebooks, CrossAttentionSizes
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 
 PARITY = SHARED_DATA / "official-parity"
@@ -28,14 +30,15 @@ def tokenizer() -> CompressiveTokenizer:
     config = json.loads((PARITY / "tokenizer" / "config.json").read_text())
     made = CompressiveTokenizer(
         resolution=config["resolution"],
-        block_out_channels=config["block_out_channels"],
-        layers_per_block=config["layers_per_block"],
-        latent_channels=config["latent_channels"],
-        context_codes=config["num_vq_embeddings"],
-        dynamics_codes=config["num_dyn_embeddings"],
         context_length=config["context_length"],
-        max_att_resolution=config["max_att_resolution"],
-        norm_groups=config["norm_num_groups"],
+        autoencoder=AutoencoderSizes(
+            block_out_channels=config["block_out_channels"],
+            layers_per_block=config["layers_per_block"],
+            latent_channels=config["latent_channels"],
+            norm_groups=config["norm_num_groups"],
+        ),
+        cross_attention=CrossAttentionSizes(max_resolution=config["max_att_resolution"]),
+        codebooks=Codebooks(config["num_vq_embeddings"], config["num_dyn_embeddings"]),
     )
     made.load_state_dict(load_file(PARITY / "tokenizer" / "diffusion_pytorch_model.safetensors"))
     return made.eval()
@@ -90,13 +93,17 @@ def test_decoding_the_published_tokens(tokenizer: CompressiveTokenizer, expected
     [
         ({}, 114_159_174, 420),
         (
-            {"resolution": 256, "block_out_channels": (128, 256, 256, 512, 768), "max_att_resolution": 32},
+            {
+                "resolution": 256,
+                "autoencoder": AutoencoderSizes((128, 256, 256, 512, 768)),
+                "cross_attention": CrossAttentionSizes(max_resolution=32),
+            },
             310_472_774,
             624,
         ),
     ],
 )
-def test_published_sizes(sizes: dict[str, int], parameters: int, tensors: int) -> None:
+def test_published_sizes(sizes: dict[str, Any], parameters: int, tensors: int) -> None:
     """Counted without allocating them."""
     with torch.device("meta"):
         made = CompressiveTokenizer(**sizes)

@@ -1,6 +1,7 @@
 """The compressive tokenizer: sizes, caching, learning, and errors in one line."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,34 +12,33 @@ from torch.nn import functional as F
 
 from worldmodel.ivideogpt.objectives import tokenizer_losses
 from worldmodel.ivideogpt.tokenizer.layers import fold, unfold
-from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
+from worldmodel.ivideogpt.tokenizer.settings import (
+    AutoencoderSizes,
+    Codebooks,
+    CrossAttentionSizes,
+    MovingAverage,
+    StaticScene,
+    TokenizerLoss,
+)
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 
+NETS = AutoencoderSizes((8, 16), layers_per_block=1, latent_channels=8, norm_groups=4)
+CROSS = CrossAttentionSizes(max_resolution=8, norm_groups=4, heads=2)
 SMALL: dict[str, Any] = {
     "resolution": 16,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "latent_channels": 8,
-    "context_codes": 32,
-    "dynamics_codes": 16,
     "patch": 4,
-    "max_att_resolution": 8,
-    "norm_groups": 4,
-    "cross_norm_groups": 4,
-    "attention_heads": 2,
+    "autoencoder": NETS,
+    "cross_attention": CROSS,
+    "codebooks": Codebooks(32, 16),
 }
 NANO: dict[str, Any] = {
     **SMALL,
-    "code_dim": 4,
-    "stem_patch": 2,
-    "copy_gate": True,
-    "standardise": True,
-    "quantizer": partial(VectorQuantizer, moving_average=True, revive_below=0.05, commitment=0.05),
-    "background_batches": 3,
-    "motion_weight": 10.0,
-    "squared_weight": 4.0,
-    "dropout": 0.0,
+    "autoencoder": replace(NETS, stem_patch=2),
+    "cross_attention": replace(CROSS, dropout=0.0),
+    "codebooks": Codebooks(32, 16, 4, commitment=0.05, standardise=True, moving_average=MovingAverage(0.99, 0.05)),
+    "static_scene": StaticScene(background_batches=3, copy_gate=True),
+    "loss": TokenizerLoss(motion_weight=10.0, squared_weight=4.0),
 }
 
 
@@ -62,11 +62,13 @@ def test_grids_derive_from_sizes(
 ) -> None:
     resolution = places * patch * stem * 2 ** (levels - 1)
     made = CompressiveTokenizer(
-        **{**SMALL, "resolution": resolution, "block_out_channels": (8,) * levels, "patch": patch},
-        stem_patch=stem,
+        resolution=resolution,
         context_length=context,
-        copy_gate=gate,
-        standardise=standardise,
+        patch=patch,
+        autoencoder=replace(NETS, block_out_channels=(8,) * levels, stem_patch=stem),
+        cross_attention=CROSS,
+        codebooks=Codebooks(32, 16, standardise=standardise),
+        static_scene=StaticScene(copy_gate=gate),
     ).eval()
     assert made.context_tokens == (places * patch) ** 2
     assert made.dynamics_tokens == places**2
@@ -162,11 +164,12 @@ def test_background_is_the_mean_of_the_first_training_batches() -> None:
 
 
 def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
-    made = small(dropout=0.0, motion_weight=5.0, perceptual_weight=2.0)
+    cross, weights = replace(CROSS, dropout=0.0), TokenizerLoss(motion_weight=5.0, perceptual_weight=2.0)
+    made = small(cross_attention=cross, loss=weights)
     frames = torch.rand(2, 5, 3, 16, 16)
     out = tokenizer_losses(made, frames, samples=2, perceptual=lambda a, b: (a - b).square().mean())
     alike = tokenizer_losses(made, frames, perceptual=lambda ours, real: ours.new_tensor(float(len(real))))
-    assert float(alike["perceptual"]) == made.perceptual_weight * len(frames) * frames.shape[1]  # context + future
+    assert float(alike["perceptual"]) == weights.perceptual_weight * len(frames) * frames.shape[1]  # context + future
     parts = ["context_error", "future_error", "context_commitment", "dynamics_commitment", "perceptual"]
     torch.testing.assert_close(out["loss"], sum(out[name] for name in parts))
     assert out["loss"].requires_grad and not any(v.requires_grad for k, v in out.items() if k != "loss")
@@ -176,13 +179,13 @@ def test_losses_add_up_and_only_the_sum_carries_a_gradient() -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    made = small(**{**NANO, "quantizer": partial(VectorQuantizer, revive_below=0.05, commitment=0.05)})
+    made = small(**{**NANO, "codebooks": replace(NANO["codebooks"], moving_average=None)})
     tokenizer_losses(made, torch.rand(4, 4, 3, 16, 16))["loss"].backward()
     assert [name for name, p in made.named_parameters() if p.grad is None] == []
 
 
 def test_published_files_load_into_a_tokenizer_with_revival() -> None:
-    plain, reviving = small(), small(quantizer=partial(VectorQuantizer, revive_below=0.1, moving_average=True))
+    plain, reviving = small(), small(codebooks=Codebooks(32, 16, moving_average=MovingAverage(revive_below=0.1)))
     reviving.load_state_dict(plain.state_dict())
     assert reviving.quantize.usage.min() == 1.0
     before = reviving.quantize.embedding.weight.clone()
@@ -229,23 +232,33 @@ def test_psnr_and_perplexity_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("make", "message"),
     [
-        ({"resolution": 65}, "resolution 65 does not divide .* multiple of 8, such as 64"),
-        ({"resolution": 0}, "sizes must be positive"),
-        ({"block_out_channels": ()}, "sizes must be positive"),
-        ({"patch": 3}, "3x3 patches"),
-        ({"norm_groups": 5}, "not divisible by norm_groups 5"),
-        ({"cross_norm_groups": 7}, "not divisible by cross_norm_groups 7"),
-        ({"attention_heads": 3}, "not divisible by attention_heads 3"),
-        ({"context_length": 0}, "context_length must be at least 1"),
-        ({"context_codes": 0}, "at least one code"),
-        ({"layers_per_block": 0}, "layers_per_block must be at least 1"),
+        (
+            lambda: small(resolution=65),
+            "resolution 65 does not divide .* multiple of 8, such as tokenizer.resolution=64",
+        ),
+        (lambda: small(resolution=0), "resolution and tokenizer.patch must be positive, not 0"),
+        (lambda: small(patch=3), "3x3 patches"),
+        (lambda: small(context_length=0), "context_length must be at least 1"),
+        (
+            lambda: small(autoencoder=replace(NETS, norm_groups=5)),
+            "not divisible by tokenizer.autoencoder.norm_groups 5",
+        ),
+        (lambda: small(cross_attention=replace(CROSS, norm_groups=7)), "not divisible .*cross_attention.norm_groups 7"),
+        (lambda: small(cross_attention=replace(CROSS, heads=3)), "not divisible .*cross_attention.heads 3"),
+        (lambda: small(codebooks=Codebooks(0, 16)), "at least one code"),
+        (lambda: AutoencoderSizes(()), "block_out_channels is empty"),
+        (lambda: AutoencoderSizes(layers_per_block=0), "autoencoder.layers_per_block must be at least 1, not 0"),
+        (lambda: CrossAttentionSizes(heads=0), "cross_attention.heads must be at least 1, not 0"),
+        (lambda: MovingAverage(revive_below=1.0), "revive_below and decay must be in"),
+        (lambda: MovingAverage(decay=-0.1), "revive_below and decay must be in"),
+        (lambda: MovingAverage(warmup=5), r"warmup \(5\) needs revive_below > 0"),
     ],
 )
-def test_impossible_sizes_are_one_line(options: dict[str, Any], message: str) -> None:
+def test_impossible_sizes_are_one_line(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        small(**options)
+        make()
     assert "\n" not in str(caught.value)
 
 

@@ -63,11 +63,12 @@ def test_action_free_weights_load(expected: dict[str, Tensor]) -> None:
 def test_greedy_rollout_through_the_cache(transformer: VideoTransformer, expected: dict[str, Tensor]) -> None:
     decoder = CachedDecoder(transformer, torch.float32)
     cache = decoder.encode(expected["tokens"][:, : LAYOUT.prefix], 4)
-    greedy = Sampling(temperature=0.0, any_token=True)  # the recorded run did not mask the vocabulary
+    greedy = Sampling(temperature=0.0)
     tokens, rewards = [], []
     for action in expected["actions"][:, 1:5].unbind(1):
         with torch.no_grad():
-            frame = imagine([decoder], [cache], [decoder.edges.condition(action, None)], greedy)
+            added = decoder.edges.condition(action, None)
+            frame = imagine([decoder], [cache], [added], greedy, any_token=True)  # the recorded run had no mask
             reward = decoder.edges.rewards(frame.ends[0])
         assert reward is not None
         tokens.append(frame.tokens)

@@ -11,6 +11,7 @@ from torchrl.data import Unbounded
 
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, make, sequences, specs
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.segments import Conditioning
 from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
@@ -24,7 +25,7 @@ def build(robot: bool, ensemble: int, goal: bool, acts: bool) -> IVideoGPT:
     small = partial(VideoTransformer, **sizes)
     space = specs()
     space["observation_spec"]["state"] = Unbounded((5,))
-    switches = {"ensemble": ensemble, "goal_conditioned": goal, "action_conditioned": acts}
+    switches = {"ensemble": ensemble, "conditioning": Conditioning(actions=acts, goal=goal)}
     model = make(specs=space, parts={"transformer": small}, horizon=2 * (SEGMENT - CONTEXT) + 1, **switches)
     for member in (model.transformer, *model.others):
         for parameter in member.parameters():
