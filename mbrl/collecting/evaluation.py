@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.device import fork_rng
 from mbrl.envs.gym import carrying
+from mbrl.envs.lockstep import LockStep
 from mbrl.errors import UserError
 from policies.base import Policy
 
 FILMED = 4  # episodes
+SIDE_BY_SIDE = 20  # episodes at most: a planner imagines all their candidates at once
 
 
 class Evaluation(NamedTuple):
@@ -54,11 +58,16 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Plays the same `episodes` goals at every call, each of at most `max_steps` agent steps, in an env of its own.
+    """Plays the same goals at every call, in an environment of its own, without exploration.
 
-    Where that env has several tasks, it plays so many goals of each.
-    Training's environment and random numbers are left as they were. No success bonus enters here: the environment
-    is built without one.
+    Training's environment and random numbers are left as they were. There is no success bonus: the environment is
+    built without one.
+
+    Args:
+        make_env: makes the environment when called with `seed`.
+        episodes: goals; of each task where the environment has several.
+        max_steps: agent steps of an episode.
+        seed: of the goals.
     """
 
     def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, max_steps: int, seed: int) -> None:
@@ -68,38 +77,95 @@ class Evaluator:
         self._carrying: EnvBase | None = None
         self.episodes, self.max_steps, self.seed = episodes, max_steps, seed
 
-    def __call__(self, policy: Policy, on_episode: Callable[[], Any] = lambda: None) -> Evaluation:
-        rows = []
-        tasks = getattr(self.env, "tasks", [])  # an env of several plays them in turn
-        for index in range(self.episodes * max(1, len(tasks))):
-            rows.append(score(self.play(policy, index)))
-            on_episode()
-        success, success_last, returns, steps = (list(column) for column in zip(*rows, strict=True))
-        return Evaluation(success, success_last, returns, steps, list(tasks) * self.episodes)
+    def __call__(self, policy: Policy, on_step: Callable[[], Any] = lambda: None) -> Evaluation:
+        """The outcome of every episode; they go side by side, and the policy acts on all of them in one call.
+
+        An episode goes as `play` plays it, up to the rounding of a product of several rows. A policy that draws random
+        numbers to act, such as a planner, draws others than there, and the same at every call.
+
+        Args:
+            policy: what acts.
+            on_step: called after each step of all episodes.
+        """
+        tasks = list(getattr(self.env, "tasks", []))  # of several, which are played in turn
+        episodes = range(self.episodes * max(1, len(tasks)))
+        outcomes = []
+        for first in range(0, len(episodes), SIDE_BY_SIDE):
+            outcomes += self._play_together(policy, episodes[first : first + SIDE_BY_SIDE], on_step)
+        success, success_last, returns, steps = (list(column) for column in zip(*outcomes, strict=True))
+        return Evaluation(success, success_last, returns, steps, tasks * self.episodes)
+
+    def _play_together(
+        self, policy: Policy, episodes: range, on_step: Callable[[], Any]
+    ) -> list[tuple[bool, bool, float, int]]:
+        """The scores of these episodes."""
+        rewards: list[Tensor] = []
+        successes: list[Tensor] = []
+        lengths = torch.zeros(len(episodes), dtype=torch.int64)
+        with self._acting(policy, self.seed + episodes.start):
+            world, memory = LockStep(self.env, episodes), Memory(policy.carried, len(episodes), policy.device)
+            while len(rewards) < self.max_steps and not world.done.all():
+                lengths += ~world.done
+                acted = policy.actor(memory.add_to(world.observation.to(policy.device)))
+                memory.keep(acted)
+                reward, success = world.step(acted["action"])
+                rewards.append(reward)
+                successes.append(success)
+                on_step()
+        columns = zip(torch.stack(successes, 1), torch.stack(rewards, 1), lengths.tolist(), strict=True)
+        return [score(success[:length], reward[:length]) for success, reward, length in columns]
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
-        """The rollout [L] of the policy without exploration on goal number `index`."""
+        """The rollout [L] of the policy on goal number `index`, with every observation."""
         if self._carrying is None:
             self._carrying = carrying(self.env, policy.carried)
         self.env.seek(index)
+        with self._acting(policy, self.seed + index):
+            away = policy.device != self.env.device
+            return self._carrying.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)
+
+    @contextmanager
+    def _acting(self, policy: Policy, seed: int) -> Iterator[None]:
+        """The policy in eval mode, without gradients or exploration, with random numbers of its own."""
         training = policy.training
         policy.eval()
-        with fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-            torch.manual_seed(self.seed + index)  # a planner draws candidates: the same at every call
-            away = policy.device != self.env.device
-            rollout = self._carrying.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)
-        policy.train(training)
-        return rollout
+        try:
+            with fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+                torch.manual_seed(seed)
+                yield
+        finally:
+            policy.train(training)
 
     def close(self) -> None:
         self.env.close()
 
 
-def score(rollout: TensorDictBase) -> tuple[bool, bool, float, int]:
-    """Success at any step, at the last step, return, and agent steps to the first success (0 without one)."""
-    success = rollout["next", "success"].flatten()
+class Memory:
+    """What a recurrent policy hands from one step of N episodes to the next; empty for one without memory."""
+
+    def __init__(self, carried: Composite | None, episodes: int, device: torch.device) -> None:
+        self._is_init = torch.ones(episodes, 1, dtype=torch.bool, device=device)
+        self._kept = None if carried is None else carried.expand(episodes, *carried.shape).zero().to(device)
+
+    def add_to(self, observation: TensorDict) -> TensorDict:
+        """The observation [N] with the memory beside it."""
+        return observation if self._kept is None else observation.update(self._kept).set("is_init", self._is_init)
+
+    def keep(self, acted: TensorDictBase) -> None:
+        """Take over what the actor wrote under "next"."""
+        if self._kept is not None:
+            self._kept = acted["next"].select(*self._kept.keys(True, True))
+            self._is_init = torch.zeros_like(self._is_init)
+
+
+def score(success: Tensor, reward: Tensor) -> tuple[bool, bool, float, int]:
+    """Score the steps [L] of an episode.
+
+    Returns:
+        Success at any step, success at the last step, return, and agent steps to the first success (0 without one).
+    """
     first = int(success.float().argmax()) + 1 if success.any() else 0
-    return bool(success.any()), bool(success[-1]), float(rollout["next", "reward"].sum()), first
+    return bool(success.any()), bool(success[-1]), float(reward.sum()), first
 
 
 def film(video: Path, make_env: Callable[..., EnvBase], evaluator: Evaluator, policy: Policy) -> None:

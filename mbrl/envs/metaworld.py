@@ -111,13 +111,16 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             "elapsed": self._elapsed,
         }
 
-    def restore(self, snapshot: Snapshot) -> Observation:
-        """Go on from `snapshot`, taken here or in another environment of the task; the observation there.
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from `snapshot`, taken here or in another environment of the task.
 
         A frame stack around this environment is not part of it.
         """
         self._simulator.restore(snapshot["simulator"])
         self._next_episode, self._elapsed = snapshot["next_episode"], snapshot["elapsed"]
+
+    def observe(self) -> Observation:
+        """The observation in the present state."""
         return self._observe(self._simulator.observation)
 
     def close(self) -> None:

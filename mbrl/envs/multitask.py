@@ -75,10 +75,14 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         inner = self._env(self._current).snapshot()
         return {"task": self._current, "next_episode": self._next_episode, "inner": inner}
 
-    def restore(self, snapshot: Snapshot) -> Observation:
+    def restore(self, snapshot: Snapshot) -> None:
         """As MetaWorld's."""
         self._current, self._next_episode = snapshot["task"], snapshot["next_episode"]
-        return self._with_task(self._env(self._current).restore(snapshot["inner"]))
+        self._env(self._current).restore(snapshot["inner"])
+
+    def observe(self) -> Observation:
+        """As MetaWorld's."""
+        return self._with_task(self._env(self._current).observe())
 
     def close(self) -> None:
         """Free every simulator."""

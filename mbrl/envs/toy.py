@@ -88,6 +88,20 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         """Make the next reset that of episode `episode`."""
         self._next_episode = episode
 
+    def snapshot(self) -> dict[str, Any]:
+        """The exact state of the episode."""
+        places = {"agent": self._agent.copy(), "goal": self._goal.copy()}
+        return {**places, "next_episode": self._next_episode, "elapsed": self._elapsed}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from `snapshot`, taken here or in another toy."""
+        self._agent, self._goal = snapshot["agent"].copy(), snapshot["goal"].copy()
+        self._next_episode, self._elapsed = snapshot["next_episode"], snapshot["elapsed"]
+
+    def observe(self) -> Observation:
+        """The observation in the present state."""
+        return self._observe()
+
     def _distance(self) -> float:
         x, y = self._goal - self._agent
         return float((x * x + y * y) ** 0.5)

@@ -1,0 +1,77 @@
+"""Episodes of one environment side by side, one step of each in turn.
+
+N episodes, K frame stack, R resolution, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+
+class LockStep:
+    """N episodes in a single environment, whose snapshots are exchanged from step to step.
+
+    A snapshot is exact, so every episode goes as it would alone, and N episodes take the memory of one. A policy then
+    acts on all of them in one call.
+
+    Args:
+        env: from `mbrl.envs.gym.wrap_gym`. The gymnasium environment inside must have `seek`, `snapshot` and `restore`.
+        episodes: numbers of the resets to start from.
+
+    Attributes:
+        done: bool [N], the episodes that have ended. They are not stepped any more.
+    """
+
+    def __init__(self, env: EnvBase, episodes: Sequence[int]) -> None:
+        self._env: Any = env.unwrapped
+        self._frame_stack = env.observation_spec["frames"].shape[-3] // 3 if "frames" in env.observation_spec else 0
+        self.done = torch.zeros(len(episodes), dtype=torch.bool)
+        self._snapshots: list[Any] = []
+        self._observations: list[dict[str, Any]] = []
+        for episode in episodes:
+            self._env.seek(episode)
+            self._observations.append(self._env.reset()[0])
+            self._snapshots.append(self._env.snapshot())
+        self._seen = _stacked(self._observations)
+        if self._frame_stack:
+            self._seen["frames"] = self._seen["pixels"].repeat(1, self._frame_stack, 1, 1)
+
+    @property
+    def observation(self) -> TensorDict:
+        """The newest observation of each episode, [N], with the keys of the environment."""
+        return TensorDict(dict(self._seen), batch_size=[len(self._snapshots)])
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one agent step in each episode that has not ended.
+
+        Args:
+            action: float32 [N, A].
+
+        Returns:
+            The rewards float32 [N], and whether the step solved the task, bool [N]; 0 and False after the end.
+        """
+        rewards, successes = torch.zeros(len(action)), torch.zeros(len(action), dtype=torch.bool)
+        moves = action.cpu().numpy()
+        for index in (~self.done).nonzero()[:, 0].tolist():
+            self._env.restore(self._snapshots[index])
+            self._observations[index], rewards[index], terminated, truncated, info = self._env.step(moves[index])
+            self._snapshots[index] = self._env.snapshot()
+            successes[index] = bool(info["success"].any())
+            self.done[index] = terminated or truncated
+        frames = self._seen.get("frames")
+        self._seen = _stacked(self._observations)
+        if frames is not None:
+            self._seen["frames"] = torch.cat([frames[:, 3:], self._seen["pixels"]], 1)
+        return rewards, successes
+
+
+def _stacked(observations: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Observations of N episodes as tensors [N, ...]."""
+    return {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in observations[0]}

@@ -1,0 +1,112 @@
+"""Evaluation: side by side as one by one, whatever the policy remembers, and nothing of training is touched."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import Composite, Unbounded
+
+from mbrl.collecting import evaluation
+from mbrl.collecting.evaluation import Evaluator, score
+from mbrl.envs.metaworld import make_env as make_metaworld
+from mbrl.envs.toy import Toy
+from mbrl.envs.toy import make_env as make_toy
+from policies.base import Policy
+from policies.scripted import ScriptedPolicy
+
+
+class Walker(TensorDictModuleBase):
+    """Goes to the goal of the toy, more slowly at each step; reads frames, which must be those of its own episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_keys = ["state", "frames", "pixels", "steps", "is_init"]
+        self.out_keys = ["action", ("next", "steps")]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        state, steps, frames = tensordict["state"], tensordict["steps"], tensordict["frames"]
+        assert torch.equal(frames[..., -3:, :, :], tensordict["pixels"])
+        assert torch.equal(tensordict["is_init"], steps == 0)
+        brightness = frames.float().mean((-3, -2, -1))[..., None] / 255
+        action = (10 * (state[..., 2:] - state[..., :2])).clamp(-1, 1) / (1 + steps) + 0.1 * brightness
+        tensordict["next", "steps"] = steps + 1
+        return tensordict.set("action", action)
+
+
+class WalkingPolicy(Policy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor = Walker()
+        self.carried = Composite(steps=Unbounded((1,)))
+        self.weight = torch.nn.Parameter(torch.zeros(1))  # a module in train mode that `eval` changes
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        return {}
+
+
+def alone(evaluator: Evaluator, policy: Policy, episodes: int) -> list[Any]:
+    rollouts = [evaluator.play(policy, index)["next"] for index in range(episodes)]
+    return [score(rollout["success"][:, 0], rollout["reward"][:, 0]) for rollout in rollouts]
+
+
+def columns(result: evaluation.Evaluation) -> list[Any]:
+    return list(zip(result.success, result.success_last, result.returns, result.steps_to_success, strict=True))
+
+
+@pytest.mark.parametrize("together", [20, 3])
+def test_side_by_side_is_one_by_one(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    monkeypatch.setattr(evaluation, "SIDE_BY_SIDE", together)
+    make_env = partial(make_toy, resolution=16, episode_length=12)
+    evaluator, policy = Evaluator(make_env, episodes=8, max_steps=12, seed=3), WalkingPolicy()
+    expected = alone(evaluator, policy, 8)
+    assert columns(evaluator(policy)) == expected
+    assert columns(evaluator(policy)) == expected, "the same at every call"
+    assert 0 < sum(row[0] for row in expected) < 8, "some episodes are solved and some are not"
+    assert policy.training
+
+
+def test_side_by_side_is_one_by_one_in_meta_world() -> None:
+    make_env = partial(make_metaworld, "window-close", pixels=False, episode_length=200)
+    evaluator = Evaluator(make_env, episodes=3, max_steps=100, seed=3)
+    policy = ScriptedPolicy(evaluator.env.observation_spec, evaluator.env.action_spec, task="window-close")
+    result = evaluator(policy)
+    assert columns(result) == alone(evaluator, policy, 3)
+    assert all(result.success)
+
+
+def test_an_episode_that_ends_early_is_not_stepped_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    step = Toy.step
+
+    def ends(self: Toy, action: Any) -> Any:
+        steps.append(1)
+        observation, reward, terminated, truncated, info = step(self, action)
+        return observation, reward, terminated or bool(info["success"][0]), truncated, info
+
+    monkeypatch.setattr(Toy, "step", ends)
+    evaluator = Evaluator(partial(make_toy, resolution=16, episode_length=12), episodes=8, max_steps=12, seed=3)
+    result = evaluator(WalkingPolicy())
+    lengths = [taken if success else 12 for success, taken in zip(result.success, result.steps_to_success, strict=True)]
+    assert len(steps) == sum(lengths)
+    assert result.success == result.success_last
+
+
+def test_random_numbers_of_training_are_left_alone() -> None:
+    evaluator, policy = Evaluator(make_toy, episodes=2, max_steps=3, seed=3), WalkingPolicy()
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    evaluator(policy)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_scores_by_hand() -> None:
+    success, reward = torch.tensor([False, True, False]), torch.tensor([1.0, 2.0, 4.0])
+    assert score(success, reward) == (True, False, 7.0, 2)
+    assert score(success & False, reward) == (False, False, 7.0, 0)
