@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -27,6 +27,8 @@ from yaml import YAMLError
 from mbrl.compose import nearest
 from mbrl.errors import UserError, checks_of_arguments, is_raised
 from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, named_classes
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def names_in(folder: Path | None) -> set[str]:
@@ -121,13 +123,18 @@ def check(settings: Any, base: Any, place: str) -> None:
 
 
 def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place: str) -> None:
-    """Check that the target has an argument for each setting."""
+    """Check that the target has an argument of that name for each setting.
+
+    A user's own target may take any (`**settings`). This project's declare theirs, see `mbrl.forwarding`.
+    """
     parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if takes_any and not target.__module__.startswith(ALLOWED_PREFIXES):
         return
+    names = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     for key in settings:
-        if key not in (TARGET, "_partial_", *parameters):
-            raise UserError(f"{place}.{key}: {settings[TARGET]} has no such argument{nearest(key, list(parameters))}")
+        if key not in (TARGET, "_partial_", *names):
+            raise UserError(f"{place}.{key}: {settings[TARGET]} has no such argument{nearest(key, names)}")
 
 
 def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> None:
@@ -222,3 +229,25 @@ def _without_none(annotation: Any) -> Any:
         return annotation
     classes = [part for part in typing.get_args(annotation) if part is not type(None)]
     return classes[0] if len(classes) == 1 else None
+
+
+def forwards_to(constructor: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Decorator of a function (or an `__init__`) that passes its `**settings` on to `constructor`.
+
+    In the signature of the function, the keyword-only arguments of `constructor` take the place of `**settings`, except
+    for those that the function has itself. So whatever reads the signature, such as `help` or the check of a
+    configuration, finds every argument.
+
+    Args:
+        constructor: the class or function that takes the settings.
+    """
+    forwarded = [p for p in inspect.signature(constructor).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    def declare(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = {name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+        parameters = [*own.values(), *(p for p in forwarded if p.name not in own)]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return declare

@@ -1,5 +1,6 @@
 """Classes that a configuration names: each belongs at its place, and nothing else is ever called."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from mbrl.targets import check, make, names_in
+from mbrl.errors import UserError
+from mbrl.targets import check, forwards_to, make, names_in
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
@@ -85,3 +87,36 @@ def test_the_names_in_a_users_own_folder(tmp_path: Path):
     assert names_in(tmp_path) == {"mine.Policy", "mine.net"}
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         names_in(tmp_path / "absent")
+
+
+class Inner:
+    def __init__(self, size: int = 1, *, width: int = 2, depth: int = 3) -> None:
+        self.size, self.width, self.depth = size, width, depth
+
+
+@forwards_to(Inner)
+def make_inner(name: str, *, depth: int = 7, **settings: Any) -> Inner:
+    return Inner(depth=depth, **settings)
+
+
+def takes_any(**settings: Any) -> Inner:
+    return Inner(**settings)
+
+
+def test_a_function_that_forwards_its_settings_is_checked_by_the_arguments_of_the_class():
+    parameters = inspect.signature(make_inner).parameters
+    assert {name: p.default for name, p in parameters.items() if name != "name"} == {"depth": 7, "width": 2}
+    settings = {"_target_": f"{HERE}.make_inner", "name": "a"}
+    assert make({**settings, "width": 5}, Inner).width == 5
+    with pytest.raises(UserError, match=r"env\.widht: .* has no such argument; nearest: width"):
+        check({**settings, "widht": 5}, Inner, "env")
+    with pytest.raises(UserError, match=r"env\.size: "):  # positional arguments are not forwarded
+        check({**settings, "size": 5}, Inner, "env")
+
+
+def test_only_a_users_own_target_may_take_any_setting(monkeypatch: pytest.MonkeyPatch):
+    settings = {"_target_": f"{HERE}.takes_any", "widht": 5}
+    check(settings, Inner, "env")
+    monkeypatch.setattr(takes_any, "__module__", "mbrl.envs.mine")
+    with pytest.raises(UserError, match=r"env\.widht: .* has no such argument"):
+        check(settings, Inner, "env")

@@ -21,6 +21,8 @@ from torchrl.envs import (
 )
 from torchrl.envs.gym_like import BaseInfoDictReader
 
+from mbrl.errors import UserError
+
 
 class SuccessReader(BaseInfoDictReader):
     """Reads `success` bool [1] from the info of a reset or a step."""
@@ -34,15 +36,24 @@ class SuccessReader(BaseInfoDictReader):
 
 
 def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
-    """A TorchRL environment. `frames` [3K, R, R] holds the K = `frame_stack` last `pixels` (0: none).
+    """A TorchRL environment; where there are `pixels`, also with `frames`.
 
-    Attributes of `env` that TorchRL does not know (`seek`, `snapshot`, ...) are reached through the result.
+    Args:
+        env: a Gymnasium environment with `state` and perhaps `pixels`. Attributes of it that TorchRL does not know
+            (`seek`, `snapshot`, ...) are reached through the result.
+        frame_stack: K, the number of last `pixels` that make up `frames` [3K, R, R]; at least 1.
+
+    Raises:
+        UserError: `frame_stack` is below 1.
     """
+    if frame_stack < 1:
+        raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
+    wrapped = GymWrapper(env).set_info_dict_reader(SuccessReader())
     # GymWrapper calls an entry named "state" "observation".
     transforms: list[Transform] = [RenameTransform(["observation"], ["state"])]
-    if frame_stack:
+    if "pixels" in wrapped.observation_spec.keys():
         transforms.append(CatFrames(N=frame_stack, dim=-3, in_keys=["pixels"], out_keys=["frames"]))
-    return TransformedEnv(GymWrapper(env).set_info_dict_reader(SuccessReader()), Compose(*transforms))
+    return TransformedEnv(wrapped, Compose(*transforms))
 
 
 def carrying(env: EnvBase, carried: Composite | None) -> EnvBase:

@@ -20,17 +20,37 @@ from mbrl.envs.gym import wrap_gym
 from mbrl.envs.rendering import Quality, Renderer, check_picture
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
 from mbrl.errors import UserError
+from mbrl.targets import forwards_to
 
 Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]
 
 
 class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
-    """One task as a gymnasium environment; arguments as in `make_env`.
+    """One task as a Gymnasium environment.
 
     One step repeats its action `action_repeat` times: rewards are summed, success is any of them, and only
     the last picture is drawn. Reset number e (counted from `first_episode`) is a pure function of (seed,
     worker, e).
+
+    Args:
+        task: any of the 50 tasks, with or without "-v3".
+        seed: with `worker` and the number of the episode it determines the goal; nothing else does.
+        worker: number of the worker process, 0 or more.
+        pixels: whether `pixels` are rendered; without them the only observation is `state`.
+        resolution: R in pixels, at least 8.
+        camera: any camera of the model, such as corner or topview.
+        mirrored: the orientation of iVideoGPT's published data instead of the right way up.
+        quality: `fast` or `full`, see `mbrl.envs.rendering`.
+        action_repeat: env steps of an agent step.
+        episode_length: in env steps: a multiple of `action_repeat`, at most 500.
+        goals: `fresh` (drawn anew each episode) or `fixed` (the 50 of MT1 with this seed).
+        success_bonus: added to the reward of an agent step in which the task was solved.
+        first_episode: number of the first reset: a resumed run rebuilds its environments with it.
+
+    Raises:
+        UserError: a setting is unknown or impossible.
+        OSError: pixels are wanted and there is no OpenGL.
     """
 
     def __init__(
@@ -51,6 +71,8 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         first_episode: int = 0,
     ) -> None:
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
+        if pixels:
+            check_picture(resolution, quality)
         self.action_repeat, self.episode_length = action_repeat, episode_length
         self.success_bonus = success_bonus
         self._simulator = Simulator(resolve_task(task), seed, worker, goals)
@@ -136,67 +158,24 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return observation
 
 
+@forwards_to(MetaWorld)
 def make_env(
-    task: str = "plate-slide",
-    seed: int = 0,
-    worker: int = 0,
-    *,
-    pixels: bool = True,
-    resolution: int = 64,
-    camera: str = "corner",
-    mirrored: bool = False,
-    quality: Quality = "fast",
-    frame_stack: int = 3,
-    action_repeat: int = 2,
-    episode_length: int = 200,
-    goals: Goals = "fresh",
-    success_bonus: float = 0.0,
-    first_episode: int = 0,
+    task: str = "plate-slide", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, **settings: Any
 ) -> EnvBase:
     """Meta-World under TorchRL's keys; `env.seek`, `snapshot` and `restore` reach the environment inside.
 
     Args:
-        task: any of the 50 tasks, with or without "-v3".
-        seed, worker: with the episode's number they give its goal, and nothing else does.
-        pixels: draw `pixels` and stack them as `frames`; without, only `state`.
-        resolution: R in pixels. camera: any of the model's.
-        mirrored: the orientation of iVideoGPT's published data instead of the right way up.
-        quality: `fast` or `full`, see `mbrl.envs.rendering`.
-        frame_stack: K. At a reset the first picture stands K times.
-        action_repeat: env steps of an agent step. episode_length: in env steps, at most 500.
-        goals: `fresh` (drawn anew each episode) or `fixed` (the 50 of MT1 with this seed).
-        success_bonus: added to the reward of an agent step in which the task was solved.
-        first_episode: number of the first reset: a resumed run rebuilds its environments with it.
+        task: as in `MetaWorld`.
+        seed: as in `MetaWorld`.
+        worker: as in `MetaWorld`.
+        frame_stack: K, at least 1. At a reset the first picture is repeated K times.
+        settings: the keyword arguments of `MetaWorld`.
 
     Raises:
-        ValueError: a setting that is unknown or impossible.
+        UserError: a setting is unknown or impossible.
         OSError: pixels are wanted and there is no OpenGL.
     """
-    check_frames(pixels, frame_stack, resolution, quality)
-    env = MetaWorld(
-        task,
-        seed,
-        worker,
-        pixels=pixels,
-        resolution=resolution,
-        camera=camera,
-        mirrored=mirrored,
-        quality=quality,
-        action_repeat=action_repeat,
-        episode_length=episode_length,
-        goals=goals,
-        success_bonus=success_bonus,
-        first_episode=first_episode,
-    )
-    return wrap_gym(env, frame_stack if pixels else 0)
-
-
-def check_frames(pixels: bool, frame_stack: int, resolution: int, quality: Quality) -> None:
-    """ValueError where pictures are wanted that cannot be drawn or stacked."""
-    if frame_stack < 1:
-        raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
-    if pixels:
-        check_picture(resolution, quality)
+    return wrap_gym(MetaWorld(task, seed, worker, **settings), frame_stack)
 
 
 def _check_protocol(

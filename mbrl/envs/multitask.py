@@ -17,10 +17,10 @@ from gymnasium import spaces
 from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
-from mbrl.envs.metaworld import MetaWorld, Observation, check_frames
-from mbrl.envs.rendering import Quality
+from mbrl.envs.metaworld import MetaWorld, Observation
 from mbrl.envs.simulator import Snapshot, resolve_task, task_names
 from mbrl.errors import UserError
+from mbrl.targets import forwards_to
 
 ALL = "all"
 
@@ -104,33 +104,26 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return {**observation, **told}
 
 
+@forwards_to(MetaWorld)
 def make_env(
-    tasks: Sequence[str] | str,
-    seed: int = 0,
-    worker: int = 0,
-    *,
-    task: str = "",
-    pixels: bool = True,
-    resolution: int = 64,
-    quality: Quality = "fast",
-    frame_stack: int = 3,
-    **settings: Any,
+    tasks: Sequence[str] | str, seed: int = 0, worker: int = 0, *, task: str = "", frame_stack: int = 3, **settings: Any
 ) -> EnvBase:
     """Several tasks under TorchRL's keys.
 
     Args:
-        tasks: of the 50, or "all" of them.
-        task: what the run calls them together, such as mt10; nothing else depends on it.
-        seed, worker and the others: as in `mbrl.envs.metaworld.make_env`.
+        tasks: two or more of the 50 tasks, or "all" of them.
+        seed: as in `MetaWorld`.
+        worker: as in `MetaWorld`.
+        task: name of the set of tasks, such as mt10; it names run folders and has no other effect.
+        frame_stack: as in `mbrl.envs.metaworld.make_env`.
+        settings: the keyword arguments of `MetaWorld`.
 
     Raises:
-        ValueError: fewer than two tasks, one twice, or a setting that is unknown or impossible.
+        UserError: fewer than two tasks, one twice, or a setting that is unknown or impossible.
         OSError: pixels are wanted and there is no OpenGL.
     """
-    check_frames(pixels, frame_stack, resolution, quality)
     chosen = task_names() if tasks == ALL else tasks
-    env = MultiTask(chosen, seed, worker, pixels=pixels, resolution=resolution, quality=quality, **settings)
-    return wrap_gym(env, frame_stack if pixels else 0)
+    return wrap_gym(MultiTask(chosen, seed, worker, **settings), frame_stack)
 
 
 def _distinct(tasks: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
 from mbrl.errors import UserError
+from mbrl.targets import forwards_to
 
 STRIDE = 0.1  # distance an action of 1 moves the agent in one env step; the picture's side is 1
 NEAR = 0.12  # success within this distance of the goal
@@ -26,7 +27,20 @@ Observation = dict[str, npt.NDArray[Any]]
 
 
 class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
-    """Arguments as in `make_env`. `state` is (agent x, agent y, goal x, goal y), each in [0, 1]."""
+    """The environment; `state` is (agent x, agent y, goal x, goal y), each in [0, 1].
+
+    Args:
+        seed: with `worker` and the number of the episode it determines start and goal; nothing else does.
+        worker: number of the worker process, 0 or more.
+        pixels: whether `pixels` are drawn; without them the only observation is `state`.
+        resolution: R in pixels, at least 8.
+        action_repeat: env steps of an agent step.
+        episode_length: in env steps: a multiple of `action_repeat`.
+        first_episode: number of the first reset: a resumed run rebuilds its environments with it.
+
+    Raises:
+        UserError: a setting is impossible.
+    """
 
     def __init__(
         self,
@@ -121,39 +135,20 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             pixels[channel, top : top + side, left : left + side] = value
 
 
-def make_env(
-    task: str = "toy",
-    seed: int = 0,
-    worker: int = 0,
-    *,
-    pixels: bool = True,
-    resolution: int = 64,
-    frame_stack: int = 3,
-    action_repeat: int = 1,
-    episode_length: int = 50,
-    first_episode: int = 0,
-) -> EnvBase:
+@forwards_to(Toy)
+def make_env(task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, **settings: Any) -> EnvBase:
     """The toy under TorchRL's keys; `env.seek` reaches the environment inside.
 
     Args:
         task: there is only "toy"; it names run folders.
-        seed, worker: with the episode's number they give its start and goal, and nothing else does.
-        pixels: draw `pixels` and stack them as `frames`; without, only `state`.
-        resolution: R in pixels. frame_stack: K. action_repeat: env steps of an agent step.
-        episode_length: in env steps; a multiple of action_repeat.
-        first_episode: number of the first reset.
+        seed: as in `Toy`.
+        worker: as in `Toy`.
+        frame_stack: K, at least 1. At a reset the first picture is repeated K times.
+        settings: the keyword arguments of `Toy`.
+
+    Raises:
+        UserError: a setting is unknown or impossible.
     """
     if task != "toy":
         raise UserError(f"unknown toy task {task!r}: there is only toy")
-    if frame_stack < 1:
-        raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
-    env = Toy(
-        seed,
-        worker,
-        pixels=pixels,
-        resolution=resolution,
-        action_repeat=action_repeat,
-        episode_length=episode_length,
-        first_episode=first_episode,
-    )
-    return wrap_gym(env, frame_stack if pixels else 0)
+    return wrap_gym(Toy(seed, worker, **settings), frame_stack)

@@ -16,6 +16,7 @@ from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
 from mbrl.run_folder.schema import Maybe, Schema
+from mbrl.targets import forwards_to
 
 TRAJECTORY = ("collector", "traj_ids")
 
@@ -26,9 +27,11 @@ class Replay:
     Args:
         capacity: records kept; the oldest episodes leave first, demonstrations never do.
         demo_share: share of every batch that is drawn from the demonstrations.
-        Other arguments: see EpisodeBuffer.
+        directory: as in EpisodeBuffer.
+        options: the other keyword arguments of EpisodeBuffer.
     """
 
+    @forwards_to(EpisodeBuffer)
     def __init__(
         self, capacity: int, *, demo_share: float = 0.0, directory: Path | None = None, **options: Any
     ) -> None:

@@ -152,6 +152,35 @@ def test_cfg_job_prints_the_settings_and_trains_nothing(mbrl: Run, training: lis
 
 
 @pytest.mark.parametrize(
+    ("env", "target"),
+    [
+        ("metaworld", "mbrl.envs.metaworld.make_env"),
+        ("mt10", "mbrl.envs.multitask.make_env"),
+        ("mt50", "mbrl.envs.multitask.make_env"),
+        ("toy", "mbrl.envs.toy.make_env"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("setting", "hint"), [("env.epsode_length", "nearest: episode_length"), ("env.colour", "there are: ")]
+)
+def test_a_setting_that_the_environment_lacks_is_one_line(
+    mbrl: Run, env: str, target: str, setting: str, hint: str
+) -> None:
+    code, _, err = mbrl("train", f"+{setting}=1", f"env={env}", "agent=sac", "experiment=smoke", "run_dir=run")
+    assert code == 2
+    errors = err[err.index("mbrl: error: ") :]
+    assert errors.startswith(f"mbrl: error: {setting}: {target} has no such argument; {hint}")
+    assert errors.count("\n") == 1
+
+
+def test_a_setting_that_the_replay_lacks_is_one_line(mbrl: Run) -> None:
+    code, _, err = mbrl("train", "+replay.frame_stak=1", "env=toy", "agent=sac", "experiment=smoke", "run_dir=run")
+    assert code == 2
+    assert "Traceback" not in err
+    assert err.endswith("replay.frame_stak: mbrl.replay.replay.Replay has no such argument; nearest: frame_stack\n")
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["agent=drqv"], "no agent named 'drqv'; nearest: drqv2"),
