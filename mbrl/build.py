@@ -93,15 +93,15 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
         return None
     torch.manual_seed(config.seed)
     observed = {key: spec for key, spec in env.observation_spec.items() if key != "task"}
-    actions, several = env.action_spec.shape[-1], "task" in env.observation_spec.keys()
+    actions, multi_task = env.action_spec.shape[-1], "task" in env.observation_spec.keys()
 
     def make_model(width: int) -> WorldModel:
         specs = {"observation_spec": Composite(observed), "action_spec": Bounded(-1.0, 1.0, (width,))}
         model: WorldModel = make(config.agent.world_model, WorldModel, place="agent.world_model", **specs)
         return model
 
-    tasks = env.observation_spec["task"].shape[-1] if several else 0
-    model = TaskConditioned(make_model, actions, tasks) if several else make_model(actions)
+    tasks = env.observation_spec["task"].shape[-1] if multi_task else 0
+    model = TaskConditioned(make_model, actions, tasks) if multi_task else make_model(actions)
     return model.to(pick_device(config.device))
 
 
@@ -143,11 +143,11 @@ def build_replay(
     demos = settings.pop("demos")
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
-    in_all = episodes * per_episode
-    settings["capacity"] = min(settings["capacity"], in_all)
+    records = episodes * per_episode
+    settings["capacity"] = min(settings["capacity"], records)
     # two checkpoints are kept: what both refer to stays on disk until a third is written
-    between = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
-    reserve = min(2 * between, episodes) * per_episode
+    interval = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
+    reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
     replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)
@@ -181,8 +181,8 @@ def build_checkpoints(
 def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
     """The demonstrations as the run's environment would have given them."""
     bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
-    seen = config.env.pixels and "camera" in config.env
-    view = view_name(config.env.camera, config.env.mirrored) if seen else None
+    has_camera = config.env.pixels and "camera" in config.env
+    view = view_name(config.env.camera, config.env.mirrored) if has_camera else None
     episodes = read_demonstrations(folder, task=config.env.task, action_repeat=env_steps_per_step(config), view=view)
     for episode in episodes:
         episode["reward"] += bonus * episode["success"]

@@ -26,9 +26,9 @@ from mbrl.errors import UserError
 CONFIG_MODULE = "configs"
 ROOT_CONFIG = "train"
 LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> ours, and its extra
-PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
+UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
 PARTS = ("cloning", "planner", "policy", "worldmodel")  # groups whose choice goes to a place in the agent
-PLACES = {"worldmodel": "agent.world_model"}  # where that is not agent.GROUP
+PART_KEYS = {"worldmodel": "agent.world_model"}  # where that is not agent.GROUP
 
 
 def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
@@ -46,10 +46,10 @@ def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
     return {name: sorted(members) for name, members in sorted(found.items()) if members}
 
 
-def as_typed(group: str, root: str = ROOT_CONFIG) -> str:
+def group_key(group: str, root: str = ROOT_CONFIG) -> str:
     """What stands before `=` on the command line to choose from a group: `agent`, or `policy@agent.policy`."""
     part = root == ROOT_CONFIG and group in PARTS
-    return f"{group}@{PLACES.get(group, f'agent.{group}')}" if part else group
+    return f"{group}@{PART_KEYS.get(group, f'agent.{group}')}" if part else group
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
         overrides = _parse(arguments)
         known = groups(config_dir)
         _check_group_choices(overrides, known)
-        values = [_plain_overrides(override) for override in overrides]
+        values = [_swept_values(override) for override in overrides]
         first = [choices[0] for choices in values if choices]
         _compose(root, first, overrides, known)
         for position, choices in enumerate(choices for choices in values if choices):
@@ -111,8 +111,7 @@ def composed_jobs(
     """
     with configurations(config_dir):
         choices = [
-            [(line, override.is_discrete_sweep()) for line in _plain_overrides(override)]
-            for override in _parse(arguments)
+            [(line, override.is_discrete_sweep()) for line in _swept_values(override)] for override in _parse(arguments)
         ]
         combined = itertools.product(*(lines for lines in choices if lines))
         return [
@@ -128,23 +127,23 @@ def override_of(key: str, value: Any) -> str:
         key: such as `env.task`, `agent` or `policy@agent.policy`.
         value: a string, number, bool, None, path, or a list or mapping of these.
     """
-    return f"{key}={_written(value)}"
+    return f"{key}={_quoted(value)}"
 
 
-def _written(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """A value in the grammar of Hydra's overrides."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_written(key)}:{_written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{_quoted(key)}:{_quoted(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
+        return "[" + ",".join(map(_quoted, value)) + "]"
     if isinstance(value, int | float):
         return str(value)
     text = str(value)
-    if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
+    if UNQUOTED.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
     escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
     return f"'{escaped}'"
@@ -170,7 +169,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _plain_overrides(override: Override) -> list[str]:
+def _swept_values(override: Override) -> list[str]:
     """The override once for each value of its sweep; none where only the sweeper knows the values."""
     line = override.input_line or ""
     if not override.is_sweep_override():
@@ -185,7 +184,7 @@ def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequ
         group = override.key_or_group
         if group not in known or override.is_delete():
             continue
-        for line in _plain_overrides(override):
+        for line in _swept_values(override):
             name = line.split("=", 1)[1]
             if name not in (*known[group], "null"):
                 raise UserError(f"no {group} named {name!r}{nearest(name, known[group])}")
@@ -208,10 +207,10 @@ def _explain(root: str, error: Exception, overrides: Sequence[Override], known: 
     for override in overrides:
         group = override.key_or_group
         if root == ROOT_CONFIG and group in PARTS and override.package is None:
-            return f"{group} is chosen for a place in the agent: give {as_typed(group)}={override.value()}"
+            return f"{group} is chosen for a place in the agent: give {group_key(group)}={override.value()}"
     chosen = [override for override in overrides if override.key_or_group in known]
     try:
-        keys = _keys(compose(root, overrides=[line for o in chosen for line in _plain_overrides(o)[:1]]))
+        keys = _keys(compose(root, overrides=[line for o in chosen for line in _swept_values(o)[:1]]))
     except (HydraException, OmegaConfBaseException):  # a choice itself cannot be composed
         return " ".join(str(error).split())
     names = [*keys, *known]
@@ -243,8 +242,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error line: the known names nearest to `name`, or all of them where they are few."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     last_parts = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    wanted = list(dict.fromkeys([*last_parts[:3], *close]))
-    if wanted:
-        return f"; nearest: {', '.join(wanted)}"
-    few = len(known) <= 20
-    return f"; there are: {', '.join(known)}" if few else "; `--cfg job` shows all settings"
+    candidates = list(dict.fromkeys([*last_parts[:3], *close]))
+    if candidates:
+        return f"; nearest: {', '.join(candidates)}"
+    is_short = len(known) <= 20
+    return f"; there are: {', '.join(known)}" if is_short else "; `--cfg job` shows all settings"

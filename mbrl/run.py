@@ -116,11 +116,11 @@ class Run:
             A TorchRL environment: `rollout(100, run.policy)` plays the policy in it. Close it after use.
         """
         from mbrl.build import env_factory
-        from mbrl.envs.gym import carrying
+        from mbrl.envs.gym import with_recurrent_state
 
         make = env_factory(self.config, evaluation=True)
         env = make(seed=self.config.eval.seed if seed is None else seed, **settings)
-        return carrying(env, self._acting[0].carried)
+        return with_recurrent_state(env, self._acting[0].carried)
 
     @cached_property
     def policy(self) -> Acting:

@@ -42,13 +42,13 @@ def names_in(folder: Path | None) -> set[str]:
         return set()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found: set[str] = set()
+    names: set[str] = set()
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            found |= {str(name) for _, name in named_classes(OmegaConf.load(file))}
+            names |= {str(name) for _, name in named_classes(OmegaConf.load(file))}
         except (YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    return found
+    return names
 
 
 def make(settings: Any, base: type, /, *, place: str = "the part", **objects: Any) -> Any:
@@ -112,9 +112,9 @@ def check(settings: Any, base: Any, place: str) -> None:
     if unused:
         raise UserError(f"{place}.{unused[0]} is not used here: give arguments by name")
     target = _find(settings[TARGET], f"{place}.{TARGET}")
-    made = target if inspect.isclass(target) else _class_in(_annotations(target).get("return"))
-    if base is not Any and not (inspect.isclass(made) and issubclass(made, base)):
-        hint = "" if inspect.isclass(made) else f": annotate what it returns, as in `def f(...) -> {base.__name__}`"
+    result = target if inspect.isclass(target) else _class_in(_annotations(target).get("return"))
+    if base is not Any and not (inspect.isclass(result) and issubclass(result, base)):
+        hint = "" if inspect.isclass(result) else f": annotate what it returns, as in `def f(...) -> {base.__name__}`"
         raise UserError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
     _check_names(settings, target, place)
     for key, value in settings.items():
@@ -139,19 +139,19 @@ def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place:
 
 def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> None:
     """Check an argument in which a class is named."""
-    wanted = _wanted(target, key, value)
-    if wanted is None or not isinstance(value, Mapping) or TARGET not in value:
+    required = _required_class(target, key, value)
+    if required is None or not isinstance(value, Mapping) or TARGET not in value:
         raise UserError(f"{next(named_classes(value, place))[0]}: no class can be named there")
-    check(value, wanted, place)
+    check(value, required, place)
 
 
-def _wanted(target: Callable[..., Any], key: str, value: Any) -> Any:
+def _required_class(target: Callable[..., Any], key: str, value: Any) -> Any:
     """The class that an argument must be of, or that its partial must return; None where the annotation names none."""
     annotation = _annotations(target.__init__ if inspect.isclass(target) else target).get(key)
     partial = isinstance(value, Mapping) and bool(value.get("_partial_"))
-    wanted = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
-    known = wanted not in (None, Any, object)
-    return wanted if known else None if target.__module__.startswith(ALLOWED_PREFIXES) else Any
+    required = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
+    known = required not in (None, Any, object)
+    return required if known else None if target.__module__.startswith(ALLOWED_PREFIXES) else Any
 
 
 def _find(name: Any, place: str) -> Callable[..., Any]:
@@ -164,7 +164,7 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     if not module:
         raise UserError(f"{place}: there is no {name}: give a dotted name such as my_module.MyClass")
     try:
-        found = getattr(import_module(module), attribute)
+        target = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             hint = "" if module.startswith(ALLOWED_PREFIXES) else ": is its folder on PYTHONPATH?"
@@ -176,11 +176,11 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
         raise UserError(f"{place}: there is no {name} ({error})") from error
     except Exception as error:  # whatever a user's own module raises
         raise UserError(_broken(name, module, place, error)) from error
-    home = getattr(found, "__module__", None) or ""
+    home = getattr(target, "__module__", None) or ""
     imported = str(name).startswith(ALLOWED_PREFIXES) and home.split(".")[0] != module.split(".")[0]
-    if imported or not (inspect.isclass(found) or inspect.isfunction(found)):
+    if imported or not (inspect.isclass(target) or inspect.isfunction(target)):
         raise UserError(f"{place}: {name} is no class or function of {module.split('.')[0]}")
-    return found
+    return target
 
 
 def _broken(name: Any, module: str, place: str, error: Exception) -> str:

@@ -31,11 +31,11 @@ from torchrl.modules.distributions import TruncatedNormal
 from torchrl.modules.value_norm import PercentileValueNorm
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
-from policies.base import Policy, descend, exploring, require_finite
+from policies.base import Policy, exploring, gradient_step, require_finite
 from policies.distributions import bounded_normal
 from policies.networks import frames_encoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
-from policies.specs import action_size, looks_at, state_size
+from policies.specs import action_size, pixel_keys, state_size
 
 LOG_PROB = "action_log_prob"
 
@@ -135,7 +135,7 @@ class ActorCritic(Policy):
         encoder: nn.Module = nn.Identity()
         keys = [observation]
         if observation == "frames":
-            keys = looks_at(observation_spec)
+            keys = pixel_keys(observation_spec)
             encoder = frames_encoder(observation_spec, "actor_critic", encoder_channels, encoder_strides, kernel_size)
             feature_size = encoder.out_features
         elif feature_size is None:
@@ -157,7 +157,7 @@ class ActorCritic(Policy):
         """One gradient step on imagined rollouts, see `losses`."""
         losses = self.losses(batch)
         require_finite({"actor_loss": losses.actor, "critic_loss": losses.critic})
-        descend(losses.actor + losses.critic, self.optimizers.values())
+        gradient_step(losses.actor + losses.critic, self.optimizers.values())
         self.update_slow_critic()
         return losses.metrics
 
@@ -166,7 +166,7 @@ class ActorCritic(Policy):
         actions = self.actor.distribution(self.actor.encode(batch))
         loss = -actions.log_prob(batch["action"]).mean()
         require_finite({"cloning_loss": loss})
-        descend(weight * loss, [self.optimizers["actor"]])
+        gradient_step(weight * loss, [self.optimizers["actor"]])
         return {"cloning_loss": loss.detach()}
 
     def losses(self, rollouts: TensorDictBase) -> Losses:
@@ -179,18 +179,18 @@ class ActorCritic(Policy):
                 with it the likelihood ratio is used.
         """
         features = self.actor.encode(rollouts.detach())  # [B, H + 1, D]
-        alive = continues(rollouts)  # [B, H + 1]
-        weight = discounted_weight(alive, self.gamma)[:, :-1]
+        continuation = continues(rollouts)  # [B, H + 1]
+        weight = discounted_weight(continuation, self.gamma)[:, :-1]
         logits = self.critic(features)
         value = self.two_hot.decode(logits.detach())
         reward = rollouts["next", "reward"].squeeze(-1)[:, :-1]
-        returns = lambda_return(reward, value[:, 1:], alive[:, 1:], gamma=self.gamma, lambda_=self.lambda_)
+        returns = lambda_return(reward, value[:, 1:], continuation[:, 1:], gamma=self.gamma, lambda_=self.lambda_)
         self.return_norm.update(returns.unsqueeze(-1))
         advantage = (returns - value[:, :-1]) / self.return_norm.scale()
         actions = self.actor.distribution(features[:, :-1])
         log_prob, entropy = actions.log_prob(rollouts["action"][:, :-1].detach()), actions.entropy()
-        before = rollouts[LOG_PROB].squeeze(-1)[:, :-1] if LOG_PROB in rollouts.keys() else log_prob.detach()
-        ratio = (log_prob - before).exp()
+        old_log_prob = rollouts[LOG_PROB].squeeze(-1)[:, :-1] if LOG_PROB in rollouts.keys() else log_prob.detach()
+        ratio = (log_prob - old_log_prob).exp()
         gain = clipped_gain(ratio, advantage, self.clip) + self.entropy * entropy
         critic = (weight * self._critic_loss(logits[:, :-1], features[:, :-1], returns)).mean()
         metrics = {
@@ -210,8 +210,8 @@ class ActorCritic(Policy):
             terminated: bool [B, T], whether that action ended the episode.
             start: [B, T], first λ-return of the rollout imagined from each state; used as its value.
         """
-        goes_on = (~terminated[:, :-1]).to(reward.dtype)
-        returns = lambda_return(reward[:, :-1], start[:, 1:], goes_on, gamma=self.gamma, lambda_=self.lambda_)
+        continuation = (~terminated[:, :-1]).to(reward.dtype)
+        returns = lambda_return(reward[:, :-1], start[:, 1:], continuation, gamma=self.gamma, lambda_=self.lambda_)
         return self._critic_loss(self.critic(features[:, :-1]), features[:, :-1], returns).mean()
 
     def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
@@ -229,14 +229,16 @@ def continues(rollouts: TensorDictBase) -> Tensor:
     """Probability that the state of each row is not terminal, float [B, H + 1]."""
     if "continue" in rollouts.keys():
         return rollouts["continue"].squeeze(-1).detach()
-    goes_on = (~rollouts["next", "terminated"].squeeze(-1)[:, :-1]).float()  # the first state is real and not terminal
-    return torch.cat([torch.ones_like(goes_on[:, :1]), goes_on], 1)
+    continuation = (
+        ~rollouts["next", "terminated"].squeeze(-1)[:, :-1]
+    ).float()  # the first state is real and not terminal
+    return torch.cat([torch.ones_like(continuation[:, :1]), continuation], 1)
 
 
-def discounted_weight(alive: Tensor, gamma: float) -> Tensor:
-    """Discounted probability that a rollout reaches row t: γ^t c_0 ... c_t, where c is `alive` [B, H + 1]."""
-    steps = torch.arange(alive.shape[1], device=alive.device, dtype=alive.dtype)
-    return gamma**steps * alive.cumprod(1)
+def discounted_weight(continuation: Tensor, gamma: float) -> Tensor:
+    """Discounted probability that a rollout reaches row t: γ^t c_0 ... c_t, where c is `continuation` [B, H + 1]."""
+    steps = torch.arange(continuation.shape[1], device=continuation.device, dtype=continuation.dtype)
+    return gamma**steps * continuation.cumprod(1)
 
 
 def clipped_gain(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

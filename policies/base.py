@@ -136,7 +136,7 @@ def exploring() -> bool:
     return interaction_type() not in (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
-def descend(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """One gradient step of each optimiser on a loss, 0-d."""
     optimizers = list(optimizers)
     for optimizer in optimizers:

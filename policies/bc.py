@@ -16,7 +16,7 @@ from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, require_finite
 from policies.networks import RunningNorm, frames_encoder, mlp, random_shift, trunk
-from policies.specs import action_size, looks_at, state_size
+from policies.specs import action_size, pixel_keys, state_size
 
 # Smallest standard deviation of a number in `state`, in its own unit (metres): some barely vary in a few
 # demonstrations, and vary more later.
@@ -85,7 +85,7 @@ class BehaviourCloning(Policy):
         shift_pad: int,
     ) -> None:
         super().__init__()
-        self.keys = looks_at(observation_spec) if "frames" in observation_spec.keys() else ["state"]
+        self.keys = pixel_keys(observation_spec) if "frames" in observation_spec.keys() else ["state"]
         actions = action_size(action_spec, "bc")
         self.normalizer, self.shift_pad = None, shift_pad
         if self.keys == ["state"]:
@@ -100,12 +100,12 @@ class BehaviourCloning(Policy):
         self.optimizers = {"actor": torch.optim.Adam(self.net.parameters(), lr=learning_rate, fused=True)}
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        seen, *beside = (batch[key] for key in self.keys)
+        observed, *vectors = (batch[key] for key in self.keys)
         if self.normalizer is not None:
-            self.normalizer.observe(seen)
+            self.normalizer.observe(observed)
         else:
-            seen = random_shift(seen, self.shift_pad)
-        loss = F.mse_loss(self.net(seen, *beside), batch["action"])
+            observed = random_shift(observed, self.shift_pad)
+        loss = F.mse_loss(self.net(observed, *vectors), batch["action"])
         require_finite({"cloning_loss": loss})
         self.optimizers["actor"].zero_grad(set_to_none=True)
         (weight * loss).backward()

@@ -21,7 +21,7 @@ from torchrl.data import Composite, TensorSpec
 from policies.base import Policy, exploring, require_finite
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, frames_encoder, mlp, random_shift, soft_update, trunk
-from policies.specs import action_size, looks_at
+from policies.specs import action_size, pixel_keys
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
@@ -33,8 +33,8 @@ def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
     if clip is not None:
         noise = noise.clamp(-clip, clip)
     with torch.no_grad():
-        beyond = (mean + noise).clamp(-1.0, 1.0) - (mean + noise)
-    return mean + noise + beyond
+        excess = (mean + noise).clamp(-1.0, 1.0) - (mean + noise)
+    return mean + noise + excess
 
 
 class Noise(NamedTuple):
@@ -46,15 +46,18 @@ class Noise(NamedTuple):
 
 
 class FramesActor(TensorDictModuleBase):
-    """Reads the keys `seen`: `frames` [*B, 3K, R, R] and numbers beside; writes `action` [*B, A], noisy to explore."""
+    """Writes `action` [*B, A], with noise while exploring.
+
+    Reads `keys`: `frames` [*B, 3K, R, R] and, in an environment of several tasks, `task` [*B, N].
+    """
 
     env_steps: Tensor
 
     def __init__(
-        self, encoder: ConvEncoder, seen: list[str], actions: int, *, feature_size: int, hidden_size: int, noise: Noise
+        self, encoder: ConvEncoder, keys: list[str], actions: int, *, feature_size: int, hidden_size: int, noise: Noise
     ) -> None:
         super().__init__()
-        self.in_keys, self.out_keys = seen, ["action"]
+        self.in_keys, self.out_keys = keys, ["action"]
         self.noise, self.encoder = noise, encoder
         self.trunk = trunk(encoder.out_features, feature_size)
         self.head = mlp((feature_size, hidden_size, hidden_size, actions))
@@ -65,14 +68,14 @@ class FramesActor(TensorDictModuleBase):
         start, end, env_steps = self.noise
         return start + (end - start) * (self.env_steps / env_steps).clamp(max=1.0)
 
-    def learned(self) -> Iterator[nn.Parameter]:
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that the actor's loss trains: trunk and head. The encoder learns from the critics' loss alone."""
         return chain(self.trunk.parameters(), self.head.parameters())
 
     def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
         """Observation, its frames shifted at random by up to `shift_pad` pixels -> features [*B, D]."""
-        frames, *beside = (observed[key] for key in self.in_keys)
-        return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *beside)
+        frames, *vectors = (observed[key] for key in self.in_keys)
+        return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *vectors)
 
     def mean(self, features: Tensor) -> Tensor:
         """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
@@ -134,17 +137,17 @@ class DrQV2(Policy):
         actions = action_size(action_spec, "drqv2")
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
         noise = Noise(std_start, std_end, std_env_steps)
-        self.actor: FramesActor = FramesActor(encoder, looks_at(observation_spec), actions, **sizes, noise=noise)
+        self.actor: FramesActor = FramesActor(encoder, pixel_keys(observation_spec), actions, **sizes, noise=noise)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
         self.lower_precision = precision == "bfloat16"
-        learned = {
+        groups = {
             "critic": [*encoder.parameters(), *self.critic.parameters()],
-            "actor": list(self.actor.learned()),
+            "actor": list(self.actor.trained_parameters()),
         }
         self.optimizers = {
-            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True) for name, parameters in learned.items()
+            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True) for name, parameters in groups.items()
         }
 
     def set_env_steps(self, n: int) -> None:
@@ -172,7 +175,7 @@ class DrQV2(Policy):
                 target = self.target(next_features, batch)
         loss = F.mse_loss(mean, batch["action"])
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        metrics = self._update_critic(features.detach(), batch["action"], target, beside=weight * loss)
+        metrics = self._update_critic(features.detach(), batch["action"], target, extra_loss=weight * loss)
         self.optimizers["actor"].step()
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()
@@ -187,14 +190,14 @@ class DrQV2(Policy):
         return following["reward"] + batch["gamma"] * ~following["terminated"] * value
 
     def _update_critic(
-        self, features: Tensor, action: Tensor, target: Tensor, beside: Tensor | None = None
+        self, features: Tensor, action: Tensor, target: Tensor, extra_loss: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step of critics and encoder on the sum of both squared errors, plus the loss `beside`."""
+        """One step of critics and encoder on the sum of both squared errors, plus `extra_loss`."""
         with self._autocast():
             values = self.critic(features, action).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
         self.optimizers["critic"].zero_grad(set_to_none=True)
-        (loss if beside is None else loss + beside).backward()
+        (loss if extra_loss is None else loss + extra_loss).backward()
         self.optimizers["critic"].step()
         return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
 
@@ -207,7 +210,7 @@ class DrQV2(Policy):
         if "cloning" in batch.keys():
             loss = loss + imitation(mean, batch, value)
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward(inputs=list(self.actor.learned()))
+        loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()
         return {"actor_loss": loss.detach()}
 

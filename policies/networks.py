@@ -31,7 +31,7 @@ class ConvEncoder(nn.Module):
         channels: width of each convolution.
         strides: stride of each convolution.
         kernel_size: side of the kernels, in pixels.
-        beside: numbers that are appended to the features unchanged, such as the one-hot of the task.
+        extra_features: number of values that are appended to the features unchanged, such as the one-hot of the task.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class ConvEncoder(nn.Module):
         channels: Sequence[int] = (32, 32, 32, 32),
         strides: Sequence[int] = (2, 1, 1, 1),
         kernel_size: int = 3,
-        beside: int = 0,
+        extra_features: int = 0,
     ) -> None:
         super().__init__()
         if len(channels) != len(strides) or not channels:
             raise ValueError(f"encoder: {len(strides)} strides, {len(channels)} channels; give one for each")
         self.in_shape = (in_channels, resolution, resolution)
         self.map_features = channels[-1] * map_size(resolution, strides, kernel_size) ** 2
-        self.out_features = self.map_features + beside
+        self.out_features = self.map_features + extra_features
         layers: list[nn.Module] = []
         for widths, stride in zip(pairwise((in_channels, *channels)), strides, strict=True):
             layers += [nn.Conv2d(*widths, kernel_size, stride), nn.ReLU(inplace=True)]
@@ -57,14 +57,14 @@ class ConvEncoder(nn.Module):
         orthogonal_init(self)
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, frames: Tensor, *beside: Tensor) -> Tensor:
-        """`frames` [*B, C, R, R], uint8 or float in 0..255, and numbers [*B, N] -> features float32 [*B, D]."""
+    def forward(self, frames: Tensor, *vectors: Tensor) -> Tensor:
+        """`frames` [*B, C, R, R], uint8 or float in 0..255, and vectors [*B, N] -> features float32 [*B, D]."""
         if frames.shape[-3:] != self.in_shape:
             raise ValueError(f"encoder: built for frames {self.in_shape}, got {tuple(frames.shape[-3:])}")
         pixels = frames.reshape(-1, *self.in_shape).to(torch.float32, memory_format=torch.channels_last, copy=True)
         features: Tensor = self.layers(pixels.div_(255.0).sub_(0.5))  # [B, C', R', R']; pixels are a copy
         features = features.permute(0, 2, 3, 1).reshape(*frames.shape[:-3], self.map_features)
-        return torch.cat((features, *beside), -1) if beside else features
+        return torch.cat((features, *vectors), -1) if vectors else features
 
 
 def frames_encoder(
@@ -76,7 +76,7 @@ def frames_encoder(
         channels=channels,
         strides=strides,
         kernel_size=kernel_size,
-        beside=task_size(observation_spec),
+        extra_features=task_size(observation_spec),
     )
 
 
@@ -214,9 +214,9 @@ class RunningNorm(nn.Module):
         variance, mean = torch.var_mean(rows, dim=0, correction=0)
         self.count += len(rows)
         share = (len(rows) / self.count).float()
-        moved = mean - self.mean
-        self.mean += share * moved
-        self.variance.lerp_(variance, share).add_(share * (1 - share) * moved.square())
+        delta = mean - self.mean
+        self.mean += share * delta
+        self.variance.lerp_(variance, share).add_(share * (1 - share) * delta.square())
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.variance.sqrt().clamp(min=self.min_std)

@@ -73,10 +73,10 @@ class SamplingPlanner(Planner):
             best, index = scores.topk(self.elites, 1)
             elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))  # [B, E, H, A]
             weights = self.weights(best)[..., None, None]
-            found = (weights * elites).sum(1)
-            spread = (weights * (elites - found[:, None]).square()).sum(1).sqrt()
-            mean = torch.lerp(found, mean, self.momentum)
-            std = torch.lerp(spread, std, self.momentum).clamp(self.min_std, self.std)
+            new_mean = (weights * elites).sum(1)
+            new_std = (weights * (elites - new_mean[:, None]).square()).sum(1).sqrt()
+            mean = torch.lerp(new_mean, mean, self.momentum)
+            std = torch.lerp(new_std, std, self.momentum).clamp(self.min_std, self.std)
         return Plan(mean, std)
 
     def _draw(self, mean: Tensor, std: Tensor, proposals: Tensor | None) -> Tensor:

@@ -15,8 +15,8 @@ class Residual(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = x + self.layers(x)
-        return added
+        output: Tensor = x + self.layers(x)
+        return output
 
 
 def bro_net(in_size: int, out_size: int, *, width: int, blocks: int) -> nn.Sequential:

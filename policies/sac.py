@@ -67,11 +67,11 @@ class StateActor(TensorDictModuleBase):
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """tanh(mean + std * noise) and its log-density under tanh(N(mean, std²)), summed over actions to [*B, 1]."""
-    before = mean + log_std.exp() * noise
+    pre_tanh = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - LOG_SQRT_2PI
     # This form of log(1 - tanh²(z)) is exact for large z too.
-    log_slope = 2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before))
-    return torch.tanh(before), (gaussian - log_slope).sum(dim=-1, keepdim=True)
+    log_slope = 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))
+    return torch.tanh(pre_tanh), (gaussian - log_slope).sum(dim=-1, keepdim=True)
 
 
 class SAC(Policy):

@@ -25,8 +25,8 @@ class _ScriptedActor(nn.Module):
 
         name = f"{task.removesuffix('-v3')}-v3"
         if name not in ENV_POLICY_MAP:
-            near = difflib.get_close_matches(name, ENV_POLICY_MAP, n=3, cutoff=0.0)
-            names = ", ".join(other.removesuffix("-v3") for other in near)
+            close = difflib.get_close_matches(name, ENV_POLICY_MAP, n=3, cutoff=0.0)
+            names = ", ".join(other.removesuffix("-v3") for other in close)
             raise ValueError(f"no scripted policy for task {task!r}: did you mean {names}?")
         # Actions are clipped on purpose here, so Meta-World's advice to scale the constants down does not apply.
         warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")

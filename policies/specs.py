@@ -7,10 +7,10 @@ from torchrl.data import Composite, TensorSpec
 
 def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
     """Channels 3K and resolution R of `frames`, which `policy` learns from."""
-    given = [str(key) for key in observation_spec]
-    if "frames" not in given:
+    keys = [str(key) for key in observation_spec]
+    if "frames" not in keys:
         raise ValueError(
-            f"{policy} learns from frames, not {', '.join(given)}: set env.pixels=true and env.frame_stack=3"
+            f"{policy} learns from frames, not {', '.join(keys)}: set env.pixels=true and env.frame_stack=3"
         )
     shape = observation_spec["frames"].shape
     if len(shape) < 3 or shape[-1] != shape[-2]:
@@ -18,7 +18,7 @@ def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
     return shape[-3], shape[-1]
 
 
-def looks_at(observation_spec: Composite) -> list[str]:
+def pixel_keys(observation_spec: Composite) -> list[str]:
     """Keys that a policy from pixels reads: `frames`, and `task` [N] in an environment of several tasks."""
     return ["frames", *["task"] * (task_size(observation_spec) > 0)]
 
@@ -30,9 +30,9 @@ def task_size(observation_spec: Composite) -> int:
 
 def state_size(observation_spec: Composite, policy: str) -> int:
     """Numbers in `state` [S], which `policy` learns from."""
-    given = [str(key) for key in observation_spec]
-    if "state" not in given:
-        raise ValueError(f"{policy} learns from state: this environment gives only {', '.join(given)}")
+    keys = [str(key) for key in observation_spec]
+    if "state" not in keys:
+        raise ValueError(f"{policy} learns from state: this environment gives only {', '.join(keys)}")
     shape = observation_spec["state"].shape
     if len(shape) != 1:
         raise ValueError(f"{policy} needs a flat state [S], not {tuple(shape)}")

@@ -11,9 +11,9 @@ from torchrl.data import Bounded, Composite
 
 from mbrl import bench
 from mbrl.bench import (
+    _baseline_mbpo,
+    _baseline_sac,
     _machine,
-    _plain_mbpo,
-    _plain_sac,
     _published_loop,
     _torchrl_dreamer,
     checkpoint,
@@ -59,13 +59,13 @@ def test_what_uses_the_disk_runs(monkeypatch: pytest.MonkeyPatch, module: Any, s
 
 def test_operations_are_counted() -> None:
     left, right = torch.randn(3, 5), torch.randn(7, 5)
-    assert _machine.operations(lambda: F.linear(left, right)) == 2 * 3 * 5 * 7
-    assert _machine.operations(lambda: F.linear(left, right), ("convolution",)) == 0
+    assert _machine.count_flops(lambda: F.linear(left, right)) == 2 * 3 * 5 * 7
+    assert _machine.count_flops(lambda: F.linear(left, right), ("convolution",)) == 0
 
 
 def test_shares_are_of_the_whole() -> None:
     maps, kernel = torch.randn(8, 32, 64, 64), torch.randn(32, 32, 3, 3)  # milliseconds: a busy machine shows less
-    shares = _machine.shares(partial(F.conv2d, maps, kernel))
+    shares = _machine.time_shares(partial(F.conv2d, maps, kernel))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert shares["convolutions"] > 0.5
 
@@ -90,15 +90,15 @@ def test_the_published_loop_imagines_what_ours_does() -> None:
 def test_token_evaluations_by_hand() -> None:
     model = build(NANO)  # contexts of 2 * 64 + 1 tokens, frames of 4 and a slot
     assert imagination.token_evaluations(model, 2) == (129 + 10, (129 + 5) + (129 + 10))
-    few, many = imagination.token_evaluations(model, 10)
-    assert many / few >= 8
+    cached_tokens, reencoded_tokens = imagination.token_evaluations(model, 10)
+    assert reencoded_tokens / cached_tokens >= 8
 
 
 def test_the_plain_loop_learns_what_sac_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "EPISODES", 2)
-    policy, batch = policies.build("sac", Bounded(-1.0, 1.0, (4,))), policies.filled().transitions(16)
+    policy, batch = policies.build("sac", Bounded(-1.0, 1.0, (4,))), policies.filled_replay().transitions(16)
     other = copy.deepcopy(policy)
-    update = _plain_sac.plain(other, batch)
+    update = _baseline_sac.baseline_update(other, batch)
     for seed in range(3):
         torch.manual_seed(seed)
         policy.update(batch)
@@ -115,7 +115,7 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     config.agent.update({"model_fit_every": 20, "imagine_every": 10, "batch_size": 32})
     config.agent.update({"model_updates_first": 4, "model_updates_per_step": 0.2})
     config.agent.imagination.rollouts = 10
-    replay = policies.filled()
+    replay = policies.filled_replay()
     agent = mbpo._agent(config, replay)
     agent.update(replay, agent.schedule.learning_starts, mbpo.ENV_STEPS)
     before = dict(agent.counts)
@@ -124,18 +124,20 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done == {"policy": 20, "world_model": 4, "imagination": 2, "fits": 1}
     learners = {"actor": agent.policy.actor, "critic": agent.policy.critic, "ensemble": agent.world_model}
     weights = {name: [p.clone() for p in part.parameters()] for name, part in learners.items()}
-    counted = {"_imagine": 0, "plain": 0}
+    counted = {"_imagine": 0, "baseline_update": 0}
     for name in counted:
-        function = getattr(_plain_mbpo, name)
+        function = getattr(_baseline_mbpo, name)
 
         def count(*arguments: Any, name: str = name, function: Any = function) -> Any:
             counted[name] += 1
-            made = function(*arguments)
-            return made if name == "_imagine" else lambda: counted.update(plain=counted["plain"] + 1) or made()
+            result = function(*arguments)
+            if name == "_imagine":
+                return result
+            return lambda: counted.update(baseline_update=counted["baseline_update"] + 1) or result()
 
-        monkeypatch.setattr(_plain_mbpo, name, count)
-    _plain_mbpo.stretch(agent, replay.steps("state"), fits=4, imaginations=2, updates=20)()
-    assert counted == {"_imagine": 2, "plain": 1 + 20}
+        monkeypatch.setattr(_baseline_mbpo, name, count)
+    _baseline_mbpo.baseline_updates(agent, replay.steps("state"), fits=4, imaginations=2, updates=20)()
+    assert counted == {"_imagine": 2, "baseline_update": 1 + 20}
     for name, part in learners.items():
         moved = [not torch.equal(*pair) for pair in zip(part.parameters(), weights[name], strict=True)]
         assert all(moved), name

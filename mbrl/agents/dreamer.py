@@ -24,7 +24,7 @@ from mbrl.agents.cloning import Cloning
 from mbrl.agents.learners import Learner, Metrics
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
-from policies.base import Policy, descend, require_finite
+from policies.base import Policy, gradient_step, require_finite
 from worldmodel.base import LatentWorldModel
 
 FEATURES = "features"  # key of the features of a latent state, the input of the actor-critic
@@ -46,10 +46,10 @@ class LatentActor(TensorDictModuleBase):
         self.out_keys = ["action", *(("next", key) for key in carried)]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        shape, now = tensordict.batch_size, tensordict.select(*self.in_keys).reshape(-1)
-        state = self.world_model.follow(now["latent"], now["last_action"], now, now["is_init"])
+        shape, rows = tensordict.batch_size, tensordict.select(*self.in_keys).reshape(-1)
+        state = self.world_model.follow(rows["latent"], rows["last_action"], rows, rows["is_init"])
         action = self.act(self.world_model.features(state))
-        carried = TensorDict(latent=self.world_model.pack(state), last_action=action, batch_size=now.batch_size)
+        carried = TensorDict(latent=self.world_model.pack(state), last_action=action, batch_size=rows.batch_size)
         tensordict.setdefault("next", TensorDict(batch_size=shape, device=tensordict.device))
         tensordict["next"].update(carried.reshape(shape))
         return tensordict.set("action", action.reshape(*shape, -1))
@@ -120,34 +120,41 @@ class LatentLearner(Learner):
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
         model, behaviour = self.policy.world_model, self.policy.behaviour
-        segments, learned = self._learn(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
-        features = model.features(learned.state)  # [B, T, F]
-        behaved = behaviour.losses(self.dream(model.unpack(model.pack(learned.state))))
-        first_returns = behaved.returns[:, 0].unflatten(0, features.shape[:2])
+        segments, fitted = self._learn(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
+        features = model.features(fitted.state)  # [B, T, F]
+        losses = behaviour.losses(self.dream(model.unpack(model.pack(fitted.state))))
+        first_returns = losses.returns[:, 0].unflatten(0, features.shape[:2])
         after = segments["next"]
-        replayed = behaviour.replay_value_loss(
+        replay_loss = behaviour.replay_value_loss(
             features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), first_returns
         )
-        require_finite({"actor": behaved.actor, "critic": behaved.critic, "replay_value": replayed})
-        loss = learned.loss + behaved.actor + behaved.critic + self.replay_value_weight * replayed
-        descend(loss, self.policy.optimizers.values())
+        require_finite({"actor": losses.actor, "critic": losses.critic, "replay_value": replay_loss})
+        loss = fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss
+        gradient_step(loss, self.policy.optimizers.values())
         behaviour.update_slow_critic()
-        imitated = self.imitate(replay, cloning_weight) if cloning_weight > 0 else {}
+        cloning_metrics = self.imitate(replay, cloning_weight) if cloning_weight > 0 else {}
         # Metrics of the world model on the replay replace those on demonstrations.
-        return {**imitated, **_model_metrics(learned), **behaved.metrics, "replay_value_loss": replayed.detach()}
+        return {
+            **cloning_metrics,
+            **_model_metrics(fitted),
+            **losses.metrics,
+            "replay_value_loss": replay_loss.detach(),
+        }
 
     def imitate(self, replay: Replay, weight: float) -> Metrics:
         """The actor maximises the likelihood of demonstrated actions in the latent states of demonstrated steps. The
         world model learns from these steps too; the critic learns from imagination alone.
         """
         self.imitations += 1
-        segments, learned = self._learn(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
-        features = self.policy.world_model.features(learned.state).detach()
+        segments, fitted = self._learn(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
+        features = self.policy.world_model.features(fitted.state).detach()
         actions = self.policy.behaviour.actor.distribution(features[:, :-1])
         loss = -actions.log_prob(segments["action"][:, :-1]).mean()
         require_finite({"cloning_loss": loss})
-        descend(learned.loss + weight * loss, [o for name, o in self.policy.optimizers.items() if name != "critic"])
-        return {**_model_metrics(learned), "cloning_loss": loss.detach()}
+        gradient_step(
+            fitted.loss + weight * loss, [o for name, o in self.policy.optimizers.items() if name != "critic"]
+        )
+        return {**_model_metrics(fitted), "cloning_loss": loss.detach()}
 
     def _learn(self, replay: Replay, segments: TensorDictBase) -> tuple[TensorDictBase, Any]:
         """Infer the latent states of segments [B, 1 + T], and write them back to the replay; the steps [B, T] and what
@@ -157,9 +164,9 @@ class LatentLearner(Learner):
         index = segments.pop("index").squeeze(-1)
         before = replay.read_latents(index[:, 0], model.unknown.cpu())
         segments = segments.to(device)
-        learned = model.learn(segments, before.to(device))
-        replay.write_latents(index[:, 1:].reshape(-1), model.pack(learned.state).cpu())
-        return segments[:, 1:], learned
+        fitted = model.learn(segments, before.to(device))
+        replay.write_latents(index[:, 1:].reshape(-1), model.pack(fitted.state).cpu())
+        return segments[:, 1:], fitted
 
     @torch.no_grad()
     def dream(self, state: Any) -> TensorDict:
@@ -172,13 +179,13 @@ class LatentLearner(Learner):
             features.append(model.features(state))
         visited = torch.stack(features, 1)  # [N, H + 1, F]
         reward = model.reward(visited[:, 1:])
-        none = torch.zeros_like(reward[:, :1])
+        zeros = torch.zeros_like(reward[:, :1])
         return TensorDict(
             {
                 FEATURES: visited,
                 "action": torch.stack([*actions, torch.zeros_like(actions[-1])], 1),
                 "continue": model.goes_on(visited),
-                "next": {"reward": torch.cat((reward, none), 1)},
+                "next": {"reward": torch.cat((reward, zeros), 1)},
             },
             batch_size=visited.shape[:2],
         )
@@ -222,5 +229,5 @@ class DreamerV3(Agent):
         return self.policy.world_model, self.horizon
 
 
-def _model_metrics(learned: Any) -> Metrics:
-    return {f"model_{name}": value for name, value in learned.metrics.items()}
+def _model_metrics(fitted: Any) -> Metrics:
+    return {f"model_{name}": value for name, value in fitted.metrics.items()}

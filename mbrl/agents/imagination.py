@@ -38,9 +38,9 @@ class Horizon:
         """From a constant length, or from the four fields by name."""
         if not isinstance(horizon, Mapping):
             return cls(horizon, horizon, 0, 1)
-        wanted = [field.name for field in fields(cls)]
-        if sorted(horizon) != sorted(wanted):
-            raise UserError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(wanted)}")
+        names = [field.name for field in fields(cls)]
+        if sorted(horizon) != sorted(names):
+            raise UserError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(names)}")
         return cls(**horizon)
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class Horizon:
 
     def at(self, env_steps: int) -> int:
         """The rollout length after this number of env steps."""
-        passed = (env_steps - self.from_env_steps) / (self.to_env_steps - self.from_env_steps)
-        return self.first + int(min(max(passed, 0.0), 1.0) * (self.last - self.first))
+        share = (env_steps - self.from_env_steps) / (self.to_env_steps - self.from_env_steps)
+        return self.first + int(min(max(share, 0.0), 1.0) * (self.last - self.first))
 
 
 class Imagination:
@@ -163,18 +163,18 @@ class Imagination:
             rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
-        measured, lengths = self.env.measured(), None
+        estimates, lengths = self.env.estimates(), None
         if self.uncertainty.optimism:
-            rollout["next", "reward"] = reward + self.uncertainty.bonus(measured)[..., None]
+            rollout["next", "reward"] = reward + self.uncertainty.bonus(estimates)[..., None]
         records = imagined_records(self.env.history_records, rollout)
-        metrics |= {name: values.mean() for name, values in measured.items()}
+        metrics |= {name: values.mean() for name, values in estimates.items()}
         if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
             records[LOG_PROB] = _after_history(rollout[LOG_PROB], self.env.history)
         if self.uncertainty.weigh_by:
-            weights = self.uncertainty.weights(measured, self.buffer.n_step)[..., None]
+            weights = self.uncertainty.weights(estimates, self.buffer.n_step)[..., None]
             records[WEIGHT] = _after_history(weights, self.env.history)
         if self.uncertainty.cut_above:
-            steps = self.uncertainty.steps(measured)
+            steps = self.uncertainty.steps(estimates)
             metrics["kept"] = steps.float().mean() / self.horizon
             if not self._warned and not steps.any():
                 self._warned = True
@@ -212,16 +212,16 @@ def imagined_records(history: TensorDict, rollout: TensorDict) -> TensorDict:
     """
     (batch, length), horizon = history.batch_size, rollout.batch_size[1]
 
-    def after(values: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    def extend(values: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         return torch.cat([before[:, :-1], values, torch.zeros_like(values[:, :1])], 1)
 
     observations = [key for key in OBSERVATIONS if ("next", key) in rollout.keys(True)]
-    none = torch.zeros(batch, length, 1, device=rollout.device)
+    zeros = torch.zeros(batch, length, 1, device=rollout.device)
     return TensorDict(
         **{key: torch.cat([history[key], rollout["next", key]], 1) for key in observations},
-        action=after(rollout["action"], history["action"]),
-        reward=after(rollout["next", "reward"], none),
-        terminated=after(rollout["next", "terminated"], none.bool()),
-        truncated=after(rollout["next", "truncated"], none.bool()),
+        action=extend(rollout["action"], history["action"]),
+        reward=extend(rollout["next", "reward"], zeros),
+        terminated=extend(rollout["next", "terminated"], zeros.bool()),
+        truncated=extend(rollout["next", "truncated"], zeros.bool()),
         batch_size=[batch, length + horizon],
     )

@@ -14,15 +14,13 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
-from torchrl.envs.utils import ExplorationType, exploration_type, set_exploration_type
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.data.episodes import read_episode, read_episodes
 from mbrl.data.published import read_published
 from mbrl.errors import UserError
-from policies.base import Plan, Planner, Policy
+from policies.base import Plan, Planner, Policy, exploring
 from worldmodel.base import WorldModel
-
-_GREEDY = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
 
 class PlanningPolicy(Policy):
@@ -114,12 +112,12 @@ class PlanImagination(torch.nn.Module):
             outcome = self.world_model.outcome(forked, actions.flatten(0, 1), last_frame=self.goal is not None)
             if self.goal is not None:
                 assert outcome.pixels is not None
-                worth = -((outcome.pixels.float() - self.goal) / 255).square().mean((1, 2, 3))
+                score = -((outcome.pixels.float() - self.goal) / 255).square().mean((1, 2, 3))
             else:
                 assert outcome.reward is not None
                 powers = torch.arange(horizon, device=actions.device)
-                worth = (outcome.reward * self.gamma**powers).sum(1)
-            return worth.view(batch, candidates)
+                score = (outcome.reward * self.gamma**powers).sum(1)
+            return score.view(batch, candidates)
 
         return imagine
 
@@ -191,19 +189,19 @@ class PlanningActor(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = tensordict.select(*self.in_keys).reshape(-1)
-        due = (rows["plan_left"] == 0).squeeze(-1)
+        replanned = (rows["plan_left"] == 0).squeeze(-1)
         mean, std = rows["plan_mean"].clone(), rows["plan_std"].clone()
-        if due.any():
-            mean[due], std[due] = self.plan(rows[due])
+        if replanned.any():
+            mean[replanned], std[replanned] = self.plan(rows[replanned])
         action = mean[:, 0]
-        if exploration_type() not in _GREEDY:
+        if exploring():
             action = (action + std[:, 0] * torch.randn_like(action)).clamp(-1.0, 1.0)
-        rest = torch.zeros_like(mean[:, :1])
-        left = torch.where(due[:, None], self.replan_every, rows["plan_left"]) - 1
+        padding = torch.zeros_like(mean[:, :1])
+        steps_left = torch.where(replanned[:, None], self.replan_every, rows["plan_left"]) - 1
         written = {
-            "plan_mean": torch.cat([mean[:, 1:], rest], 1),
-            "plan_std": torch.cat([std[:, 1:], rest], 1),
-            "plan_left": left,
+            "plan_mean": torch.cat([mean[:, 1:], padding], 1),
+            "plan_std": torch.cat([std[:, 1:], padding], 1),
+            "plan_left": steps_left,
             "past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1),
         }
         shape = tensordict.batch_size
@@ -221,10 +219,10 @@ class PlanningActor(TensorDictModuleBase):
         if "task" in observed.keys():
             context["task"] = observed["task"][:, None].expand(*context.batch_size, -1)
         state = self.imagination.start(context)
-        proposed = None
+        proposals = None
         if self.proposals:
-            proposed = self.imagination.propose(state, observed, self.proposals, self.planner.horizon)
-        return self.planner(self.imagination.scorer(state), rows["plan_mean"], proposed)
+            proposals = self.imagination.propose(state, observed, self.proposals, self.planner.horizon)
+        return self.planner(self.imagination.scorer(state), rows["plan_mean"], proposals)
 
 
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:

@@ -40,8 +40,8 @@ class UncertaintyRules:
     @classmethod
     def of(cls, cut_above: PerEstimate, weigh_by: PerEstimate, optimism: PerEstimate = None) -> UncertaintyRules:
         """From settings in which None stands for an estimate that is not used."""
-        given = ((settings or {}).items() for settings in (cut_above, weigh_by, optimism))
-        return cls(*({name: value for name, value in items if value is not None} for items in given))
+        settings_of_rules = ((settings or {}).items() for settings in (cut_above, weigh_by, optimism))
+        return cls(*({name: value for name, value in items if value is not None} for items in settings_of_rules))
 
     @property
     def estimates(self) -> list[str]:
@@ -70,15 +70,15 @@ class UncertaintyRules:
 
     def steps(self, estimates: Mapping[str, Tensor]) -> Tensor:
         """Steps of each rollout before the first that is cut, int64 [B]."""
-        over = [estimates[name] > limit for name, limit in self.cut_above.items()]
-        kept = ~torch.stack(over).any(0)
-        return kept.cumprod(1).sum(1)
+        too_uncertain = [estimates[name] > limit for name, limit in self.cut_above.items()]
+        certain = ~torch.stack(too_uncertain).any(0)
+        return certain.cumprod(1).sum(1)
 
     def weights(self, estimates: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
         """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
-        doubt = torch.stack([estimates[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
-        horizon = doubt.shape[1]
-        last = (torch.arange(horizon, device=doubt.device) + n_step - 1).clamp(max=horizon - 1).expand_as(doubt)
+        total = torch.stack([estimates[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
+        horizon = total.shape[1]
+        last = (torch.arange(horizon, device=total.device) + n_step - 1).clamp(max=horizon - 1).expand_as(total)
         if self.cut_above:  # the rewards of a transition are not summed beyond a cut
             last = last.minimum((self.steps(estimates) - 1).clamp(min=0)[:, None])
-        return doubt.gather(1, last).neg().exp().clamp(min=MIN_WEIGHT)
+        return total.gather(1, last).neg().exp().clamp(min=MIN_WEIGHT)

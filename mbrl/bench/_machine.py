@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mbrl.bench import Row
 
-SECONDS = 0.3  # of measuring one rate
-COPIED = 2**26  # bytes, more than a processor's caches hold
+MEASURED_SECONDS = 0.3  # of measuring one rate
+COPY_BYTES = 2**26  # bytes, more than a processor's caches hold
 # Operators of a profile, by how their names begin; whatever is in none of these is small operations.
 GROUPS = {
     "products of weights": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"),
@@ -22,10 +22,10 @@ GROUPS = {
 }
 
 
-def best(call: Callable[[], object]) -> float:
+def fastest_seconds(call: Callable[[], object]) -> float:
     """Seconds of the fastest of many calls."""
     call()
-    fastest, until = float("inf"), time.perf_counter() + SECONDS
+    fastest, until = float("inf"), time.perf_counter() + MEASURED_SECONDS
     while time.perf_counter() < until:
         began = time.perf_counter()
         call()
@@ -33,31 +33,31 @@ def best(call: Callable[[], object]) -> float:
     return fastest
 
 
-def seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def median_seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Median wall-clock seconds of each call, interleaved, after one round to warm up."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
-        for call, taken in zip(calls, times, strict=True):
+        for call, durations in zip(calls, times, strict=True):
             began = time.perf_counter()
             call()
-            taken.append(time.perf_counter() - began)
-    return [median(taken[1:]) for taken in times]
+            durations.append(time.perf_counter() - began)
+    return [median(durations[1:]) for durations in times]
 
 
-def matrix_rate(dtype: torch.dtype, rows: int, inner: int, columns: int) -> float:
+def matmul_rate(dtype: torch.dtype, rows: int, inner: int, columns: int) -> float:
     """Floating-point operations a second of a product [rows, inner] by [columns, inner], its inputs at hand."""
     left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
-    return 2 * rows * inner * columns / best(lambda: torch.nn.functional.linear(left, right))
+    return 2 * rows * inner * columns / fastest_seconds(lambda: torch.nn.functional.linear(left, right))
 
 
 def copy_bandwidth() -> float:
     """Bytes a second, read and written, of a copy between blocks larger than the caches."""
-    source = torch.ones(COPIED, dtype=torch.uint8)
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return 2 * COPIED / best(lambda: target.copy_(source))
+    return 2 * COPY_BYTES / fastest_seconds(lambda: target.copy_(source))
 
 
-def operations(call: Callable[[], object], only: tuple[str, ...] = ()) -> int:
+def count_flops(call: Callable[[], object], only: tuple[str, ...] = ()) -> int:
     """Floating-point operations of a call's products and convolutions, or of the named operators among them."""
     with FlopCounterMode(display=False) as counter:
         call()
@@ -65,19 +65,19 @@ def operations(call: Callable[[], object], only: tuple[str, ...] = ()) -> int:
     return sum(count for operator, count in counts.items() if not only or str(operator).split(".")[-1] in only)
 
 
-def shares(call: Callable[[], object]) -> dict[str, float]:
+def time_shares(call: Callable[[], object]) -> dict[str, float]:
     """What part of a call's time on the processor each of GROUPS takes, and the small operations beside them."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         call()
-    taken = dict.fromkeys(GROUPS, 0.0)
+    durations = dict.fromkeys(GROUPS, 0.0)
     total = 0.0
     for event in recorded.key_averages():
         total += event.self_cpu_time_total
         for group, operators in GROUPS.items():
             if event.key.startswith(operators):
-                taken[group] += event.self_cpu_time_total
-    taken["small operations"] = total - sum(taken.values())
-    return {group: time / total for group, time in taken.items()}
+                durations[group] += event.self_cpu_time_total
+    durations["small operations"] = total - sum(durations.values())
+    return {group: time / total for group, time in durations.items()}
 
 
 def row(name: str, value: float, unit: str, target: str = "") -> Row:

@@ -28,7 +28,7 @@ Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
 def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> Tensor:
     """Tokens int64 [B, H, n] under actions [B, H, A]; each frame is decoded too, unless told not to."""
     transformer, tokenizer, layout = model.transformer, model.tokenizer, model.layout
-    edges, embedding, made = transformer.edges, transformer.llm.model.embed_tokens, []
+    edges, embedding, frames_so_far = transformer.edges, transformer.llm.model.embed_tokens, []
     top_k = model.rollouts.sampling.top_k or layout.vocabulary
     with autocast(actions, model.precision):
         frames = context["pixels"].float() / 255
@@ -40,17 +40,17 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
             prefix[:, -1] += edges.condition(action, None)
             past: Past = []
             hidden = forward(transformer, prefix, past)
-            frame = [draw(transformer.llm.lm_head(hidden).float()[:, -1], top_k)]
+            frame = [sample_token(transformer.llm.lm_head(hidden).float()[:, -1], top_k)]
             for _ in range(layout.dynamics_tokens):
                 hidden = forward(transformer, embedding(frame[-1]), past)
-                frame.append(draw(transformer.llm.lm_head(hidden).float()[:, -1], top_k))
+                frame.append(sample_token(transformer.llm.lm_head(hidden).float()[:, -1], top_k))
             edges.rewards(hidden[:, -1])
-            made.append(torch.cat(frame[:-1], 1))
-            prefix = torch.cat([prefix, embedding(torch.cat([made[-1], slot], 1))], 1)
+            frames_so_far.append(torch.cat(frame[:-1], 1))
+            prefix = torch.cat([prefix, embedding(torch.cat([frames_so_far[-1], slot], 1))], 1)
             if decode:
-                pixels = tokenizer.decode_dynamics(layout.codes(made[-1]).unsqueeze(1), features)
+                pixels = tokenizer.decode_dynamics(layout.codes(frames_so_far[-1]).unsqueeze(1), features)
                 pixels.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
-    return torch.stack(made, 1)
+    return torch.stack(frames_so_far, 1)
 
 
 def forward(transformer: VideoTransformer, x: Tensor, past: Past) -> Tensor:
@@ -67,18 +67,18 @@ def forward(transformer: VideoTransformer, x: Tensor, past: Past) -> Tensor:
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if index == len(past):
             past.append((k, v))
-            found = causal_attention(q, k, v)
+            attended = causal_attention(q, k, v)
         else:
             k, v = torch.cat([past[index][0], k], 2), torch.cat([past[index][1], v], 2)
             past[index] = k, v
-            found = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
-        x = x + attention.o_proj(found.transpose(1, 2).flatten(2))
+            attended = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).to(v.dtype) @ v
+        x = x + attention.o_proj(attended.transpose(1, 2).flatten(2))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     hidden: Tensor = transformer.llm.model.norm(x)
     return hidden
 
 
-def draw(logits: Tensor, top_k: int) -> Tensor:
+def sample_token(logits: Tensor, top_k: int) -> Tensor:
     """Tokens [B, 1] drawn from the ``top_k`` most likely of logits [B, V]."""
     least = logits.topk(top_k).values[:, -1:]
     return torch.multinomial(logits.masked_fill(logits < least, float("-inf")).softmax(-1), 1)

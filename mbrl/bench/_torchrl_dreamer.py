@@ -123,8 +123,8 @@ def _actor(features: int, actions: int, units: int) -> ProbabilisticTensorDictSe
 
 def updater(losses: DreamerV3Loss, sample: TensorDict, learning_rate: float) -> tuple[Callable[[], None], int]:
     """What does one update on `sample` [B, T], and how many parameters it trains."""
-    learned = [parameter for parameter in losses.parameters() if parameter.requires_grad]
-    optimizer, slow = DreamerV3Optimizer(learned, lr=learning_rate), SoftUpdate(losses.value_loss, tau=0.02)
+    trained = [parameter for parameter in losses.parameters() if parameter.requires_grad]
+    optimizer, slow = DreamerV3Optimizer(trained, lr=learning_rate), SoftUpdate(losses.value_loss, tau=0.02)
 
     def update() -> None:
         result = losses(sample.clone(recurse=False))
@@ -133,4 +133,4 @@ def updater(losses: DreamerV3Loss, sample: TensorDict, learning_rate: float) -> 
         optimizer.step()
         slow.step()
 
-    return update, sum(parameter.numel() for parameter in learned)
+    return update, sum(parameter.numel() for parameter in trained)

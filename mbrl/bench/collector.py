@@ -23,15 +23,15 @@ OPTIONS: dict[str, Any] = {"task": "reach", "action_repeat": 1}
 
 def run() -> Iterator[Row]:
     """Env steps a second of two processes, and of two Ray workers where Ray is installed, over those of a bare loop."""
-    yield from _against_a_bare_loop("process", "two processes", "state", "≥ 0.75")
-    yield from _against_a_bare_loop("process", "two processes", "pixels")
+    yield from _compare_with_bare_loop("process", "two processes", "state", "≥ 0.75")
+    yield from _compare_with_bare_loop("process", "two processes", "pixels")
     if find_spec("ray") is not None:
-        yield from _against_a_bare_loop("ray", "two Ray workers", "state")
-        yield from _against_a_bare_loop("ray", "two Ray workers", "pixels")
+        yield from _compare_with_bare_loop("ray", "two Ray workers", "state")
+        yield from _compare_with_bare_loop("ray", "two Ray workers", "pixels")
 
 
-def _against_a_bare_loop(backend: str, name: str, seen: str, target: str = "") -> Iterator[Row]:
-    settings, frames = {**OPTIONS, "pixels": seen == "pixels"}, FRAMES[seen]
+def _compare_with_bare_loop(backend: str, name: str, observation: str, target: str = "") -> Iterator[Row]:
+    settings, frames = {**OPTIONS, "pixels": observation == "pixels"}, FRAMES[observation]
     env = make_env(**settings)
     policy = RandomPolicy(env.observation_spec, env.action_spec)
     env.close()
@@ -44,10 +44,10 @@ def _against_a_bare_loop(backend: str, name: str, seen: str, target: str = "") -
         rates = [(frames / _seconds(partial(next, steps)), frames / _seconds(bare)) for _ in range(BATCHES)]
     finally:
         shut_down(collector)
-    ours, plain = (median(column) for column in zip(*rates, strict=True))
-    yield row(f"collector: {name}, {seen}", ours, "env steps/s")
-    yield row(f"collector: bare loop, one process, {seen}", plain, "env steps/s")
-    yield row(f"collector: {name} over bare loop, {seen}", ours / plain, "×", target)
+    our_rate, bare_rate = (median(column) for column in zip(*rates, strict=True))
+    yield row(f"collector: {name}, {observation}", our_rate, "env steps/s")
+    yield row(f"collector: bare loop, one process, {observation}", bare_rate, "env steps/s")
+    yield row(f"collector: {name} over bare loop, {observation}", our_rate / bare_rate, "×", target)
 
 
 def _seconds(job: Callable[[], object]) -> float:

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.bench import Row
-from mbrl.bench._machine import row, seconds
+from mbrl.bench._machine import median_seconds, row
 from mbrl.bench._torchrl_dreamer import learner, updater
 from mbrl.build import assemble
 from mbrl.replay.replay import Replay
@@ -36,7 +36,7 @@ def run() -> Iterator[Row]:
         losses = learner(key, spec.shape, ACTIONS, model.units, config.agent.horizon)
         sample = _sample(config, spec)
         theirs, their_parameters = updater(losses, sample, model.learning_rate)
-        our_seconds, their_seconds = seconds([ours, theirs], REPEATS)
+        our_seconds, their_seconds = median_seconds([ours, theirs], REPEATS)
         name = f"DreamerV3 update from {key}, {config.agent.batch_size} segments of {config.agent.segment_length}"
         millions, their_millions = parameters / 1e6, their_parameters / 1e6
         rate, their_rate = 1 / our_seconds, 1 / their_seconds
@@ -65,8 +65,8 @@ def learner_update(
         success=flag, terminated=flag.clone(), truncated=flag.clone(), batch_size=[4, ROWS],
     )  # fmt: skip
     replay.online.extend(records)
-    learned = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    return lambda: learner.update(replay, 0.0), learned
+    parameters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+    return lambda: learner.update(replay, 0.0), parameters
 
 
 def _sample(config: DictConfig, spec: Any) -> TensorDict:

@@ -101,14 +101,14 @@ def ceilings(device: torch.device) -> Iterator[Piece]:
 def updates(device: torch.device) -> Iterator[Piece]:
     """Model-free updates, on a batch that lies on the device and on one that is drawn and moved there."""
     with tempfile.TemporaryDirectory() as folder:
-        frames = replay.filled(Path(folder))
+        frames = replay.filled_buffer(Path(folder))
         for name, size in (encoders.PUBLISHED, encoders.CPU):
             policy, batch = encoders.build(name).to(device), encoders.random_batch(size).to(device)
             yield Piece(f"DrQ-v2 update, {name}, batch {size}", partial(policy.update, batch))
             yield Piece(f"drawing {size} transitions of frames", partial(frames.transitions, size))
             drawn = partial(_draw_and_update, policy, frames, size, device)
             yield Piece(f"DrQ-v2 update, {name}, batch {size}, drawn for it", drawn)
-    states = policies.filled()
+    states = policies.filled_replay()
     for name in ("sac", "sac_bro", "sac_simba"):
         sac, size = policies.build(name, Bounded(-1.0, 1.0, (policies.ACTIONS,))).to(device), policies.BATCH
         yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, states.transitions(size).to(device)))

@@ -19,7 +19,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mbrl.bench import Row, _published_loop
-from mbrl.bench._machine import copy_bandwidth, matrix_rate, operations, row, seconds, shares
+from mbrl.bench._machine import copy_bandwidth, count_flops, matmul_rate, median_seconds, row, time_shares
 from mbrl.bench._models import BASE, NANO, build, starts
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, imagine
@@ -27,10 +27,10 @@ from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, imagine
 HORIZON = 10
 HORIZONS = (5, 10, 20, 40)
 BATCHES, REPEATS = {NANO: 32, BASE: 2}, {NANO: 3, BASE: 1}
-LARGE = 1024  # side of the products that large work is held against
+LARGE_SIDE = 1024  # side of the products that large work is held against
 
 
-def cached(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
+def imagine_with_cache(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
     """The model's own loop; without ``decode`` it stops at the frames' tokens."""
     state = model.start(context)
     for action in actions.unbind(1):
@@ -42,47 +42,47 @@ def cached(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool 
 def token_evaluations(model: IVideoGPT, horizon: int) -> tuple[int, int]:
     """Tokens of a row that pass through the transformer: with the cache, and re-encoding each frame's prefix."""
     layout = model.layout
-    again = sum(layout.prefix + layout.stride * (step + 1) for step in range(horizon))
-    return layout.prefix + layout.stride * horizon, again
+    reencoded = sum(layout.prefix + layout.stride * (step + 1) for step in range(horizon))
+    return layout.prefix + layout.stride * horizon, reencoded
 
 
-def against_published(name: str) -> list[Row]:
+def compare_with_published(name: str) -> list[Row]:
     """Both loops in turn, frames decoded as they come; at nano size also not decoded, for the transformer's part."""
     model, batch, size = build(name, HORIZON + 2), BATCHES[name], name.removeprefix("ivideogpt_")
     inputs = starts(model, batch, HORIZON)
-    loops = [cached, _published_loop.imagine]
-    ways = (True, False) if name == NANO else (True,)
-    calls = [partial(loop, model, *inputs, way) for way in ways for loop in loops]
-    ours, theirs, *undecoded = seconds(calls, REPEATS[name])
-    few, many = token_evaluations(model, HORIZON)
+    loops = [imagine_with_cache, _published_loop.imagine]
+    decode_options = (True, False) if name == NANO else (True,)
+    calls = [partial(loop, model, *inputs, decode) for decode in decode_options for loop in loops]
+    ours, theirs, *undecoded = median_seconds(calls, REPEATS[name])
+    cached_tokens, reencoded_tokens = token_evaluations(model, HORIZON)
     steps = batch * HORIZON
     return [
         row(f"{size}, batch {batch}: imagined transitions", steps / ours, "1/s"),
         row(f"{size}: imagined transitions, published loop", steps / theirs, "1/s"),
         row(f"{size}: over the published loop", theirs / ours, "×", "≥ 6" if name == NANO else ""),
         *([row(f"{size}: the same, frames not decoded", undecoded[1] / undecoded[0], "×")] if undecoded else []),
-        row(f"{size}: transformer tokens a rollout", few, "tokens"),
-        row(f"{size}: ... in the published loop", many, "tokens"),
-        row(f"{size}: fewer transformer tokens", many / few, "×", "≥ 8"),
+        row(f"{size}: transformer tokens a rollout", cached_tokens, "tokens"),
+        row(f"{size}: ... in the published loop", reencoded_tokens, "tokens"),
+        row(f"{size}: fewer transformer tokens", reencoded_tokens / cached_tokens, "×", "≥ 8"),
     ]
 
 
-def floor_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
+def lower_bound_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     """Least time of one imagined step of ``batch`` rows, by part."""
     context, actions = starts(model, batch, 1)
-    exact = CachedDecoder(model.transformer, torch.float32)  # whose products are torch's own, so that they count
-    cache = exact.encode(model.layout.join(model.start(context).codes), model.max_horizon)
-    added = exact.edges.condition(actions[:, 0], None)
-    products = operations(partial(imagine, [exact], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
+    decoder = CachedDecoder(model.transformer, torch.float32)  # whose products are torch's own, so that they count
+    cache = decoder.encode(model.layout.join(model.start(context).codes), model.max_horizon)
+    added = decoder.edges.condition(actions[:, 0], None)
+    products = count_flops(partial(imagine, [decoder], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
     state, imagined = model.rollouts.advance(model.start(context), actions[:, 0])
-    decoding = operations(partial(model.rollouts.pixels, state, imagined.tokens.unsqueeze(1)))
-    kept = state.caches[0]
-    read = (kept.prefix_keys.nbytes + kept.prefix_values.nbytes + kept.own.nbytes) * model.layout.stride
-    outputs, width = exact.layers[0].gate_up.weight.shape
+    decoding = count_flops(partial(model.rollouts.pixels, state, imagined.tokens.unsqueeze(1)))
+    caches = state.caches[0]
+    read = (caches.prefix_keys.nbytes + caches.prefix_values.nbytes + caches.own.nbytes) * model.layout.stride
+    outputs, width = decoder.layers[0].gate_up.weight.shape
     return {
-        "products of weights": 1e3 * products / matrix_rate(model.dtype, batch, width, outputs),
+        "products of weights": 1e3 * products / matmul_rate(model.dtype, batch, width, outputs),
         "keys and values read": 1e3 * read / copy_bandwidth(),
-        "frame decoded": 1e3 * decoding / matrix_rate(model.dtype, LARGE, LARGE, LARGE),
+        "frame decoded": 1e3 * decoding / matmul_rate(model.dtype, LARGE_SIDE, LARGE_SIDE, LARGE_SIDE),
     }
 
 
@@ -96,12 +96,12 @@ def step_milliseconds(model: IVideoGPT, batch: int, horizon: int) -> float:
     return 1e3 * (time.perf_counter() - began) / horizon
 
 
-def against_floor() -> list[Row]:
+def compare_with_lower_bound() -> list[Row]:
     """One step at nano size: its floor, by part, what it takes, and where its time goes."""
     model, batch = build(), BATCHES[NANO]
-    parts = floor_milliseconds(model, batch)
-    taken = min(step_milliseconds(model, batch, HORIZON) for _ in range(REPEATS[NANO]))
-    floor = sum(parts.values())
+    parts = lower_bound_milliseconds(model, batch)
+    measured = min(step_milliseconds(model, batch, HORIZON) for _ in range(REPEATS[NANO]))
+    lower_bound = sum(parts.values())
     context, actions = starts(model, batch, HORIZON)
     state = model.start(context)
 
@@ -112,23 +112,31 @@ def against_floor() -> list[Row]:
 
     return [
         *(row(f"floor of a step: {part}", value, "ms") for part, value in parts.items()),
-        row("floor of a step", floor, "ms"),
-        row("a step", taken, "ms"),
-        row("a step over its floor", taken / floor, "×"),
-        *(row(f"share of a step: {part}", 100 * share, "%") for part, share in shares(steps).items()),
+        row("floor of a step", lower_bound, "ms"),
+        row("a step", measured, "ms"),
+        row("a step over its floor", measured / lower_bound, "×"),
+        *(row(f"share of a step: {part}", 100 * share, "%") for part, share in time_shares(steps).items()),
     ]
 
 
-def along_horizon() -> list[Row]:
+def measure_horizons() -> list[Row]:
     """Cost of a step of rollouts of several lengths, all with room for the longest, in turn."""
     model, batch = build(segment_length=max(HORIZONS) + 2), BATCHES[NANO]
     times = [[step_milliseconds(model, batch, horizon) for horizon in HORIZONS] for _ in range(3)]
-    best = [min(column) for column in zip(*times, strict=True)]
-    rows = [row(f"step of a rollout of {h}", value, "ms") for h, value in zip(HORIZONS, best, strict=True)]
-    return [*rows, row(f"step at {HORIZONS[-1]} over step at {HORIZONS[0]}", best[-1] / best[0], "×", "flat: ≤ 1.1")]
+    fastest = [min(column) for column in zip(*times, strict=True)]
+    rows = [row(f"step of a rollout of {h}", value, "ms") for h, value in zip(HORIZONS, fastest, strict=True)]
+    return [
+        *rows,
+        row(f"step at {HORIZONS[-1]} over step at {HORIZONS[0]}", fastest[-1] / fastest[0], "×", "flat: ≤ 1.1"),
+    ]
 
 
 @torch.no_grad()
 def run() -> list[Row]:
     """Rows of name, value, unit and target."""
-    return [*against_published(NANO), *against_floor(), *along_horizon(), *against_published(BASE)]
+    return [
+        *compare_with_published(NANO),
+        *compare_with_lower_bound(),
+        *measure_horizons(),
+        *compare_with_published(BASE),
+    ]

@@ -13,9 +13,9 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
 from mbrl.bench import Row
-from mbrl.bench._machine import row, seconds
-from mbrl.bench._plain_mbpo import stretch
-from mbrl.bench.policies import ACTIONS, STATE, filled
+from mbrl.bench._baseline_mbpo import baseline_updates
+from mbrl.bench._machine import median_seconds, row
+from mbrl.bench.policies import ACTIONS, STATE, filled_replay
 from mbrl.build import assemble
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
@@ -29,7 +29,7 @@ ENV_STEPS = 100_000  # after which rollouts have their final length
 def run() -> Iterator[Row]:
     """Updates a second of both over the agent steps between two fits."""
     config = _config()
-    replay = filled()
+    replay = filled_replay()
     agent = _agent(config, replay)
     span = config.agent.model_fit_every
     each = [config.agent.updates_per_step * span, config.agent.model_updates_per_step * span]
@@ -42,14 +42,14 @@ def run() -> Iterator[Row]:
         agent.update(replay, done, ENV_STEPS)
 
     ours()  # the first fit, and one imagination
-    plain = stretch(
+    baseline = baseline_updates(
         agent, replay.steps("state"), fits=fits, imaginations=span // config.agent.imagine_every, updates=updates
     )
-    our_seconds, plain_seconds = seconds([ours, plain], REPEATS)
+    our_seconds, baseline_seconds = median_seconds([ours, baseline], REPEATS)
     name = f"MBPO update, batch {config.agent.batch_size}, fits and rollouts counted"
     yield row(name, updates / our_seconds, "updates/s")
-    yield row(f"{name}: a plain loop of the same networks", updates / plain_seconds, "updates/s")
-    yield row(f"{name}: ours over the plain loop", plain_seconds / our_seconds, "×", "≥ 0.8")
+    yield row(f"{name}: a plain loop of the same networks", updates / baseline_seconds, "updates/s")
+    yield row(f"{name}: ours over the plain loop", baseline_seconds / our_seconds, "×", "≥ 0.8")
 
 
 def _config() -> DictConfig:

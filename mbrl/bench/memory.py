@@ -29,9 +29,9 @@ def peak_gigabytes(part: str, batch: int, name: str) -> float:
     command = [sys.executable, "-m", "mbrl.bench._step_memory", part, str(batch), name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        ended = f"it was ended by signal {-done.returncode}; this machine may have too little memory"
-        said = done.stderr.strip().splitlines() or [ended]
-        raise RuntimeError(f"the {part} step at batch {batch} failed: {said[-1]}")
+        killed = f"it was ended by signal {-done.returncode}; this machine may have too little memory"
+        error_lines = done.stderr.strip().splitlines() or [killed]
+        raise RuntimeError(f"the {part} step at batch {batch} failed: {error_lines[-1]}")
     return int(done.stdout.split()[-1]) / 1e9
 
 

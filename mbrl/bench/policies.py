@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
-from mbrl.bench import Row, _plain_sac
-from mbrl.bench._machine import row, seconds
+from mbrl.bench import Row, _baseline_sac
+from mbrl.bench._machine import median_seconds, row
 from mbrl.replay.replay import Replay
 from policies.sac import SAC
 
@@ -25,26 +25,26 @@ GAMMA, REPEATS = 0.99, 60
 def run() -> Iterator[Row]:
     """Updates a second of all three in turn, of ours with each kind of networks, and what drawing the batch costs."""
     action_spec = Bounded(-1.0, 1.0, (ACTIONS,))
-    policy, replay = build("sac", action_spec), filled()
+    policy, replay = build("sac", action_spec), filled_replay()
     batch = replay.transitions(BATCH)
     calls = [
         lambda: policy.update(batch),
-        _plain_sac.plain(copy.deepcopy(policy), batch),
-        _plain_sac.torchrl(copy.deepcopy(policy), batch, action_spec),
+        _baseline_sac.baseline_update(copy.deepcopy(policy), batch),
+        _baseline_sac.torchrl_update(copy.deepcopy(policy), batch, action_spec),
         lambda: replay.transitions(BATCH),
     ]
-    ours, plain, torchrl, drawing = seconds(calls, REPEATS)
+    ours, baseline, torchrl_seconds, sampling = median_seconds(calls, REPEATS)
     name = f"SAC update, batch {BATCH}"
     yield row(name, 1 / ours, "updates/s")
-    yield row(f"{name}: a plain loop of the same networks", 1 / plain, "updates/s")
-    yield row(f"{name}: ours over the plain loop", plain / ours, "×", "≥ 0.8")
-    yield row(f"{name}: ours over TorchRL's losses", torchrl / ours, "×", "≥ 1")
-    yield row(f"drawing {BATCH} transitions of states", 1e3 * drawing, "ms", "≤ 1")
-    yield row(f"{name}, the batch drawn for it", 1 / (ours + drawing), "updates/s")
+    yield row(f"{name}: a plain loop of the same networks", 1 / baseline, "updates/s")
+    yield row(f"{name}: ours over the plain loop", baseline / ours, "×", "≥ 0.8")
+    yield row(f"{name}: ours over TorchRL's losses", torchrl_seconds / ours, "×", "≥ 1")
+    yield row(f"drawing {BATCH} transitions of states", 1e3 * sampling, "ms", "≤ 1")
+    yield row(f"{name}, the batch drawn for it", 1 / (ours + sampling), "updates/s")
     for networks in ("sac_bro", "sac_simba"):
         other = build(networks, action_spec)
-        (taken,) = seconds([lambda other=other: other.update(batch)], REPEATS // 3)  # type: ignore[misc]
-        yield row(f"{name}: networks of {networks}", 1 / taken, "updates/s")
+        (duration,) = median_seconds([lambda other=other: other.update(batch)], REPEATS // 3)  # type: ignore[misc]
+        yield row(f"{name}: networks of {networks}", 1 / duration, "updates/s")
 
 
 def build(name: str, action_spec: Bounded) -> SAC:
@@ -55,7 +55,7 @@ def build(name: str, action_spec: Bounded) -> SAC:
     return policy
 
 
-def filled() -> Replay:
+def filled_replay() -> Replay:
     """A replay as large as a run of 100k env steps leaves it, in memory."""
     replay = Replay(EPISODES * (STEPS + 1), n_step=1, gamma=GAMMA)
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)

@@ -14,7 +14,7 @@ from mbrl.envs.rendering import Quality, Renderer
 from mbrl.envs.simulator import Simulator
 
 RESOLUTION, CAMERA = 64, "corner"
-ROUNDS, PICTURES = 12, 8  # of ours in each round, against one of gymnasium's
+ROUNDS, IMAGES = 12, 8  # of ours in each round, against one of gymnasium's
 
 
 def run() -> list[dict[str, object]]:
@@ -23,15 +23,15 @@ def run() -> list[dict[str, object]]:
     simulator.reset(0)
     ours = {quality: _renderer(simulator, quality) for quality in ("fast", "full")}
     reference = _gymnasium_render(simulator)
-    drawing, stepping = MetaWorld(resolution=RESOLUTION, camera=CAMERA), MetaWorld(pixels=False)
-    drawing.reset()
-    stepping.reset()
+    pixel_env, state_env = MetaWorld(resolution=RESOLUTION, camera=CAMERA), MetaWorld(pixels=False)
+    pixel_env.reset()
+    state_env.reset()
     jobs: dict[str, tuple[Callable[[], object], int]] = {
         "gymnasium": (reference, 1),
-        "fast": (ours["fast"].render, PICTURES),
+        "fast": (ours["fast"].render, IMAGES),
         "full": (ours["full"].render, 1),
-        "pixels": (lambda: _step(drawing), PICTURES),
-        "state": (lambda: _step(stepping), PICTURES),
+        "pixels": (lambda: _step(pixel_env), IMAGES),
+        "state": (lambda: _step(state_env), IMAGES),
     }
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(ROUNDS):
@@ -43,7 +43,7 @@ def run() -> list[dict[str, object]]:
             times[name].append((time.perf_counter() - began) / repeats)
     for renderer in ours.values():
         renderer.close()
-    for env in (drawing, stepping):
+    for env in (pixel_env, state_env):
         env.close()
     simulator.close()
     rate = {name: 1 / median(values) for name, values in times.items()}

@@ -23,7 +23,7 @@ REPEATS = 15
 def run() -> list[dict[str, object]]:
     """Time of numpy's fancy indexing over the replay's, for transitions with stacks and for segments (1 is equal)."""
     with tempfile.TemporaryDirectory() as folder:
-        buffer = filled(Path(folder))
+        buffer = filled_buffer(Path(folder))
         pixels = buffer.records["pixels"].numpy()
 
         rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def run() -> list[dict[str, object]]:
     return [{"name": name, "value": value, "unit": "× numpy", "target": "≥ 0.33"} for name, value in rows]
 
 
-def filled(folder: Path) -> EpisodeBuffer:
+def filled_buffer(folder: Path) -> EpisodeBuffer:
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
     records = TensorDict(
         pixels=torch.randint(0, 256, (EPISODES, STEPS + 1, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8),
@@ -63,12 +63,12 @@ def filled(folder: Path) -> EpisodeBuffer:
     return buffer
 
 
-def _ratio(plain: Callable[[], object], ours: Callable[[], object]) -> float:
+def _ratio(reference: Callable[[], object], ours: Callable[[], object]) -> float:
     """Median time of `plain` over that of `ours`, taken in turns."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(REPEATS):
-        for job, kept in zip((plain, ours), times, strict=True):
+        for job, durations in zip((reference, ours), times, strict=True):
             began = time.perf_counter()
             job()
-            kept.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - began)
     return median(times[0]) / median(times[1])

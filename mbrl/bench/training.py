@@ -15,12 +15,12 @@ import torch
 from tensordict import TensorDict
 
 from mbrl.bench import Row
-from mbrl.bench._machine import copy_bandwidth, matrix_rate, operations, row, seconds, shares
+from mbrl.bench._machine import copy_bandwidth, count_flops, matmul_rate, median_seconds, row, time_shares
 from mbrl.bench._models import build, segments
 from worldmodel.ivideogpt.model import IVideoGPT
 
 BATCHES, REPEATS = (8, 16), 7  # 8 as the agent trains
-LARGE = 1024  # side of the products that the work is held against
+LARGE_SIDE = 1024  # side of the products that the work is held against
 OPTIMISER_BYTES = 7 * 4  # of each weight: four numbers read, three written
 
 
@@ -30,11 +30,11 @@ def step(model: IVideoGPT, part: str, batch: TensorDict) -> None:
     model.update(batch)
 
 
-def floor_seconds(model: IVideoGPT, part: str, work: Callable[[], object]) -> float:
+def lower_bound_seconds(model: IVideoGPT, part: str, call: Callable[[], object]) -> float:
     """Least time of a step: its multiplications, then the optimiser's pass over the weights."""
     weights = sum(p.numel() for group in model.optimizers[part].param_groups for p in group["params"])
-    rate = matrix_rate(model.dtype, LARGE, LARGE, LARGE)
-    return operations(work) / rate + OPTIMISER_BYTES * weights / copy_bandwidth()
+    rate = matmul_rate(model.dtype, LARGE_SIDE, LARGE_SIDE, LARGE_SIDE)
+    return count_flops(call) / rate + OPTIMISER_BYTES * weights / copy_bandwidth()
 
 
 @torch.enable_grad()
@@ -42,17 +42,17 @@ def run() -> list[Row]:
     """Steps a second of both parts at both batch sizes, beside their floors and where their time goes."""
     model = build()
     cases = [(part, batch) for part in ("tokenizer", "transformer") for batch in BATCHES]
-    work = [partial(step, model, part, segments(model, batch)) for part, batch in cases]
+    steps = [partial(step, model, part, segments(model, batch)) for part, batch in cases]
     rows = []
-    for (part, batch), call, taken in zip(cases, work, seconds(work, REPEATS), strict=True):
-        floor = floor_seconds(model, part, call)
+    for (part, batch), call, measured in zip(cases, steps, median_seconds(steps, REPEATS), strict=True):
+        lower_bound = lower_bound_seconds(model, part, call)
         name = f"{part}, batch {batch}"
         rows += [
-            row(f"training: {name}", 1 / taken, "steps/s"),
-            row(f"training: {name}, floor", 1 / floor, "steps/s"),
-            row(f"training: {name}, step over its floor", taken / floor, "×"),
+            row(f"training: {name}", 1 / measured, "steps/s"),
+            row(f"training: {name}, floor", 1 / lower_bound, "steps/s"),
+            row(f"training: {name}, step over its floor", measured / lower_bound, "×"),
         ]
         if batch == max(BATCHES):
-            parts = shares(call).items()
+            parts = time_shares(call).items()
             rows += [row(f"share of a {part} step: {group}", 100 * share, "%") for group, share in parts]
     return rows

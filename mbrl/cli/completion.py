@@ -9,12 +9,12 @@ import argparse
 import os
 from pathlib import Path
 
-ASKED = "_ARGCOMPLETE"  # set by the shell's hook when it asks for completions
+COMPLETION_VARIABLE = "_ARGCOMPLETE"  # set by the shell's hook when it asks for completions
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answer the shell's question and exit, where the shell has asked one."""
-    if ASKED in os.environ:
+    if COMPLETION_VARIABLE in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(parser)
@@ -42,13 +42,13 @@ class Settings:
 
     def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
         from mbrl.cli.configured import CONFIGURED
-        from mbrl.compose import as_typed, groups, settings_of
+        from mbrl.compose import group_key, groups, settings_of
 
         folder = parsed_args.config_dir
         chosen = CONFIGURED[self._verb].groups
-        choices = {as_typed(group, self._verb): names for group, names in groups(folder).items() if group in chosen}
-        name, given, _typed = prefix.partition("=")
-        if given:
+        choices = {group_key(group, self._verb): names for group, names in groups(folder).items() if group in chosen}
+        name, has_value, _typed = prefix.partition("=")
+        if has_value:
             return [f"{name}={member}" for member in choices.get(name, ())]
         others = settings_of(self._verb, [line for line in parsed_args.settings or () if "=" in line], folder)
         return [f"{key}=" for key in (*choices, *others)]

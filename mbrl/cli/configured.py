@@ -132,11 +132,11 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
 
 def print_help(verb: str, config_dir: Path | None = None) -> None:
     """Print the verb's purpose, what can be chosen, as it is typed, and examples."""
-    from mbrl.compose import as_typed, groups
+    from mbrl.compose import group_key, groups
 
     _, purpose, chosen, examples = CONFIGURED[verb]
     print(f"usage: mbrl {verb} [setting=value ...]\n\n{purpose}.\n\nchoices:")
-    typed = {f"{as_typed(group, verb)}=": members for group, members in groups(config_dir).items() if group in chosen}
+    typed = {f"{group_key(group, verb)}=": members for group, members in groups(config_dir).items() if group in chosen}
     width = max(map(len, typed))
     for name, members in typed.items():
         print(f"  {name:<{width}} {', '.join(members)}")

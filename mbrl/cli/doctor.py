@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from mbrl.run_folder.provenance import DISTRIBUTION, NAMED_PACKAGES
 
 GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
-NEEDED_DISK = 1e9  # bytes; one run with checkpoints takes more
-WANTED_DISK = 5e9  # bytes
+REQUIRED_DISK = 1e9  # bytes; one run with checkpoints takes more
+RECOMMENDED_DISK = 5e9  # bytes
 
 GL_PROBE = """
 from mujoco import GLContext
@@ -34,22 +34,22 @@ class Check:
     Attributes:
         name: of the part of the machine or the package.
         found: its version, size or speed, or what is wrong with it.
-        mend: the command that solves the problem; empty without a problem.
+        fix: the command that solves the problem; empty without a problem.
         needed: whether nothing works until the problem is solved.
     """
 
     name: str
     found: str
-    mend: str = ""
+    fix: str = ""
     needed: bool = False
 
 
 def checks() -> Iterator[Check]:
     """Run all checks, each after those that it depends on. The rates take some seconds."""
     yield _python()
-    itself = _itself()
-    yield itself
-    missing = itself.needed
+    installation = _installation()
+    yield installation
+    missing = installation.needed
     for name in NAMED_PACKAGES:
         check = _package(name)
         missing |= check.needed
@@ -72,11 +72,11 @@ def _python() -> Check:
     found = ".".join(str(part) for part in sys.version_info[:3])
     if (3, 11) <= sys.version_info < (3, 14):
         return Check("python", found)
-    mend = "rm -rf .venv && make setup PYTHON=python3.11"
-    return Check("python", f"{found}; 3.11 to 3.13 is needed", mend, needed=True)
+    fix = "rm -rf .venv && make setup PYTHON=python3.11"
+    return Check("python", f"{found}; 3.11 to 3.13 is needed", fix, needed=True)
 
 
-def _itself() -> Check:
+def _installation() -> Check:
     """Check that this project is installed; its metadata list the packages that it needs."""
     try:
         return Check("mbrl", version(DISTRIBUTION))
@@ -94,14 +94,14 @@ def _requirements() -> list[Requirement]:
 def _package(name: str) -> Check:
     """Check the version of a package against the requirement in this project's metadata."""
     requirement = next((r for r in _requirements() if r.name == name), Requirement(name))
-    mend = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
+    fix = f"{sys.executable} -m pip install '{name}{requirement.specifier}'"
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Check(name, "missing", mend, needed=True)
+        return Check(name, "missing", fix, needed=True)
     if requirement.specifier.contains(found, prereleases=True):
         return Check(name, found)
-    return Check(name, f"{found}; {requirement.specifier} is needed", mend, needed=True)
+    return Check(name, f"{found}; {requirement.specifier} is needed", fix, needed=True)
 
 
 def _compiler() -> Check:
@@ -114,9 +114,9 @@ def _compiler() -> Check:
 def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free
     found = f"{free / 1e9:.0f} GB free in {folder}" if free >= 1e10 else f"{free / 1e9:.1f} GB free in {folder}"
-    if free >= WANTED_DISK:
+    if free >= RECOMMENDED_DISK:
         return Check("disk", found)
-    return Check("disk", found, "mbrl train run_dir=/a/larger/disk/run", needed=free < NEEDED_DISK)
+    return Check("disk", found, "mbrl train run_dir=/a/larger/disk/run", needed=free < REQUIRED_DISK)
 
 
 def _cpu() -> Check:
@@ -133,9 +133,9 @@ def _gpu() -> Check:
         properties = torch.cuda.get_device_properties(0)
         return Check("gpu", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if shutil.which("nvidia-smi"):
-        wanted = torch.__version__.split("+")[0]
-        mend = f"{sys.executable} -m pip install --force-reinstall torch=={wanted}"
-        return Check("gpu", f"there is a GPU, but torch {torch.__version__} does not use it", mend)
+        release = torch.__version__.split("+")[0]
+        fix = f"{sys.executable} -m pip install --force-reinstall torch=={release}"
+        return Check("gpu", f"there is a GPU, but torch {torch.__version__} does not use it", fix)
     return Check("gpu", "none: the CPU is used")
 
 

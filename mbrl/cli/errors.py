@@ -14,8 +14,8 @@ USAGE_ERROR = 2
 RUN_ERROR = 1
 TRACEBACK = "MBRL_TRACEBACK"  # an environment variable: where it is set, every error is raised as it is
 # The machine's faults, whatever was asked for: an I/O error, too many open files, a read-only file system.
-MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
-KEPT = "the run folder keeps its last checkpoint and its logs"
+MACHINE_ERRNOS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
+CHECKPOINT_KEPT = "the run folder keeps its last checkpoint and its logs"
 PROJECT = Path(__file__).parents[2]
 REPORT = (
     "mbrl: this is a defect of mbrl, not of your settings: please report it to its authors with the command, "
@@ -26,34 +26,34 @@ REPORT = (
 def root_cause(error: BaseException) -> BaseException:
     """The error that Hydra wrapped, where that one has an explanation or was raised by a class that Hydra called."""
     cause: BaseException | None = error
-    while cause is not None and _is_hydras(cause):
+    while cause is not None and _is_hydra_error(cause):
         inner = cause.__cause__ or cause.__context__
-        if inner is not None and type(cause).__name__ == "InstantiationException" and not _is_hydras(inner):
+        if inner is not None and type(cause).__name__ == "InstantiationException" and not _is_hydra_error(inner):
             return inner
         cause = inner
     return cause if cause is not None and explain(cause) is not None else error
 
 
-def _is_hydras(error: BaseException) -> bool:
+def _is_hydra_error(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """One line for an error that a user can mend, with the exit code; None for a defect of this project."""
     if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        mend = "free some and give the same command again, or start another run with a smaller batch or model"
-        return f"there is not enough memory ({_first_line(error)}): {mend}; {KEPT}", RUN_ERROR
+        fix = "free some and give the same command again, or start another run with a smaller batch or model"
+        return f"there is not enough memory ({_first_line(error)}): {fix}; {CHECKPOINT_KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or Path.cwd()
-        mend = f"{KEPT}: free some space and give the same command again"
-        return f"the disk that holds {place} is full; {mend}", RUN_ERROR
+        fix = f"{CHECKPOINT_KEPT}: free some space and give the same command again"
+        return f"the disk that holds {place} is full; {fix}", RUN_ERROR
     if isinstance(error, FloatingPointError):
-        return f"{error}; {KEPT}", RUN_ERROR
-    if isinstance(error, OSError) and error.errno in MACHINE:
-        return f"{error.filename or 'the system'}: {error.strerror}; {KEPT}", RUN_ERROR
+        return f"{error}; {CHECKPOINT_KEPT}", RUN_ERROR
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
+        return f"{error.filename or 'the system'}: {error.strerror}; {CHECKPOINT_KEPT}", RUN_ERROR
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}", USAGE_ERROR
-    if isinstance(error, OSError | UserError) or _is_hydras(error) or _is_check_of_a_part(error):
+    if isinstance(error, OSError | UserError) or _is_hydra_error(error) or _is_check_of_a_part(error):
         return str(error), USAGE_ERROR
     return None
 
@@ -73,7 +73,7 @@ def _is_check_of_a_part(error: BaseException) -> bool:
     return module.split(".")[0] in ("worldmodel", "policies")
 
 
-def _whose(error: BaseException) -> str:
+def _origin(error: BaseException) -> str:
     """The line below a traceback: a request for a report, or the place in a user's own class where it was raised."""
     libraries = {Path(path) for name, path in sysconfig.get_paths().items() if name in ("stdlib", "purelib", "platlib")}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -100,7 +100,7 @@ def show(error: Exception) -> int:
     explained = explain(cause)
     if explained is None:
         traceback.print_exception(cause)
-        print(_whose(cause), file=sys.stderr)
+        print(_origin(cause), file=sys.stderr)
         return RUN_ERROR
     line, code = explained
     print(f"mbrl: error: {one_line(line)}", file=sys.stderr)

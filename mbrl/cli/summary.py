@@ -50,7 +50,7 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
     }
     if (folder / "imagination.mp4").exists():
         commands[f"mbrl predict {here} DATA{allowed}"] = "measure the world model on a folder of episodes"
-    wide = max(map(len, commands)) + 2
+    command_width = max(map(len, commands)) + 2
     return "\n".join(
         [
             f"{curve.agent} on {curve.task}: {int(curve.steps[-1])} env steps{took}",
@@ -59,6 +59,6 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
             f"in {folder}:",
             *(f"  {name:<{width}}{what}" for name, what in FILES.items() if (folder / name).exists()),
             "next:",
-            *(f"  {command:<{wide}}{what}" for command, what in commands.items()),
+            *(f"  {command:<{command_width}}{what}" for command, what in commands.items()),
         ]
     )

@@ -60,7 +60,7 @@ def prepare(
                 raise
             raise UserError(f"{cause} (in the job {job})") from error
         if folder in folders:
-            raise UserError(_shared(folder, folders[folder], overrides, groups(config_dir)))
+            raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir)))
         folders[folder] = overrides
     for claim in (require_own_folder, claim_run_folder):  # none is taken where one is refused
         for folder, (_, config) in zip(folders, jobs, strict=True):
@@ -68,14 +68,16 @@ def prepare(
     return list(folders)
 
 
-def _shared(folder: Path, one: Sequence[str], other: Sequence[str], known: Container[str]) -> str:
+def _shared_folder_error(folder: Path, one: Sequence[str], other: Sequence[str], known: Container[str]) -> str:
     """The error line for two jobs with one run folder, and a `run_dir` that tells them apart."""
     keys = [mine.split("=", 1)[0] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
     clash = f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)})"
     if any(key.lstrip("+").split("@")[0] in known for key in keys):  # a group's name cannot stand in run_dir
         return f"{clash}: start them one by one, each with a run_dir of its own"
-    named = "-".join(f"${{{key.lstrip('+')}}}" for key in keys)
-    return f"{clash}: name what differs, such as 'run_dir=runs/${{agent.name}}-{named}/${{env.task}}/seed${{seed}}'"
+    placeholders = "-".join(f"${{{key.lstrip('+')}}}" for key in keys)
+    return (
+        f"{clash}: name what differs, such as 'run_dir=runs/${{agent.name}}-{placeholders}/${{env.task}}/seed${{seed}}'"
+    )
 
 
 def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: bool) -> Result | None:
@@ -96,7 +98,7 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
     if latest_env_steps(folder):
         _log.warning("%s", opening(folder, config))
     folder.mkdir(parents=True, exist_ok=True)
-    with _printing_to(None if alone else folder / LOG):
+    with _output_to(None if alone else folder / LOG):
         try:
             return run(config)
         except FolderInUse as error:
@@ -123,7 +125,7 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _printing_to(file: Path | None) -> Iterator[None]:
+def _output_to(file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return

@@ -30,12 +30,13 @@ def predict(options: argparse.Namespace) -> int:
     from mbrl.prediction.measures import describe
     from mbrl.prediction.predict import predict as run
 
-    given = vars(options).copy()
+    settings = vars(options).copy()
     for key in ("run", "model", "data", "output"):
-        del given[key]
-    beside = options.model if options.model.exists() else Path("runs") / options.model.name  # of weights from the hub
-    output = options.output or beside / "predict"
-    rows, left_out = run(options.model, options.data, output, **given)
+        del settings[key]
+    # weights from the Hugging Face hub have no local folder
+    model_folder = options.model if options.model.exists() else Path("runs") / options.model.name
+    output = options.output or model_folder / "predict"
+    rows, left_out = run(options.model, options.data, output, **settings)
     steps = max(len(row.curve or []) for row in rows)
     cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
     table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
@@ -109,8 +110,8 @@ def doctor(options: argparse.Namespace) -> int:
     broken = False
     for check in checks():
         print_table([(check.name, check.found)], least=(12, 0))
-        if check.mend:
-            print(f"{'':<12}  to solve it: {check.mend}")
+        if check.fix:
+            print(f"{'':<12}  to solve it: {check.fix}")
         broken |= check.needed
     return RUN_ERROR if broken else 0
 
@@ -119,12 +120,19 @@ def demos(options: argparse.Namespace) -> int:
     from mbrl.collecting.demonstrations import record
 
     folder = options.output or Path("runs") / "demos" / options.task
-    record(options.task, options.episodes, noise=options.noise, seed=options.seed, output=folder, **_given(options))
+    record(
+        options.task,
+        options.episodes,
+        noise=options.noise,
+        seed=options.seed,
+        output=folder,
+        **_camera_settings(options),
+    )
     print(folder)
     return 0
 
 
-def _given(options: argparse.Namespace) -> dict[str, Any]:
+def _camera_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of the environment that are on the command line."""
     values = {name: getattr(options, name) for name in ("resolution", "camera")}
     return {name: value for name, value in values.items() if value is not None}
@@ -138,7 +146,7 @@ def collect(options: argparse.Namespace) -> int:
         options.tasks,
         options.episodes,
         policies=options.policy,
-        protocol=DatasetProtocol(options.seed, options.noise, _given(options)),
+        protocol=DatasetProtocol(options.seed, options.noise, _camera_settings(options)),
         workers=options.workers,
         output=folder,
     )

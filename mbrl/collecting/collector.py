@@ -13,7 +13,7 @@ from torchrl.collectors import Collector
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
-from mbrl.envs.gym import carrying
+from mbrl.envs.gym import with_recurrent_state
 from mbrl.errors import UserError
 from mbrl.replay.replay import TRAJECTORY
 from policies.base import Policy
@@ -61,7 +61,7 @@ def make_collector(
         options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}
     if random_steps > 0:
         options["init_random_frames"] = random_steps
-    registered = {"auto_register_policy_transforms": False}  # `carrying` does it
+    registered = {"auto_register_policy_transforms": False}  # `with_recurrent_state` does it
     make_env = partial(_make_env, make_env, policy.carried)
     if workers == 1:
         env = make_env(seed=seed, worker=0)
@@ -81,7 +81,7 @@ def make_collector(
 
 
 def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:
-    return carrying(make_env(**options), carried)
+    return with_recurrent_state(make_env(**options), carried)
 
 
 def _numbered(worker: int, workers: int, batch: TensorDictBase) -> TensorDictBase:

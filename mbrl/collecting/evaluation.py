@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.device import fork_rng
-from mbrl.envs.gym import carrying
+from mbrl.envs.gym import with_recurrent_state
 from mbrl.envs.lockstep import LockStep
 from mbrl.errors import UserError
 from policies.base import Policy
@@ -74,7 +74,7 @@ class Evaluator:
         if episodes < 1:
             raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
         self.env = make_env(seed=seed)
-        self._carrying: EnvBase | None = None
+        self._recurrent_env: EnvBase | None = None
         self.episodes, self.max_steps, self.seed = episodes, max_steps, seed
 
     def __call__(self, policy: Policy, on_step: Callable[[], Any] = lambda: None) -> Evaluation:
@@ -117,12 +117,12 @@ class Evaluator:
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy on goal number `index`, with every observation."""
-        if self._carrying is None:
-            self._carrying = carrying(self.env, policy.carried)
+        if self._recurrent_env is None:
+            self._recurrent_env = with_recurrent_state(self.env, policy.carried)
         self.env.seek(index)
         with self._acting(policy, self.seed + index):
             away = policy.device != self.env.device
-            return self._carrying.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)
+            return self._recurrent_env.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)
 
     @contextmanager
     def _acting(self, policy: Policy, seed: int) -> Iterator[None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from mbrl.collecting.acting import Acting
-from mbrl.envs.gym import carrying
+from mbrl.envs.gym import with_recurrent_state
 from mbrl.envs.imagined import ImaginationEnv, Starts
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
@@ -83,7 +83,7 @@ def imagine(
     if carried is None:
         return imagined.rollout(horizon, policy, break_when_any_done=False).cpu()
     of_all = carried.expand(*imagined.batch_size, *carried.shape).to(imagined.device)
-    rollout = carrying(imagined, of_all).rollout(horizon, policy, break_when_any_done=False)
+    rollout = with_recurrent_state(imagined, of_all).rollout(horizon, policy, break_when_any_done=False)
     memory = (*carried.keys(), "is_init")
     return rollout.exclude(*memory, *(("next", key) for key in memory)).cpu()
 

@@ -56,7 +56,7 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
     return TransformedEnv(wrapped, Compose(*transforms))
 
 
-def carrying(env: EnvBase, carried: Composite | None) -> EnvBase:
+def with_recurrent_state(env: EnvBase, carried: Composite | None) -> EnvBase:
     """The environment with what a recurrent actor needs: `is_init`, and the keys that it hands to its next step."""
     if carried is None:
         return env

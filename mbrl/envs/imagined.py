@@ -51,17 +51,17 @@ class ImaginationEnv(EnvBase):
     ) -> None:
         check_horizon(world_model, horizon)
         if world_model.goal_conditioned or not world_model.predicts_reward:
-            lack = "needs a goal, which no replay holds" if world_model.goal_conditioned else "predicts no rewards"
-            raise UserError(f"this world model {lack}: an agent cannot learn from what it imagines")
+            reason = "needs a goal, which no replay holds" if world_model.goal_conditioned else "predicts no rewards"
+            raise UserError(f"this world model {reason}: an agent cannot learn from what it imagines")
         super().__init__(device=device, batch_size=[batch_size])
         self.world_model, self.starts = world_model, starts
         self.horizon, self.frame_stack = horizon, frame_stack
-        self.sees_pixels = "pixels" in world_model.observations
-        self.history = max(world_model.context_length, frame_stack if self.sees_pixels else 1)
+        self.has_pixels = "pixels" in world_model.observations
+        self.history = max(world_model.context_length, frame_stack if self.has_pixels else 1)
         self._state: Any = None
-        self._seen: dict[str, Tensor] = {}  # the newest frames [B, K, 3, R, R], and other observations
+        self._observed: dict[str, Tensor] = {}  # the newest frames [B, K, 3, R, R], and other observations
         self._steps = 0
-        self._measured: dict[str, list[Tensor]] = {name: [] for name in world_model.measures}
+        self._estimates: dict[str, list[Tensor]] = {name: [] for name in world_model.measures}
         self._make_specs(action_spec, resolution)
 
     def _make_specs(self, action_spec: TensorSpec, resolution: int | None) -> None:
@@ -72,7 +72,7 @@ class ImaginationEnv(EnvBase):
             return Bounded(0, 255, (*shape, channels, *sides), dtype=torch.uint8, device=device)
 
         entries: dict[str, TensorSpec] = {}
-        if self.sees_pixels:
+        if self.has_pixels:
             entries |= {"pixels": image(3), "frames": image(3 * self.frame_stack)}
         if "state" in self.world_model.observations:
             entries["state"] = Unbounded((*shape, self.world_model.state_dim), dtype=torch.float32, device=device)
@@ -90,37 +90,37 @@ class ImaginationEnv(EnvBase):
         history = self.starts(self.batch_size[0], self.history).to(self.device)
         self.history_records = history
         self._state = self.world_model.start(history[:, -self.world_model.context_length :])
-        self._seen = {key: history[key][:, -1] for key in self.world_model.observations}
-        if self.sees_pixels:
-            self._seen["pixels"] = history["pixels"][:, -self.frame_stack :]
+        self._observed = {key: history[key][:, -1] for key in self.world_model.observations}
+        if self.has_pixels:
+            self._observed["pixels"] = history["pixels"][:, -self.frame_stack :]
         self._steps = 0
-        for values in self._measured.values():
+        for values in self._estimates.values():
             values.clear()
         return self._observation()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         self._state, prediction = self.world_model.step(self._state, tensordict["action"])
-        for key, seen in self._seen.items():
-            now = prediction[key]
-            self._seen[key] = torch.cat([seen[:, 1:], now[:, None]], 1) if key == "pixels" else now
+        for key, observed in self._observed.items():
+            predicted = prediction[key]
+            self._observed[key] = torch.cat([observed[:, 1:], predicted[:, None]], 1) if key == "pixels" else predicted
         self._steps += 1
-        for name, values in self._measured.items():
+        for name, values in self._estimates.items():
             values.append(prediction[name])
         out = self._observation()
         out["reward"] = prediction["reward"]
         return out
 
-    def measured(self) -> dict[str, Tensor]:
+    def estimates(self) -> dict[str, Tensor]:
         """Each of the world model's measures, [B, H] float32, for the rollout since the last reset."""
-        return {name: torch.cat(values, 1) for name, values in self._measured.items() if values}
+        return {name: torch.cat(values, 1) for name, values in self._estimates.items() if values}
 
     def _observation(self) -> TensorDict:
         truncated = torch.full((*self.batch_size, 1), self._steps >= self.horizon, device=self.device)
-        seen = dict(self._seen)
-        if self.sees_pixels:
-            seen |= {"pixels": self._seen["pixels"][:, -1], "frames": self._seen["pixels"].flatten(1, 2)}
-        seen |= {"truncated": truncated, "terminated": torch.zeros_like(truncated), "done": truncated.clone()}
-        return TensorDict(seen, batch_size=self.batch_size, device=self.device)
+        observed = dict(self._observed)
+        if self.has_pixels:
+            observed |= {"pixels": self._observed["pixels"][:, -1], "frames": self._observed["pixels"].flatten(1, 2)}
+        observed |= {"truncated": truncated, "terminated": torch.zeros_like(truncated), "done": truncated.clone()}
+        return TensorDict(observed, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         """Imagination draws from torch's global generator; there is no other randomness to seed."""

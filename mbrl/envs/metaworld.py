@@ -17,7 +17,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.data.episodes import view_name
 from mbrl.envs.gym import wrap_gym
-from mbrl.envs.rendering import Quality, Renderer, check_picture
+from mbrl.envs.rendering import Quality, Renderer, check_image_settings
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
 from mbrl.errors import UserError
 from mbrl.targets import forwards_to
@@ -72,7 +72,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     ) -> None:
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
         if pixels:
-            check_picture(resolution, quality)
+            check_image_settings(resolution, quality)
         self.action_repeat, self.episode_length = action_repeat, episode_length
         self.success_bonus = success_bonus
         self._simulator = Simulator(resolve_task(task), seed, worker, goals)

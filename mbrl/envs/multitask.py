@@ -31,7 +31,7 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def __init__(
         self, tasks: Sequence[str], seed: int = 0, worker: int = 0, *, first_episode: int = 0, **settings: Any
     ) -> None:
-        self.tasks = _distinct(tasks)
+        self.tasks = _resolve_tasks(tasks)
         self._seed, self._worker, self._settings = seed, worker, settings
         self._envs: dict[int, MetaWorld] = {}
         self._first_episode = self._next_episode = first_episode
@@ -98,10 +98,10 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def _with_task(self, observation: Observation) -> Observation:
         one_hot = np.zeros(len(self.tasks), np.float32)
         one_hot[self._current] = 1.0
-        told: Observation = {"state": np.concatenate([observation["state"], one_hot])}
+        conditioned = {**observation, "state": np.concatenate([observation["state"], one_hot])}
         if "pixels" in observation:
-            told["task"] = one_hot
-        return {**observation, **told}
+            conditioned["task"] = one_hot
+        return conditioned
 
 
 @forwards_to(MetaWorld)
@@ -126,11 +126,11 @@ def make_env(
     return wrap_gym(MultiTask(chosen, seed, worker, **settings), frame_stack)
 
 
-def _distinct(tasks: Sequence[str]) -> list[str]:
+def _resolve_tasks(tasks: Sequence[str]) -> list[str]:
     if isinstance(tasks, str) or len(tasks) < 2:
         raise UserError(f"env.tasks is {tasks}: give two or more tasks in brackets, or {ALL}")
     names = [resolve_task(task).removesuffix("-v3") for task in tasks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"env.tasks has {', '.join(twice)} twice")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise UserError(f"env.tasks has {', '.join(duplicates)} twice")
     return names

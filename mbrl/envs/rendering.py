@@ -60,14 +60,16 @@ class Renderer:
     ) -> None:
         import mujoco
 
-        check_picture(resolution, quality)
+        check_image_settings(resolution, quality)
         cameras = [model.camera(i).name for i in range(model.ncam)]
         if camera not in cameras:
             raise UserError(f"unknown camera {camera!r}: choose one of {', '.join(cameras)}")
         self._mujoco, self._model, self._data = mujoco, model, data
         self._orientation = _orientation(camera, mirrored)
         self._gl = _open_gl(resolution)
-        self._context = mujoco.MjrContext(_drawn_model(model, resolution, quality), mujoco.mjtFontScale.mjFONTSCALE_100)
+        self._context = mujoco.MjrContext(
+            _reduced_model(model, resolution, quality), mujoco.mjtFontScale.mjFONTSCALE_100
+        )
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
         if quality == "fast":
@@ -107,7 +109,7 @@ class Renderer:
         atexit.unregister(self._finalizer)
 
 
-def check_picture(resolution: int, quality: str) -> None:
+def check_image_settings(resolution: int, quality: str) -> None:
     """ValueError where no renderer could be built with these."""
     if resolution < 8:
         raise UserError(f"resolution is {resolution}: it must be 8 or more")
@@ -143,20 +145,20 @@ def _free(context: Any, gl: Any) -> None:
     gl.free()
 
 
-def _drawn_model(model: Any, resolution: int, quality: Quality) -> Any:
+def _reduced_model(model: Any, resolution: int, quality: Quality) -> Any:
     """A copy of `model` holding what the OpenGL context uploads; physics keeps the original."""
-    drawn = copy.copy(model)
-    drawn.vis.global_.offwidth = drawn.vis.global_.offheight = resolution
+    reduced = copy.copy(model)
+    reduced.vis.global_.offwidth = reduced.vis.global_.offheight = resolution
     if quality == "fast":
-        settings = drawn.vis.quality
+        settings = reduced.vis.quality
         settings.shadowsize = settings.offsamples = 0
         settings.numslices, settings.numstacks, settings.numquads = _SLICES, _STACKS, _QUADS
         for mesh in range(model.nmesh):
-            _merge_vertices(model, drawn, mesh, _MERGE_CELL / resolution)
-    return drawn
+            _merge_vertices(model, reduced, mesh, _MERGE_CELL / resolution)
+    return reduced
 
 
-def _merge_vertices(model: Any, drawn: Any, mesh: int, cell: float) -> None:
+def _merge_vertices(model: Any, reduced: Any, mesh: int, cell: float) -> None:
     """Redraw a mesh with one vertex per grid cell, leaving out the triangles that collapse or coincide."""
     vertices = slice(model.mesh_vertadr[mesh], model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh])
     first = model.mesh_faceadr[mesh]
@@ -164,13 +166,13 @@ def _merge_vertices(model: Any, drawn: Any, mesh: int, cell: float) -> None:
     cells = np.round(model.mesh_vert[vertices] / cell).astype(np.int64)
     _, representative, index = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     corners = representative[index.ravel()][model.mesh_face[faces]]  # [faces, 3]
-    proper = np.all(corners != np.roll(corners, 1, axis=1), axis=1)
+    intact = np.all(corners != np.roll(corners, 1, axis=1), axis=1)
     # Smallest corner first, winding kept: the two faces of a sheet that collapsed are not the same triangle.
-    turn = (np.arange(3) + corners.argmin(axis=1)[:, None]) % 3
-    _, unique = np.unique(np.take_along_axis(corners, turn, axis=1), axis=0, return_index=True)
-    kept = np.intersect1d(unique, np.flatnonzero(proper))
-    target = slice(first, first + len(kept))
-    drawn.mesh_face[target] = corners[kept]
-    drawn.mesh_facenormal[target] = model.mesh_facenormal[faces][kept]
-    drawn.mesh_facetexcoord[target] = model.mesh_facetexcoord[faces][kept]
-    drawn.mesh_facenum[mesh] = len(kept)
+    order = (np.arange(3) + corners.argmin(axis=1)[:, None]) % 3
+    _, unique = np.unique(np.take_along_axis(corners, order, axis=1), axis=0, return_index=True)
+    remaining = np.intersect1d(unique, np.flatnonzero(intact))
+    target = slice(first, first + len(remaining))
+    reduced.mesh_face[target] = corners[remaining]
+    reduced.mesh_facenormal[target] = model.mesh_facenormal[faces][remaining]
+    reduced.mesh_facetexcoord[target] = model.mesh_facetexcoord[faces][remaining]
+    reduced.mesh_facenum[mesh] = len(remaining)

@@ -19,7 +19,7 @@ STATE_DIM = 39
 
 # What Meta-World's tasks write in the model at a reset; mj_getState does not cover it.
 _MODEL_ARRAYS = ("site_pos", "body_pos", "body_quat", "geom_pos")
-_PLAIN_TYPES = (bool, int, float, str, np.ndarray, np.generic, dict, list, tuple, type(None))
+_VALUE_TYPES = (bool, int, float, str, np.ndarray, np.generic, dict, list, tuple, type(None))
 
 
 def task_names() -> list[str]:
@@ -34,8 +34,8 @@ def resolve_task(task: str) -> str:
     names = task_names()
     name = task.removesuffix("-v3")
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-        raise UserError(f"unknown Meta-World task {task!r}: did you mean {', '.join(near)}?")
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+        raise UserError(f"unknown Meta-World task {task!r}: did you mean {', '.join(close)}?")
     return f"{name}-v3"
 
 
@@ -62,11 +62,11 @@ class Simulator:
         del self.raw.sawyer_observation_space  # cached with the goal hidden: it would clip the goal to zeros
         # One reset on a fixed draw, so that the attributes which are views into MjData exist from the start.
         self._reset_raw(np.random.default_rng(0))
-        self._pristine = self.snapshot()
+        self._initial = self.snapshot()
 
     def reset(self, episode: int) -> FloatArray:
         """Start episode `episode`; the observation, float64 [39]."""
-        self.restore(self._pristine)
+        self.restore(self._initial)
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.worker, episode]))
         if self._tasks is None:
             return self._reset_raw(rng)
@@ -87,11 +87,11 @@ class Simulator:
         physics = np.empty(mujoco.mj_stateSize(self.raw.model, spec))
         mujoco.mj_getState(self.raw.model, self.raw.data, physics, spec)
         model = {name: getattr(self.raw.model, name).copy() for name in _MODEL_ARRAYS}
-        plain = {key: value for key, value in vars(self.raw).items() if self._is_plain(value)}
+        attributes = {key: value for key, value in vars(self.raw).items() if self._is_value(value)}
         return {
             "physics": physics,
             "model": model,
-            "attributes": copy.deepcopy(plain),
+            "attributes": copy.deepcopy(attributes),
             "observation": self.observation.copy(),
         }
 
@@ -126,14 +126,14 @@ class Simulator:
         self.observation, _ = self.raw.reset()
         return self.observation
 
-    def _is_plain(self, value: object) -> bool:
+    def _is_value(self, value: object) -> bool:
         """Scalars and arrays, except views into MjData: those follow the physics."""
         if isinstance(value, np.ndarray):
-            return not _views_simulation(value)
-        return isinstance(value, _PLAIN_TYPES)
+            return not _is_simulator_memory(value)
+        return isinstance(value, _VALUE_TYPES)
 
 
-def _views_simulation(array: npt.NDArray[Any]) -> bool:
+def _is_simulator_memory(array: npt.NDArray[Any]) -> bool:
     """Whether an array's memory belongs to MuJoCo: such an array bottoms out in no numpy owner."""
     base: Any = array
     while isinstance(base, np.ndarray):

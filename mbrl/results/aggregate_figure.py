@@ -14,10 +14,10 @@ from matplotlib.ticker import FuncFormatter
 
 from mbrl.results.aggregates import Aggregates, Estimate
 from mbrl.results.read_curves import AGGREGATE_COLUMNS
-from mbrl.results.style import Style, dress, legend, steps_formatter
+from mbrl.results.style import Style, legend, steps_formatter, style_axes
 
-CHANCE = 0.5  # probability of improvement of two agents that are equally good
-TITLE, TICK = 40, 26  # characters in a line of a title and of a tick label
+EQUAL = 0.5  # probability of improvement of two agents that are equally good
+TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title and of a tick label
 PANEL_INCHES = 3.0  # height of a panel with its title
 FRAME_INCHES, LINE_INCHES = 1.0, 0.17  # of the probability of improvement: title and x-axis, a line of a tick label
 
@@ -57,30 +57,28 @@ def _lines(
         axis.fill_between(one.x, one.low, one.high, color=styles[agent]["color"], alpha=0.15, linewidth=0)
         marker = "o" if np.isfinite(one.value).sum() == 1 else ""
         axis.plot(one.x, one.value, **styles[agent], marker=marker)
-    axis.set_title(fill(title, TITLE))
+    axis.set_title(fill(title, TITLE_CHARACTERS))
     axis.set_xlabel(labels[0])
     axis.set_ylabel(labels[1])
     axis.set_ylim(-0.03, 1.03)
-    dress(axis)
+    style_axes(axis)
 
 
 def _improvement(axis: Axes, result: Aggregates, styles: Mapping[str, Style], end: str) -> None:
     pairs = result.improvement
-    places = np.arange(len(pairs))[::-1]
-    for place, ((agent, _), one) in zip(places, pairs.items(), strict=True):
+    rows = np.arange(len(pairs))[::-1]
+    for row, ((agent, _), one) in zip(rows, pairs.items(), strict=True):
         colour = styles[agent]["color"]
-        axis.plot(
-            [one.low[0], one.high[0]], [place, place], color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt"
-        )
-        axis.plot(one.value, [place], "o", color=colour)
-    axis.axvline(CHANCE, color="black", linewidth=0.8, linestyle=":")
-    axis.set_yticks(places, _pair_labels(result), fontsize="small")
+        axis.plot([one.low[0], one.high[0]], [row, row], color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt")
+        axis.plot(one.value, [row], "o", color=colour)
+    axis.axvline(EQUAL, color="black", linewidth=0.8, linestyle=":")
+    axis.set_yticks(rows, _pair_labels(result), fontsize="small")
     axis.set_xlim(-0.03, 1.03)
     axis.set_ylim(-0.7, len(pairs) - 0.3)
     over = f" over {result.baseline}" if _against_baseline(result) else ""
-    axis.set_title(fill(f"Probability of improvement{over} until {end}", TITLE))
+    axis.set_title(fill(f"Probability of improvement{over} until {end}", TITLE_CHARACTERS))
     axis.set_xlabel("P(higher mean success rate)")
-    dress(axis)
+    style_axes(axis)
 
 
 def _against_baseline(result: Aggregates) -> bool:
@@ -89,7 +87,7 @@ def _against_baseline(result: Aggregates) -> bool:
 
 def _pair_labels(result: Aggregates) -> list[str]:
     pairs = result.improvement
-    return [fill(one if _against_baseline(result) else f"{one} > {other}", TICK) for one, other in pairs]
+    return [fill(one if _against_baseline(result) else f"{one} > {other}", TICK_CHARACTERS) for one, other in pairs]
 
 
 def _improvement_height(result: Aggregates) -> float:

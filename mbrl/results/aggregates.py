@@ -90,11 +90,11 @@ def aggregate(curves: Sequence[Curve], baseline: str | None = None) -> Aggregate
     ranking = _ranking(result, steps)
     result.baseline = _baseline(result, ranking, baseline)
     every_pair = baseline is None and len(agents) <= MAX_FOR_ALL_PAIRS
-    against = [(agent, result.baseline) for agent in ranking if agent != result.baseline]
-    for one, other in combinations(ranking, 2) if every_pair else against:
+    baseline_pairs = [(agent, result.baseline) for agent in ranking if agent != result.baseline]
+    for one, other in combinations(ranking, 2) if every_pair else baseline_pairs:
         pair = (scores[one], scores[other])
         result.improvement[one, other] = estimate(probability_of_improvement, np.zeros(1), *pair)
-    for one, other in against:
+    for one, other in baseline_pairs:
         levels = comparable_levels(success[one].values, success[other].values, steps)
         ratio = partial(steps_ratio, steps=steps, levels=levels)
         result.steps_ratio[one] = estimate(ratio, LEVELS, success[one], success[other])
@@ -107,13 +107,13 @@ def _ranking(result: Aggregates, steps: Floats) -> list[str]:
     return sorted(means, key=lambda agent: -area(Curve("", agent, "", steps, means[agent].value)))
 
 
-def _baseline(result: Aggregates, ranking: Sequence[str], wanted: str | None) -> str:
-    if wanted in ranking:
-        return str(wanted)
+def _baseline(result: Aggregates, ranking: Sequence[str], requested: str | None) -> str:
+    if requested in ranking:
+        return str(requested)
     reaching = [agent for agent in ranking if result.interquartile_mean[agent].value.max() >= LEVELS[0]]
     weakest = (reaching or ranking)[-1]
-    if wanted is not None:
-        log.warning("baseline %s is not among the agents that are compared over tasks: using %s", wanted, weakest)
+    if requested is not None:
+        log.warning("baseline %s is not among the agents that are compared over tasks: using %s", requested, weakest)
     return weakest
 
 
@@ -126,11 +126,11 @@ def _without_short_agents(curves: Sequence[Curve]) -> list[Curve]:
     ends: dict[str, float] = {}
     for curve in curves:
         ends[curve.agent] = max(ends.get(curve.agent, 0.0), float(curve.steps[-1]))
-    least = MIN_SHARE * max(ends.values(), default=0.0)
+    min_end = MIN_SHARE * max(ends.values(), default=0.0)
     for agent in sorted(ends):
-        if ends[agent] <= least:
+        if ends[agent] <= min_end:
             log.warning("over tasks, %s is left out: its curves end at %g", agent, ends[agent])
-    return [curve for curve in curves if ends[curve.agent] > least]
+    return [curve for curve in curves if ends[curve.agent] > min_end]
 
 
 def _shared_tasks(curves: Sequence[Curve]) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mbrl.results.curves import Band, Curve, summarise
 from mbrl.results.read_curves import CURVE_COLUMNS
-from mbrl.results.style import Style, dress, is_published, legend, steps_formatter
+from mbrl.results.style import Style, is_published, legend, steps_formatter, style_axes
 
 MIN_SEEDS = 5  # for an interval; with fewer seeds it says little, so each run is shown instead
 MAX_MARKERS = 12  # published curves with so many evaluations or fewer have a marker at each
@@ -90,7 +90,7 @@ def _label(axis: Axes, task: str, x_label: str) -> None:
     axis.set_ylim(-0.03, 1.03)
     axis.tick_params(labelleft=True)
     axis.xaxis.set_major_formatter(steps_formatter(x_label))
-    dress(axis)
+    style_axes(axis)
 
 
 def _seeds(panels: Panels, agent: str) -> str:

@@ -11,7 +11,7 @@ from mbrl.results.aggregate_figure import aggregate_figure, write_aggregates
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure, write_curves
 from mbrl.results.curves import AXES, Curve
-from mbrl.results.read_curves import curve_files, published, read_curves
+from mbrl.results.read_curves import curve_files, published_curves, read_curves
 from mbrl.results.style import FORMATS, Style, agent_styles, save
 
 OVER_TASKS = "-over-tasks"  # ends the name of the second figure
@@ -65,7 +65,7 @@ def plot(
     curves = _choose(every, agents)
     if baseline is not None and baseline not in {curve.agent for curve in curves}:
         raise _unknown_agent(baseline, curves)
-    overlaid = published(reference, curves) if reference else []
+    overlaid = published_curves(reference, curves) if reference else []
     styles = agent_styles(curve.agent for curve in (*every, *overlaid))
     on_progress(f"drawing {_count(len(curves), 'curve')} of {_count(len({c.agent for c in curves}), 'agent')}")
     pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]

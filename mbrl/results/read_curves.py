@@ -30,7 +30,7 @@ AGGREGATE_COLUMNS = ("figure", "agent", "x", "value", "low", "high")
 log = logging.getLogger(__name__)
 
 
-class _Read(NamedTuple):
+class _CurveFile(NamedTuple):
     """The curves of one file, and the settings of its run (None for a CSV file)."""
 
     source: Path
@@ -106,21 +106,21 @@ def _drawn_data(file: Path) -> bool:
         return stream.readline().rstrip("\n") in {",".join(CURVE_COLUMNS), ",".join(AGGREGATE_COLUMNS)}
 
 
-def _read_file(file: Path, source: Path, axis: str) -> _Read | None:
+def _read_file(file: Path, source: Path, axis: str) -> _CurveFile | None:
     try:
         agent, task, settings = _experiment(file)
         run = None if settings is None else file.parent
-        points, place = _all_points(file), _axis(axis, file)
+        points, to_axis = _points_of_tasks(file), _axis(axis, file)
         curves = []
         for (subtask, seed), rows in points.items():
-            steps, success = place(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
+            steps, success = to_axis(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
             kept = np.append(steps[1:] > steps[:-1], True)  # the last of several evaluations at one place counts
             name = f"{task}{SUBTASK}{subtask}" if subtask else task
             curves.append(Curve(name, agent, seed, steps[kept], success[kept], run))
     except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
-    return _Read(source, agent, settings, curves)
+    return _CurveFile(source, agent, settings, curves)
 
 
 def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
@@ -143,15 +143,15 @@ def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
     return lambda env_steps: np.interp(env_steps, known, values)
 
 
-def _all_points(file: Path) -> Points:
+def _points_of_tasks(file: Path) -> Points:
     """The evaluations in a file and, for a run with several tasks, those of each task."""
-    of_each = file.with_name(EVAL_TASKS)
-    if file.name != "eval.csv" or not of_each.is_file():
+    task_file = file.with_name(EVAL_TASKS)
+    if file.name != "eval.csv" or not task_file.is_file():
         return _points(file)
     try:
-        subtasks = {key: rows for key, rows in _points(of_each).items() if key[0]}
+        subtasks = {key: rows for key, rows in _points(task_file).items() if key[0]}
     except (UserError, UnicodeDecodeError) as error:
-        log.warning("skipped %s: %s", of_each, error)
+        log.warning("skipped %s: %s", task_file, error)
         subtasks = {}
     return _points(file) | subtasks
 
@@ -199,7 +199,7 @@ def _experiment(file: Path) -> tuple[str, str, Settings | None]:
     return str(agent) if demos is None else f"{agent} + demos", str(settings.get("env.task", "toy")), settings
 
 
-def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
+def published_curves(folder: Path, curves: Sequence[Curve]) -> list[Curve]:
     """Read published curves of the tasks of other curves, up to the env steps of those.
 
     Args:
@@ -214,7 +214,7 @@ def published(folder: Path, beside: Sequence[Curve]) -> list[Curve]:
         UserError: It holds no curve of these tasks.
     """
     ends: dict[str, float] = {}
-    for curve in beside:
+    for curve in curves:
         ends[curve.task] = max(ends.get(curve.task, 0.0), float(curve.steps[-1]))
     found = [truncate(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
     if not found:

@@ -16,7 +16,7 @@ from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure
 from mbrl.results.curves import AXES, Curve
 from mbrl.results.plot import is_comparison
-from mbrl.results.read_curves import published, read_curves
+from mbrl.results.read_curves import published_curves, read_curves
 from mbrl.results.report_data import differences, gather_runs, origins, results
 from mbrl.results.report_figures import as_image, videos, world_model_figure
 from mbrl.results.style import Style, agent_styles
@@ -53,7 +53,7 @@ def report(
         on_progress("reading the runs")
         curves = read_curves([folder])
         runs = gather_runs(folder, curves)
-        overlaid = published(reference, curves) if reference else []
+        overlaid = published_curves(reference, curves) if reference else []
         styles = agent_styles([*(curve.agent for curve in (*curves, *overlaid)), *(run.agent for run in runs)])
         on_progress(f"drawing {len(runs)} runs")
         agents, settings = differences(runs)

@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 from mbrl.results.curves import Floats
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, dress, legend
+from mbrl.results.style import Style, legend, style_axes
 
 # prefixes of metrics of the world model; DreamerV3 trains its model in one update with the policy
 MODEL = ("world_model/", "imagination/", "policy/model_")
@@ -77,7 +77,7 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
         axis.set_title(name, fontsize="medium")
         axis.set_xlabel("env steps", fontsize="small")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        dress(axis)
+        style_axes(axis)
     legend(figure, styles, {run.agent: run.agent for run, metrics in series if metrics}, COLUMNS)
     return figure
 

@@ -47,7 +47,7 @@ def _style(position: int, agent: str) -> Style:
     return {**line, "linewidth": 1.2 if is_published(agent) else 2.2}
 
 
-def dress(axis: Axes) -> None:
+def style_axes(axis: Axes) -> None:
     """Draw a light grid and no frame at the top and on the right."""
     axis.grid(color="#d8d8d8", linewidth=0.6)
     axis.set_axisbelow(True)

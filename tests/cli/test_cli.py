@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from mbrl.cli import main as cli
 from mbrl.cli.errors import explain, root_cause
-from mbrl.compose import as_typed, check_overrides, groups
+from mbrl.compose import check_overrides, group_key, groups
 from mbrl.errors import UserError, checks_of_arguments
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart
@@ -107,7 +107,7 @@ def test_the_help_of_train_lists_what_can_be_chosen(mbrl: Run) -> None:
     for group, members in groups().items():
         if group == "pretraining":  # of `mbrl pretrain` alone
             continue
-        assert f"  {as_typed(group)}=" in out
+        assert f"  {group_key(group)}=" in out
         assert all(member in out for member in members)
     assert "policy@agent.policy=" in out and "worldmodel@agent.world_model=" in out
     _, out, _ = mbrl("pretrain", "--help")
@@ -118,7 +118,7 @@ def test_every_choice_composes_as_it_is_typed() -> None:
     agents = {"cloning": "sac", "planner": "mpc_ivideogpt", "policy": "sac", "worldmodel": "mbpo_ivideogpt"}
     for group in ("env", "experiment", *agents):
         for member in groups()[group]:
-            check_overrides([f"{as_typed(group)}={member}", f"agent={agents.get(group, 'random')}"])
+            check_overrides([f"{group_key(group)}={member}", f"agent={agents.get(group, 'random')}"])
     for member in groups()["agent"]:
         check_overrides([f"agent={member}"])
 

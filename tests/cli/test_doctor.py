@@ -13,7 +13,7 @@ def test_installed_versions_are_the_pinned_ones() -> None:
     for name in doctor.NAMED_PACKAGES:
         check = doctor._package(name)
         assert not check.needed, check
-        assert not check.mend
+        assert not check.fix
 
 
 def test_a_wrong_or_missing_package_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +26,8 @@ def test_a_wrong_or_missing_package_comes_with_its_install_line(monkeypatch: pyt
     missing = doctor._package("torch")
     assert wrong.needed and wrong.found == "0.1; ==2.13.0 is needed"
     assert missing.needed and missing.found == "missing"
-    assert wrong.mend == missing.mend
-    assert wrong.mend.endswith("-m pip install 'torch==2.13.0'")
+    assert wrong.fix == missing.fix
+    assert wrong.fix.endswith("-m pip install 'torch==2.13.0'")
 
 
 def test_with_packages_missing_nothing_that_rests_on_them_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_little_disk_is_said_and_too_little_fails(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     check = doctor._disk(doctor.Path.cwd())
-    assert (bool(check.mend), check.needed) == (mends, needed)
+    assert (bool(check.fix), check.needed) == (mends, needed)
 
 
 def test_opengl_that_does_not_work_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,13 +51,13 @@ def test_opengl_that_does_not_work_comes_with_its_install_line(monkeypatch: pyte
     check = doctor._rendering()
     assert check.needed
     assert check.found == "egl fails: ImportError: no libEGL"
-    assert check.mend == "sudo apt-get install -y libegl1 libgl1 libopengl0"
+    assert check.fix == "sudo apt-get install -y libegl1 libgl1 libopengl0"
 
 
 def test_a_gpu_that_torch_does_not_use_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "install --force-reinstall torch==2.13.0" in doctor._gpu().mend
+    assert "install --force-reinstall torch==2.13.0" in doctor._gpu().fix
 
 
 def test_rates_are_measured_on_the_real_environment() -> None:

@@ -14,7 +14,7 @@ from mbrl.errors import UserError
 from mbrl.results.curve_figure import curve_figure
 from mbrl.results.curves import Curve, summarise
 from mbrl.results.plot import plot
-from mbrl.results.read_curves import published, read_curves
+from mbrl.results.read_curves import published_curves, read_curves
 from mbrl.results.style import agent_styles
 from tests.shared_data import SHARED_DATA
 
@@ -284,7 +284,7 @@ def test_sparse_published_curves_have_a_marker_at_each_evaluation(tmp_path: Path
     (tmp_path / "sac").mkdir()
     (tmp_path / "sac" / "door-lock.csv").write_text("step,success,seed\n0,0,1\n10,0.5,1\n30,1,1\n")
     own = curve([0, 20], [0, 1])
-    curves = [own, *published(tmp_path, [own])]
+    curves = [own, *published_curves(tmp_path, [own])]
     figure = curve_figure(curves, "env steps", agent_styles(curve.agent for curve in curves))
     lines = {str(line.get_marker()): line for line in figure.axes[0].get_lines()}
     assert lines["o"].get_xdata().tolist() == [0, 10, 20] and lines["o"].get_markevery() == [0, 1], (

@@ -9,14 +9,16 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mbrl.agents.agent import Agent
-from mbrl.bench._plain_sac import draw, plain
+from mbrl.bench._baseline_sac import baseline_update, sample_action
 from policies.sac import SAC
 from worldmodel.ensemble.model import ProbabilisticEnsemble
 
 Columns = tuple[Tensor, ...]  # state, action, reward and next state of transitions, [N, *] each
 
 
-def stretch(agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, updates: int) -> Callable[[], object]:
+def baseline_updates(
+    agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, updates: int
+) -> Callable[[], object]:
     """Gradient steps of the ensemble, rollouts of it, and policy updates of mixed batches, of bare tensors.
 
     It trains the agent's networks. Left out are held-out data, episodes and their sums of rewards, metrics and checks.
@@ -28,29 +30,29 @@ def stretch(agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, up
     assert isinstance(policy, SAC) and isinstance(model, ProbabilisticEnsemble) and imagination is not None
     real = (steps["state"], steps["action"], steps["next", "reward"], steps["next", "state"])
     batch = _empty_batch(real, agent.schedule.batch_size)
-    taken = (batch["state"], batch["action"], batch["next", "reward"], batch["next", "state"])
-    fit, learn = _fit(model, real), plain(policy, batch)
+    columns = (batch["state"], batch["action"], batch["next", "reward"], batch["next", "state"])
+    fit_model, update_policy = _model_update(model, real), baseline_update(policy, batch)
     real_rows = agent.schedule.real
     rollouts, horizon = imagination.env.batch_size[0], imagination.schedule.last
 
     def mix(imagined: Columns) -> None:
-        own = torch.randint(len(real[0]), (real_rows,))
-        others = torch.randint(len(imagined[0]), (agent.schedule.batch_size - real_rows,))
-        for into, first, second in zip(taken, real, imagined, strict=True):
-            into[:real_rows] = first[own]
-            into[real_rows:] = second[others]
+        real_index = torch.randint(len(real[0]), (real_rows,))
+        imagined_index = torch.randint(len(imagined[0]), (agent.schedule.batch_size - real_rows,))
+        for target, first, second in zip(columns, real, imagined, strict=True):
+            target[:real_rows] = first[real_index]
+            target[real_rows:] = second[imagined_index]
 
     def run() -> None:
         for _ in range(fits):
-            fit()
-        kept: list[Columns] = []
+            fit_model()
+        rollouts_so_far: list[Columns] = []
         for number in range(updates):
             if number % (updates // imaginations) == 0:
                 starts = real[0][torch.randint(len(real[0]), (rollouts,))]
-                kept.append(_imagine(policy, model, starts, horizon))
-                imagined = tuple(torch.cat(column) for column in zip(*kept, strict=True))
+                rollouts_so_far.append(_imagine(policy, model, starts, horizon))
+                imagined = tuple(torch.cat(column) for column in zip(*rollouts_so_far, strict=True))
             mix(imagined)
-            learn()
+            update_policy()
 
     return run
 
@@ -62,17 +64,17 @@ def _empty_batch(real: Columns, size: int) -> TensorDict:
     return TensorDict(state=state, action=action, gamma=gamma, next=following, batch_size=[size])
 
 
-def _fit(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
+def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
     """One gradient step of all members, on whitened data."""
     members, adam = model.members, torch.optim.AdamW(model.members.parameters(), lr=1e-3, fused=True)
     state, action, reward, after = real
     inputs = model.of_inputs(torch.cat([state, action], -1))
     targets = torch.cat([model.of_states(after - state), model.of_rewards(reward)], -1)
-    wanted = torch.ones(targets.shape[1], dtype=torch.bool)
+    all_targets = torch.ones(targets.shape[1], dtype=torch.bool)
 
     def step() -> None:
         rows = torch.randint(len(inputs), (members.count, model.batch_size))
-        loss = members.loss(members(inputs[rows]), targets[rows], wanted)
+        loss = members.loss(members(inputs[rows]), targets[rows], all_targets)
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -83,14 +85,14 @@ def _fit(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
 @torch.no_grad()
 def _imagine(policy: SAC, model: ProbabilisticEnsemble, state: Tensor, horizon: int) -> Columns:
     """Rollouts in which every elite predicts every row: one is followed, all say how much they differ."""
-    seen, number = [], torch.arange(len(state))
+    steps_so_far, number = [], torch.arange(len(state))
     for _ in range(horizon):
-        action, _log_prob = draw(policy.actor.network, state)
+        action, _log_prob = sample_action(policy.actor.network, state)
         inputs = model.of_inputs(torch.cat([state, action], -1))
         mean = model.members(inputs.expand(len(model.elites), -1, -1), model.elites).mean
-        drawn = mean[number % len(model.elites), number]
-        after = state + model.of_states.inverse(drawn[:, :-1])
-        reward = model.of_rewards.inverse(drawn[:, -1:]) + model.of_rewards.coloured * mean[..., -1:].std(0)
-        seen.append((state, action, reward, after))
+        sampled = mean[number % len(model.elites), number]
+        after = state + model.of_states.inverse(sampled[:, :-1])
+        reward = model.of_rewards.inverse(sampled[:, -1:]) + model.of_rewards.coloured * mean[..., -1:].std(0)
+        steps_so_far.append((state, action, reward, after))
         state = after
-    return tuple(torch.cat(column) for column in zip(*seen, strict=True))
+    return tuple(torch.cat(column) for column in zip(*steps_so_far, strict=True))

@@ -24,25 +24,25 @@ def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
 
 
-def draw(network: nn.Module, state: Tensor) -> tuple[Tensor, Tensor]:
+def sample_action(network: nn.Module, state: Tensor) -> tuple[Tensor, Tensor]:
     """An action and the logarithm of its density, [B, A] and [B, 1]."""
     mean, raw = network(state).chunk(2, -1)
     log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (1 + torch.tanh(raw))
     noise = torch.randn_like(mean)
-    before = mean + log_std.exp() * noise
+    pre_tanh = mean + log_std.exp() * noise
     density = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
-    slope = 2 * (math.log(2) - before - F.softplus(-2 * before))
-    return torch.tanh(before), (density - slope).sum(-1, keepdim=True)
+    slope = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
+    return torch.tanh(pre_tanh), (density - slope).sum(-1, keepdim=True)
 
 
-def plain(policy: SAC, batch: TensorDict) -> Update:
+def baseline_update(policy: SAC, batch: TensorDict) -> Update:
     """An update of bare tensors and two critics: no metrics, no checks, no batch to read from. It trains ``policy``."""
     actor, log_temperature = policy.actor.network, policy.log_temperature
     first, second = policy.critic.networks
     targets, scale = policy.target_critic.networks, policy.critic.scale
-    learned: list[nn.Parameter] = [*first.parameters(), *second.parameters()]
+    critic_parameters: list[nn.Parameter] = [*first.parameters(), *second.parameters()]
     critic_adam, actor_adam, temperature_adam = (
-        _adam(parameters) for parameters in (learned, list(actor.parameters()), [log_temperature])
+        _adam(parameters) for parameters in (critic_parameters, list(actor.parameters()), [log_temperature])
     )
     state, action, gamma = batch["state"], batch["action"], batch["gamma"]
     after, reward, terminated = (batch["next", key] for key in ("state", "reward", "terminated"))
@@ -50,18 +50,18 @@ def plain(policy: SAC, batch: TensorDict) -> Update:
     def update() -> None:
         temperature = log_temperature.detach().exp()
         with torch.no_grad():
-            next_action, log_prob = draw(actor, after)
-            seen = torch.cat((after, next_action), -1)
-            value = scale * torch.minimum(targets[0](seen), targets[1](seen)) - temperature * log_prob
-            wanted = reward + gamma * ~terminated * value
-        seen = torch.cat((state, action), -1)
-        critic_loss = F.mse_loss(scale * first(seen), wanted) + F.mse_loss(scale * second(seen), wanted)
+            next_action, log_prob = sample_action(actor, after)
+            inputs = torch.cat((after, next_action), -1)
+            value = scale * torch.minimum(targets[0](inputs), targets[1](inputs)) - temperature * log_prob
+            target_value = reward + gamma * ~terminated * value
+        inputs = torch.cat((state, action), -1)
+        critic_loss = F.mse_loss(scale * first(inputs), target_value) + F.mse_loss(scale * second(inputs), target_value)
         critic_adam.zero_grad()
         critic_loss.backward()
         critic_adam.step()
-        drawn, log_prob = draw(actor, state)
-        seen = torch.cat((state, drawn), -1)
-        actor_loss = (temperature * log_prob - scale * torch.minimum(first(seen), second(seen))).mean()
+        new_action, log_prob = sample_action(actor, state)
+        inputs = torch.cat((state, new_action), -1)
+        actor_loss = (temperature * log_prob - scale * torch.minimum(first(inputs), second(inputs))).mean()
         actor_adam.zero_grad()
         actor_loss.backward(inputs=list(actor.parameters()))
         actor_adam.step()
@@ -114,7 +114,7 @@ def torchrl_loss(policy: SAC, action_spec: Bounded, gamma: float) -> SACLoss:
     return loss
 
 
-def torchrl(policy: SAC, batch: TensorDict, action_spec: Bounded) -> Update:
+def torchrl_update(policy: SAC, batch: TensorDict, action_spec: Bounded) -> Update:
     """An update by TorchRL's losses as its SAC example makes it: all losses of one pass, one step of each optimiser."""
     loss = torchrl_loss(policy, action_spec, gamma=float(batch["gamma"][0]))
     parameters = (loss.actor_network_params, loss.qvalue_network_params)
