@@ -1,6 +1,6 @@
-"""Composes world models and policies into agents: the only package where the two meet.
+"""Combines world models and policies into agents: the only package that uses both.
 
-The front door for Python: `load` opens a run folder and `train` trains one; both give a `Run`, see `mbrl/run.py`.
+Python interface: `load` opens a run folder, and `train` trains an agent. Both return a `Run`, see `mbrl/run.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load", "train"]
 
-# MuJoCo takes its OpenGL backend from MUJOCO_GL when first imported, and importing torchrl.envs does that.
-# Rendering off screen needs EGL. Where its library is missing, the name `egl` makes every such import fail.
+# MuJoCo reads its OpenGL backend from MUJOCO_GL at its first import, which importing torchrl.envs causes.
+# Off-screen rendering needs EGL. If its library is missing, MUJOCO_GL=egl would make this import fail.
 if sys.platform == "linux" and os.environ.get("MUJOCO_GL", "egl") == "egl":
     try:
         ctypes.CDLL("libEGL.so.1")
@@ -28,7 +28,7 @@ if sys.platform == "linux" and os.environ.get("MUJOCO_GL", "egl") == "egl":
 
 
 def __getattr__(name: str) -> Any:
-    """Import the front door when it is first used (PEP 562), so that `import mbrl` and `mbrl --help` are fast."""
+    """Import the Python interface at its first use (PEP 562), so that `import mbrl` and `mbrl --help` are fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("mbrl.start"), name)

@@ -1,4 +1,4 @@
-"""From a configuration to the named objects of a run."""
+"""Build the named objects of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mbrl.targets import check, make
 from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
-# Settings of an agent that are not arguments of its class: its parts, and what the environment and the replay refer to.
+# Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
 PARTS = ("policy", "world_model", "imagination", "planner", "planning")
 REFERENCES = ("name", "pixels", "n_step", "gamma")
 RATES = tuple(field.name for field in fields(Schedule))
@@ -43,7 +43,15 @@ _log = logging.getLogger(__name__)
 
 
 def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[..., EnvBase]:
-    """What makes environments when called with `seed` (and `worker`); for evaluation without a success bonus."""
+    """A function that makes environments, called with `seed` and optionally `worker` and settings to replace.
+
+    Args:
+        config: the configuration.
+        evaluation: whether the environments are for evaluation, which has no success bonus.
+
+    Raises:
+        UserError: a setting does not exist.
+    """
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     if evaluation and "success_bonus" in settings:
         settings["success_bonus"] = 0.0
@@ -72,23 +80,27 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
 
 
 def build_schedule(config: DictConfig) -> Schedule:
-    """The rates of the agent; UserError where they cannot work."""
+    """The schedule of the agent.
+
+    Raises:
+        UserError: its settings do not fit together.
+    """
     return Schedule(**{name: config.agent[name] for name in RATES if name in config.agent})
 
 
 def learns_model(config: DictConfig) -> bool:
-    """Whether a world model is trained: for imagined transitions or rollouts, or to plan in."""
+    """Whether a world model is trained, for imagination or for a planner."""
     return build_schedule(config).imagines or config.agent.get("planner") is not None
 
 
 def segment_records(config: DictConfig) -> int:
-    """Records of each segment that a world model learns from; 0 where none learns, or it learns from single steps."""
+    """Length of the segments that a world model is trained on; 0 if none is, or if it learns from single steps."""
     from_segments = learns_model(config) and "segment_length" in config.agent
     return build_schedule(config).segment_length if from_segments else 0
 
 
 def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
-    """The world model, given the task with each action where the environment has several; None where none learns."""
+    """The world model, conditioned on the task if the environment has several; None if no world model is trained."""
     if config.agent.get("world_model") is None or not learns_model(config):
         return None
     torch.manual_seed(config.seed)
@@ -106,7 +118,7 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
 
 
 def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None) -> Policy | None:
-    """What acts by planning in the world model, with the policy as its prior; None for an agent without a planner."""
+    """The policy that plans in the world model, with `policy` as its prior; None for an agent without a planner."""
     if config.agent.get("planner") is None:
         return None
     if world_model is None:
@@ -118,7 +130,7 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
 
 
 def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
-    """The policy that acts (a planner, if any), the policy that learns, and the world model of a planner."""
+    """The acting policy (the planner if there is one), the learning policy, and the world model of the planner."""
     policy = build_policy(config, env)
     if config.agent.get("planner") is None:
         return policy, policy, None
@@ -135,8 +147,15 @@ def build_replay(
 ) -> Replay:
     """The replay, no larger than the run can fill, with its demonstrations.
 
+    Args:
+        config: the configuration.
+        directory: folder of the memory-mapped files.
+        env: an environment, for its specs.
+        policy: the policy, for its latent states.
+        read_only: whether existing files are mapped privately, without demonstrations.
+
     Raises:
-        ValueError: the disk has less room than it needs.
+        UserError: the disk has not enough free space.
     """
     settings = OmegaConf.to_container(config.replay, resolve=True)
     assert isinstance(settings, dict)
@@ -145,7 +164,7 @@ def build_replay(
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
     records = episodes * per_episode
     settings["capacity"] = min(settings["capacity"], records)
-    # two checkpoints are kept: what both refer to stays on disk until a third is written
+    # Two checkpoints are kept. Records of both must stay on disk until a third one is written.
     interval = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
     reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
@@ -159,7 +178,7 @@ def build_replay(
 
 
 def latent_types(policy: Policy) -> dict[str, TensorType]:
-    """Types of the latent states that a recurrent policy keeps in the replay, one for each record; {} without any."""
+    """Types of the latent states that a recurrent policy stores in the replay for each record; {} without any."""
     latent = policy.carried.get("latent", None) if policy.carried is not None else None
     return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}
 
@@ -179,8 +198,8 @@ def build_checkpoints(
 
 
 def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
-    """The demonstrations as the run's environment would have given them."""
-    bonus = float(config.env.get("success_bonus", 0.0))  # the environment adds it, and files are without it
+    """The demonstrations in the form of the run's environment: view, action repeat, observations and success bonus."""
+    bonus = float(config.env.get("success_bonus", 0.0))  # The environment adds it; files do not have it.
     has_camera = config.env.pixels and "camera" in config.env
     view = view_name(config.env.camera, config.env.mirrored) if has_camera else None
     episodes = read_demonstrations(folder, task=config.env.task, action_repeat=env_steps_per_step(config), view=view)
@@ -188,12 +207,12 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
         episode["reward"] += bonus * episode["success"]
     if config.env.pixels:
         return episodes
-    # a state agent has no use for pictures; what has nothing else is refused when the agent is built
+    # An agent from state does not use pixels. An episode with nothing else is refused when the agent is built.
     return [episode.exclude("pixels") if "state" in episode.keys() else episode for episode in episodes]
 
 
 def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay) -> Agent:
-    """The agent that `agent._target_` names, its parts built first."""
+    """Build the agent that `agent._target_` names, and its parts."""
     world_model = build_world_model(config, env)
     _check_observations(config, env, policy, world_model, replay)
     imagination = build_imagination(config, env, policy, world_model, replay)
@@ -208,7 +227,7 @@ def assemble(
     imagination: Imagination | None = None,
     planner: Policy | None = None,
 ) -> Agent:
-    """The agent made of parts that are built already."""
+    """Build the agent from existing parts."""
     settings = {k: v for k, v in config.agent.items() if k not in (*PARTS, *REFERENCES, *RATES)}
     parts = {"world_model": world_model, "imagination": imagination, "planner": planner}
     given = {name: part for name, part in parts.items() if part is not None}
@@ -219,7 +238,7 @@ def assemble(
 def build_imagination(
     config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None, replay: Replay
 ) -> Imagination | None:
-    """Rollouts of the policy in the world model; None where the policy learns from real transitions alone."""
+    """Imagined rollouts of the policy; None if the policy learns from real transitions alone."""
     if world_model is None or not build_schedule(config).imagines:
         return None
     pixels = "pixels" in world_model.observations
@@ -236,11 +255,17 @@ def build_imagination(
 def _check_observations(
     config: DictConfig, env: EnvBase, policy: Policy, world_model: WorldModel | None, replay: Replay
 ) -> None:
-    """Warn of pictures that nothing reads, and refuse demonstrations that lack what the agent reads."""
+    """Check the observations that the agent reads. Warns if pixels are rendered and not read.
+
+    Raises:
+        UserError: the demonstrations lack an observation that the agent reads.
+    """
     read = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
     read |= set(world_model.observations) if world_model is not None else set()
-    read &= set(OBSERVATIONS)  # an actor's own memory does not count
+    read &= set(OBSERVATIONS)  # Leaves out the recurrent state of an actor.
     if config.env.pixels and "pixels" not in read:
-        _log.warning("agent.pixels=true renders pictures that %s does not read", config.agent.name)
+        _log.warning(
+            "agent.pixels=true renders pixels that %s does not read: set agent.pixels=false", config.agent.name
+        )
     if replay.demos is not None:
         check_compatible(replay.demos, env.observation_spec, env.action_spec, read, segment_records(config))

@@ -1,4 +1,4 @@
-"""Check the settings of a verb with a configuration before anything is built: a slip costs one line and no wait."""
+"""Compose configurations, and check settings before anything is built: a wrong name is one line, at once."""
 
 import difflib
 import itertools
@@ -25,17 +25,21 @@ from mbrl.errors import UserError
 
 CONFIG_MODULE = "configs"
 ROOT_CONFIG = "train"
-LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> ours, and its extra
+LAUNCHERS = {
+    "joblib": "local",
+    "submitit_slurm": "slurm",
+    "ray": "ray",
+}  # Hydra's plugin -> file in configs/launch, which is also the name of the extra
 UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
-PARTS = ("cloning", "planner", "policy", "worldmodel")  # groups whose choice goes to a place in the agent
-PART_KEYS = {"worldmodel": "agent.world_model"}  # where that is not agent.GROUP
+PARTS = ("cloning", "planner", "policy", "worldmodel")  # groups whose files are parts of the agent
+PART_KEYS = {"worldmodel": "agent.world_model"}  # key of a part, if it is not agent.GROUP
 
 
 def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
-    """The config groups and the names in each, from the folders of `configs/` and of a user's own folder.
+    """The names of the files in each config group.
 
     Args:
-        config_dir: the user's folder, laid out as `configs/`; None for none.
+        config_dir: a user's own folder with the same groups as `configs/`, whose files are added; None for none.
     """
     folders = [folder for folder in files(CONFIG_MODULE).iterdir() if folder.is_dir()]
     folders += [folder for folder in config_dir.iterdir() if folder.is_dir()] if config_dir is not None else []
@@ -47,14 +51,18 @@ def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
 
 
 def group_key(group: str, root: str = ROOT_CONFIG) -> str:
-    """What stands before `=` on the command line to choose from a group: `agent`, or `policy@agent.policy`."""
+    """The key that chooses from a group on the command line: `agent`, or `policy@agent.policy`."""
     part = root == ROOT_CONFIG and group in PARTS
     return f"{group}@{PART_KEYS.get(group, f'agent.{group}')}" if part else group
 
 
 @contextmanager
 def configurations(config_dir: Path | None = None) -> Iterator[None]:
-    """Set Hydra up for `compose` with `configs/`, and with a user's own folder before it, as `--config-dir` does."""
+    """Set Hydra up for `compose` with `configs/` and, before it, a user's own folder, as `--config-dir` does.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+    """
     if config_dir is not None and not config_dir.is_dir():
         raise FileNotFoundError(f"--config-dir: there is no folder {config_dir}")
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
@@ -68,9 +76,9 @@ def configurations(config_dir: Path | None = None) -> Iterator[None]:
 
 
 def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> None:
-    """Compose the configuration that the overrides ask for, and throw it away.
+    """Check overrides by composing the configuration.
 
-    A sweep (`seed=1,2,3`) is checked value by value, each with the first values of the others.
+    Each value of a sweep (`seed=1,2,3`) is checked with the first values of the other sweeps.
 
     Args:
         arguments: Hydra's overrides.
@@ -78,7 +86,7 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
         config_dir: a user's own folder of configurations.
 
     Raises:
-        UserError: one line that names the culprit and the nearest names that exist.
+        UserError: a setting or choice does not exist; the message names it and the nearest that exist.
     """
     with configurations(config_dir):
         overrides = _parse(arguments)
@@ -93,7 +101,7 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
 
 
 def composed(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> DictConfig:
-    """The configuration of one run; arguments and errors as in `check_overrides`."""
+    """Check overrides and compose the configuration of one run; arguments and errors as in `check_overrides`."""
     check_overrides(arguments, root, config_dir)
     with configurations(config_dir):
         return compose(root, overrides=list(arguments))
@@ -104,10 +112,10 @@ def composed_jobs(
 ) -> list[tuple[list[str], DictConfig]]:
     """The jobs of a sweep, in the order of Hydra's sweeper; arguments as in `check_overrides`.
 
-    Sweeps whose values only the sweeper knows, such as intervals, count with their default.
+    A sweep whose values only the sweeper knows, such as an interval, keeps its default.
 
     Returns:
-        For each job the overrides that make it this one, and its configuration.
+        For each job, the overrides that differ between jobs, and its configuration.
     """
     with configurations(config_dir):
         choices = [
@@ -150,13 +158,13 @@ def _quoted(value: Any) -> str:
 
 
 def settings_of(root: str, arguments: Sequence[str] = (), config_dir: Path | None = None) -> list[str]:
-    """Every setting that can be given, dotted, with the groups that `arguments` choose."""
+    """Dotted keys of all settings, with the groups that `arguments` choose."""
     with configurations(config_dir):
         return _keys(compose(root, overrides=list(arguments)))
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
-    # With a config loader the parser knows which names a glob matches.
+    # The parser needs a config loader to resolve globs.
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed = []
     for argument in arguments:
@@ -170,7 +178,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
 
 
 def _swept_values(override: Override) -> list[str]:
-    """The override once for each value of its sweep; none where only the sweeper knows the values."""
+    """One override for each value of a sweep; none if only the sweeper knows the values."""
     line = override.input_line or ""
     if not override.is_sweep_override():
         return [line]
@@ -207,11 +215,11 @@ def _explain(root: str, error: Exception, overrides: Sequence[Override], known: 
     for override in overrides:
         group = override.key_or_group
         if root == ROOT_CONFIG and group in PARTS and override.package is None:
-            return f"{group} is chosen for a place in the agent: give {group_key(group)}={override.value()}"
+            return f"{group} is a part of the agent: give {group_key(group)}={override.value()}"
     chosen = [override for override in overrides if override.key_or_group in known]
     try:
         keys = _keys(compose(root, overrides=[line for o in chosen for line in _swept_values(o)[:1]]))
-    except (HydraException, OmegaConfBaseException):  # a choice itself cannot be composed
+    except (HydraException, OmegaConfBaseException):  # A chosen file cannot be composed.
         return " ".join(str(error).split())
     names = [*keys, *known]
     for override in overrides:
@@ -223,7 +231,7 @@ def _explain(root: str, error: Exception, overrides: Sequence[Override], known: 
 
 
 def _keys(config: DictConfig) -> list[str]:
-    """Every key of the configuration, dotted, groups of keys included."""
+    """Dotted keys of all nodes of the configuration, groups included."""
     found: list[str] = []
 
     def visit(node: DictConfig, prefix: str) -> None:
@@ -239,7 +247,7 @@ def _keys(config: DictConfig) -> list[str]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an error line: the known names nearest to `name`, or all of them where they are few."""
+    """The end of an error line: the known names nearest to `name`; without any, all of up to 20 known names."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     last_parts = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     candidates = list(dict.fromkeys([*last_parts[:3], *close]))

@@ -1,4 +1,4 @@
-"""UserError, and what tells the errors that a user can mend from defects of this project."""
+"""UserError, and functions that tell errors which a user can fix from defects of this project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memo
 
 
 class UserError(ValueError):
-    """A setting, a file or a command that cannot work. The command line shows its message in one line.
+    """A setting, a file or a command is wrong. The command line prints the message in one line.
 
     Checks raise it. Any other ValueError, such as that of `zip(strict=True)`, is a defect of this project.
     """

@@ -1,8 +1,8 @@
-"""The front door for Python: open a run folder and work with its parts.
+"""The Python interface: open a run folder and work with its parts.
 
     run = mbrl.load("runs/mbpo/hammer/seed0")
     run.curve                                       # success over env steps; reads one small file
-    run.evaluate(episodes=10).summary()             # plays the policy
+    run.evaluate(episodes=10).summary()             # success and return of the policy
     run.make_env().rollout(100, run.policy)         # TorchRL's own rollout
     run.imagine(rollouts=4, horizon=5)              # the policy in the world model
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbrl.errors import UserError
 
-if TYPE_CHECKING:  # `load(folder).curve` takes no torch, which takes seconds to import
+if TYPE_CHECKING:  # `load(folder).curve` does not import torch, which takes seconds.
     from omegaconf import DictConfig
     from tensordict import TensorDict, TensorDictBase
     from torch import Tensor
@@ -31,20 +31,20 @@ if TYPE_CHECKING:  # `load(folder).curve` takes no torch, which takes seconds to
     from policies.base import Policy
     from worldmodel.base import WorldModel
 
-HORIZON = 15  # imagined steps where no horizon is given and the world model can go as far
+HORIZON = 15  # imagined steps if no horizon is given and the world model can predict as many
 
 
 def load(run_folder: str | Path, config_dir: str | Path | None = None, checkpoint: int | None = None) -> Run:
-    """Open a run folder. Nothing in it is ever changed.
+    """Open a run folder for reading. Nothing in it is changed.
 
     Args:
         run_folder: such as `runs/mbpo/hammer/seed0`.
-        config_dir: a folder of your own configurations. The run may name the classes that they name, besides this
-            project's.
-        checkpoint: env steps of the checkpoint to load; None for the newest one that is whole.
+        config_dir: a folder of your own configurations. The run may then name the classes in these files, besides
+            those of this project.
+        checkpoint: env steps of the checkpoint to load; None for the newest complete one.
 
     Returns:
-        The run; its parts are built when they are first asked for.
+        The run. Its parts are built when they are first used.
 
     Raises:
         FileNotFoundError: the folder is no run folder.
@@ -56,10 +56,10 @@ def load(run_folder: str | Path, config_dir: str | Path | None = None, checkpoin
 
 
 class Run:
-    """A run folder, opened for reading. Every part is built and loaded when it is first asked for, and kept.
+    """A run folder, opened for reading. Every part is built and loaded when it is first used, and then kept.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
         config_dir: see `load`.
         checkpoint: see `load`.
     """
@@ -83,9 +83,9 @@ class Run:
 
     @property
     def curve(self) -> Any:
-        """The evaluations, a row each: a pandas DataFrame with `env_steps` and `success` in [0, 1].
+        """A pandas DataFrame with one row for each evaluation: `env_steps`, and `success` in [0, 1].
 
-        A run with several tasks has `success/TASK` of each beside their mean.
+        A run with several tasks also has `success/TASK` for each task; `success` is their mean.
         """
         import pandas
 
@@ -106,14 +106,14 @@ class Run:
         return self._checkpoint
 
     def make_env(self, seed: int | None = None, **settings: Any) -> EnvBase:
-        """Make the run's environment as evaluations use it: without a success bonus.
+        """Make the environment of the run's evaluations, which has no success bonus.
 
         Args:
-            seed: of starts and goals; None for that of the run's evaluations.
-            settings: arguments of the environment that differ from the run's, such as `pixels=True` or `task="reach"`.
+            seed: seed of starts and goals; None for the seed of the run's evaluations.
+            settings: arguments of the environment that replace the run's, such as `pixels=True` or `task="reach"`.
 
         Returns:
-            A TorchRL environment: `rollout(100, run.policy)` plays the policy in it. Close it after use.
+            A TorchRL environment; `rollout(100, run.policy)` runs the policy in it. Close it after use.
         """
         from mbrl.build import env_factory
         from mbrl.envs.gym import with_recurrent_state
@@ -153,14 +153,14 @@ class Run:
         inside = planned if planned is not None else getattr(policy, "world_model", None)
         if not isinstance(inside, WorldModel):
             return None
-        _ = self._acting  # loads it
+        _ = self._acting  # Loads the weights.
         return inside.eval()
 
     @cached_property
     def replay(self) -> Replay:
-        """The replay as the checkpoint knows it, for drawing from: `transitions(B)`, `sequences(B, T)`, `steps(*keys)`.
+        """The replay at the checkpoint, to sample from: `transitions(B)`, `sequences(B, T)`, `steps(*keys)`.
 
-        Its files are mapped privately: nothing that is done to it reaches the run folder.
+        Its files are mapped privately, so that changes do not reach the run folder.
         """
         from mbrl.build import build_replay
 
@@ -181,21 +181,22 @@ class Run:
         """Roll the policy out in the world model.
 
         Args:
-            rollouts: B, side by side; as many as the context has where one is given.
-            horizon: H, steps of each, at most the world model's `max_horizon`; None for 15, or as far as it goes.
-            context: real steps [B, T] to start from, oldest first, T >= C and >= the frame stack: `action` float32
-                [B, T, A] and what the model observes, `pixels` uint8 [B, T, 3, R, R] or `state` float32 [B, T, S].
-                None draws real starts from the replay.
-            actions: float32 [B, H, A] in [-1, 1], taken instead of the policy's.
-            seed: of starts and of what the model samples.
+            rollouts: B, rollouts in parallel. With a context, B is that of the context.
+            horizon: H, steps of each rollout, 1 to the world model's `max_horizon`; None for the smaller of 15 and
+                that.
+            context: real steps [B, T] to start from, oldest first, with T at least C and the frame stack: `action`
+                float32 [B, T, A] and the observations of the model, `pixels` uint8 [B, T, 3, R, R] or `state` float32
+                [B, T, S]. None draws real starts from the replay.
+            actions: float32 [B, H, A] in [-1, 1], which replace the actions of the policy.
+            seed: seed of the starts and of the sampling in the model.
 
         Returns:
-            [B, H] on the CPU, laid out as TorchRL's rollouts: observations and `action` float32 [B, H, A] of each step,
-            and under "next" what it led to: the observations, `reward` float32 [B, H, 1] in the environment's units,
-            and `truncated`. Step 0 is the real state that the rollout starts from.
+            [B, H] on the CPU, in the layout of TorchRL's rollouts: the observations and `action` float32 [B, H, A] of
+            each step; and under "next" the observations, `reward` float32 [B, H, 1] in the environment's units, and
+            `truncated` that follow. Step 0 is the real state that the rollout starts from.
 
         Raises:
-            UserError: the agent learns no world model; or the horizon or the context does not fit it.
+            UserError: the agent learns no world model, or the horizon or the context does not fit it.
         """
         import torch
 
@@ -218,9 +219,9 @@ class Run:
         """Play episodes on a fixed list of goals, without exploration.
 
         Args:
-            episodes: how many; of each task where the run has several. None for as many as the run's evaluations.
-            seed: of the list of goals; None for that of the run's evaluations.
-            video: an .mp4 or .gif that receives the first four episodes, real frames.
+            episodes: number of episodes, of each task if the run has several; None for that of the run's evaluations.
+            seed: seed of the list of goals; None for that of the run's evaluations.
+            video: .mp4 or .gif file to write with the real frames of the first four episodes; None for no video.
 
         Returns:
             The outcome of each episode; `summary()` gives their means.
@@ -243,7 +244,7 @@ class Run:
 
     @cached_property
     def _built(self) -> tuple[Policy, Policy, WorldModel | None]:
-        """What acts, the policy, and the world model that a planner plans in; not loaded yet."""
+        """The acting policy, the learning policy, and the world model of a planner, with random weights."""
         from mbrl.build import build_acting
         from mbrl.device import fork_rng
 
@@ -252,7 +253,7 @@ class Run:
 
     @cached_property
     def _acting(self) -> tuple[Policy, Policy, WorldModel | None]:
-        """As `_built`, with the weights of the checkpoint."""
+        """Those of `_built`, with the weights of the checkpoint."""
         from mbrl.run_folder.parts import ModulePart
 
         acting, policy, model = self._built
@@ -262,7 +263,7 @@ class Run:
         return acting.eval(), policy, model
 
     def _plain_env(self) -> EnvBase:
-        """The environment of training, for its specs."""
+        """The environment of training, which gives the specs."""
         from mbrl.build import env_factory
 
         if "env" not in self.config:
@@ -270,7 +271,14 @@ class Run:
         return env_factory(self.config)(seed=self.config.seed)
 
     def _load(self, name: str, part: Part) -> None:
-        """Load a part from the checkpoint that was asked for; without one from the newest whole, from then on that."""
+        """Load a part from the run's checkpoint.
+
+        If no checkpoint was chosen, the newest complete one is, for this part and all later ones.
+
+        Args:
+            name: name of the part in checkpoints.
+            part: receives the state.
+        """
         from mbrl.run_folder.checkpoint import Checkpoints
         from mbrl.run_folder.paths import CHECKPOINTS
 

@@ -1,4 +1,4 @@
-"""Start or resume a run: from Python by `mbrl.train`, and for the command line."""
+"""Start or resume a run, from Python with `mbrl.train` and from the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mbrl.run import Run, load
 
 
 def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: str | Path | None = None) -> Run:
-    """Train an agent, or resume its run; as `mbrl train` does. A finished run is not trained again.
+    """Train an agent or resume its run, like `mbrl train`. A finished run is only opened.
 
     Args:
         overrides: settings as on the command line, `["agent=sac", "env.task=hammer"]`; or by name,
@@ -43,7 +43,15 @@ def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: s
 
 
 def train_unless_finished(config: DictConfig, on_start: Callable[[], None] = lambda: None) -> bool:
-    """Check a configuration and train its run, with a call of `on_start` before; False where it is finished already."""
+    """Check a configuration and train its run.
+
+    Args:
+        config: the configuration.
+        on_start: called before the training starts.
+
+    Returns:
+        Whether it was trained. False: the run was finished before.
+    """
     from mbrl.run_folder.config import require_own_folder
     from mbrl.run_folder.state import is_done
     from mbrl.training import check, run

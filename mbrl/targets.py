@@ -1,8 +1,8 @@
-"""Build what a configuration names in `_target_`, after a check of which classes it may name.
+"""Build the classes that a configuration names in `_target_`, after a check of which classes it may name.
 
-A configuration that was composed from the command line is the user's own: it may name any class that belongs at its
-place. One that was read from a run folder may come from a stranger: it may name this project's classes, torch's
-optimisers, and the names that the user allows.
+A configuration that is composed from the command line is trusted: it may name any class of the right kind. One that is
+read from a run folder may be from anyone: it may name this project's classes, torch's optimisers, and the names that
+the user allows.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def names_in(folder: Path | None) -> set[str]:
-    """Every name in `_target_` of the YAML files in a folder of the user's own, at any depth; none without a folder.
+    """Names in `_target_` of all YAML files in a user's own folder, at any depth; empty for None.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
         UserError: a file in it cannot be read.
     """
     if folder is None:
@@ -52,16 +52,16 @@ def names_in(folder: Path | None) -> set[str]:
 
 
 def make(settings: Any, base: type, /, *, place: str = "the part", **objects: Any) -> Any:
-    """Build what `settings` name, with the objects in them.
+    """Build the object that `settings` describe, and the objects in its arguments.
 
     Args:
-        settings: `_target_`, the class or function, and its arguments; those may be such settings themselves.
-        base: the class that the result must be of.
-        place: where the settings are in the configuration, for error messages.
-        objects: further arguments, passed as they are. Hydra alone would try to convert them.
+        settings: `_target_`, the name of a class or function, and its arguments, which may be such settings too.
+        base: class that the result must be an instance of.
+        place: key of the settings in the configuration, for error messages.
+        objects: further arguments, passed unchanged. Hydra would try to convert them.
 
     Raises:
-        UserError: a class does not belong at its place or does not exist, or its constructor refuses an argument.
+        UserError: a class does not exist or is not of the required kind, or its constructor refuses an argument.
     """
     check(settings, base, place)
     try:
@@ -71,7 +71,7 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
         if _inside_target(error):
             raise
         raise UserError(f"{place} cannot be built: {error}") from error
-    except InstantiationException as error:  # of a part inside this one
+    except InstantiationException as error:  # Raised by a part inside this one.
         cause = error.__cause__
         if isinstance(cause, UserError) or (isinstance(cause, ValueError) and is_raised(cause)):
             raise UserError(str(cause)) from error
@@ -81,7 +81,7 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
 
 
 def _inside_target(error: TypeError) -> bool:
-    """Whether the code that was called raised the error; else the arguments of the call did not fit."""
+    """Whether the called code raised the error. Otherwise the arguments of the call are wrong."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -90,19 +90,19 @@ def _inside_target(error: TypeError) -> bool:
 
 
 def check(settings: Any, base: Any, place: str) -> None:
-    """Check that everything named in `settings` belongs at its place, before any of it is called.
+    """Check that every class and function in `settings` is of the required kind, before any of them is called.
 
-    A class must be a subclass of what the parameter that it is given to is annotated with; a function must be annotated
-    to return one. Where a parameter of this project's is not annotated with a class, nothing can be named. Parameters
-    of a user's own classes may be untyped.
+    A class must be a subclass of the annotation of the parameter that it is passed to. A function must be annotated to
+    return one. A parameter of this project without such an annotation accepts no `_target_`; parameters of a user's own
+    classes may be untyped.
 
     Args:
         settings: as in `make`.
-        base: the class that is wanted, or Any.
+        base: the required class, or Any.
         place: as in `make`.
 
     Raises:
-        UserError: names the first that does not.
+        UserError: one of them is not, or an argument does not exist.
     """
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True)
@@ -123,9 +123,12 @@ def check(settings: Any, base: Any, place: str) -> None:
 
 
 def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place: str) -> None:
-    """Check that the target has an argument of that name for each setting.
+    """Check that the target has an argument for each setting.
 
-    A user's own target may take any (`**settings`). This project's declare theirs, see `mbrl.forwarding`.
+    A user's own target may accept any setting (`**settings`). Those of this project declare theirs with `forwards_to`.
+
+    Raises:
+        UserError: it has not; the message names the nearest argument.
     """
     parameters = inspect.signature(target).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -138,7 +141,7 @@ def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place:
 
 
 def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> None:
-    """Check an argument in which a class is named."""
+    """Check an argument that contains a `_target_`."""
     required = _required_class(target, key, value)
     if required is None or not isinstance(value, Mapping) or TARGET not in value:
         raise UserError(f"{next(named_classes(value, place))[0]}: no class can be named there")
@@ -146,7 +149,7 @@ def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str
 
 
 def _required_class(target: Callable[..., Any], key: str, value: Any) -> Any:
-    """The class that an argument must be of, or that its partial must return; None where the annotation names none."""
+    """The class that an argument, or the result of its partial, must be of; None if the annotation names no class."""
     annotation = _annotations(target.__init__ if inspect.isclass(target) else target).get(key)
     partial = isinstance(value, Mapping) and bool(value.get("_partial_"))
     required = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
@@ -158,7 +161,7 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
     """The class or function of a dotted name.
 
     Raises:
-        UserError: there is none, its module cannot be imported, or it was only imported there from somewhere else.
+        UserError: it does not exist, its module cannot be imported, or the module only imports it from another package.
     """
     module, _, attribute = str(name).rpartition(".")
     if not module:
@@ -171,10 +174,10 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
             raise UserError(f"{place}: there is no {name} ({error}){hint}") from error
         raise UserError(_broken(name, module, place, error)) from error
     except AttributeError as error:
-        if error.obj is not sys.modules.get(module):  # raised while the module ran
+        if error.obj is not sys.modules.get(module):  # Raised by code of the module.
             raise UserError(_broken(name, module, place, error)) from error
         raise UserError(f"{place}: there is no {name} ({error})") from error
-    except Exception as error:  # whatever a user's own module raises
+    except Exception as error:  # A user's own module can raise any error.
         raise UserError(_broken(name, module, place, error)) from error
     home = getattr(target, "__module__", None) or ""
     imported = str(name).startswith(ALLOWED_PREFIXES) and home.split(".")[0] != module.split(".")[0]
@@ -184,7 +187,7 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
 
 
 def _broken(name: Any, module: str, place: str, error: Exception) -> str:
-    """One line for a module that fails while it is imported, with the place in the user's file."""
+    """One line for a module whose import fails, with the line in the user's file."""
     reason = str(error)
     if isinstance(error, SyntaxError):
         reason, where = error.msg, f"{error.filename}, line {error.lineno}"
@@ -196,7 +199,7 @@ def _broken(name: Any, module: str, place: str, error: Exception) -> str:
 
 
 class _Names(dict[str, Any]):
-    """Resolves names in annotations that are imported for type checkers alone, each to Any."""
+    """Resolves names in annotations to Any, if they are imported for type checkers only."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         super().__init__()
@@ -204,7 +207,7 @@ class _Names(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         if key in self._known or hasattr(builtins, key):
-            raise KeyError(key)  # python looks there next
+            raise KeyError(key)  # Python then looks in the globals and builtins.
         return Any
 
 

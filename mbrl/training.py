@@ -1,4 +1,4 @@
-"""mbrl train: build the named objects, then THE loop."""
+"""`mbrl train`: build the named objects, then the training loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from mbrl.run_folder.state import FAILURE
 from mbrl.run_folder.videos import imagination_video
 from mbrl.run_folder.wandb import WandbTracker, require_package
 
-CLONING_UPDATES = 100  # between two rows of metrics
+CLONING_UPDATES = 100  # updates of imitation between two rows of metrics
 STEPS = ("total_env_steps", "checkpoint_every", "eval.every", "eval.episodes")  # settings that are 1 or more
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Run:
 
 
 def run(config: DictConfig) -> Path:
-    """Train one agent on one task with one seed; goes on from the run folder's last checkpoint where there is one.
+    """Train one agent with one seed. If the run folder has a checkpoint, the run resumes from the last one.
 
     Returns:
         The run folder: config.yaml, metrics.jsonl, eval.csv, TensorBoard events, checkpoints, curve.png, videos.
@@ -91,7 +91,7 @@ def run(config: DictConfig) -> Path:
 
 
 def build(config: DictConfig) -> Run:
-    """Build a run, or rebuild it as it was at its last checkpoint."""
+    """Build a run, in its state at the last checkpoint if there is one."""
     directory = Path(config.run_dir)
     evaluator = Evaluator(
         env_factory(config, evaluation=True),
@@ -103,10 +103,10 @@ def build(config: DictConfig) -> Run:
     replay = build_replay(config, directory / "replay", evaluator.env, policy)
     agent = build_agent(config, evaluator.env, policy, replay)
     require_regular_files(directory)
-    lock = FolderLock(directory)  # only now: a mistyped task must not take the folder
+    lock = FolderLock(directory)  # Only now, so that a run with a wrong setting does not lock the folder.
     remove_leftovers(directory)
     claim_run_folder(directory, config)
-    (directory / FAILURE).unlink(missing_ok=True)  # of an earlier attempt, in a sweep
+    (directory / FAILURE).unlink(missing_ok=True)  # The file of an earlier attempt in a sweep.
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
     generators = RandomStates()
     checkpoints = build_checkpoints(directory, agent, replay, progress, generators)
@@ -127,19 +127,19 @@ def build(config: DictConfig) -> Run:
     )
     seed_everything(config.seed)
     if resumed:
-        generators.restore()  # once more: building the collector drew random numbers
+        generators.restore()  # A second time, because building the collector drew random numbers.
     return Run(directory, agent, replay, collector, evaluator, logger, checkpoints, lock, progress)
 
 
 def seed_everything(seed: int) -> None:
-    """Python's, numpy's and torch's global generators; environments have their own."""
+    """Seed the global generators of Python, numpy and torch. Environments have generators of their own."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the global one is the point
+    np.random.seed(seed)  # noqa: NPY002 - libraries use the global generator
     torch.manual_seed(seed)
 
 
 def clone(config: DictConfig, run: Run) -> None:
-    """Before THE loop: imitate the demonstrations, where the agent is told to, and see what came of it."""
+    """Imitate the demonstrations before the training loop, if `agent.cloning.updates` is above 0, and evaluate."""
     agent, progress, started = run.agent, run.progress, time.monotonic()
     if agent.cloning_left == 0:
         return
@@ -148,18 +148,18 @@ def clone(config: DictConfig, run: Run) -> None:
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
-    if agent.acting is agent.policy:  # what plans has learned nothing yet
+    if agent.acting is agent.policy:  # The world model of a planner has not been trained yet.
         evaluate(config, run)
 
 
 def evaluate(config: DictConfig, run: Run) -> None:
-    """Play the evaluation's goals, and write down what came of it."""
+    """Evaluate the agent, and log the result."""
     evaluation = run.evaluator(run.agent.acting, run.logger.heartbeat)
     run.logger.log_eval(evaluation, seed=config.seed, env_steps=run.progress["env_steps"])
 
 
 def train(config: DictConfig, run: Run) -> None:
-    """THE loop: collect, remember, learn, and now and then evaluate and save."""
+    """The training loop: collect, store, update, and at intervals evaluate and save."""
     agent, replay, progress, steps = run.agent, run.replay, run.progress, iter(run.collector)
     repeat, saved = env_steps_per_step(config), progress["env_steps"]
     started = time.monotonic() - progress["wall_time"]
@@ -177,16 +177,16 @@ def train(config: DictConfig, run: Run) -> None:
         done = progress["env_steps"] >= config.total_env_steps
         if done or progress["env_steps"] // config.eval.every > before // config.eval.every:
             evaluate(config, run)
-        # one process saves between episodes, so that a resumed run repeats nothing and loses nothing
+        # With one worker, checkpoints are written between episodes, so that a resumed run repeats and loses no step.
         whole = replay.between_episodes or config.collect.workers > 1
         if done or (whole and progress["env_steps"] - saved >= config.checkpoint_every):
             saved = progress["env_steps"]
-            replay.flush()  # the checkpoint refers to its records
+            replay.flush()  # The checkpoint refers to records of the replay.
             run.checkpoints.save(saved)
 
 
 def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
-    """Success at any step and return of the training episodes that have just ended, exploration and all."""
+    """Mean success at any step and mean return of the training episodes that have ended, with exploration."""
     if not episodes:
         return {}
     success = sum(bool(episode["success"].any()) for episode in episodes)
@@ -195,7 +195,7 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 
 
 def finish(config: DictConfig, run: Run) -> None:
-    """The picture of the curve, and the video of imagination beside reality where the agent imagines frames."""
+    """Draw the learning curve and, if the agent imagines frames, write the video: reality, imagination, difference."""
     plot([run.directory], run.directory / "curve.png", aggregates=False)
     imagined = run.agent.imagined
     if config.video and imagined is not None and "pixels" in imagined[0].observations:
@@ -206,17 +206,17 @@ def finish(config: DictConfig, run: Run) -> None:
         video = run.directory / "imagination.mp4"
         try:
             frames = imagination_video(model, rollout, horizon, video)
-        except UserError as error:  # an episode shorter than the horizon; the run is whole without it
+        except UserError as error:  # The episode is shorter than the horizon.
             _log.warning("no video of the imagination: %s", error)
             return
         run.logger.video(video, frames, run.progress["env_steps"])
 
 
 def check(config: DictConfig) -> None:
-    """Refuse settings that could not work, before anything is built; 1e5 env steps become 100000.
+    """Check settings before anything is built. Numbers of steps such as 1e5 become integers in `config`.
 
     Raises:
-        ValueError: one line that says which setting, and what it may be.
+        UserError: a setting cannot work; the message names it and what is allowed.
     """
     for key in STEPS:
         OmegaConf.update(config, key, whole_number(key, OmegaConf.select(config, key)))
@@ -241,14 +241,22 @@ def check(config: DictConfig) -> None:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """The value as an integer; ValueError where it is none, or below 1."""
+    """The value as an integer.
+
+    Raises:
+        UserError: it is not a whole number, or below 1.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer() or value < 1:
         raise UserError(f"{name} must be a whole number, 1 or more, not {value!r}")
     return int(value)
 
 
 def check_demonstrations(config: DictConfig) -> None:
-    """Refuse demonstrations that nothing would be learned from, and an agent that lacks those it is to imitate."""
+    """Check the settings of demonstrations.
+
+    Raises:
+        UserError: demonstrations would not be used, or imitation has no demonstrations.
+    """
     demos, share = config.replay.demos, config.replay.demo_share
     cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
     if "_target_" not in cloning:

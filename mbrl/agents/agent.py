@@ -37,7 +37,7 @@ class Agent:
         cloning: how demonstrations are imitated; None does not.
 
     Raises:
-        ValueError: the parts do not fit together.
+        UserError: the parts do not fit together.
     """
 
     def __init__(
@@ -101,7 +101,16 @@ class Agent:
         return max(0, self.cloning.updates - self.learner.imitations)
 
     def clone(self, replay: Replay, most: int, on_update: Callable[[], Any] = lambda: None) -> Metrics:
-        """Take up to `most` of the gradient steps on demonstrations that are left; returns means over this call."""
+        """Take gradient steps on demonstrations.
+
+        Args:
+            replay: holds the demonstrations.
+            most: maximum number of steps; fewer are taken if `cloning_left` is smaller.
+            on_update: called after each gradient step, for a progress bar.
+
+        Returns:
+            Metrics as PART/NAME, means over this call.
+        """
         self.set_env_steps(0)
         means = MetricMeans()
         for _ in range(min(most, self.cloning_left)):

@@ -64,7 +64,8 @@ class LatentPolicy(Policy):
     """A world model and an actor-critic that acts on its latent states.
 
     Args:
-        observation_spec, action_spec: those of the environment.
+        observation_spec: that of the environment.
+        action_spec: that of the environment.
         world_model: makes a `LatentWorldModel` when called with both specs.
         behaviour: makes a `policies.actor_critic.ActorCritic`, or a policy with the same losses, for vectors.
     """
@@ -101,8 +102,10 @@ class LatentPolicy(Policy):
 
 
 class LatentLearner(Learner):
-    """One gradient step trains everything: the world model on replayed segments, the actor-critic on rollouts imagined
-    from each of their steps, and the critic on these steps too.
+    """Trains everything in one gradient step.
+
+    The world model learns from replayed segments, the actor-critic from rollouts imagined from each of their steps, and
+    the critic from these steps too.
 
     Args:
         policy: the policy that learns.
@@ -142,8 +145,10 @@ class LatentLearner(Learner):
         }
 
     def imitate(self, replay: Replay, weight: float) -> Metrics:
-        """The actor maximises the likelihood of demonstrated actions in the latent states of demonstrated steps. The
-        world model learns from these steps too; the critic learns from imagination alone.
+        """One gradient step of imitation.
+
+        The actor maximises the likelihood of demonstrated actions in the latent states of demonstrated steps. The world
+        model learns from these steps too. The critic learns from imagination alone.
         """
         self.imitations += 1
         segments, fitted = self._learn(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
@@ -157,8 +162,10 @@ class LatentLearner(Learner):
         return {**_model_metrics(fitted), "cloning_loss": loss.detach()}
 
     def _learn(self, replay: Replay, segments: TensorDictBase) -> tuple[TensorDictBase, Any]:
-        """Infer the latent states of segments [B, 1 + T], and write them back to the replay; the steps [B, T] and what
-        the world model learned from them.
+        """Infer the latent states of segments [B, 1 + T], and write them back to the replay.
+
+        Returns:
+            The steps [B, T], and the world model's loss, states and metrics.
         """
         model, device = self.policy.world_model, self.policy.device
         index = segments.pop("index").squeeze(-1)
@@ -198,7 +205,8 @@ class DreamerV3(Agent):
         policy: the world model and the actor-critic.
         schedule: `batch_size` and `segment_length` are those of an update. `real_ratio` is 0: the actor learns from
             imagination alone.
-        horizon, replay_value_weight: as in `LatentLearner`.
+        horizon: as in `LatentLearner`.
+        replay_value_weight: as in `LatentLearner`.
         cloning: how demonstrations are imitated, in gradient steps of their own; None does not.
     """
 

@@ -69,13 +69,14 @@ class Imagination:
         horizon: H, steps of each rollout; or the fields of a `Horizon`.
         retain: calls of `run` whose rollouts are kept. Older rollouts, of older policies and models, are dropped.
         n_step: rewards summed in an imagined transition; None takes the replay's.
-        cut_above, weigh_by, optimism: see `UncertaintyRules`. Without them all steps count alike, and rewards are
-            those that the model predicts.
+        cut_above: see `UncertaintyRules`; None truncates no rollout.
+        weigh_by: see `UncertaintyRules`; None gives all transitions the same weight.
+        optimism: see `UncertaintyRules`; None adds no bonus to rewards.
         divide_pixels_twice: reproduces defect 1 of the published loop: imagined pixels reach the policy divided by 255
             twice, so that it hardly sees them.
 
     Raises:
-        ValueError: settings that cannot work together, one line.
+        UserError: settings do not fit together.
     """
 
     def __init__(

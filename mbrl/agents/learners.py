@@ -59,7 +59,7 @@ class TransitionLearner(Learner):
         schedule: its batch size and real ratio count.
 
     Raises:
-        ValueError: there is no imagination to draw from.
+        UserError: there is no imagination to draw from.
     """
 
     def __init__(self, policy: Policy, imagination: Imagination | None, schedule: Schedule) -> None:
@@ -90,8 +90,9 @@ class TransitionLearner(Learner):
 
 
 class RolloutLearner(Learner):
-    """Updates a policy on whole imagined rollouts. Imitation takes a gradient step of its own beside each update,
-    because no imagined rollout is demonstrated.
+    """Updates a policy on whole imagined rollouts.
+
+    Imitation takes a gradient step of its own after each update, because no imagined rollout is demonstrated.
 
     Args:
         policy: as in `Learner`.
@@ -99,7 +100,7 @@ class RolloutLearner(Learner):
         schedule: its batch size counts, and its real ratio must be 0.
 
     Raises:
-        ValueError: the real ratio is not 0, or there is no imagination.
+        UserError: the real ratio is not 0, or there is no imagination.
     """
 
     def __init__(self, policy: Policy, imagination: Imagination | None, schedule: Schedule) -> None:
@@ -121,7 +122,7 @@ class RolloutLearner(Learner):
 
 
 def learner_for(policy: Policy, imagination: Imagination | None, schedule: Schedule) -> Learner:
-    """The learner for what `policy.update` wants."""
+    """The learner for the batches that `policy.update` reads."""
     kinds: dict[str, type[TransitionLearner] | type[RolloutLearner]] = {
         "transitions": TransitionLearner,
         "rollouts": RolloutLearner,

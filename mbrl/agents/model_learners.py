@@ -21,7 +21,8 @@ class ModelLearner(ABC):
         schedule: its `model_*` rates count.
 
     Attributes:
-        updates: gradient steps so far. fits: fits so far; 0 for a model that is updated on segments.
+        updates: gradient steps so far.
+        fits: fits so far; 0 for a model that is updated on segments.
     """
 
     def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
@@ -39,7 +40,7 @@ class ModelLearner(ABC):
 
     @abstractmethod
     def update(self, replay: Replay) -> Metrics:
-        """Train once; metrics by name, detached 0-d tensors."""
+        """Train once; returns metrics by name, detached 0-d tensors."""
 
 
 class SegmentLearner(ModelLearner):
@@ -59,7 +60,7 @@ class FitLearner(ModelLearner):
     """Fits to all real steps at regular intervals, each until held-out data improve no more (MBPO).
 
     Raises:
-        ValueError: `model_fit_every` is below 1.
+        UserError: `model_fit_every` is below 1.
     """
 
     def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:

@@ -1,6 +1,6 @@
 """Model-predictive control: a policy that plans in a world model.
 
-B decisions side by side, N candidates, M proposals, C context frames, K frame stack, H horizon, A action, R resolution.
+B decisions in parallel, N candidates, M proposals, C context frames, K frame stack, H horizon, A action, R resolution.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PlanningPolicy(Policy):
             None scores by rewards.
 
     Raises:
-        ValueError: settings that cannot work together, one line.
+        UserError: settings do not fit together.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PlanningPolicy(Policy):
         self.actor.plan(self.actor.blank().to(self.device))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """A plan learns nothing: the world model and the prior have their own updates."""
+        """Does nothing: the world model and the prior have updates of their own."""
         return {}
 
 
@@ -226,7 +226,7 @@ class PlanningActor(TensorDictModuleBase):
 
 
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
-    """Check that the planner can use the world model; UserError where it cannot."""
+    """Check that the planner can use the world model; raise UserError if it cannot."""
     if "state" in world_model.observations or "pixels" not in world_model.observations:
         predicted = ", ".join(world_model.observations)
         raise UserError(f"planning needs a world model that predicts pixels, and this one predicts {predicted}")
@@ -244,7 +244,7 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
 
 
 def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_model: WorldModel) -> int:
-    """The frame stack K; UserError where the environment lacks what planning needs."""
+    """The frame stack K; raises UserError if the environment lacks what planning needs."""
     if "frames" not in list(observation_spec.keys()):
         raise UserError("planning needs frames, and this environment has none: set env.pixels=true")
     frame_stack = observation_spec["frames"].shape[-3] // 3
@@ -260,7 +260,7 @@ def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_mode
 
 
 def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
-    """Check that the prior can make this number of proposals; UserError where it cannot."""
+    """Check that the prior can make this number of proposals; raise UserError if it cannot."""
     if not 0 <= proposals <= planner.candidates:
         raise UserError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
     if proposals and set(prior.actor.in_keys) - {"task"} != {"frames"}:
@@ -274,7 +274,8 @@ def goal_image(path: Path, resolution: int) -> Tensor:
     """The last frame uint8 [3, R, R] of an episode file, or of the first one in a folder.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: it has no frames, or of another size.
+        FileNotFoundError: there is no episode.
+        UserError: it has no frames, or frames of another size.
     """
     if path.is_file():
         episode: TensorDictBase = read_published(path) if path.suffix == ".npz" else read_episode(path)

@@ -26,7 +26,7 @@ class Schedule:
         imagine_every: agent steps between two calls of imagination.
 
     Raises:
-        ValueError: the ratio leaves the real or the imagined part of a batch empty.
+        UserError: the ratio leaves the real or the imagined part of a batch empty.
     """
 
     batch_size: int

@@ -34,7 +34,7 @@ class TaskConditioned(WorldModel):
         tasks: N.
 
     Raises:
-        ValueError: the inner model reads no actions.
+        UserError: the inner model reads no actions.
     """
 
     def __init__(self, make: Callable[[int], WorldModel], actions: int, tasks: int) -> None:

@@ -52,7 +52,7 @@ class UncertaintyRules:
         """Check that the world model returns every estimate, and that scales are positive.
 
         Raises:
-            ValueError: one line that names the estimate.
+            UserError: an estimate is not returned, or a scale is not positive; the message names it.
         """
         for name in self.estimates:
             if name not in world_model.measures:

@@ -1,6 +1,6 @@
-"""Benchmarks: each module here has `run()`, which gives rows of name, value, unit and target, each as it is known.
+"""Benchmarks. The `run()` of each module here returns or yields rows of name, value, unit and target.
 
-A module whose name begins with an underscore is no benchmark but a part of some.
+Modules whose names start with an underscore are parts of benchmarks.
 """
 
 import difflib
@@ -20,22 +20,23 @@ ON_DEVICE = ("gpu",)  # those that measure a chosen device; the others measure t
 
 
 def names() -> list[str]:
-    """The names of the benchmarks there are."""
+    """Names of all benchmarks."""
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def run_benchmarks(chosen: Sequence[str] = (), device: str | None = None) -> Iterator[Row]:
-    """Run benchmarks and yield their rows.
+    """Run benchmarks, and yield each row when it is measured.
 
     Args:
-        chosen: names; none for all but ON_REQUEST, or with a device for those of ON_DEVICE.
-        device: what those of ON_DEVICE measure; None for the first GPU.
+        chosen: names of the benchmarks. Empty for all but those in ON_REQUEST or, with a device, for those in
+            ON_DEVICE.
+        device: what those in ON_DEVICE measure, such as cuda:1; None for the first GPU.
 
     Raises:
-        UserError: a name that does not exist, a device that is not there, or one that a named benchmark cannot use;
-            before the first one runs.
+        UserError: a name or the device does not exist, or a chosen benchmark cannot use the device. It is raised before
+            the first benchmark runs.
     """
-    keep_freed_memory()  # as a run does
+    keep_freed_memory()  # A training run does so too.
     known = names()
     for name in chosen:
         if name not in known:

@@ -1,4 +1,4 @@
-"""What mbpo computes in a stretch of agent steps, as a plain loop of the same networks: what ours is held against."""
+"""MBPO's updates over a number of agent steps as a plain loop on the same networks: the baseline of `mbpo.py`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ Columns = tuple[Tensor, ...]  # state, action, reward and next state of transiti
 def baseline_updates(
     agent: Agent, steps: TensorDict, *, fits: int, imaginations: int, updates: int
 ) -> Callable[[], object]:
-    """Gradient steps of the ensemble, rollouts of it, and policy updates of mixed batches, of bare tensors.
+    """A function that takes gradient steps of the ensemble, imagines rollouts and updates the policy, on plain tensors.
 
-    It trains the agent's networks. Left out are held-out data, episodes and their sums of rewards, metrics and checks.
+    It trains the networks of the agent. It has no held-out data, episodes, n-step sums, metrics or checks.
 
     Args:
-        agent: mbpo; its horizon is the last one. steps: all real ones, as ``Replay.steps`` gives them.
+        agent: an agent of configs/agent/mbpo.yaml. Its horizon is the final one.
+        steps: all real steps, from `Replay.steps`.
+        fits: gradient steps of the ensemble.
+        imaginations: number of times that rollouts are imagined, evenly spread over the updates.
+        updates: policy updates.
     """
     policy, model, imagination = agent.policy, agent.world_model, agent.imagination
     assert isinstance(policy, SAC) and isinstance(model, ProbabilisticEnsemble) and imagination is not None
@@ -65,7 +69,7 @@ def _empty_batch(real: Columns, size: int) -> TensorDict:
 
 
 def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
-    """One gradient step of all members, on whitened data."""
+    """A function that takes one gradient step of all members, on whitened data."""
     members, adam = model.members, torch.optim.AdamW(model.members.parameters(), lr=1e-3, fused=True)
     state, action, reward, after = real
     inputs = model.of_inputs(torch.cat([state, action], -1))
@@ -84,7 +88,7 @@ def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], o
 
 @torch.no_grad()
 def _imagine(policy: SAC, model: ProbabilisticEnsemble, state: Tensor, horizon: int) -> Columns:
-    """Rollouts in which every elite predicts every row: one is followed, all say how much they differ."""
+    """Rollouts. Every elite predicts every row: one elite gives the next state, and all give the reward bonus."""
     steps_so_far, number = [], torch.arange(len(state))
     for _ in range(horizon):
         action, _log_prob = sample_action(policy.actor.network, state)

@@ -1,4 +1,4 @@
-"""SAC's update as a plain loop and by TorchRL's losses, on the same networks: what ours is held against."""
+"""SAC's update as a plain loop and with TorchRL's losses, on the same networks: the baselines of `policies.py`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _adam(parameters: list[nn.Parameter]) -> torch.optim.Adam:
 
 
 def sample_action(network: nn.Module, state: Tensor) -> tuple[Tensor, Tensor]:
-    """An action and the logarithm of its density, [B, A] and [B, 1]."""
+    """Sample an action [B, A]; returns it and its log-density [B, 1]."""
     mean, raw = network(state).chunk(2, -1)
     log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (1 + torch.tanh(raw))
     noise = torch.randn_like(mean)
@@ -36,7 +36,7 @@ def sample_action(network: nn.Module, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def baseline_update(policy: SAC, batch: TensorDict) -> Update:
-    """An update of bare tensors and two critics: no metrics, no checks, no batch to read from. It trains ``policy``."""
+    """A function that updates the networks of `policy` on plain tensors, with two critics and no metrics or checks."""
     actor, log_temperature = policy.actor.network, policy.log_temperature
     first, second = policy.critic.networks
     targets, scale = policy.target_critic.networks, policy.critic.scale
@@ -96,7 +96,7 @@ class _Value(nn.Module):
 
 
 def torchrl_loss(policy: SAC, action_spec: Bounded, gamma: float) -> SACLoss:
-    """TorchRL's losses of the policy's networks."""
+    """TorchRL's SAC losses on the networks of the policy."""
     module = TensorDictModule(_Gaussian(policy.actor.network), in_keys=["state"], out_keys=["loc", "scale"])
     actor = ProbabilisticActor(
         module, in_keys=["loc", "scale"], distribution_class=TanhNormal, spec=action_spec, return_log_prob=True
@@ -115,7 +115,7 @@ def torchrl_loss(policy: SAC, action_spec: Bounded, gamma: float) -> SACLoss:
 
 
 def torchrl_update(policy: SAC, batch: TensorDict, action_spec: Bounded) -> Update:
-    """An update by TorchRL's losses as its SAC example makes it: all losses of one pass, one step of each optimiser."""
+    """A function that updates the policy as TorchRL's SAC example: one pass for all losses, one step per optimiser."""
     loss = torchrl_loss(policy, action_spec, gamma=float(batch["gamma"][0]))
     parameters = (loss.actor_network_params, loss.qvalue_network_params)
     adams = [_adam(list(part.flatten_keys().values())) for part in parameters] + [_adam([loss.log_alpha])]

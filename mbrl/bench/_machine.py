@@ -1,4 +1,4 @@
-"""What this machine can do, and what a piece of work asks of it: the two sides of a floor."""
+"""Throughput and bandwidth of this machine, and FLOPs and time of a call: the parts of a lower bound."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mbrl.bench import Row
 
-MEASURED_SECONDS = 0.3  # of measuring one rate
-COPY_BYTES = 2**26  # bytes, more than a processor's caches hold
-# Operators of a profile, by how their names begin; whatever is in none of these is small operations.
+MEASURED_SECONDS = 0.3  # seconds over which a rate is measured
+COPY_BYTES = 2**26  # bytes of a copy, more than the caches of a processor hold
+# Groups of operators in a profile, by the start of their names. All others are small operations.
 GROUPS = {
-    "products of weights": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"),
+    "weight matmuls": ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"),
     "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_scaled_dot_product"),
     "convolutions": ("aten::mkldnn_convolution", "aten::convolution_backward"),
 }
 
 
 def fastest_seconds(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of many calls."""
+    """Seconds of the fastest of many calls, after one call to warm up."""
     call()
     fastest, until = float("inf"), time.perf_counter() + MEASURED_SECONDS
     while time.perf_counter() < until:
@@ -34,7 +34,12 @@ def fastest_seconds(call: Callable[[], object]) -> float:
 
 
 def median_seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median wall-clock seconds of each call, interleaved, after one round to warm up."""
+    """Median wall-clock seconds of each call. The calls are interleaved, after one round to warm up.
+
+    Args:
+        calls: what is timed.
+        repeats: rounds.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, durations in zip(calls, times, strict=True):
@@ -45,20 +50,25 @@ def median_seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[
 
 
 def matmul_rate(dtype: torch.dtype, rows: int, inner: int, columns: int) -> float:
-    """Floating-point operations a second of a product [rows, inner] by [columns, inner], its inputs at hand."""
+    """FLOP/s of a product of [rows, inner] and the transpose of [columns, inner], with its inputs in the cache."""
     left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
     return 2 * rows * inner * columns / fastest_seconds(lambda: torch.nn.functional.linear(left, right))
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy between blocks larger than the caches."""
+    """Bytes per second, read and written, of a copy between blocks larger than the caches."""
     source = torch.ones(COPY_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * COPY_BYTES / fastest_seconds(lambda: target.copy_(source))
 
 
 def count_flops(call: Callable[[], object], only: tuple[str, ...] = ()) -> int:
-    """Floating-point operations of a call's products and convolutions, or of the named operators among them."""
+    """FLOPs of the matrix products and convolutions of a call.
+
+    Args:
+        call: what is counted.
+        only: names of operators, such as "mm"; empty for all.
+    """
     with FlopCounterMode(display=False) as counter:
         call()
     counts = counter.get_flop_counts()["Global"]
@@ -66,7 +76,7 @@ def count_flops(call: Callable[[], object], only: tuple[str, ...] = ()) -> int:
 
 
 def time_shares(call: Callable[[], object]) -> dict[str, float]:
-    """What part of a call's time on the processor each of GROUPS takes, and the small operations beside them."""
+    """Share of a call's CPU time in each of GROUPS and in small operations, each in [0, 1]."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         call()
     durations = dict.fromkeys(GROUPS, 0.0)

@@ -18,7 +18,12 @@ ACTION = 4
 
 
 def build(name: str = NANO, segment_length: int = 12) -> IVideoGPT:
-    """A configured model with random weights, for segments of that length."""
+    """A model with random weights.
+
+    Args:
+        name: a file in configs/worldmodel.
+        segment_length: frames of its longest segment.
+    """
     config = OmegaConf.load(str(files("configs") / "worldmodel" / f"{name}.yaml"))
     config.segment_length = segment_length
     side = config.tokenizer.resolution
@@ -28,7 +33,7 @@ def build(name: str = NANO, segment_length: int = 12) -> IVideoGPT:
     model: IVideoGPT = make(observation_spec=pixels, action_spec=Bounded(-1, 1, (ACTION,)))
     for quantizer in (model.tokenizer.quantize, model.tokenizer.dynamics_quantize):
         if quantizer.warmup:
-            quantizer.seen.fill_(quantizer.warmup)  # a codebook at work, not one that waits for its encoder
+            quantizer.seen.fill_(quantizer.warmup)  # The codebook is past its warm-up.
     return model.eval()
 
 

@@ -1,12 +1,17 @@
-"""The published loop of imagination, plainly written, for the same weights: what our own is measured against.
+"""iVideoGPT's published loop of imagination with the same weights: the baseline of `imagination.py`.
 
-As there (thuml/iVideoGPT, mbrl/video_predictor.py, over transformers 4.38.2), the context frames are tokenized and
-decoded once; every frame then runs the transformer over the whole prefix again, with logits at all of its positions and
-a key/value cache that lasts for that frame and grows by concatenation; each token is drawn from the top k of the whole
-vocabulary, and one more than the frame has, which is dropped; every frame is decoded by itself. Plain means the model's
-own modules under autocast, one after the other. Where the published code does more than that this loop does not: no
-encoding of blank future frames, no dropout, no hidden states of all layers kept, and the context's keys and values for
-the tokenizer's decoder are made once instead of for every frame.
+Source: thuml/iVideoGPT, mbrl/video_predictor.py, with transformers 4.38.2. The context frames are tokenized and decoded
+once. For every frame:
+
+- the transformer runs over the whole prefix again, with logits at all positions, and fills a KV cache that lasts for
+  this frame and grows by concatenation;
+- each token is sampled from the top k of the whole vocabulary; one token more than the frame has is sampled, and
+  dropped;
+- the frame is decoded alone.
+
+The loop calls the modules of the model under autocast. Unlike the published code, it does not encode blank future
+frames, apply dropout, keep the hidden states of all layers, or recompute the keys and values of the context for the
+tokenizer's decoder at every frame.
 """
 
 from __future__ import annotations
@@ -26,7 +31,17 @@ Past = list[tuple[Tensor, Tensor]]  # keys and values [B, h, L, d] of each layer
 
 @torch.no_grad()
 def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> Tensor:
-    """Tokens int64 [B, H, n] under actions [B, H, A]; each frame is decoded too, unless told not to."""
+    """Imagine frames.
+
+    Args:
+        model: iVideoGPT.
+        context: `pixels` uint8 [B, C, 3, R, R].
+        actions: [B, H, A].
+        decode: whether frames are decoded to pixels.
+
+    Returns:
+        Tokens, int64 [B, H, n].
+    """
     transformer, tokenizer, layout = model.transformer, model.tokenizer, model.layout
     edges, embedding, frames_so_far = transformer.edges, transformer.llm.model.embed_tokens, []
     top_k = model.rollouts.sampling.top_k or layout.vocabulary
@@ -54,7 +69,16 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
 
 
 def forward(transformer: VideoTransformer, x: Tensor, past: Past) -> Tensor:
-    """Embeddings [B, L, D] to final hidden states; ``past`` is empty or holds what came before, and grows."""
+    """Run the decoder layers.
+
+    Args:
+        transformer: the transformer.
+        x: embeddings, [B, L, D].
+        past: keys and values of earlier positions, or empty; those of this call are added to it.
+
+    Returns:
+        Final hidden states, [B, L, D].
+    """
     first = past[0][0].shape[2] if past else 0
     cos, sin = transformer.cos[first : first + x.shape[1]], transformer.sin[first : first + x.shape[1]]
     for index, layer in enumerate(transformer.llm.model.layers):
@@ -79,6 +103,6 @@ def forward(transformer: VideoTransformer, x: Tensor, past: Past) -> Tensor:
 
 
 def sample_token(logits: Tensor, top_k: int) -> Tensor:
-    """Tokens [B, 1] drawn from the ``top_k`` most likely of logits [B, V]."""
+    """Sample tokens [B, 1] from the `top_k` most likely of logits [B, V]."""
     least = logits.topk(top_k).values[:, -1:]
     return torch.multinomial(logits.masked_fill(logits < least, float("-inf")).softmax(-1), 1)

@@ -1,4 +1,4 @@
-"""DreamerV3 from TorchRL's own modules and losses, composed as the example of its DreamerV3Loss: to compare with."""
+"""DreamerV3 from TorchRL's modules and losses, as in the example of its DreamerV3Loss: the baseline of `dreamer.py`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NEXT = [("next", key) for key in LATENT]
 
 
 def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int) -> DreamerV3Loss:
-    """All losses for an observation of that key and shape, with DreamerV3's settings where the defaults are others."""
+    """All losses, with DreamerV3's settings, for the observation `key` (`pixels` or `state`) of this shape."""
     deter, stoch = 8 * units, CATEGORICALS * units // 16
     features, two_hot = deter + stoch, SymExpTwoHot()
     encoder: nn.Module
@@ -72,7 +72,7 @@ def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int)
         world_model, kl_mode="separate", unimix=UNIMIX, lambda_continue=1.0, reco_symlog=key != "pixels",
         detach_output=False,
     )  # fmt: skip
-    model_loss.set_keys(pixels="observation")  # its "state" is the latent one
+    model_loss.set_keys(pixels="observation")  # TorchRL's key "state" is the latent state.
     rewarded = TensorDictModule(_Chained(reward, two_hot), LATENT, ["reward"])
     env = _imagination(TensorDictModule(prior, step, ["_", *LATENT]), rewarded, stoch, deter, actions)
     critic = TensorDictSequential(
@@ -92,7 +92,7 @@ def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int)
 
 
 class _Chained(nn.Sequential):
-    """Modules of which the first takes several inputs."""
+    """Two modules in sequence; the first takes several inputs."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         first, last = self
@@ -122,7 +122,7 @@ def _actor(features: int, actions: int, units: int) -> ProbabilisticTensorDictSe
 
 
 def updater(losses: DreamerV3Loss, sample: TensorDict, learning_rate: float) -> tuple[Callable[[], None], int]:
-    """What does one update on `sample` [B, T], and how many parameters it trains."""
+    """A function that takes one update on `sample` [B, T], and the number of trained parameters."""
     trained = [parameter for parameter in losses.parameters() if parameter.requires_grad]
     optimizer, slow = DreamerV3Optimizer(trained, lr=learning_rate), SoftUpdate(losses.value_loss, tau=0.02)
 

@@ -1,4 +1,4 @@
-"""TorchRL's collector with two workers against a bare loop over one environment, in one run."""
+"""TorchRL's collector with two workers, compared with a bare loop over one environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {"task": "reach", "action_repeat": 1}
 
 
 def run() -> Iterator[Row]:
-    """Env steps a second of two processes, and of two Ray workers where Ray is installed, over those of a bare loop."""
+    """Env steps per second of two processes and, if Ray is installed, of two Ray workers, over those of a bare loop."""
     yield from _compare_with_bare_loop("process", "two processes", "state", "≥ 0.75")
     yield from _compare_with_bare_loop("process", "two processes", "pixels")
     if find_spec("ray") is not None:
@@ -39,7 +39,7 @@ def _compare_with_bare_loop(backend: str, name: str, observation: str, target: s
     collector = make_collector(partial(make_env, **settings), policy, seed=0, random_steps=0, **options)
     try:
         steps = iter(collector)
-        next(steps)  # the workers' start
+        next(steps)  # The first batch includes the start of the workers.
         bare = partial(_bare_loop, MetaWorld(**settings), frames)
         rates = [(frames / _seconds(partial(next, steps)), frames / _seconds(bare)) for _ in range(BATCHES)]
     finally:

@@ -1,4 +1,4 @@
-"""A DreamerV3 update against the same made of TorchRL's modules and losses, at the sizes of a CPU, in one run."""
+"""A DreamerV3 update, compared with TorchRL's modules and losses, at sizes for a CPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
 
-ACTIONS, ROWS, REPEATS = 4, 101, 10  # Meta-World's actions, and rows of its episodes
+ACTIONS, ROWS, REPEATS = 4, 101, 10  # those of Meta-World; ROWS are the records of an episode
 OBSERVATIONS = {
     "state": Unbounded((39,)),
     "pixels": Bounded(0, 255, (3, 64, 64), dtype=torch.uint8),
@@ -28,7 +28,7 @@ OBSERVATIONS = {
 
 
 def run() -> Iterator[Row]:
-    """Updates a second of both, and for each million of trained parameters, from state and from pixels."""
+    """Updates per second of both, and their ratio per trained parameter, from state and from pixels."""
     for key, spec in OBSERVATIONS.items():
         config = compose_for(key)
         model = config.agent.policy.world_model
@@ -43,7 +43,7 @@ def run() -> Iterator[Row]:
         yield row(f"{name}, {millions:.2f} M parameters", rate, "updates/s")
         yield row(f"{name}: TorchRL's, {their_millions:.2f} M parameters", their_rate, "updates/s")
         ratio = (rate * millions) / (their_rate * their_millions)
-        yield row(f"{name}: ours over TorchRL's, for each parameter", ratio, "×", "≥ 1")
+        yield row(f"{name}: ours over TorchRL's, per parameter", ratio, "×", "≥ 1")
 
 
 def compose_for(key: str) -> DictConfig:
@@ -54,7 +54,7 @@ def compose_for(key: str) -> DictConfig:
 def learner_update(
     config: DictConfig, observation_spec: Composite, device: torch.device | str = "cpu"
 ) -> tuple[Callable[[], Any], int]:
-    """An update as a run does it, the batch drawn and the latents written back for it; and what it trains."""
+    """A function that takes one update as in a run, with sampling and latents, and the number of trained parameters."""
     specs = {"observation_spec": observation_spec, "action_spec": Bounded(-1.0, 1.0, (ACTIONS,))}
     policy = make(config.agent.policy, Policy, place="agent.policy", **specs).to(device)
     learner = assemble(config, policy).learner
@@ -70,7 +70,7 @@ def learner_update(
 
 
 def _sample(config: DictConfig, spec: Any) -> TensorDict:
-    """Segments as TorchRL's losses want them, [B, T]."""
+    """Segments [B, T] in the layout of TorchRL's losses."""
     shape, units = (config.agent.batch_size, config.agent.segment_length), config.agent.policy.world_model.units
     flag = torch.zeros(*shape, 1, dtype=torch.bool)
     after = {"observation": spec.expand(*shape, *spec.shape).rand(), "reward": torch.rand(*shape, 1), "done": flag}

@@ -1,4 +1,4 @@
-"""A DrQ-v2 update with the published settings against one with those for a CPU, in one run."""
+"""A DrQ-v2 update with the published settings, compared with one with the settings for a CPU."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PUBLISHED, CPU = ("drqv2", 256), ("drqv2_cpu", 128)  # configuration in configs/
 
 
 def run() -> list[dict[str, object]]:
-    """Updates a second of both, in turn, on random frames; batch sizes are part of the settings."""
+    """Updates per second of both, interleaved, on random frames. The batch size is part of the settings."""
     learners = {name: (build(name), random_batch(rows)) for name, rows in (PUBLISHED, CPU)}
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for _ in range(ROUNDS + 1):
         for name, (policy, batch) in learners.items():
             began = time.perf_counter()
-            float(policy.update(batch)["critic_loss"])  # reading it waits for the device
+            float(policy.update(batch)["critic_loss"])  # Reading the loss waits for the device.
             seconds[name].append(time.perf_counter() - began)
     # The first round warms up.
     rates = {name: 1.0 / median(times[1:]) for name, times in seconds.items()}
@@ -48,7 +48,7 @@ def build(name: str) -> Policy:
     frames = Bounded(0, 255, FRAMES, dtype=torch.uint8)
     with initialize_config_dir(str(files("configs")), version_base=None):
         config = compose(f"policy/{name}").policy
-    make = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
+    make = instantiate(config, _partial_=True)  # OmegaConf would convert specs, which are dataclasses.
     policy: Policy = make(observation_spec=Composite(frames=frames), action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))
     return policy
 

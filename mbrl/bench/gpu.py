@@ -1,7 +1,7 @@
-"""Rates of the pieces of the suite on one GPU, the share of the time that it works, and the kernels that it runs.
+"""Rates of the parts of the suite on one GPU, the share of time in which the GPU is busy, and the number of kernels.
 
-A piece that launches many small kernels leaves the GPU idle between them: a low share says that the launches are the
-limit, and the number of kernels says how many there are. The rows `ceiling` are what the card itself reaches.
+A part that launches many small kernels leaves the GPU idle between them. A low share therefore means that launches are
+the limit. The rows `ceiling` are the throughput, bandwidth and launch rate of the device.
 """
 
 from __future__ import annotations
@@ -23,26 +23,33 @@ from mbrl.bench._models import BASE, NANO, build, segments, starts
 from mbrl.bench.training import step
 from worldmodel.ivideogpt.model import IVideoGPT
 
-SECONDS, WARM_UP = 1.0, 3  # of measuring one piece; calls before it
+SECONDS, WARM_UP = 1.0, 3  # seconds over which a part is measured; calls before that
 HORIZON = 10
 TRAINING, IMAGINED = {NANO: (16, 64), BASE: (16,)}, {NANO: (32, 256, 1024), BASE: (32, 256)}  # batch sizes
 
 
 class Piece(NamedTuple):
-    """Something to measure."""
+    """A part to measure.
+
+    Attributes:
+        name: name of its rows.
+        call: runs it once.
+        amount: units of work in one call.
+        unit: unit of the rate.
+    """
 
     name: str
     call: Callable[[], object]
-    amount: float = 1.0  # of units in one call
+    amount: float = 1.0
     unit: str = "1/s"
 
 
 def run(device: str = "cuda", seconds: float = SECONDS) -> Iterator[Row]:
-    """Rows of every piece; a piece that fails costs its own rows alone.
+    """Rows of every part.
 
     Args:
-        device: of the models and batches.
-        seconds: time for each piece; 0 for one call.
+        device: device of the models and batches.
+        seconds: time for each part; 0 for one call.
     """
     where = torch.device(device)
     synchronize = partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
@@ -52,7 +59,7 @@ def run(device: str = "cuda", seconds: float = SECONDS) -> Iterator[Row]:
 
 
 def measure(piece: Piece, synchronize: Callable[[], None], seconds: float) -> Iterator[Row]:
-    """The rate of a piece, and on a GPU the share of its time that kernels take and how many there are."""
+    """Rows of a part: its rate and, on a GPU, the share of its time in kernels and their number per call."""
     for _ in range(WARM_UP if seconds else 0):
         piece.call()
     synchronize()
@@ -70,7 +77,7 @@ def measure(piece: Piece, synchronize: Callable[[], None], seconds: float) -> It
 
 
 def kernels_of(call: Callable[[], object], synchronize: Callable[[], None]) -> tuple[float, int]:
-    """Seconds that the kernels of one call take, and their number."""
+    """Seconds in the kernels of one call, and their number."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         call()
         synchronize()
@@ -79,7 +86,7 @@ def kernels_of(call: Callable[[], object], synchronize: Callable[[], None]) -> t
 
 
 def ceilings(device: torch.device) -> Iterator[Piece]:
-    """Products, copies and launches."""
+    """Matrix products, copies and launches."""
     side = 8192 if device.type == "cuda" else 64
     for dtype in (torch.bfloat16, torch.float32):
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -99,21 +106,21 @@ def ceilings(device: torch.device) -> Iterator[Piece]:
 
 
 def updates(device: torch.device) -> Iterator[Piece]:
-    """Model-free updates, on a batch that lies on the device and on one that is drawn and moved there."""
+    """Model-free updates, on a batch on the device, and with sampling and the copy to the device."""
     with tempfile.TemporaryDirectory() as folder:
         frames = replay.filled_buffer(Path(folder))
         for name, size in (encoders.PUBLISHED, encoders.CPU):
             policy, batch = encoders.build(name).to(device), encoders.random_batch(size).to(device)
             yield Piece(f"DrQ-v2 update, {name}, batch {size}", partial(policy.update, batch))
-            yield Piece(f"drawing {size} transitions of frames", partial(frames.transitions, size))
+            yield Piece(f"sampling {size} transitions of frames", partial(frames.transitions, size))
             drawn = partial(_draw_and_update, policy, frames, size, device)
-            yield Piece(f"DrQ-v2 update, {name}, batch {size}, drawn for it", drawn)
+            yield Piece(f"DrQ-v2 update, {name}, batch {size}, with sampling", drawn)
     states = policies.filled_replay()
     for name in ("sac", "sac_bro", "sac_simba"):
         sac, size = policies.build(name, Bounded(-1.0, 1.0, (policies.ACTIONS,))).to(device), policies.BATCH
         yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, states.transitions(size).to(device)))
         drawn = partial(_draw_and_update, sac, states, size, device)
-        yield Piece(f"SAC update, {name}, batch {size}, drawn for it", drawn)
+        yield Piece(f"SAC update, {name}, batch {size}, with sampling", drawn)
 
 
 def _draw_and_update(policy: Any, source: Any, size: int, device: torch.device) -> None:
@@ -121,7 +128,7 @@ def _draw_and_update(policy: Any, source: Any, size: int, device: torch.device) 
 
 
 def dreamers(device: torch.device) -> Iterator[Piece]:
-    """A DreamerV3 update, its segments drawn for it."""
+    """DreamerV3 updates, with sampling."""
     for key, spec in dreamer.OBSERVATIONS.items():
         config = dreamer.compose_for(key)
         update, _ = dreamer.learner_update(config, Composite({key: spec}), device)

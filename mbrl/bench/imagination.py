@@ -1,12 +1,17 @@
-"""How fast iVideoGPT imagines, against the published loop with the same weights, and how far from this machine's floor.
+"""Imagined steps of iVideoGPT, compared with the published loop with the same weights and with a lower bound.
 
-The floor counts the products of weights at the rate that this machine reaches at the token step's own shapes, the keys
-and values once through memory for every token, and the tokenizer's decoder at the rate of large products. At nano size
-and batch 32, on one thread of a processor with AVX-512 bfloat16 (the rows "share of a step" tell it for the machine at
-hand), a third of a step is attention, whose products of one query a row and head are too small for the matrix kernels:
-they arrange the keys anew for each. A third is small operations (norms, rotations, gates, conversions, the draw, the
-decoder's activations), each bound by its own start or by memory. The products of weights and the convolutions share
-the last third, close to their floor.
+Lower bound: matmul FLOPs of the weights at the throughput measured for the shapes of one token step, one read of the KV
+cache for every token at the measured bandwidth, and FLOPs of the tokenizer's decoder at the throughput of large
+products.
+
+At nano size and batch 32, on one thread of a processor with AVX-512 bfloat16, a step takes (the rows "share of a step"
+give the shares on this machine):
+
+- a third for attention: with one query per row and head, products are too small for the matrix kernels, which pack the
+  keys again for each;
+- a third for small operations (norms, rotations, gates, conversions, sampling, activations of the decoder), each
+  limited by its launch or by memory;
+- a third for the products with weights and the convolutions, which are close to their lower bound.
 """
 
 from __future__ import annotations
@@ -27,11 +32,18 @@ from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, imagine
 HORIZON = 10
 HORIZONS = (5, 10, 20, 40)
 BATCHES, REPEATS = {NANO: 32, BASE: 2}, {NANO: 3, BASE: 1}
-LARGE_SIDE = 1024  # side of the products that large work is held against
+LARGE_SIDE = 1024  # side of the matrices with which the throughput of large products is measured
 
 
 def imagine_with_cache(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool = True) -> None:
-    """The model's own loop; without ``decode`` it stops at the frames' tokens."""
+    """The loop of this project.
+
+    Args:
+        model: iVideoGPT.
+        context: `pixels` uint8 [B, C, 3, R, R].
+        actions: [B, H, A].
+        decode: whether frames are decoded to pixels.
+    """
     state = model.start(context)
     for action in actions.unbind(1):
         state, frame = model.rollouts.advance(state, action)
@@ -40,14 +52,14 @@ def imagine_with_cache(model: IVideoGPT, context: TensorDict, actions: Tensor, d
 
 
 def token_evaluations(model: IVideoGPT, horizon: int) -> tuple[int, int]:
-    """Tokens of a row that pass through the transformer: with the cache, and re-encoding each frame's prefix."""
+    """Tokens of one rollout that pass through the transformer: with the KV cache, and with the prefix re-encoded."""
     layout = model.layout
     reencoded = sum(layout.prefix + layout.stride * (step + 1) for step in range(horizon))
     return layout.prefix + layout.stride * horizon, reencoded
 
 
 def compare_with_published(name: str) -> list[Row]:
-    """Both loops in turn, frames decoded as they come; at nano size also not decoded, for the transformer's part."""
+    """Rows of both loops, interleaved; at nano size also without decoding, which leaves the transformer."""
     model, batch, size = build(name, HORIZON + 2), BATCHES[name], name.removeprefix("ivideogpt_")
     inputs = starts(model, batch, HORIZON)
     loops = [imagine_with_cache, _published_loop.imagine]
@@ -68,9 +80,9 @@ def compare_with_published(name: str) -> list[Row]:
 
 
 def lower_bound_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
-    """Least time of one imagined step of ``batch`` rows, by part."""
+    """Lower bound in milliseconds of one imagined step of `batch` rollouts, by part."""
     context, actions = starts(model, batch, 1)
-    decoder = CachedDecoder(model.transformer, torch.float32)  # whose products are torch's own, so that they count
+    decoder = CachedDecoder(model.transformer, torch.float32)  # The FLOP counter sees torch's own products only.
     cache = decoder.encode(model.layout.join(model.start(context).codes), model.max_horizon)
     added = decoder.edges.condition(actions[:, 0], None)
     products = count_flops(partial(imagine, [decoder], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
@@ -80,14 +92,14 @@ def lower_bound_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     read = (caches.prefix_keys.nbytes + caches.prefix_values.nbytes + caches.own.nbytes) * model.layout.stride
     outputs, width = decoder.layers[0].gate_up.weight.shape
     return {
-        "products of weights": 1e3 * products / matmul_rate(model.dtype, batch, width, outputs),
-        "keys and values read": 1e3 * read / copy_bandwidth(),
+        "weight matmuls": 1e3 * products / matmul_rate(model.dtype, batch, width, outputs),
+        "KV cache read": 1e3 * read / copy_bandwidth(),
         "frame decoded": 1e3 * decoding / matmul_rate(model.dtype, LARGE_SIDE, LARGE_SIDE, LARGE_SIDE),
     }
 
 
 def step_milliseconds(model: IVideoGPT, batch: int, horizon: int) -> float:
-    """Mean cost of one imagined step of a rollout of ``horizon`` steps, the start left out."""
+    """Mean milliseconds of one imagined step of a rollout of `horizon` steps, without the start."""
     context, actions = starts(model, batch, horizon)
     state = model.start(context)
     began = time.perf_counter()
@@ -97,7 +109,7 @@ def step_milliseconds(model: IVideoGPT, batch: int, horizon: int) -> float:
 
 
 def compare_with_lower_bound() -> list[Row]:
-    """One step at nano size: its floor, by part, what it takes, and where its time goes."""
+    """Rows of one step at nano size: its lower bound by part, its time, and the shares of its time."""
     model, batch = build(), BATCHES[NANO]
     parts = lower_bound_milliseconds(model, batch)
     measured = min(step_milliseconds(model, batch, HORIZON) for _ in range(REPEATS[NANO]))
@@ -111,16 +123,16 @@ def compare_with_lower_bound() -> list[Row]:
             state, _ = model.step(state, action)
 
     return [
-        *(row(f"floor of a step: {part}", value, "ms") for part, value in parts.items()),
-        row("floor of a step", lower_bound, "ms"),
+        *(row(f"lower bound of a step: {part}", value, "ms") for part, value in parts.items()),
+        row("lower bound of a step", lower_bound, "ms"),
         row("a step", measured, "ms"),
-        row("a step over its floor", measured / lower_bound, "×"),
+        row("a step over its lower bound", measured / lower_bound, "×"),
         *(row(f"share of a step: {part}", 100 * share, "%") for part, share in time_shares(steps).items()),
     ]
 
 
 def measure_horizons() -> list[Row]:
-    """Cost of a step of rollouts of several lengths, all with room for the longest, in turn."""
+    """Rows of the cost of a step in rollouts of several lengths, all with a cache for the longest."""
     model, batch = build(segment_length=max(HORIZONS) + 2), BATCHES[NANO]
     times = [[step_milliseconds(model, batch, horizon) for horizon in HORIZONS] for _ in range(3)]
     fastest = [min(column) for column in zip(*times, strict=True)]
@@ -133,7 +145,7 @@ def measure_horizons() -> list[Row]:
 
 @torch.no_grad()
 def run() -> list[Row]:
-    """Rows of name, value, unit and target."""
+    """All rows."""
     return [
         *compare_with_published(NANO),
         *compare_with_lower_bound(),

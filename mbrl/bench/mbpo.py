@@ -1,4 +1,4 @@
-"""MBPO's policy updates, with the fits and the rollouts that feed them, against a plain loop of the same networks."""
+"""MBPO's policy updates, with their fits and rollouts, compared with a plain loop on the same networks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from policies.base import Policy
 from worldmodel.base import WorldModel
 
 REPEATS = 3
-ENV_STEPS = 100_000  # after which rollouts have their final length
+ENV_STEPS = 100_000  # env steps at which rollouts have their final length
 
 
 def run() -> Iterator[Row]:
-    """Updates a second of both over the agent steps between two fits."""
+    """Updates per second of both over the agent steps between two fits."""
     config = _config()
     replay = filled_replay()
     agent = _agent(config, replay)
@@ -41,7 +41,7 @@ def run() -> Iterator[Row]:
         done += span
         agent.update(replay, done, ENV_STEPS)
 
-    ours()  # the first fit, and one imagination
+    ours()  # The first fit and the first rollouts.
     baseline = baseline_updates(
         agent, replay.steps("state"), fits=fits, imaginations=span // config.agent.imagine_every, updates=updates
     )
@@ -55,7 +55,7 @@ def run() -> Iterator[Row]:
 def _config() -> DictConfig:
     with initialize_config_dir(str(files("configs")), version_base=None):
         config = compose("train", ["agent=mbpo"])
-    config.agent.world_model.patience = 10**6  # random data are learned no better: every fit goes to its end
+    config.agent.world_model.patience = 10**6  # A fit on random data would stop early.
     return config
 
 

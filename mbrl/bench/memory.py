@@ -1,7 +1,7 @@
-"""Peak memory of one training step of the base model at batch 16; takes minutes on a CPU, so it runs on request alone.
+"""Peak memory of one training step of the base model at batch 16. It takes minutes on a CPU and runs on request only.
 
-Each step is a process of its own, whose peak is what the operating system says. It holds the whole model in float32,
-and of the part that learns a gradient and two moments; the rest are activations and logits.
+Each step runs in a process of its own, whose peak the operating system reports. It holds the whole model in float32,
+the gradients and two moments of the part that is trained, and activations and logits.
 """
 
 from __future__ import annotations
@@ -19,13 +19,22 @@ from mbrl.bench._models import BASE
 BATCH = 16
 PARTS = {
     "tokenizer": "tokenizer",
-    "transformer": "transformer, logits where there is a loss",
+    "transformer": "transformer, logits at positions with a loss",
     "all positions": "transformer, logits at all positions",
 }
 
 
 def peak_gigabytes(part: str, batch: int, name: str) -> float:
-    """Peak of one step of that part; RuntimeError with the last line of what it said where the step fails."""
+    """Peak memory of one step in GB.
+
+    Args:
+        part: a key of PARTS.
+        batch: batch size.
+        name: a file in configs/worldmodel.
+
+    Raises:
+        RuntimeError: the step failed; with the last line of its stderr.
+    """
     command = [sys.executable, "-m", "mbrl.bench._step_memory", part, str(batch), name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -36,6 +45,6 @@ def peak_gigabytes(part: str, batch: int, name: str) -> float:
 
 
 def run() -> Iterator[Row]:
-    """Peaks of the base model's steps."""
+    """Peak memory of each step of the base model."""
     for part, name in tqdm(PARTS.items(), desc="memory", unit="step", leave=False):
         yield row(f"base, batch {BATCH}: {name}", peak_gigabytes(part, BATCH, BASE), "GB peak")

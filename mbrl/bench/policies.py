@@ -1,4 +1,4 @@
-"""SAC's update against a plain loop of the same networks and batch, and against TorchRL's losses, in one run."""
+"""SAC's update, compared with a plain loop on the same networks and batch, and with TorchRL's losses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mbrl.bench._machine import median_seconds, row
 from mbrl.replay.replay import Replay
 from policies.sac import SAC
 
-STATE, ACTIONS, BATCH = 39, 4, 256  # Meta-World's
+STATE, ACTIONS, BATCH = 39, 4, 256  # sizes of Meta-World
 EPISODES, STEPS = 500, 100
 GAMMA, REPEATS = 0.99, 60
 
 
 def run() -> Iterator[Row]:
-    """Updates a second of all three in turn, of ours with each kind of networks, and what drawing the batch costs."""
+    """Updates per second of all three, interleaved, of ours with each kind of network, and the cost of sampling."""
     action_spec = Bounded(-1.0, 1.0, (ACTIONS,))
     policy, replay = build("sac", action_spec), filled_replay()
     batch = replay.transitions(BATCH)
@@ -39,8 +39,8 @@ def run() -> Iterator[Row]:
     yield row(f"{name}: a plain loop of the same networks", 1 / baseline, "updates/s")
     yield row(f"{name}: ours over the plain loop", baseline / ours, "×", "≥ 0.8")
     yield row(f"{name}: ours over TorchRL's losses", torchrl_seconds / ours, "×", "≥ 1")
-    yield row(f"drawing {BATCH} transitions of states", 1e3 * sampling, "ms", "≤ 1")
-    yield row(f"{name}, the batch drawn for it", 1 / (ours + sampling), "updates/s")
+    yield row(f"sampling {BATCH} transitions of states", 1e3 * sampling, "ms", "≤ 1")
+    yield row(f"{name}, with sampling", 1 / (ours + sampling), "updates/s")
     for networks in ("sac_bro", "sac_simba"):
         other = build(networks, action_spec)
         (duration,) = median_seconds([lambda other=other: other.update(batch)], REPEATS // 3)  # type: ignore[misc]
@@ -50,13 +50,13 @@ def run() -> Iterator[Row]:
 def build(name: str, action_spec: Bounded) -> SAC:
     with initialize_config_dir(str(files("configs")), version_base=None):
         config = compose(f"policy/{name}").policy
-    make = instantiate(config, _partial_=True)  # specs are dataclasses, which OmegaConf would take apart
+    make = instantiate(config, _partial_=True)  # OmegaConf would convert specs, which are dataclasses.
     policy: SAC = make(observation_spec=Composite(state=Unbounded((STATE,))), action_spec=action_spec)
     return policy
 
 
 def filled_replay() -> Replay:
-    """A replay as large as a run of 100k env steps leaves it, in memory."""
+    """A replay in memory, as large as that of a run of 100k env steps."""
     replay = Replay(EPISODES * (STEPS + 1), n_step=1, gamma=GAMMA)
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
     records = TensorDict(

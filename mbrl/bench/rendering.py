@@ -1,4 +1,4 @@
-"""Pictures a second against gymnasium's own `render()` on the same task, interleaved in one run."""
+"""Rendered images per second, compared with Gymnasium's `render()` on the same task."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mbrl.envs.rendering import Quality, Renderer
 from mbrl.envs.simulator import Simulator
 
 RESOLUTION, CAMERA = 64, "corner"
-ROUNDS, IMAGES = 12, 8  # of ours in each round, against one of gymnasium's
+ROUNDS, IMAGES = 12, 8  # IMAGES of ours in each round, and one of Gymnasium's
 
 
 def run() -> list[dict[str, object]]:
-    """Rates of both, their ratio, and what is left of it in whole agent steps (action repeat 2)."""
+    """Images per second of both, their ratio, and agent steps per second (action repeat 2) with and without pixels."""
     simulator = Simulator("plate-slide", 0, 0, "fresh")
     simulator.reset(0)
     ours = {quality: _renderer(simulator, quality) for quality in ("fast", "full")}
@@ -36,7 +36,7 @@ def run() -> list[dict[str, object]]:
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(ROUNDS):
         for name, (job, repeats) in jobs.items():
-            job()  # draws once more first: OpenGL contexts have just been switched
+            job()  # Not measured: the OpenGL context has just been switched.
             began = time.perf_counter()
             for _ in range(repeats):
                 job()
@@ -49,9 +49,9 @@ def run() -> list[dict[str, object]]:
     rate = {name: 1 / median(values) for name, values in times.items()}
     speedup = rate["fast"] / rate["gymnasium"]
     return [
-        _row("rendering: gymnasium's render()", rate["gymnasium"], "pictures/s"),
-        _row("rendering: full quality", rate["full"], "pictures/s"),
-        _row("rendering: fast quality", rate["fast"], "pictures/s"),
+        _row("rendering: gymnasium's render()", rate["gymnasium"], "images/s"),
+        _row("rendering: full quality", rate["full"], "images/s"),
+        _row("rendering: fast quality", rate["fast"], "images/s"),
         _row("rendering: fast quality over gymnasium's render()", speedup, "×", "≥ 10"),
         _row("rendering: agent steps with pixels", rate["pixels"], "agent steps/s"),
         _row("rendering: agent steps, state only", rate["state"], "agent steps/s"),
@@ -64,7 +64,7 @@ def _renderer(simulator: Simulator, quality: Quality) -> Renderer:
 
 
 def _gymnasium_render(simulator: Simulator) -> Callable[[], object]:
-    """`render()` of the very environment, as gymnasium does it at this size and camera."""
+    """Gymnasium's `render()` of the same environment, at this size and camera."""
     from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
     raw: Any = simulator.raw
@@ -73,7 +73,7 @@ def _gymnasium_render(simulator: Simulator) -> Callable[[], object]:
 
     def render() -> object:
         viewer = raw.mujoco_renderer.viewer
-        if viewer is not None:  # it assumes that no other OpenGL context is in use
+        if viewer is not None:  # Gymnasium assumes that no other OpenGL context is in use.
             viewer.make_context_current()
         return raw.render()
 

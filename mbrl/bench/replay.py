@@ -1,4 +1,4 @@
-"""Drawing from the replay against plain numpy indexing of the same bytes, in one run."""
+"""Sampling from the replay, compared with numpy indexing of the same bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPEATS = 15
 
 
 def run() -> list[dict[str, object]]:
-    """Time of numpy's fancy indexing over the replay's, for transitions with stacks and for segments (1 is equal)."""
+    """Time of numpy's indexing over that of the replay, for transitions with frame stacks and for segments."""
     with tempfile.TemporaryDirectory() as folder:
         buffer = filled_buffer(Path(folder))
         pixels = buffer.records["pixels"].numpy()
@@ -64,7 +64,7 @@ def filled_buffer(folder: Path) -> EpisodeBuffer:
 
 
 def _ratio(reference: Callable[[], object], ours: Callable[[], object]) -> float:
-    """Median time of `plain` over that of `ours`, taken in turns."""
+    """Median time of `reference` over that of `ours`, interleaved."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(REPEATS):
         for job, durations in zip((reference, ours), times, strict=True):

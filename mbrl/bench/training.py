@@ -1,9 +1,9 @@
-"""Training steps of iVideoGPT at nano size, and how far they are from this machine's floor.
+"""Training steps of iVideoGPT at nano size, compared with a lower bound.
 
-The floor of a step is its products and convolutions, forward and backward, at the rate of large products in the type
-that they run in, and the optimiser's pass over the weights (weights, gradients and two moments in, weights and moments
-out) at the bandwidth of a copy. What lies above it: operations on maps and activations between the products, which
-move memory and multiply nothing; convolutions of few channels, whose backward passes reach half of the rate or less.
+Lower bound: FLOPs of the matrix products and convolutions, forward and backward, at the throughput of large products in
+their type, plus the optimiser's pass over the weights (reads weights, gradients and two moments, writes weights and
+moments) at the bandwidth of a copy. The rest of a step is operations on feature maps and activations, which only move
+memory, and convolutions of few channels, whose backward passes reach at most half of the throughput.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mbrl.bench._machine import copy_bandwidth, count_flops, matmul_rate, median
 from mbrl.bench._models import build, segments
 from worldmodel.ivideogpt.model import IVideoGPT
 
-BATCHES, REPEATS = (8, 16), 7  # 8 as the agent trains
-LARGE_SIDE = 1024  # side of the products that the work is held against
-OPTIMISER_BYTES = 7 * 4  # of each weight: four numbers read, three written
+BATCHES, REPEATS = (8, 16), 7  # 8 is what the agent uses
+LARGE_SIDE = 1024  # side of the matrices with which the throughput is measured
+OPTIMISER_BYTES = 7 * 4  # bytes for each weight: four numbers read, three written
 
 
 def step(model: IVideoGPT, part: str, batch: TensorDict) -> None:
-    """One update that trains that part alone."""
+    """One update that trains only `part`, tokenizer or transformer."""
     model.updates.fill_(0 if part == "tokenizer" else model.plan.tokenizer_updates)
     model.update(batch)
 
 
 def lower_bound_seconds(model: IVideoGPT, part: str, call: Callable[[], object]) -> float:
-    """Least time of a step: its multiplications, then the optimiser's pass over the weights."""
+    """Lower bound in seconds of a step: its FLOPs, then the optimiser's pass over the weights."""
     weights = sum(p.numel() for group in model.optimizers[part].param_groups for p in group["params"])
     rate = matmul_rate(model.dtype, LARGE_SIDE, LARGE_SIDE, LARGE_SIDE)
     return count_flops(call) / rate + OPTIMISER_BYTES * weights / copy_bandwidth()
@@ -39,7 +39,7 @@ def lower_bound_seconds(model: IVideoGPT, part: str, call: Callable[[], object])
 
 @torch.enable_grad()
 def run() -> list[Row]:
-    """Steps a second of both parts at both batch sizes, beside their floors and where their time goes."""
+    """Steps per second of both parts at both batch sizes, their lower bounds, and the shares of their time."""
     model = build()
     cases = [(part, batch) for part in ("tokenizer", "transformer") for batch in BATCHES]
     steps = [partial(step, model, part, segments(model, batch)) for part, batch in cases]
@@ -49,8 +49,8 @@ def run() -> list[Row]:
         name = f"{part}, batch {batch}"
         rows += [
             row(f"training: {name}", 1 / measured, "steps/s"),
-            row(f"training: {name}, floor", 1 / lower_bound, "steps/s"),
-            row(f"training: {name}, step over its floor", measured / lower_bound, "×"),
+            row(f"training: {name}, lower bound", 1 / lower_bound, "steps/s"),
+            row(f"training: {name}, step over its lower bound", measured / lower_bound, "×"),
         ]
         if batch == max(BATCHES):
             parts = time_shares(call).items()

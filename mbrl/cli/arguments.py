@@ -1,4 +1,4 @@
-"""The arguments and the help of each verb but `train` and `pretrain`, which Hydra parses."""
+"""Arguments and help of each verb except `train` and `pretrain`, whose arguments Hydra parses."""
 
 import argparse
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def _add_predict(verbs: Any) -> None:
     )
     samples = "rollouts of each segment; scores are of their mean and of the best (default: 1)"
     verb.add_argument("--samples", type=int, default=1, metavar="K", help=samples)
-    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts side by side (default: 16)")
+    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts in parallel (default: 16)")
     verb.add_argument("--videos", type=int, default=4, metavar="N", help="number of videos to write (default: 4)")
     verb.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the segments and of sampling (default: 0)"

@@ -1,6 +1,6 @@
 """Completion of verbs, options and settings in the shell, by argcomplete.
 
-Switch it on in bash or zsh, with the environment active: eval "$(register-python-argcomplete mbrl)"
+To enable it in bash or zsh, with the environment active: eval "$(register-python-argcomplete mbrl)"
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import argparse
 import os
 from pathlib import Path
 
-COMPLETION_VARIABLE = "_ARGCOMPLETE"  # set by the shell's hook when it asks for completions
+COMPLETION_VARIABLE = "_ARGCOMPLETE"  # environment variable that the shell's hook sets to request completions
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell's question and exit, where the shell has asked one."""
+    """Print completions and exit, if the shell requests them."""
     if COMPLETION_VARIABLE in os.environ:
         import argcomplete
 
@@ -21,7 +21,12 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def add_completions(verb: argparse.ArgumentParser, name: str) -> None:
-    """Give a verb that Hydra parses the options and settings to complete."""
+    """Add the options and settings of a verb that Hydra parses.
+
+    Args:
+        verb: the parser of the verb.
+        name: `train` or `pretrain`.
+    """
     for option in ("--help", "--multirun", "--hydra-help"):
         verb.add_argument(option, action="store_true")
     verb.add_argument("--cfg", choices=("job", "hydra", "all"))

@@ -1,4 +1,4 @@
-"""The verbs with a configuration, `mbrl train` and `mbrl pretrain`: their help, and how Hydra runs them."""
+"""The verbs with a configuration, `mbrl train` and `mbrl pretrain`: their help, and running them with Hydra."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ examples:
   mbrl train                                    the main job: mbpo_ivideogpt on one task, from pixels
   mbrl train agent=drqv2 env.task=door-lock seed=3
   mbrl train worldmodel@agent.world_model=ivideogpt_base
-  mbrl train experiment=smoke                   the whole thing in miniature, to see that it works
-  mbrl train --multirun seed=1,2,3              a sweep, one run after the other; again: the runs still missing
-  mbrl train --multirun launch=local agent=sac,mbpo seed=0,1,2     as many side by side as there are cores
+  mbrl train experiment=smoke                   a miniature run, to check the installation
+  mbrl train --multirun seed=1,2,3              a sweep, one run after the other; given again, it runs what is missing
+  mbrl train --multirun launch=local agent=sac,mbpo seed=0,1,2     as many in parallel as there are cores
   mbrl train --config-dir my_configs agent=mine    an agent of your own, from my_configs/agent/mine.yaml
   mbrl train agent=drqv2 --cfg job              print every setting and stop
 
@@ -44,7 +44,7 @@ class Configured(NamedTuple):
     """A verb with a configuration.
 
     Attributes:
-        module: has `run(config) -> Path | None` and, where the verb sweeps, `check(config)`.
+        module: has `run(config) -> Path | None` and, if the verb has sweeps, `check(config)`.
         purpose: the first sentence of its help.
         groups: config groups to choose from.
         examples: the end of its help.
@@ -68,7 +68,18 @@ CONFIGURED = {
 
 
 def run_configured(verb: str, arguments: Sequence[str]) -> int:
-    """Compose configs/VERB.yaml with the overrides, and call `run` of the verb's module with the result."""
+    """Compose configs/VERB.yaml with the overrides, and call `run` of the verb's module with the result.
+
+    Args:
+        verb: a key of CONFIGURED.
+        arguments: Hydra's options and overrides.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: an option, a setting or a group does not exist.
+    """
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.core.hydra_config import HydraConfig
@@ -100,25 +111,32 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
             return
         try:
             folder = run_once(config, config_dir) if verb == "train" else import_module(module).run(config)
-            if folder is not None:  # of several processes one says where it is
+            if folder is not None:  # None in all processes but one
                 print(folder)
         except Exception as error:
-            # Shown here, as Hydra prints a line of its own before main() sees the error. A sweep goes on to its
-            # next run instead.
+            # Errors are printed here, because Hydra prints a line of its own before main() receives them. In a sweep
+            # the next run follows instead.
             if settings.mode == RunMode.MULTIRUN or os.environ.get(TRACEBACK):
                 raise
             sys.exit(show(error))
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself, and main() never sees them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Otherwise Hydra prints errors itself, and main() does not receive them.
     sys.argv = [f"mbrl {verb}", *arguments]
     job()
     return show_failures(failures(folders), len(folders))
 
 
 def run_once(config: Any, config_dir: Path | None = None) -> Path:
-    """Train one run, with a line on stderr about where it starts and a summary at its end.
+    """Train one run. Prints to stderr from which env step it starts, and a summary at its end.
 
-    A run that is finished is not run again: its summary is printed, and nothing in its folder changes.
+    For a run that is finished, only the summary is printed, and nothing in its folder changes.
+
+    Args:
+        config: the configuration of the run.
+        config_dir: a user's own folder of configurations.
+
+    Returns:
+        The run folder.
     """
     from mbrl.cli.summary import opening, summary
     from mbrl.start import train_unless_finished
@@ -131,7 +149,7 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
 
 
 def print_help(verb: str, config_dir: Path | None = None) -> None:
-    """Print the verb's purpose, what can be chosen, as it is typed, and examples."""
+    """Print the purpose of the verb, the choices of each group, and examples."""
     from mbrl.compose import group_key, groups
 
     _, purpose, chosen, examples = CONFIGURED[verb]
@@ -144,7 +162,12 @@ def print_help(verb: str, config_dir: Path | None = None) -> None:
 
 
 def show_failures(failed: Sequence[tuple[Path, str]], jobs: int) -> int:
-    """Print which jobs of a sweep failed, one line each, and return the exit code."""
+    """Print each failed job of a sweep in one line; returns the exit code.
+
+    Args:
+        failed: run folder and reason of each failed job.
+        jobs: number of all jobs.
+    """
     from mbrl.run_folder.state import FAILURE
 
     for folder, reason in failed:

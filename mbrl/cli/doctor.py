@@ -29,7 +29,7 @@ print(GL.glGetString(GL.GL_RENDERER).decode())
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """Result of one check.
 
     Attributes:
         name: of the part of the machine or the package.
@@ -45,7 +45,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Run all checks, each after those that it depends on. The rates take some seconds."""
+    """Run all checks, each after those that it depends on. Measuring the rates takes some seconds."""
     yield _python()
     installation = _installation()
     yield installation
@@ -157,7 +157,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def _rendering() -> Check:
     """Check that MuJoCo renders off screen."""
     backend = os.environ.get("MUJOCO_GL", "egl")
-    # A GL library that fails to load stays broken for the process that tried it, so another process tries.
+    # In a separate process, because a GL library that failed to load cannot be loaded again in the same one.
     environment = {**os.environ, "MUJOCO_GL": backend}
     probe = subprocess.run([sys.executable, "-c", GL_PROBE], env=environment, capture_output=True, text=True)
     if probe.returncode == 0:

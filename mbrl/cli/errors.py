@@ -1,4 +1,4 @@
-"""What a user reads when something goes wrong: one line where the user can mend it, else a request for a report."""
+"""Error messages: one line for an error that the user can fix; otherwise a traceback and a request to report it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mbrl.errors import UserError, is_out_of_memory, is_raised
 
 USAGE_ERROR = 2
 RUN_ERROR = 1
-TRACEBACK = "MBRL_TRACEBACK"  # an environment variable: where it is set, every error is raised as it is
-# The machine's faults, whatever was asked for: an I/O error, too many open files, a read-only file system.
+TRACEBACK = "MBRL_TRACEBACK"  # environment variable: if it is set, every error is raised unchanged
+# Errors of the machine, not of the command: an I/O error, too many open files, a read-only file system.
 MACHINE_ERRNOS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
 CHECKPOINT_KEPT = "the run folder keeps its last checkpoint and its logs"
 PROJECT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ REPORT = (
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error that Hydra wrapped, where that one has an explanation or was raised by a class that Hydra called."""
+    """The error that Hydra wrapped, if `explain` knows it or a class that Hydra called raised it; else `error`."""
     cause: BaseException | None = error
     while cause is not None and _is_hydra_error(cause):
         inner = cause.__cause__ or cause.__context__
@@ -39,7 +39,7 @@ def _is_hydra_error(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """One line for an error that a user can mend, with the exit code; None for a defect of this project."""
+    """One line for an error that the user can fix, and the exit code; None for a defect of this project."""
     if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         fix = "free some and give the same command again, or start another run with a smaller batch or model"
         return f"there is not enough memory ({_first_line(error)}): {fix}; {CHECKPOINT_KEPT}", RUN_ERROR
@@ -63,7 +63,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_check_of_a_part(error: BaseException) -> bool:
-    """Whether a check in `worldmodel` or `policies` failed: they know no UserError and raise ValueError."""
+    """Whether a check in `worldmodel` or `policies` failed. They do not know UserError and raise ValueError."""
     if not isinstance(error, ValueError) or not is_raised(error):
         return False
     trace = error.__traceback__
@@ -74,7 +74,7 @@ def _is_check_of_a_part(error: BaseException) -> bool:
 
 
 def _origin(error: BaseException) -> str:
-    """The line below a traceback: a request for a report, or the place in a user's own class where it was raised."""
+    """The line below a traceback: a request to report it, or the line in a user's own class that raised it."""
     libraries = {Path(path) for name, path in sysconfig.get_paths().items() if name in ("stdlib", "purelib", "platlib")}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
@@ -87,14 +87,14 @@ def _origin(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text for the terminal: it may quote a stranger's file, whose control characters the terminal would obey."""
+    """Text without line breaks and control characters, which a quoted file could use to control the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
 def show(error: Exception) -> int:
-    """Print an error to stderr, and return the exit code.
+    """Print an error to stderr; returns the exit code.
 
-    An error that a user can mend is one line. A defect is a traceback and a request to report it.
+    An error that the user can fix is one line. A defect is a traceback and a request to report it.
     """
     cause = root_cause(error)
     explained = explain(cause)

@@ -1,4 +1,4 @@
-"""The command line: `mbrl VERB …`. Verbs import what they need when they run, so that help comes at once."""
+"""The command line, `mbrl VERB …`. Verbs import their modules when they run, so that help is printed at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESUMED = dict.fromkeys(CONFIGURED, "from the last checkpoint") | {"collect": "w
 
 
 class Version(argparse.Action):
-    """Print the installed version; it is looked up only when asked for."""
+    """Prints the installed version, which is looked up only for this option."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from mbrl.run_folder.provenance import DISTRIBUTION
@@ -63,12 +63,15 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one verb and exit with its code.
 
-    0: done. 1: failed on the way (a full disk, NaN in a loss, a defect). 2: the command asks for something impossible.
-    130: interrupted.
+    Exit codes: 0 done; 1 failed during the run (full disk, NaN in a loss, a defect); 2 the command or a setting is
+    wrong; 130 interrupted.
+
+    Args:
+        arguments: the verb and its arguments; None for those of the process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="mbrl: %(message)s", level=logging.WARNING)
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra shows what others log as information
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra prints INFO messages of all loggers.
     try:
         sys.exit(_run(arguments))
     except KeyboardInterrupt:

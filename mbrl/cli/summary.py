@@ -1,4 +1,4 @@
-"""What `mbrl train` prints at a run's start and end, read from the run's folder alone."""
+"""The lines that `mbrl train` prints at the start and the end of a run, read from its run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mbrl.results.status import duration
 from mbrl.run_folder.paths import CHECKPOINTS, METRICS
 from mbrl.run_folder.state import CURVE, last_row, latest_env_steps
 
-FILES = {  # what a finished run may hold, and what that is
+FILES = {  # file of a finished run -> what it is
     CURVE: "learning curve",
     "imagination.mp4": "real | imagined | difference",
     "eval.csv": "success of each evaluation",
@@ -21,7 +21,7 @@ FILES = {  # what a finished run may hold, and what that is
 
 
 def opening(folder: Path, config: Any) -> str:
-    """One line: whether a run starts or resumes, and from which env step."""
+    """One line that says whether a run starts or resumes, and from which env step."""
     steps, total = latest_env_steps(folder), int(config.total_env_steps)
     if steps:
         return f"resuming {folder} from env step {steps} of {total}"
@@ -29,11 +29,11 @@ def opening(folder: Path, config: Any) -> str:
 
 
 def summary(folder: Path, config_dir: Path | None = None) -> str:
-    """Success, time, files and next commands of a finished run, several lines.
+    """Success, time, files and useful commands of a finished run, several lines.
 
     Args:
-        folder: the run's.
-        config_dir: the user's own folder of configurations, where the run was started with one.
+        folder: the run folder.
+        config_dir: the user's own folder of configurations, if the run was started with one.
     """
     curve = read_curves([folder / "eval.csv"])[0]
     last, best = float(curve.success[-1]), int(curve.success.argmax())
@@ -43,7 +43,7 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
     here, seeds = shlex.quote(str(folder)), shlex.quote(str(folder.parent))
     allowed = f" --config-dir {shlex.quote(str(config_dir))}" if config_dir is not None else ""
     commands = {
-        f"mbrl evaluate {here} --video film.mp4{allowed}": "play its episodes again, and film them",
+        f"mbrl evaluate {here} --video film.mp4{allowed}": "evaluate it again, and record a video",
         f"mbrl plot {seeds}": "draw the curves of all its seeds",
         f"mbrl report {seeds}": "write one page of figures, videos and settings",
         f"tensorboard --logdir {here}": "browse all metrics",

@@ -1,4 +1,4 @@
-"""A sweep: many runs from one command (Hydra's multirun), checked before the first of them starts."""
+"""Sweeps: many runs from one command (Hydra's multirun). All jobs are checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.run_folder.lock import FolderInUse
 from mbrl.run_folder.state import FAILURE, is_done, latest_env_steps
 
-LOG = "log.txt"  # in a run's folder: the output of a job of a sweep, where jobs run side by side
-USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # as a traceback names it
+LOG = "log.txt"  # file in the run folder with the output of a job, if jobs run in parallel
+USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how a traceback names it
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -34,14 +34,14 @@ def prepare(
 
     Args:
         arguments: Hydra's overrides.
-        check: what a run checks of its configuration first.
+        check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
 
     Returns:
-        The jobs' run folders.
+        The run folders of the jobs.
 
     Raises:
-        UserError: a job could not run, two would share a folder, or a folder belongs to another configuration.
+        UserError: a job cannot be run, two jobs have the same folder, or a folder belongs to another configuration.
     """
     jobs = composed_jobs(arguments, config_dir=config_dir)
     folders: dict[Path, list[str]] = {}
@@ -62,17 +62,17 @@ def prepare(
         if folder in folders:
             raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir)))
         folders[folder] = overrides
-    for claim in (require_own_folder, claim_run_folder):  # none is taken where one is refused
+    for claim in (require_own_folder, claim_run_folder):  # No folder is claimed if any is refused.
         for folder, (_, config) in zip(folders, jobs, strict=True):
             claim(folder, config)
     return list(folders)
 
 
 def _shared_folder_error(folder: Path, one: Sequence[str], other: Sequence[str], known: Container[str]) -> str:
-    """The error line for two jobs with one run folder, and a `run_dir` that tells them apart."""
+    """The error line for two jobs with one run folder, with a `run_dir` that separates them."""
     keys = [mine.split("=", 1)[0] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
     clash = f"two jobs of this sweep would write to {folder} ({' '.join(one)}; {' '.join(other)})"
-    if any(key.lstrip("+").split("@")[0] in known for key in keys):  # a group's name cannot stand in run_dir
+    if any(key.lstrip("+").split("@")[0] in known for key in keys):  # The name of a group cannot be used in run_dir.
         return f"{clash}: start them one by one, each with a run_dir of its own"
     placeholders = "-".join(f"${{{key.lstrip('+')}}}" for key in keys)
     return (
@@ -81,14 +81,17 @@ def _shared_folder_error(folder: Path, one: Sequence[str], other: Sequence[str],
 
 
 def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: bool) -> Result | None:
-    """Run one job of a sweep. Where it fails, the failure is written to its folder and the sweep goes on.
+    """Run one job of a sweep. If it fails, the error is written to its folder, and the sweep continues.
 
-    A job that is done, or that another process is running, is skipped.
+    A job that is done, or that another process runs, is skipped.
 
     Args:
-        config: the job's configuration.
+        config: configuration of the job.
         run: trains it.
-        alone: whether no other job runs beside it; else what it prints goes to a file in its folder.
+        alone: whether jobs run one after the other. Otherwise the output of a job is written to a file in its folder.
+
+    Returns:
+        The result of `run`; None if the job failed or was skipped.
     """
     folder = Path(config.run_dir)
     (folder / FAILURE).unlink(missing_ok=True)
@@ -103,14 +106,14 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
             return run(config)
         except FolderInUse as error:
             _log.warning("skipped: %s", error)
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the other jobs must run
+        except Exception as error:  # noqa: BLE001 - the other jobs must run after any error
             (folder / FAILURE).write_text("".join(traceback.format_exception(error)))
             _log.error("error: %s: %s", folder, _line(error))
     return None
 
 
 def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    """The folders whose jobs failed, each with the last line of its traceback."""
+    """The folders of failed jobs, each with the last line of its traceback."""
     found = [(folder, folder / FAILURE) for folder in folders if (folder / FAILURE).exists()]
     return [(folder, _last_line(file).removeprefix(USER_ERROR)) for folder, file in found]
 

@@ -1,4 +1,4 @@
-"""Tables of text for the terminal."""
+"""Tables of text in the terminal."""
 
 from collections.abc import Sequence
 

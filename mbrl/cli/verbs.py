@@ -1,4 +1,4 @@
-"""What each verb but `train` and `pretrain` calls, and its exit code; imports wait until the verb runs."""
+"""A function for each verb except `train` and `pretrain`; returns the exit code. Imports are delayed until it runs."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ def evaluate(options: argparse.Namespace) -> int:
     evaluation = run.evaluate(options.episodes, options.seed, options.video)
     means = evaluation.summary()
     if options.json:
-        # JSON has no nan: null says that there is no number
+        # JSON has no NaN, so it is written as null.
         finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
         print(json.dumps({"env_steps": run.env_steps, "episodes": len(evaluation.success), **finite}))
         return 0
@@ -133,7 +133,7 @@ def demos(options: argparse.Namespace) -> int:
 
 
 def _camera_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the environment that are on the command line."""
+    """The camera settings that the command line gives."""
     values = {name: getattr(options, name) for name in ("resolution", "camera")}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -30,8 +30,10 @@ class ExternalEpisode(NamedTuple):
     """An episode that is not one of our own files.
 
     Attributes:
-        name: within its folder. files: what it is read from.
-        read: given R, the entries of a decoded episode; frames may be left in any size. ValueError where it is torn.
+        name: its name in the folder.
+        files: the files that it is read from.
+        read: called with R; returns the entries of the decoded episode, with frames of any size. Raises UserError if
+            the episode is torn.
     """
 
     name: str

@@ -68,7 +68,15 @@ def record_fields(observation_spec: Composite, action_spec: TensorSpec) -> dict[
 
 
 def check_records(records: TensorDictBase, name: str) -> None:
-    """ValueError naming `name` where these are no record episode: a wrong key, shape or type, or NaN."""
+    """Check that records are a record episode.
+
+    Args:
+        records: the records, [R].
+        name: what they are called in the error message, such as their file.
+
+    Raises:
+        UserError: a key, a shape or a type is wrong, or a value is NaN.
+    """
     keys = list(records.keys())
     shapes = dict.fromkeys(FLAGS, ((1,), torch.bool)) | {"reward": ((1,), torch.float32)}
     missing = [key for key in (*shapes, "action") if key not in keys]
@@ -134,7 +142,12 @@ def write_episodes(
 
 
 def read_episode(path: Path) -> TensorDict:
-    """Read one record episode. ValueError naming the file where it is torn, of wrong shape or holds NaN."""
+    """Read one record episode.
+
+    Raises:
+        UserError: the file is torn, has a wrong shape, or holds NaN.
+        MemoryError: there is not enough memory to read it.
+    """
     try:
         entries = load_file(path)
     except (SafetensorError, ValueError) as error:
@@ -167,10 +180,12 @@ def read_episodes(folder: Path, *, strict: bool = True) -> list[TensorDictBase]:
     """Read a folder's episodes, own files and published .npz, in the order of their names.
 
     Args:
-        strict: ValueError at the first bad file; otherwise bad files are left out and counted in a warning.
+        folder: the folder.
+        strict: whether the first bad file raises. Otherwise bad files are left out and counted in a warning.
 
     Raises:
-        FileNotFoundError: as episode_paths.
+        FileNotFoundError: the folder does not exist or holds no episode.
+        UserError: a file is torn, has a wrong shape, or holds NaN, and `strict` is true.
     """
     readers = {SUFFIX: read_episode, ".npz": read_published}
     paths = episode_paths(folder)

@@ -51,7 +51,11 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def lerobot_episodes(folder: Path) -> list[ExternalEpisode]:
-    """The episodes of a data set; ValueError where its description is of another layout or pyarrow is not there."""
+    """The episodes of a data set.
+
+    Raises:
+        UserError: its description has another layout, or pyarrow is not installed.
+    """
     _parquet()
     path = folder / "meta" / "info.json"
     try:
@@ -99,7 +103,11 @@ def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tupl
 
 
 def _inside(folder: Path, path: str) -> Path:
-    """A file that the description names; ValueError where that is none of the data set's."""
+    """A file that the description names.
+
+    Raises:
+        UserError: the file is outside the data set's folder.
+    """
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise UserError(f"{folder}: its description names {path!r}, which lies outside of it")
     return folder / path
@@ -142,7 +150,11 @@ def _pictures(rows: list[dict[str, Any]]) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def _video(episode: _Episode) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames [H, W, 3] of an episode; ValueError where the video is torn or too short."""
+    """The frames [H, W, 3] of an episode.
+
+    Raises:
+        UserError: the video is torn or too short.
+    """
     # half a frame early, so that rounding cannot lose the first one; every frame as it is stored, none made up
     seek = ["-ss", f"{max(0.0, episode.begin - 0.5 / episode.fps):.6f}"]
     exact = ["-fps_mode", "passthrough", "-frames:v", str(episode.length)]

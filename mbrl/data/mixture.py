@@ -61,8 +61,8 @@ class Mixture(Dataset[TensorDict]):
 
     Raises:
         FileNotFoundError: a folder that does not exist or holds no episode.
-        ValueError: a weight that is not positive, actions of different widths, or a folder of which no episode is
-            long enough or falls into the split.
+        UserError: a weight is not positive, actions differ in width, or no episode of a folder is long enough or
+            falls into the split.
     """
 
     def __init__(

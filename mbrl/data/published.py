@@ -33,9 +33,10 @@ _ENTRIES = ("observation", "action", "reward", "discount")
 
 
 def read_npz(path: Path) -> dict[str, torch.Tensor]:
-    """Read one episode of either layout: pixels uint8 [T, 3, H, W], and what else it has, as in a record episode.
+    """Read one episode of either layout: pixels uint8 [T, 3, H, W], and its other entries as in a record episode.
 
-    ValueError naming the file, where it is torn, of another layout, or holds NaN.
+    Raises:
+        UserError: the file is torn, has another layout, or holds NaN.
     """
     with _open(path) as archive:
         video = "image" in archive.files
@@ -64,7 +65,7 @@ def read_published(path: Path, *, upright: bool = True) -> TensorDict:
         upright: turn the mirrored pictures the right way up; False keeps the published orientation.
 
     Raises:
-        ValueError: naming the file, where it is torn, of another layout, or holds NaN.
+        UserError: the file is torn, has another layout, or holds NaN.
     """
     entries = _load(path, _ENTRIES[:3], _ENTRIES[3:])
     stack, action, reward = entries["observation"], entries["action"], entries["reward"].reshape(-1)

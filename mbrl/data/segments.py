@@ -43,18 +43,21 @@ class EpisodeData:
     """Segments of the episodes of one folder.
 
     Args:
+        folder: the folder.
         resolution: R; frames of another size are cropped to their central square and resized. None keeps that square.
-        strict: ValueError at the first torn, empty or too short (under 2 frames) episode; otherwise such episodes are
+        strict: whether the first bad episode raises: torn, empty, or shorter than 2 frames. Otherwise bad episodes are
             left out and counted in one warning.
 
     Attributes:
-        names: of the episodes, within the folder, without suffix; in order.
-        lengths: frames of each. smallest: side of the smallest frames as they are stored, in pixels.
-        keys: which of `action`, `reward`, `success` and `state` every one has. widths: of each of them.
+        names: names of the episodes in the folder, without suffix, in order.
+        lengths: number of frames of each.
+        smallest: side of the smallest stored frames, in pixels.
+        keys: those of `action`, `reward`, `success` and `state` that every episode has.
+        widths: width of each of these keys.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no good episode in it.
-        ValueError: the actions (or states) of two episodes differ in width.
+        FileNotFoundError: the folder does not exist or holds no good episode.
+        UserError: the actions (or states) of two episodes differ in width; or an episode is bad and `strict` is true.
     """
 
     def __init__(self, folder: Path, *, resolution: int | None = None, strict: bool = False) -> None:
@@ -149,7 +152,11 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _read_header(path: Path) -> _Header:
-    """What the index must know; ValueError where the file is no episode of 2 frames or more, or holds NaN."""
+    """Length, size and widths of an episode, for the index.
+
+    Raises:
+        UserError: the file is no episode with pixels and 2 frames or more, or holds NaN.
+    """
     with _open(path) as file:
         present = set(file.keys())
         if "pixels" not in present:

@@ -1,4 +1,4 @@
-"""From a gymnasium environment with our keys to a TorchRL one."""
+"""TorchRL wrappers of a Gymnasium environment with the keys of this project."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mbrl.errors import UserError
 
 
 class SuccessReader(BaseInfoDictReader):
-    """Reads `success` bool [1] from the info of a reset or a step."""
+    """Reads `success` bool [1] from the `info` of a reset or a step."""
 
     def __call__(self, info_dict: dict[str, Any], tensordict: TensorDictBase) -> TensorDictBase:
         return tensordict.set("success", torch.as_tensor(info_dict["success"]))
@@ -36,12 +36,12 @@ class SuccessReader(BaseInfoDictReader):
 
 
 def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
-    """A TorchRL environment; where there are `pixels`, also with `frames`.
+    """Make a Gymnasium environment a TorchRL one. If it has `pixels`, the result also has `frames`.
 
     Args:
-        env: a Gymnasium environment with `state` and perhaps `pixels`. Attributes of it that TorchRL does not know
-            (`seek`, `snapshot`, ...) are reached through the result.
-        frame_stack: K, the number of last `pixels` that make up `frames` [3K, R, R]; at least 1.
+        env: has `state` and, optionally, `pixels`. Its other attributes (`seek`, `snapshot`, ...) are also attributes
+            of the result.
+        frame_stack: K, the number of last `pixels` that make up `frames` [3K, R, R]; 1 or more.
 
     Raises:
         UserError: `frame_stack` is below 1.
@@ -49,7 +49,7 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
     if frame_stack < 1:
         raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
     wrapped = GymWrapper(env).set_info_dict_reader(SuccessReader())
-    # GymWrapper calls an entry named "state" "observation".
+    # GymWrapper renames the entry "state" to "observation".
     transforms: list[Transform] = [RenameTransform(["observation"], ["state"])]
     if "pixels" in wrapped.observation_spec.keys():
         transforms.append(CatFrames(N=frame_stack, dim=-3, in_keys=["pixels"], out_keys=["frames"]))
@@ -57,7 +57,12 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
 
 
 def with_recurrent_state(env: EnvBase, carried: Composite | None) -> EnvBase:
-    """The environment with what a recurrent actor needs: `is_init`, and the keys that it hands to its next step."""
+    """Add what a recurrent actor reads: `is_init`, and the keys of its state.
+
+    Args:
+        env: the environment.
+        carried: spec of the recurrent state, `Policy.carried`; None returns the environment as it is.
+    """
     if carried is None:
         return env
     return TransformedEnv(env, Compose(InitTracker(), TensorDictPrimer(carried.clone())), auto_unwrap=False)

@@ -1,4 +1,4 @@
-"""Imagination is an environment: any world model as a TorchRL env with the keys of the real one."""
+"""The imagined environment: any world model as a TorchRL environment with the keys of the real one."""
 
 from __future__ import annotations
 
@@ -18,23 +18,29 @@ Starts = Callable[[int, int], TensorDictBase]
 
 
 class ImaginationEnv(EnvBase):
-    """Rollouts that a world model imagines, each branched from a real state.
+    """Imagined rollouts of a world model, each branched from a real state.
 
-    A reset draws `starts(batch, length)`: real histories [batch, length] with `action` and what the model observes
-    (`pixels`, `state`, `task`) whose last row is the state to branch from; `history` is the length asked for, the
-    longest that the model and the frame stack need.
-    The model's state (its key/value cache) stays inside the env: it would be stacked at every step of a rollout.
-    The horizon's end is a truncation, never a termination.
+    A reset draws real histories with `starts`; the last row of each is the state to branch from. The state of the model
+    (its KV cache) is kept inside the environment, because a rollout would otherwise stack it at every step. An episode
+    ends by `truncated` at the horizon, never by `terminated`.
 
     Args:
-        world_model: what imagines. starts: where rollouts branch from, e.g. Replay.starts.
-        action_spec: the real env's. batch_size: rollouts side by side.
-        horizon: steps of a rollout, which may be set anew before a reset.
+        world_model: predicts the steps.
+        starts: called with B and a length; returns real histories [B, length] with `action` and the observations of the
+            model (`pixels`, `state`, `task`). `Replay.starts` is one.
+        action_spec: that of the real environment.
+        batch_size: B, rollouts in parallel.
+        horizon: steps of a rollout. The attribute may be changed before a reset.
         resolution: R of the frames; None for a world model without pixels.
-        frame_stack: K frames that make `frames`, built from the real history at first.
+        frame_stack: K, the number of last images that make up `frames`. The first ones come from the real history.
+        device: where the rollouts are.
+
+    Attributes:
+        history: length of the histories that are drawn, the largest that the model and the frame stack need.
 
     Raises:
-        ValueError: where the horizon is longer than the model can go.
+        UserError: the horizon is longer than the model can predict, or the model predicts no rewards, or it needs a
+            goal.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ class ImaginationEnv(EnvBase):
         return out
 
     def estimates(self) -> dict[str, Tensor]:
-        """Each of the world model's measures, [B, H] float32, for the rollout since the last reset."""
+        """Uncertainty estimates of the rollout since the last reset, by name, float32 [B, H]."""
         return {name: torch.cat(values, 1) for name, values in self._estimates.items() if values}
 
     def _observation(self) -> TensorDict:
@@ -123,15 +129,19 @@ class ImaginationEnv(EnvBase):
         return TensorDict(observed, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
-        """Imagination draws from torch's global generator; there is no other randomness to seed."""
+        """Seed torch's global generator, the only source of randomness here."""
         if seed is not None:
             torch.manual_seed(seed)
 
 
 def check_horizon(world_model: WorldModel, horizon: int) -> None:
-    """ValueError where rollouts of this length are more than the model can imagine."""
+    """Check the length of rollouts.
+
+    Raises:
+        UserError: the world model cannot predict this number of steps.
+    """
     if not 1 <= horizon <= world_model.max_horizon:
         raise UserError(
-            f"imagination horizon {horizon}: this world model can go 1 to {world_model.max_horizon} steps "
+            f"imagination horizon {horizon}: this world model can predict 1 to {world_model.max_horizon} steps "
             "(lengthen the segments that it is trained on)"
         )

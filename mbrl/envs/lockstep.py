@@ -1,4 +1,4 @@
-"""Episodes of one environment side by side, one step of each in turn.
+"""Several episodes in one environment, one step of each in turn.
 
 N episodes, K frame stack, R resolution, A action.
 """
@@ -16,17 +16,17 @@ from torchrl.envs import EnvBase
 
 
 class LockStep:
-    """N episodes in a single environment, whose snapshots are exchanged from step to step.
+    """N episodes in a single environment, which restores the snapshot of an episode before each of its steps.
 
-    A snapshot is exact, so every episode goes as it would alone, and N episodes take the memory of one. A policy then
-    acts on all of them in one call.
+    Snapshots are exact, so that every episode is the same as if it were run alone. N episodes need the memory of one
+    simulator, and a policy acts on all of them in one call.
 
     Args:
-        env: from `mbrl.envs.gym.wrap_gym`. The gymnasium environment inside must have `seek`, `snapshot` and `restore`.
-        episodes: numbers of the resets to start from.
+        env: made by `mbrl.envs.gym.wrap_gym`. Its Gymnasium environment must have `seek`, `snapshot` and `restore`.
+        episodes: numbers of the N episodes.
 
     Attributes:
-        done: bool [N], the episodes that have ended. They are not stepped any more.
+        done: bool [N], whether an episode has ended. Such episodes are not stepped.
     """
 
     def __init__(self, env: EnvBase, episodes: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """Meta-World from pixels and state as a TorchRL environment.
 
-R resolution, K frame stack. Keys of a step: `pixels` uint8 [3, R, R], `frames` uint8 [3K, R, R] (the K last
-pictures, oldest first), `state` float32 [39], `action` float32 [4] in [-1, 1]; under `next` also `reward`
-float32 [1] and `success` bool [1]. An episode ends by `truncated`, never by `terminated`.
+R resolution, K frame stack. Keys of a step: `pixels` uint8 [3, R, R], `frames` uint8 [3K, R, R] (the last K images,
+oldest first), `state` float32 [39], `action` float32 [4] in [-1, 1]; under `next` also `reward` float32 [1] and
+`success` bool [1]. An episode ends by `truncated`, never by `terminated`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Observation = dict[str, npt.NDArray[Any]]
 class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     """One task as a Gymnasium environment.
 
-    One step repeats its action `action_repeat` times: rewards are summed, success is any of them, and only
-    the last picture is drawn. Reset number e (counted from `first_episode`) is a pure function of (seed,
-    worker, e).
+    A step repeats its action `action_repeat` times. Rewards are summed, `success` is whether any of these env steps
+    succeeded, and only the last image is rendered. Reset number e, counted from `first_episode`, is a pure function of
+    (seed, worker, e).
 
     Args:
         task: any of the 50 tasks, with or without "-v3".
@@ -79,7 +79,8 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         self._first_episode = self._next_episode = first_episode
         self._elapsed = 0  # env steps of this episode
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-        state = spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)  # the declared bounds do not hold
+        # Meta-World's own bounds do not hold.
+        state = spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)
         entries: dict[str, spaces.Space[Any]] = {"state": state}
         self._renderer: Renderer | None = None
         self.view = view_name(camera, mirrored) if pixels else None
@@ -94,7 +95,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode. A seed replaces the constructor's and starts the count again."""
+        """Start the next episode. A seed replaces the constructor's and restarts the count of episodes."""
         if seed is not None:
             self._simulator.seed = seed
             self._next_episode = self._first_episode
@@ -104,7 +105,11 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return self._observe(state), {"success": np.zeros(1, bool)}
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One agent step, `action_repeat` env steps; FloatingPointError where the action is not finite."""
+        """Take one agent step of `action_repeat` env steps.
+
+        Raises:
+            FloatingPointError: the action is NaN or infinite.
+        """
         action = np.asarray(action, np.float32)
         if not np.isfinite(action).all():
             raise FloatingPointError(f"the action {action.tolist()} is not finite: the policy has diverged")
@@ -120,13 +125,13 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return self._observe(state), total, False, truncated, {"success": np.array([success])}
 
     def seek(self, episode: int) -> None:
-        """Make the next reset that of episode `episode`."""
+        """Make the next reset start episode number `episode`, 0 or more."""
         if episode < 0:
             raise UserError(f"episode is {episode}: it must be 0 or more")
         self._next_episode = episode
 
     def snapshot(self) -> Snapshot:
-        """The exact state of the simulator and of the episode, as plain arrays and scalars."""
+        """Exact state of the simulator and of the episode, as arrays and scalars."""
         return {
             "simulator": self._simulator.snapshot(),
             "next_episode": self._next_episode,
@@ -134,15 +139,15 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         }
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from `snapshot`, taken here or in another environment of the task.
+        """Continue from a snapshot of this environment, or of another environment of the same task.
 
-        A frame stack around this environment is not part of it.
+        A frame stack around this environment is not part of the snapshot.
         """
         self._simulator.restore(snapshot["simulator"])
         self._next_episode, self._elapsed = snapshot["next_episode"], snapshot["elapsed"]
 
     def observe(self) -> Observation:
-        """The observation in the present state."""
+        """The observation in the current state."""
         return self._observe(self._simulator.observation)
 
     def close(self) -> None:
@@ -162,13 +167,13 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 def make_env(
     task: str = "plate-slide", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, **settings: Any
 ) -> EnvBase:
-    """Meta-World under TorchRL's keys; `env.seek`, `snapshot` and `restore` reach the environment inside.
+    """Make Meta-World a TorchRL environment. `env.seek`, `snapshot` and `restore` are those of `MetaWorld`.
 
     Args:
         task: as in `MetaWorld`.
         seed: as in `MetaWorld`.
         worker: as in `MetaWorld`.
-        frame_stack: K, at least 1. At a reset the first picture is repeated K times.
+        frame_stack: K, at least 1. At a reset the first image is repeated K times.
         settings: the keyword arguments of `MetaWorld`.
 
     Raises:

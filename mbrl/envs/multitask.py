@@ -1,8 +1,7 @@
 """Several Meta-World tasks as one environment (MT10, MT50: Yu et al. 2019, arXiv 1910.10897).
 
-Keys as in `mbrl.envs.metaworld`, and which of the N tasks it is as a one-hot: after Meta-World's observation in
-`state`, float32 [39 + N], and beside pictures as `task`, float32 [N]. Episode e is of task e % N, and there its episode
-e // N.
+Keys as in `mbrl.envs.metaworld`. The one-hot of the task, N numbers, is appended to `state`, float32 [39 + N], and with
+pixels it is also the observation `task`, float32 [N]. Episode e is episode e // N of task e % N.
 """
 
 from __future__ import annotations
@@ -26,7 +25,18 @@ ALL = "all"
 
 
 class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
-    """The tasks in turn, an episode each; a simulator is built when its task first comes. `settings`: MetaWorld's."""
+    """One episode of each task in turn. The simulator of a task is built at its first episode.
+
+    Args:
+        tasks: names of two or more tasks.
+        seed: as in `MetaWorld`.
+        worker: as in `MetaWorld`.
+        first_episode: number of the first reset, counted over all tasks.
+        settings: the other keyword arguments of `MetaWorld`.
+
+    Raises:
+        UserError: fewer than two tasks, one twice, or an unknown one.
+    """
 
     def __init__(
         self, tasks: Sequence[str], seed: int = 0, worker: int = 0, *, first_episode: int = 0, **settings: Any
@@ -48,7 +58,7 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode, of the next task. A seed replaces the constructor's and starts the count again."""
+        """Start an episode of the next task. A seed replaces the constructor's and restarts the count of episodes."""
         if seed is not None:
             self.close()
             self._seed, self._next_episode = seed, self._first_episode
@@ -60,28 +70,28 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return self._with_task(observation), info
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """As MetaWorld's, in the task of this episode."""
+        """Step the task of this episode, as `MetaWorld.step`."""
         observation, reward, terminated, truncated, info = self._env(self._current).step(action)
         return self._with_task(observation), reward, terminated, truncated, info
 
     def seek(self, episode: int) -> None:
-        """Make the next reset that of episode `episode`."""
+        """Make the next reset start episode number `episode`, 0 or more, counted over all tasks."""
         if episode < 0:
             raise UserError(f"episode is {episode}: it must be 0 or more")
         self._next_episode = episode
 
     def snapshot(self) -> Snapshot:
-        """As MetaWorld's."""
+        """Exact state of the current task's simulator and of the episode, as `MetaWorld.snapshot`."""
         inner = self._env(self._current).snapshot()
         return {"task": self._current, "next_episode": self._next_episode, "inner": inner}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """As MetaWorld's."""
+        """Continue from a snapshot, in the task it was taken in, as `MetaWorld.restore`."""
         self._current, self._next_episode = snapshot["task"], snapshot["next_episode"]
         self._env(self._current).restore(snapshot["inner"])
 
     def observe(self) -> Observation:
-        """As MetaWorld's."""
+        """The observation in the current state, with the task."""
         return self._with_task(self._env(self._current).observe())
 
     def close(self) -> None:
@@ -108,7 +118,7 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 def make_env(
     tasks: Sequence[str] | str, seed: int = 0, worker: int = 0, *, task: str = "", frame_stack: int = 3, **settings: Any
 ) -> EnvBase:
-    """Several tasks under TorchRL's keys.
+    """Make several tasks one TorchRL environment.
 
     Args:
         tasks: two or more of the 50 tasks, or "all" of them.
@@ -132,5 +142,5 @@ def _resolve_tasks(tasks: Sequence[str]) -> list[str]:
     names = [resolve_task(task).removesuffix("-v3") for task in tasks]
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
-        raise UserError(f"env.tasks has {', '.join(duplicates)} twice")
+        raise UserError(f"env.tasks has {', '.join(duplicates)} twice: give each task once")
     return names

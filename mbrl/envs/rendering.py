@@ -1,8 +1,8 @@
-"""Off-screen pictures of a MuJoCo simulation, fast enough to learn from on software OpenGL.
+"""Off-screen rendering of a MuJoCo simulation, fast on software OpenGL.
 
-`full` draws what gymnasium's `render()` draws. `fast` drops what costs most and shows least at small sizes:
-the shadow map, reflections, multisampling and, above all, vertices: software OpenGL spends its time on the
-robot's 70,000 triangles, so meshes are drawn with vertices merged on a grid finer than a pixel.
+Quality `full` gives the image of Gymnasium's `render()`. Quality `fast` leaves out what is expensive and barely visible
+at small sizes: the shadow map, reflections, multisampling and most vertices. Software OpenGL spends its time on the
+robot's 70,000 triangles, so the vertices of meshes are merged on a grid finer than a pixel.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from mbrl.errors import UserError
 
 Quality = Literal["fast", "full"]
 
-# Width of the grid that `fast` merges mesh vertices on, over the resolution, in metres: 3 mm at 64 pixels,
-# where corner cameras show 2 cm a pixel. It moves 0.2 % of the pixels visibly; wider, holes begin to show.
+# Width in metres of the grid that `fast` merges mesh vertices on, times the resolution: 3 mm at 64 pixels, where a
+# pixel of the corner cameras is 2 cm wide. It changes 0.2 % of the pixels visibly; on a wider grid, holes appear.
 _MERGE_CELL = 0.192
-# Subdivisions of round and flat primitives in `fast` (MuJoCo's own: 28 slices, 16 stacks, 4 quads).
+# Subdivisions of round and flat primitives in `fast` (MuJoCo's defaults: 28 slices, 16 stacks, 4 quads).
 _SLICES, _STACKS, _QUADS = 12, 6, 2
 _MAX_GEOMS = 1000
 _DEFAULT_BACKEND = "egl" if sys.platform == "linux" else "glfw"
 
 
 class Renderer:
-    """Draws one camera of one simulation. Free it with `close` (done at exit or collection where forgotten).
+    """Renders one camera of one simulation. `close` frees it, and so does garbage collection or the end of the process.
 
     Args:
-        model, data: the simulation; neither is written to.
-        resolution: R, the side of the square picture in pixels.
+        model: MuJoCo's model, which is not changed.
+        data: MuJoCo's data, which is not changed.
+        resolution: R, the side of the square image in pixels, 8 or more.
         camera: a camera of the model.
         quality: `fast` or `full`, see above.
-        mirrored: only flip the rows of MuJoCo's picture, as iVideoGPT's published data does: Meta-World's
-            corner cameras hang upside-down, so this shows the scene mirrored left to right. Default: the
-            right way up.
+        mirrored: flip only the rows of MuJoCo's image, as in iVideoGPT's published data. Meta-World's corner cameras
+            are upside down, so the scene is then mirrored left to right. By default it is the right way up.
 
     Raises:
-        ValueError: unknown camera or quality, or a resolution below 8.
-        OSError: no OpenGL that can draw off screen.
+        UserError: unknown camera or quality, or a resolution below 8.
+        OSError: there is no OpenGL that can render off screen.
     """
 
     def __init__(
@@ -82,14 +82,15 @@ class Renderer:
         self._viewport = mujoco.MjrRect(0, 0, resolution, resolution)
         self._bottom_up = np.empty((resolution, resolution, 3), np.uint8)
         self._finalizer = weakref.finalize(self, _free, self._context, self._gl)
-        # At exit handlers run backwards: registered after mujoco's, which takes EGL down, this goes first.
+        # Exit handlers run in reverse order. This one is registered after mujoco's, which shuts EGL down, so that this
+        # one runs first.
         self._finalizer.atexit = False
         atexit.register(self._finalizer)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The picture now, a fresh array [3, R, R]."""
+        """Render the current state: a new array, uint8 [3, R, R]."""
         mujoco = self._mujoco
-        self._gl.make_current()  # another renderer of this process may have drawn since
+        self._gl.make_current()  # Another renderer of this process may have been used since.
         mujoco.mjv_updateScene(
             self._model,
             self._data,
@@ -104,13 +105,17 @@ class Renderer:
         return np.ascontiguousarray(self._bottom_up[self._orientation].transpose(2, 0, 1))
 
     def close(self) -> None:
-        """Free the OpenGL context; safe to call twice."""
+        """Free the OpenGL context. A second call does nothing."""
         self._finalizer()
         atexit.unregister(self._finalizer)
 
 
 def check_image_settings(resolution: int, quality: str) -> None:
-    """ValueError where no renderer could be built with these."""
+    """Check the settings of a renderer.
+
+    Raises:
+        UserError: the resolution is below 8, or the quality is unknown.
+    """
     if resolution < 8:
         raise UserError(f"resolution is {resolution}: it must be 8 or more")
     if quality not in get_args(Quality):
@@ -118,24 +123,24 @@ def check_image_settings(resolution: int, quality: str) -> None:
 
 
 def _orientation(camera: str, mirrored: bool) -> tuple[slice, slice]:
-    """Index of OpenGL's bottom-up picture (row 0 is the lowest) that gives the wanted orientation."""
+    """Slices of rows and columns that turn OpenGL's image, whose row 0 is the lowest, into the required orientation."""
     keep, reverse = slice(None), slice(None, None, -1)
-    if camera.startswith("corner"):  # these hang upside-down: bottom-up rows are already the right way
+    if camera.startswith("corner"):  # These cameras are upside down, so that row 0 is already the top of the scene.
         return (keep, keep) if mirrored else (keep, reverse)
     return (keep, keep) if mirrored else (reverse, keep)
 
 
 def _open_gl(resolution: int) -> Any:
-    """A current OpenGL context of the backend that MUJOCO_GL names."""
+    """Make an OpenGL context of the backend in MUJOCO_GL, and make it current."""
     backend = os.environ.get("MUJOCO_GL", "").lower() or _DEFAULT_BACKEND
     try:
         context_class = importlib.import_module(f"mujoco.{backend}").GLContext
-        context_class._context = None  # without it, one that fails half-built complains when collected
+        context_class._context = None  # Without it, a context whose constructor fails raises when it is collected.
         context = context_class(resolution, resolution)
         context.make_current()
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise OSError(f"no OpenGL to draw with ({backend}: {reason}): run `mbrl doctor`") from error
+        raise OSError(f"no OpenGL to render with ({backend}: {reason}): run `mbrl doctor`") from error
     return context
 
 
@@ -146,7 +151,7 @@ def _free(context: Any, gl: Any) -> None:
 
 
 def _reduced_model(model: Any, resolution: int, quality: Quality) -> Any:
-    """A copy of `model` holding what the OpenGL context uploads; physics keeps the original."""
+    """A copy of `model` for the OpenGL context, with fewer vertices in quality `fast`. Physics uses the original."""
     reduced = copy.copy(model)
     reduced.vis.global_.offwidth = reduced.vis.global_.offheight = resolution
     if quality == "fast":
@@ -159,7 +164,14 @@ def _reduced_model(model: Any, resolution: int, quality: Quality) -> Any:
 
 
 def _merge_vertices(model: Any, reduced: Any, mesh: int, cell: float) -> None:
-    """Redraw a mesh with one vertex per grid cell, leaving out the triangles that collapse or coincide."""
+    """Merge the vertices of a mesh to one per grid cell, and drop triangles that collapse or coincide.
+
+    Args:
+        model: the original model.
+        reduced: the copy whose mesh is changed.
+        mesh: index of the mesh.
+        cell: width of a grid cell in metres.
+    """
     vertices = slice(model.mesh_vertadr[mesh], model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh])
     first = model.mesh_faceadr[mesh]
     faces = slice(first, first + model.mesh_facenum[mesh])
@@ -167,7 +179,7 @@ def _merge_vertices(model: Any, reduced: Any, mesh: int, cell: float) -> None:
     _, representative, index = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     corners = representative[index.ravel()][model.mesh_face[faces]]  # [faces, 3]
     intact = np.all(corners != np.roll(corners, 1, axis=1), axis=1)
-    # Smallest corner first, winding kept: the two faces of a sheet that collapsed are not the same triangle.
+    # Rotate the smallest corner to the front and keep the winding, so that both faces of a collapsed sheet remain.
     order = (np.arange(3) + corners.argmin(axis=1)[:, None]) % 3
     _, unique = np.unique(np.take_along_axis(corners, order, axis=1), axis=0, return_index=True)
     remaining = np.intersect1d(unique, np.flatnonzero(intact))

@@ -1,4 +1,4 @@
-"""One Meta-World task whose resets are pure: reset number e never depends on what was played before it."""
+"""One Meta-World task with pure resets: reset number e does not depend on earlier episodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mbrl.errors import UserError
 FloatArray = npt.NDArray[np.float64]
 Snapshot = dict[str, Any]
 
-MAX_EPISODE_STEPS = 500  # Meta-World's own horizon: a step past it raises
+MAX_EPISODE_STEPS = 500  # env steps; Meta-World raises an error at a later one
 STATE_DIM = 39
 
-# What Meta-World's tasks write in the model at a reset; mj_getState does not cover it.
+# Arrays of the model that Meta-World's tasks change at a reset. mj_getState does not include them.
 _MODEL_ARRAYS = ("site_pos", "body_pos", "body_quat", "geom_pos")
 _VALUE_TYPES = (bool, int, float, str, np.ndarray, np.generic, dict, list, tuple, type(None))
 
@@ -30,7 +30,11 @@ def task_names() -> list[str]:
 
 
 def resolve_task(task: str) -> str:
-    """Meta-World's name of a task: "door-lock" -> "door-lock-v3". ValueError where there is none."""
+    """Meta-World's name of a task: "door-lock" -> "door-lock-v3".
+
+    Raises:
+        UserError: there is no such task; the message names the nearest.
+    """
     names = task_names()
     name = task.removesuffix("-v3")
     if name not in names:
@@ -40,11 +44,18 @@ def resolve_task(task: str) -> str:
 
 
 class Simulator:
-    """A raw Meta-World environment (goal observable, reward v2) with seeded, pure resets and exact snapshots.
+    """Meta-World's environment (observable goal, reward v2) with seeded, pure resets and exact snapshots.
 
-    The goal of episode e is a function of (seed, worker, e) alone. `fresh` draws it anew from the task's
-    whole range; `fixed` picks one of the 50 goals that `metaworld.MT1(task, seed)` holds (shared by all
-    workers). `observation` is the last one returned.
+    Args:
+        task: any of the 50 tasks, with or without "-v3".
+        seed: with `worker` and the number of the episode it determines the goal; nothing else does.
+        worker: number of the worker process, 0 or more.
+        goals: `fresh` draws the goal of each episode from the whole range of the task; `fixed` chooses one of the 50
+            goals of `metaworld.MT1(task, seed)`, which all workers share.
+
+    Attributes:
+        observation: the last observation, float64 [39].
+        raw: Meta-World's environment.
     """
 
     observation: FloatArray
@@ -59,13 +70,14 @@ class Simulator:
         self.raw = ALL_V3_ENVIRONMENTS[name]()
         self.raw._set_task_called = True
         self.raw._partially_observable = False
-        del self.raw.sawyer_observation_space  # cached with the goal hidden: it would clip the goal to zeros
-        # One reset on a fixed draw, so that the attributes which are views into MjData exist from the start.
+        # The cached space was computed with a hidden goal, and would clip the goal to zeros.
+        del self.raw.sawyer_observation_space
+        # This reset creates the attributes that are views into MjData.
         self._reset_raw(np.random.default_rng(0))
         self._initial = self.snapshot()
 
     def reset(self, episode: int) -> FloatArray:
-        """Start episode `episode`; the observation, float64 [39]."""
+        """Start episode number `episode`; returns the observation, float64 [39]."""
         self.restore(self._initial)
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.worker, episode]))
         if self._tasks is None:
@@ -74,13 +86,20 @@ class Simulator:
         return self._observe_reset()
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[FloatArray, float, bool]:
-        """One control step (5 physics steps): observation [39], reward (0..10), success of this very step."""
+        """Take one control step of 5 physics steps.
+
+        Args:
+            action: float32 [4] in [-1, 1].
+
+        Returns:
+            The observation, float64 [39]; the reward, in [0, 10]; and whether this step succeeded.
+        """
         observation, reward, _, _, info = self.raw.step(action)
         self.observation = observation
         return observation, float(reward), bool(info["success"])
 
     def snapshot(self) -> Snapshot:
-        """Everything the future depends on, as plain arrays and scalars (copies)."""
+        """Copies of everything that later steps depend on, as arrays and scalars."""
         import mujoco
 
         spec = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -96,7 +115,7 @@ class Simulator:
         }
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to `snapshot`, taken here or in another simulator of the same task."""
+        """Continue from a snapshot of this simulator, or of another simulator of the same task."""
         import mujoco
 
         model, data = self.raw.model, self.raw.data
@@ -106,7 +125,7 @@ class Simulator:
         spec = mujoco.mjtState.mjSTATE_INTEGRATION
         mujoco.mj_setState(model, data, snapshot["physics"], spec)
         mujoco.mj_forward(model, data)
-        mujoco.mj_setState(model, data, snapshot["physics"], spec)  # forward moved the solver's warm start
+        mujoco.mj_setState(model, data, snapshot["physics"], spec)  # mj_forward changed the solver's warm start
         self.observation = snapshot["observation"].copy()
 
     def close(self) -> None:
@@ -114,7 +133,7 @@ class Simulator:
         self.raw.close()
 
     def _reset_raw(self, rng: np.random.Generator) -> FloatArray:
-        """Draw a goal as MT1 does (one the task accepts), then reset to it as MT1 does (frozen)."""
+        """Draw a goal that the task accepts and reset to it with the goal frozen, both as in MT1."""
         raw = self.raw
         raw.np_random = rng
         raw._freeze_rand_vec, raw.seeded_rand_vec = False, True
@@ -127,14 +146,14 @@ class Simulator:
         return self.observation
 
     def _is_value(self, value: object) -> bool:
-        """Scalars and arrays, except views into MjData: those follow the physics."""
+        """Whether a snapshot copies an attribute: scalars and arrays, except views into MjData."""
         if isinstance(value, np.ndarray):
             return not _is_simulator_memory(value)
         return isinstance(value, _VALUE_TYPES)
 
 
 def _is_simulator_memory(array: npt.NDArray[Any]) -> bool:
-    """Whether an array's memory belongs to MuJoCo: such an array bottoms out in no numpy owner."""
+    """Whether the memory of an array belongs to MuJoCo: then no array in its chain of bases owns its data."""
     base: Any = array
     while isinstance(base, np.ndarray):
         if base.flags.owndata:

@@ -1,7 +1,8 @@
-"""A tiny environment from pixels, to test with: steer a white square onto a green one.
+"""A tiny environment for tests: steer a white square onto a green one.
 
-The keys are Meta-World's. A step's reward is the progress that its own action made, so rewards which slip by
-one step show. One env step crosses at most a tenth of the picture: a good policy arrives within a dozen.
+The keys are Meta-World's. The reward of a step is the progress that its own action made, so that an off-by-one error in
+rewards is visible. An env step moves the square by at most a tenth of the image's side, so that a good policy arrives
+within about 12 steps.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mbrl.envs.gym import wrap_gym
 from mbrl.errors import UserError
 from mbrl.targets import forwards_to
 
-STRIDE = 0.1  # distance an action of 1 moves the agent in one env step; the picture's side is 1
+STRIDE = 0.1  # distance that an action of 1 moves the agent in one env step; the side of the image is 1
 NEAR = 0.12  # success within this distance of the goal
 REWARD_SCALE = 10.0
 _BACKGROUND, _GOAL, _AGENT = (32, 32, 48), (40, 200, 60), (255, 255, 255)
@@ -76,7 +77,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode. A seed replaces the constructor's and starts the count again."""
+        """Start the next episode. A seed replaces the constructor's and restarts the count of episodes."""
         if seed is not None:
             self.seed, self._next_episode = seed, self._first_episode
         entropy = np.random.SeedSequence([self.seed, self.worker, self._next_episode])
@@ -86,7 +87,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return self._observe(), {"success": np.zeros(1, bool)}
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Move by `action_repeat` strides; the reward is ten times the distance gained."""
+        """Move by `action_repeat` strides. The reward is 10 times the decrease of the distance to the goal."""
         before = self._distance()
         move = STRIDE * np.asarray(action, np.float64).clip(-1.0, 1.0)
         success = False
@@ -99,7 +100,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return self._observe(), reward, False, truncated, {"success": np.array([success])}
 
     def seek(self, episode: int) -> None:
-        """Make the next reset that of episode `episode`."""
+        """Make the next reset start episode number `episode`."""
         self._next_episode = episode
 
     def snapshot(self) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         return {**places, "next_episode": self._next_episode, "elapsed": self._elapsed}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from `snapshot`, taken here or in another toy."""
+        """Continue from a snapshot of this environment, or of another toy."""
         self._agent, self._goal = snapshot["agent"].copy(), snapshot["goal"].copy()
         self._next_episode, self._elapsed = snapshot["next_episode"], snapshot["elapsed"]
 
@@ -137,13 +138,13 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
 @forwards_to(Toy)
 def make_env(task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, **settings: Any) -> EnvBase:
-    """The toy under TorchRL's keys; `env.seek` reaches the environment inside.
+    """Make the toy a TorchRL environment. `env.seek` is that of `Toy`.
 
     Args:
-        task: there is only "toy"; it names run folders.
+        task: "toy", the only task; it names run folders.
         seed: as in `Toy`.
         worker: as in `Toy`.
-        frame_stack: K, at least 1. At a reset the first picture is repeated K times.
+        frame_stack: K, at least 1. At a reset the first image is repeated K times.
         settings: the keyword arguments of `Toy`.
 
     Raises:

@@ -79,7 +79,7 @@ def plot(
 
 
 def _common_folder(runs: Sequence[Path]) -> Path:
-    """The innermost folder that holds all runs, relative to the current folder if it lies in there."""
+    """The innermost folder that holds all runs, relative to the current folder if it is inside it."""
     folders = [(path if path.is_dir() else path.parent).resolve() for path in runs]
     common = Path(os.path.commonpath(folders))
     if common == Path(common.anchor) and common not in folders:

@@ -89,7 +89,7 @@ def test_defect_of_dividing_twice_is_off_unless_asked_for(replay):
 
 
 def test_impossible_horizon(replay):
-    with pytest.raises(ValueError, match="can go 1 to 10 steps"):
+    with pytest.raises(ValueError, match="can predict 1 to 10 steps"):
         make_imagination(replay, horizon=11)
 
 

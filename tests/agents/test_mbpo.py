@@ -113,7 +113,7 @@ def test_bad_horizons(replay: Replay) -> None:
         imagination(replay, horizon={"first": 1, "last": 2})
     with pytest.raises(ValueError, match=r"from_env_steps \(5\) must lie in 0 up to to_env_steps \(5\)"):
         Horizon(1, 2, 5, 5)
-    with pytest.raises(ValueError, match="imagination horizon 99: this world model can go 1 to 10"):
+    with pytest.raises(ValueError, match="imagination horizon 99: this world model can predict 1 to 10"):
         imagination(replay, horizon={**GROWING, "last": 99})
 
 

@@ -232,7 +232,7 @@ def last_line(code: str, **variables: str) -> str:
 def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
     code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
     line = last_line(NO_LIBRARY + code, MUJOCO_GL="egl")
-    assert line.startswith("OSError: no OpenGL to draw with (egl: ")
+    assert line.startswith("OSError: no OpenGL to render with (egl: ")
     assert line.endswith("run `mbrl doctor`")
 
 
@@ -244,4 +244,4 @@ import mujoco
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><camera name="a"/></worldbody></mujoco>')
 Renderer(model, mujoco.MjData(model), camera="a")
 """
-    assert last_line(code, MUJOCO_EGL_DEVICE_ID="99").startswith("OSError: no OpenGL to draw with (egl: ")
+    assert last_line(code, MUJOCO_EGL_DEVICE_ID="99").startswith("OSError: no OpenGL to render with (egl: ")
