@@ -1,7 +1,8 @@
 # The commands of this project. Each one first makes the environment in .venv if it is not there or out of date.
 #
-#   make train                            set up, then the main job: mbpo_ivideogpt on one Meta-World task
-#   make train ARGS="agent=drqv2 seed=1"  the same with settings changed
+#   make train                            set up, then a first run: mbpo on window-close, minutes on two CPU cores
+#   make train ARGS="agent=sac seed=1"    the same with settings changed
+#   make train ARGS="experiment=window_close agent=mbpo_ivideogpt"   another experiment: iVideoGPT, from pixels
 #   make test                             set up, then the tests             (ARGS="-k replay" to choose)
 #   make bench                            set up, then the benchmarks        (ARGS="imagination" to choose)
 #   make lint                             set up, then ruff and mypy
@@ -21,7 +22,7 @@ help:
 setup: $(VENV)/.installed $(VENV)/.gl
 
 train: setup
-	@$(BIN)/mbrl train $(ARGS)
+	@$(BIN)/mbrl train $(if $(findstring experiment=,$(ARGS)),,experiment=quickstart) $(ARGS)
 
 test: setup
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import shlex
+import subprocess
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -98,6 +99,13 @@ def check_configured(verb: str, arguments: list[str], folder: Path, whole: bool)
             CHECKS[verb](config)
 
 
+def check_agent(text: str, folder: Path) -> None:
+    """Compose an agent of which a README shows the yaml."""
+    (folder / "agent").mkdir()
+    (folder / "agent" / "shown.yaml").write_text(text)
+    composed_jobs(["agent=shown"], "train", folder)
+
+
 def own_agents(folder: Path) -> Path:
     """A folder for --config-dir with the agent `mine`."""
     own = folder / "own"
@@ -157,16 +165,12 @@ def _option_names(parsers: Sequence[ArgumentParser]) -> set[str]:
 
 
 def check_make(arguments: list[str], folder: Path) -> None:
+    """Check the targets, and what `make` would run for them."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    chosen = [word for word in arguments if "=" not in word]
-    assert set(chosen) <= targets, f"make has no target {set(chosen) - targets}"
-    given = next((word.removeprefix("ARGS=") for word in arguments if word.startswith("ARGS=")), None)
-    if given is None:
-        return
-    if chosen == ["test"]:
-        check_pytest(shlex.split(given))
-    else:
-        check_mbrl([*chosen, *shlex.split(given)], folder)
+    chosen = {word for word in arguments if "=" not in word}
+    assert chosen <= targets, f"make has no target {chosen - targets}"
+    shown = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    check_command(shlex.split(shown.stdout.splitlines()[-1].removeprefix(".venv/bin/")), folder)
 
 
 def check_pytest(arguments: list[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("mbrl", "worldmodel", "policies", "configs", "tests", "runs/reference", "runs/recipes")
+FOLDERS = ("mbrl", "worldmodel", "policies", "configs", "tests", "runs/reference")
 PROGRAMS = ("mbrl", "make", "pip", "python", "torchrun", "pytest")  # whose calls are checked
 OTHERS = (
     "source",
@@ -60,11 +60,21 @@ def spans(readme: Path) -> Iterator[Snippet]:
 
 
 def links(readme: Path) -> Iterator[Snippet]:
-    """The targets of links and pictures that are files of the project."""
+    """The targets of links and pictures that are files of the project, and headings in them."""
     text = readme.read_text()
     for found in _LINK.finditer(text):
-        if not found[1].startswith(("http://", "https://", "mailto:", "#")):
+        if not found[1].startswith(("http://", "https://", "mailto:")):
             yield Snippet(readme, text.count("\n", 0, found.start()) + 1, INLINE, found[1])
+
+
+def leads_somewhere(link: Snippet) -> bool:
+    """Whether the file of a link exists, and the heading in it where the link names one."""
+    file, _, anchor = link.text.partition("#")
+    target = link.readme.parent / file if file else link.readme
+    if not anchor:
+        return target.exists()
+    headings = re.findall(r"^#+ (.*)", _FENCE.sub("", target.read_text()), re.M)
+    return anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(readme: Path) -> Iterator[Snippet]:
@@ -73,10 +83,18 @@ def commands(readme: Path) -> Iterator[Snippet]:
     A block without a language holds commands where a line of it calls one of PROGRAMS; else it is a tree or an output.
     """
     for block in blocks(readme):
-        lines = list(_joined(block))
-        if block.language in SHELLS or (not block.language and any(_calls(line.text) for line in lines)):
-            yield from (line for line in lines if block.language in SHELLS or _calls(line.text))
+        if block.language in SHELLS or (not block.language and _holds_calls(block)):
+            yield from (line for line in _joined(block) if block.language in SHELLS or _calls(line.text))
     yield from (span for span in spans(readme) if _calls(span.text) and " " in span.text)
+
+
+def trees(readme: Path) -> Iterator[Snippet]:
+    """The blocks without a language and without commands: a file or folder a line, with what is in it."""
+    return (block for block in blocks(readme) if not block.language and not _holds_calls(block))
+
+
+def _holds_calls(block: Snippet) -> bool:
+    return any(_calls(line.text) for line in _joined(block))
 
 
 def _calls(text: str) -> bool:
