@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from tests.readmes import (
 
 ALL = readmes()
 CODE = [block for readme in ALL for block in blocks(readme)]
-# A command that several READMEs show is checked once, as a block does where one has it: INLINE comes first and is replaced.
+# A command that several READMEs show is checked once. A block replaces INLINE, because it is checked more strictly.
 SHOWN = sorted((each for readme in ALL for each in commands(readme)), key=lambda each: each.language != INLINE)
 COMMANDS = list({each.text: each for each in SHOWN}.values())
 
@@ -73,6 +74,12 @@ def test_files_options_and_settings_exist(readme: Path) -> None:
 def test_agents_in_tables_exist(table: str) -> None:
     first = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert first and set(first) <= set(groups()["agent"])
+
+
+def test_citation_has_the_version_of_the_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.mark.parametrize(
