@@ -36,7 +36,7 @@ from worldmodel.base import WorldModel
 
 # Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
 PARTS = ("policy", "world_model", "imagination", "planner", "planning")
-REFERENCES = ("name", "pixels", "n_step", "gamma")
+REFERENCES = ("name", "pixels", "snapshots", "n_step", "gamma")
 RATES = tuple(field.name for field in fields(Schedule))
 
 _log = logging.getLogger(__name__)

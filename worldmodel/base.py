@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ class WorldModel(nn.Module, ABC):
         fits: Whether it learns by `fit`, from all transitions, instead of by `update`.
         goal_conditioned: Whether `start` needs a `goal` frame.
         predicts_reward: Whether `step` predicts a reward.
+        context_keys: Further keys that the context of `start` must have, beside observations and `action`.
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
     """
 
@@ -52,7 +54,13 @@ class WorldModel(nn.Module, ABC):
     fits: bool = False
     goal_conditioned: bool = False
     predicts_reward: bool = True
+    context_keys: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters and buffers; the CPU for a model without any."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
 
     @property
     @abstractmethod
@@ -115,6 +123,22 @@ class WorldModel(nn.Module, ABC):
             The next state, and a TensorDict [B] with the predictions, such as `pixels` uint8 [B, 3, R, R], `reward`
             float32 [B, 1] in the units of the environment, and each of `measures` float32 [B, 1].
         """
+
+    def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDictBase]:
+        """Take one step to what was really observed, as `step` takes it to what is imagined.
+
+        Args:
+            state: As for `step`.
+            action: [B, A].
+            observed: [B] with the observations that the action led to.
+
+        Returns:
+            As `step`; the predictions of what was observed are left out, so that `reward` remains.
+
+        Raises:
+            TypeError: The model cannot.
+        """
+        raise TypeError(f"{type(self).__name__} does not predict rewards of given observations")
 
     @abstractmethod
     def fork(self, state: Any, n: int) -> Any:

@@ -29,11 +29,6 @@ class ModelLearner(ABC):
         self.world_model, self.schedule = world_model, schedule
         self.updates, self.fits = 0, 0
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next(self.world_model.parameters()).device
-
     @abstractmethod
     def due(self, steps: int) -> bool:
         """Whether `update` is due, `steps` agent steps after learning has started."""
@@ -53,7 +48,7 @@ class SegmentLearner(ModelLearner):
     def update(self, replay: Replay) -> Metrics:
         self.updates += 1
         batch = replay.sequences(self.schedule.model_batch_size, self.schedule.segment_length)
-        return self.world_model.update(batch.to(self.device))
+        return self.world_model.update(batch.to(self.world_model.device))
 
 
 class FitLearner(ModelLearner):
@@ -76,7 +71,7 @@ class FitLearner(ModelLearner):
         first, rate = self.schedule.model_updates_first, self.schedule.model_updates_per_step
         most = round(rate * self.schedule.model_fit_every) if self.fits else first
         steps = replay.steps(*self.world_model.observations)
-        metrics = self.world_model.fit(steps.to(self.device), most)
+        metrics = self.world_model.fit(steps.to(self.world_model.device), most)
         self.fits += 1
         self.updates += int(metrics["updates"])
         return {**metrics, "gradient_steps": torch.tensor(float(self.updates))}

@@ -61,7 +61,7 @@ class PlanningPolicy(Policy):
             raise UserError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
         check_model(world_model, planner, has_goal=goal is not None)
         frame_stack = check_specs(observation_spec, action_spec, world_model)
-        tasks = world_model.tasks if "task" in world_model.observations else 0
+        tasks = ("task",) if "task" in world_model.observations else ()
         check_proposals(proposals, planner, prior)
         image = None if goal is None else goal_image(Path(goal), world_model.resolution)
         imagination = PlanImagination(world_model, prior.actor if proposals else None, gamma, image)
@@ -70,15 +70,16 @@ class PlanningPolicy(Policy):
             imagination,
             planner,
             actions=action_spec.shape[-1],
-            tasks=tasks,
+            beside={key: observation_spec[key] for key in (*tasks, *world_model.context_keys)},
             frame_stack=frame_stack,
             replan_every=replan_every,
             proposals=proposals,
         )
         self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
         self.actor.to(self.device)  # the goal follows the world model
-        # A model that needs other observations fails here, not in the first episode.
-        self.actor.plan(self.actor.blank().to(self.device))
+        if not world_model.context_keys:  # a blank snapshot is no state
+            # A model that needs other observations fails here, not in the first episode.
+            self.actor.plan(self.actor.blank().to(self.device))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the world model and the prior have updates of their own."""
@@ -145,8 +146,8 @@ class PlanImagination(torch.nn.Module):
 class PlanningActor(TensorDictModuleBase):
     """The actor of a `PlanningPolicy`.
 
-    It reads `frames`, `task` [N] where the world model is conditioned on it, and its memory of the previous step. It
-    writes `action` and, under "next", its memory.
+    It reads `frames`, what the world model needs beside them (`task` [N], `snapshot` [n]), and its memory of the
+    previous step. It writes `action` and, under "next", its memory.
 
     The memory is in the TensorDict, so that several environments and the evaluation do not mix: `plan_mean` and
     `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions to take before the next plan; `past_actions`
@@ -159,7 +160,7 @@ class PlanningActor(TensorDictModuleBase):
         planner: Planner,
         *,
         actions: int,
-        tasks: int,
+        beside: dict[str, TensorSpec],
         frame_stack: int,
         replan_every: int,
         proposals: int,
@@ -176,8 +177,8 @@ class PlanningActor(TensorDictModuleBase):
         }
         side = imagination.world_model.resolution
         self.observed = {"frames": Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)}
-        if tasks:
-            self.observed["task"] = Unbounded((tasks,))
+        self.beside = tuple(beside)
+        self.observed |= {key: spec.clone() for key, spec in beside.items()}
         self.in_keys = [*self.observed, *self.memory]
         self.out_keys = ["action", *(("next", key) for key in self.memory)]
 
@@ -216,8 +217,8 @@ class PlanningActor(TensorDictModuleBase):
         # Past action c leads to frame c + 1; the last action is the one that is planned now.
         actions = torch.cat([rows["past_actions"][:, 1:], torch.zeros_like(rows["past_actions"][:, :1])], 1)
         context = TensorDict(pixels=pixels, action=actions, batch_size=pixels.shape[:2])
-        if "task" in observed.keys():
-            context["task"] = observed["task"][:, None].expand(*context.batch_size, -1)
+        for key in self.beside:
+            context[key] = observed[key][:, None].expand(*context.batch_size, -1)
         state = self.imagination.start(context)
         proposals = None
         if self.proposals:

@@ -32,6 +32,7 @@ BASE_OBSERVATIONS = ("pixels", "state")  # an episode has one of these at least
 OBSERVATIONS = (*BASE_OBSERVATIONS, "task")  # which of several tasks it is of, as a one-hot, is never all that is seen
 FLAGS = ("success", "terminated", "truncated")
 LATENT = "latent"  # what a recurrent actor made of the observation; lives in the replay, never in files
+SNAPSHOT = "snapshot"  # exact state of the environment, float64 [n]; in the replay if asked for, never in files
 SUFFIX = ".safetensors"
 METADATA_KEY = "about"  # the only metadata entry: safetensors writes several in any order, and bytes must be the same
 
@@ -44,7 +45,7 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
     length = rollout.shape[0]
     records = TensorDict(batch_size=[length + 1], device=rollout.device)
     keys = set(rollout.keys())
-    for key in OBSERVATIONS:
+    for key in (*OBSERVATIONS, SNAPSHOT):
         if key in keys:
             records[key] = torch.cat([rollout[key], after[key][-1:]])
     if LATENT in after.keys():  # of the observation at t, handed on to t + 1; the final one was not looked at
@@ -57,7 +58,7 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
 
 def record_fields(observation_spec: Composite, action_spec: TensorSpec) -> dict[str, TensorType]:
     """Type and shape of each entry of one record, for an environment's specs without batch."""
-    seen = {key: observation_spec[key] for key in OBSERVATIONS if key in observation_spec.keys()}
+    seen = {key: observation_spec[key] for key in (*OBSERVATIONS, SNAPSHOT) if key in observation_spec.keys()}
     flag, number = TensorType(torch.bool, (1,)), TensorType(torch.float32, (1,))
     return {
         **{key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in seen.items()},

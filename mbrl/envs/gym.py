@@ -21,6 +21,7 @@ from torchrl.envs import (
 )
 from torchrl.envs.gym_like import BaseInfoDictReader
 
+from mbrl.envs.snapshots import ObserveSnapshot
 from mbrl.errors import UserError
 
 
@@ -35,13 +36,15 @@ class SuccessReader(BaseInfoDictReader):
         return {"success": Binary(n=1, shape=(1,), dtype=torch.bool)}
 
 
-def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
+def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int, snapshots: bool = False) -> EnvBase:
     """Make a Gymnasium environment a TorchRL one. If it has `pixels`, the result also has `frames`.
 
     Args:
         env: has `state` and, optionally, `pixels`. Its other attributes (`seek`, `snapshot`, ...) are also attributes
             of the result.
         frame_stack: K, the number of last `pixels` that make up `frames` [3K, R, R]; 1 or more.
+
+        snapshots: whether observations have `snapshot`, the exact state of `env`, which then needs the method.
 
     Raises:
         UserError: `frame_stack` is below 1.
@@ -53,6 +56,8 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int) -> EnvBase:
     transforms: list[Transform] = [RenameTransform(["observation"], ["state"])]
     if "pixels" in wrapped.observation_spec.keys():
         transforms.append(CatFrames(N=frame_stack, dim=-3, in_keys=["pixels"], out_keys=["frames"]))
+    if snapshots:
+        transforms.append(ObserveSnapshot(env))
     return TransformedEnv(wrapped, Compose(*transforms))
 
 

@@ -14,6 +14,9 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from mbrl.data.episodes import SNAPSHOT
+from mbrl.envs.snapshots import SnapshotLayout
+
 
 class LockStep:
     """N episodes in a single environment, which restores the snapshot of an episode before each of its steps.
@@ -40,13 +43,17 @@ class LockStep:
             self._observations.append(self._env.reset()[0])
             self._snapshots.append(self._env.snapshot())
         self._seen = _stacked(self._observations)
+        self._layout = SnapshotLayout.of(self._env) if SNAPSHOT in env.observation_spec else None
         if self._frame_stack:
             self._seen["frames"] = self._seen["pixels"].repeat(1, self._frame_stack, 1, 1)
 
     @property
     def observation(self) -> TensorDict:
         """The newest observation of each episode, [N], with the keys of the environment."""
-        return TensorDict(dict(self._seen), batch_size=[len(self._snapshots)])
+        seen = dict(self._seen)
+        if self._layout is not None:
+            seen[SNAPSHOT] = torch.stack([self._layout.pack(snapshot) for snapshot in self._snapshots])
+        return TensorDict(seen, batch_size=[len(self._snapshots)])
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Take one agent step in each episode that has not ended.

@@ -48,10 +48,15 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         success_bonus: added to the reward of an agent step in which the task was solved.
         first_episode: number of the first reset: a resumed run rebuilds its environments with it.
 
+    Attributes:
+        renders: whether the next steps render `pixels`, where there are any.
+
     Raises:
         UserError: a setting is unknown or impossible.
         OSError: pixels are wanted and there is no OpenGL.
     """
+
+    renders = True
 
     def __init__(
         self,
@@ -158,14 +163,20 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
     def _observe(self, state: npt.NDArray[np.float64]) -> Observation:
         observation: Observation = {"state": state.astype(np.float32)}
-        if self._renderer is not None:
+        if self._renderer is not None and self.renders:
             observation["pixels"] = self._renderer.render()
         return observation
 
 
 @forwards_to(MetaWorld)
 def make_env(
-    task: str = "plate-slide", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, **settings: Any
+    task: str = "plate-slide",
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    frame_stack: int = 3,
+    snapshots: bool = False,
+    **settings: Any,
 ) -> EnvBase:
     """Make Meta-World a TorchRL environment. `env.seek`, `snapshot` and `restore` are those of `MetaWorld`.
 
@@ -174,13 +185,14 @@ def make_env(
         seed: as in `MetaWorld`.
         worker: as in `MetaWorld`.
         frame_stack: K, at least 1. At a reset the first image is repeated K times.
+        snapshots: whether each observation has `snapshot`, float64 [n]: the exact state, see `mbrl.envs.snapshots`.
         settings: the keyword arguments of `MetaWorld`.
 
     Raises:
         UserError: a setting is unknown or impossible.
         OSError: pixels are wanted and there is no OpenGL.
     """
-    return wrap_gym(MetaWorld(task, seed, worker, **settings), frame_stack)
+    return wrap_gym(MetaWorld(task, seed, worker, **settings), frame_stack, snapshots)
 
 
 def _check_protocol(

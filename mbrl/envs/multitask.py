@@ -116,7 +116,14 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
 @forwards_to(MetaWorld)
 def make_env(
-    tasks: Sequence[str] | str, seed: int = 0, worker: int = 0, *, task: str = "", frame_stack: int = 3, **settings: Any
+    tasks: Sequence[str] | str,
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    task: str = "",
+    frame_stack: int = 3,
+    snapshots: bool = False,
+    **settings: Any,
 ) -> EnvBase:
     """Make several tasks one TorchRL environment.
 
@@ -126,12 +133,15 @@ def make_env(
         worker: as in `MetaWorld`.
         task: name of the set of tasks, such as mt10; it names run folders and has no other effect.
         frame_stack: as in `mbrl.envs.metaworld.make_env`.
+        snapshots: must be False: the tasks have snapshots of different sizes.
         settings: the keyword arguments of `MetaWorld`.
 
     Raises:
         UserError: fewer than two tasks, one twice, or a setting that is unknown or impossible.
         OSError: pixels are wanted and there is no OpenGL.
     """
+    if snapshots:
+        raise UserError("env.snapshots=true needs a single task: several have snapshots of different sizes")
     chosen = task_names() if tasks == ALL else tasks
     return wrap_gym(MultiTask(chosen, seed, worker, **settings), frame_stack)
 

@@ -39,9 +39,14 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         episode_length: in env steps: a multiple of `action_repeat`.
         first_episode: number of the first reset: a resumed run rebuilds its environments with it.
 
+    Attributes:
+        renders: whether the next steps draw `pixels`, where there are any.
+
     Raises:
         UserError: a setting is impossible.
     """
+
+    renders = True
 
     def __init__(
         self,
@@ -123,7 +128,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
     def _observe(self) -> Observation:
         observation: Observation = {"state": np.concatenate([self._agent, self._goal]).astype(np.float32)}
-        if self.pixels:
+        if self.pixels and self.renders:
             observation["pixels"] = self._canvas.copy()
             self._draw(observation["pixels"], self._goal, _GOAL)
             self._draw(observation["pixels"], self._agent, _AGENT)
@@ -137,7 +142,9 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
 
 @forwards_to(Toy)
-def make_env(task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, **settings: Any) -> EnvBase:
+def make_env(
+    task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, snapshots: bool = False, **settings: Any
+) -> EnvBase:
     """Make the toy a TorchRL environment. `env.seek` is that of `Toy`.
 
     Args:
@@ -145,6 +152,7 @@ def make_env(task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: 
         seed: as in `Toy`.
         worker: as in `Toy`.
         frame_stack: K, at least 1. At a reset the first image is repeated K times.
+        snapshots: whether each observation has `snapshot`, float64 [n]: the exact state, see `mbrl.envs.snapshots`.
         settings: the keyword arguments of `Toy`.
 
     Raises:
@@ -152,4 +160,4 @@ def make_env(task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: 
     """
     if task != "toy":
         raise UserError(f"unknown toy task {task!r}: there is only toy")
-    return wrap_gym(Toy(seed, worker, **settings), frame_stack)
+    return wrap_gym(Toy(seed, worker, **settings), frame_stack, snapshots)

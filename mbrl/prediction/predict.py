@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.model.device
 
 
 def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = None) -> LoadedModel:

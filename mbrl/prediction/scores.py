@@ -115,7 +115,7 @@ def score(
         plan: how to imagine.
         on_rollouts: called with the number of rollouts that were completed.
     """
-    scores, device, rows = Scores(), next(model.parameters()).device, max(1, plan.batch_size // plan.samples)
+    scores, device, rows = Scores(), model.device, max(1, plan.batch_size // plan.samples)
     taken = segments.leading("action") if plan.uses_actions else torch.zeros(*segments.leading("pixels").shape[:2], 0)
     others = other_actions(taken, plan.seed) if plan.uses_actions else {}
     training = model.training

@@ -153,19 +153,20 @@ class EpisodeBuffer:
             batch["next", out] = self._observe(key, episode, last + 1)
         return batch
 
-    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+    def sequences(self, batch_size: int, length: int, before: int = 0, extra: tuple[str, ...] = ()) -> TensorDict:
         """Draw segments of `length` rows within one episode, uniformly over all of them: [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
         before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
             `index` int64 [1], its number in `latents` until the next episode comes.
+        extra: further keys of the rows, where the records have them.
         """
         episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
         steps = offset[:, None] + torch.arange(-before, length)
         rows = self._rows(episode[:, None], steps.clamp(min=0))
         length += before
-        names = [*self._observation_keys(), "action"]
+        names = [*self._observation_keys(), "action", *(key for key in extra if key in self.records.keys())]
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=[batch_size, length])
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=[batch_size, length])

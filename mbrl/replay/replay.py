@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from mbrl.data.episodes import to_records
+from mbrl.data.episodes import SNAPSHOT, to_records
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
@@ -119,8 +119,11 @@ class Replay:
             yield self.demos, of_demos, -1 - index[of_demos]
 
     def starts(self, batch_size: int, length: int) -> TensorDict:
-        """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at."""
-        return self.sequences(batch_size, length)
+        """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at.
+
+        They have `snapshot` [B, length, n] where the records have it.
+        """
+        return self._mixed(batch_size, lambda buffer, n: buffer.sequences(n, length, extra=(SNAPSHOT,)))
 
     def steps(self, *observations: str) -> TensorDict:
         """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""

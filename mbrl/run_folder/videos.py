@@ -110,7 +110,7 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
     Raises:
         UserError: The episode has fewer than C + horizon steps.
     """
-    device, context = next(model.parameters()).device, model.context_length
+    device, context = model.device, model.context_length
     pieces, marks = [], []
     whole = len(rollout) // (context + horizon) * (context + horizon)
     if whole == 0:

@@ -20,7 +20,7 @@ from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjec
 from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rollout.decoding import Sampling
-from worldmodel.ivideogpt.rollout.rollout import Frame, ImaginedState, Rollouts
+from worldmodel.ivideogpt.rollout.rollout import ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import ACTIONS, Conditioning, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, decay_groups, gradient_step, mode
@@ -219,9 +219,16 @@ class IVideoGPT(WorldModel):
         """As WorldModel.step; with proprioception also `state` [B, P]."""
         state, frame = self.rollouts.advance(state, action)
         state, pixels = self.rollouts.show(state, frame.tokens.unsqueeze(1))
-        prediction = _beside_pixels(frame)
+        prediction = frame.beside_pixels()
         prediction["pixels"] = pixels.squeeze(1)
         return state, prediction
+
+    def observe(
+        self, state: ImaginedState, action: Tensor | None, observed: TensorDictBase
+    ) -> tuple[ImaginedState, TensorDict]:
+        """As WorldModel.observe, from `pixels`."""
+        state, frame = self.rollouts.observe(state, action, observed["pixels"])
+        return state, frame.beside_pixels()
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
@@ -232,7 +239,7 @@ class IVideoGPT(WorldModel):
         if samples > 1:
             state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
         frames, pixels = self.rollouts.follow(state, actions, decode=actions.shape[1])
-        return TensorDict.stack([_beside_pixels(frame) for frame in frames], 1).set("pixels", pixels)
+        return TensorDict.stack([frame.beside_pixels() for frame in frames], 1).set("pixels", pixels)
 
     @torch.no_grad()
     def outcome(self, state: ImaginedState, actions: Tensor, last_frame: bool = False) -> Outcome:
@@ -287,10 +294,3 @@ class IVideoGPT(WorldModel):
             optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name
         )
         return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}
-
-
-def _beside_pixels(frame: Frame) -> TensorDict:
-    """What a frame has besides its pixels, [R]."""
-    named = {"reward": frame.reward, "state": frame.robot, **frame.measures}
-    known = {name: value for name, value in named.items() if value is not None}
-    return TensorDict(known, batch_size=frame.tokens.shape[:1])

@@ -10,6 +10,7 @@ import torch
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, make, sequences
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.transformer.heads import symexp
 
 FORKS = 3
 
@@ -65,3 +66,29 @@ def test_a_model_that_has_imagined_can_be_sent_to_a_process() -> None:
     actions = torch.zeros(4, 2, ACTION)
     before = model.predict(context, actions)["reward"]
     assert torch.equal(pickle.loads(pickle.dumps(model)).predict(context, actions)["reward"], before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("forks", [1, FORKS])
+def test_rewards_of_real_frames_are_those_of_the_forward_pass(forks: int) -> None:
+    model, batch = make().eval(), sequences(2)
+    segment = model.rollouts.reader(batch)
+    tokens = model.tokenizer.tokenize(segment.frames)
+    expected = symexp(model.transformer.rewards(model.transformer.hidden(tokens, segment.actions)).mean(-1))
+    state, read = model.fork(model.start(batch[:, :CONTEXT]), forks), []
+    for step in range(CONTEXT, SEGMENT):
+        rows = batch.repeat_interleave(forks, 0)
+        state, prediction = model.observe(state, rows["action"][:, step - 1], rows[:, step])
+        assert "pixels" not in prediction.keys()
+        read.append(prediction["reward"])
+    torch.testing.assert_close(torch.cat(read, 1), expected.repeat_interleave(forks, 0), rtol=1e-3, atol=1e-4)
+    assert torch.equal(state.recent, rows["pixels"][:, SEGMENT - CONTEXT :]), "later frames follow the real ones"
+
+
+def test_a_rollout_of_real_frames_goes_on_beyond_a_segment() -> None:
+    model, frames = make(horizon=2 * SEGMENT), sequences(2)
+    state = model.start(frames[:, :CONTEXT])
+    for _ in range(SEGMENT):
+        state, prediction = model.observe(state, frames["action"][:, 0], frames[:, 0])
+    assert torch.isfinite(prediction["reward"]).all()
+    assert state.anchor > 0

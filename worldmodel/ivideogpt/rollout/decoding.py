@@ -217,6 +217,7 @@ def imagine(
     sampling: Sampling,
     measure: bool = False,
     any_token: bool = False,
+    given: Tensor | None = None,
 ) -> ImaginedFrame:
     """One frame: the slot with what it gains, then n sampled codes, each fed back to every decoder.
 
@@ -228,17 +229,18 @@ def imagine(
         added: [R, D] that each decoder's slot gains (Heads.condition); None for nothing.
         measure: whether entropy and disagreement are wanted.
         any_token: sample from the whole vocabulary, see PublishedDefects.
+        given: tokens int64 [R, n] of a real frame, which take the place of sampled ones.
     """
     layout, rows = decoders[0].layout, caches[0].keys.shape[1]
     uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
     offset = 0 if any_token else layout.context_codes
     inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
     tokens, entropies = [], []
-    for draw in uniform:
+    for place, draw in enumerate(uniform):
         hidden = [decoder.advance(x, cache) for decoder, x, cache in zip(decoders, inputs, caches, strict=True)]
         logits = [decoder.logits(h, any_token) for decoder, h in zip(decoders, hidden, strict=True)]
         mixed = logits[0] if len(logits) == 1 else torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
-        tokens.append(sampling.choose(mixed, draw) + offset)
+        tokens.append(sampling.choose(mixed, draw) + offset if given is None else given[:, place])
         if measure:
             entropies.append(torch.stack([_entropy(x) for x in (mixed, *logits)]))
         inputs = [F.embedding(tokens[-1], decoder.embedding) for decoder in decoders]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
@@ -35,6 +35,7 @@ class ImaginedState:
     decoders: tuple[CachedDecoder, ...]  # one for each transformer
     caches: tuple[KeyValueCache, ...]
     codes: Tensor  # int64 [B, C, N], of the contexts
+    encoded: Context  # the contexts, as the encoder of future frames reads them
     features: Context  # the contexts, decoded
     recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
     robot: Tensor | None  # [R, P]: the robot's state at the newest frame
@@ -60,6 +61,12 @@ class Frame:
     reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads; None without a reward head
     robot: Tensor | None  # float32 [R, P]
     measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
+
+    def beside_pixels(self) -> TensorDict:
+        """What the frames have besides their pixels, [R]."""
+        named = {"reward": self.reward, "state": self.robot, **self.measures}
+        known = {name: value for name, value in named.items() if value is not None}
+        return TensorDict(known, batch_size=self.tokens.shape[:1])
 
 
 class Rollouts:
@@ -104,16 +111,24 @@ class Rollouts:
         """A state whose context are these frames uint8 [B, C, 3, side, side]."""
         with self._imagining():
             frames = pixels.float() / 255
-            codes, _ = self.tokenizer.encode_context(frames)
+            codes, encoded = self.tokenizer.encode_context(frames)
             features = self.tokenizer.context_features_for_decoder(codes, frames, painted=False)
         decoders, room = self._decoders(), min(self.segment_frames, self.max_horizon - frame)
         tokens = self.layout.join(codes)
         caches = tuple(decoder.encode(tokens, room) for decoder in decoders)
-        return ImaginedState(decoders, caches, codes, features, pixels, robot, frame, anchor=frame)
+        return ImaginedState(decoders, caches, codes, encoded, features, pixels, robot, frame, anchor=frame)
 
     @torch.no_grad()
-    def advance(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, Frame]:
-        """One frame under ``action`` [R, A]. Its tokens go to ``show`` before a context is encoded anew."""
+    def advance(
+        self, state: ImaginedState, action: Tensor | None, given: Tensor | None = None
+    ) -> tuple[ImaginedState, Frame]:
+        """One frame under an action. Its tokens go to `show` before a context is encoded anew.
+
+        Args:
+            state: R rows.
+            action: [R, A].
+            given: tokens int64 [R, n] of a real frame; None samples them.
+        """
         self._check_fresh(state)
         if state.frame >= self.max_horizon:
             raise ValueError(
@@ -122,12 +137,11 @@ class Rollouts:
             )
         if action is not None and len(action) != state.rows:
             raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
-        if state.frame - state.anchor == self.segment_frames:
-            state = self._anchor(state.recent, state.robot, state.frame)
+        state = self._with_room(state)
         edges = [decoder.edges for decoder in state.decoders]
         action = None if action is None else action.float()
         added = [edge.condition(action, state.robot) for edge in edges]
-        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure, self.defects.any_token)
+        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure, self.defects.any_token, given)
         rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
         robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
         robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
@@ -148,10 +162,29 @@ class Rollouts:
             The state, which knows these frames now, and their pixels uint8 [R, F, 3, side, side].
         """
         pixels = self.pixels(state, tokens)
+        return self._after(state, pixels), pixels
+
+    def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
+        """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
+        state = self._with_room(state)
+        with self._imagining():
+            frames = pixels.float().view(-1, state.cache.forks, *pixels.shape[1:]) / 255  # forks as frames
+            codes = self.tokenizer.encode_dynamics(frames, state.encoded).flatten(0, 1)
+        state, frame = self.advance(state, action, codes + self.layout.context_codes)
+        return self._after(state, pixels.unsqueeze(1)), frame
+
+    def _with_room(self, state: ImaginedState) -> ImaginedState:
+        """The state, anchored anew where its segment is full."""
+        if state.frame - state.anchor < self.segment_frames:
+            return state
+        return self._anchor(state.recent, state.robot, state.frame)
+
+    def _after(self, state: ImaginedState, pixels: Tensor) -> ImaginedState:
+        """The state after the newest frames [R, F, 3, side, side]."""
         fixed = self.layout.context_length - self.reader.context_length  # the goal stays
         goal, past = state.recent[:, :fixed], state.recent[:, fixed:]
         newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
-        return replace(state, recent=torch.cat([goal, newest], 1)), pixels
+        return replace(state, recent=torch.cat([goal, newest], 1))
 
     def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
         """Advance under actions [R, H, A]; frames are decoded together where a context is encoded anew and at the end.

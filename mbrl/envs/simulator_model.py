@@ -1,0 +1,105 @@
+"""The real simulator as a world model: a model without error, to part the error of a model from that of an algorithm.
+
+B rollouts, n numbers of a snapshot, A action, H horizon.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs import EnvBase
+
+from mbrl.data.episodes import SNAPSHOT
+from mbrl.envs.snapshots import SnapshotLayout
+from mbrl.errors import UserError
+from worldmodel.base import Outcome, WorldModel
+
+
+class SimulatorModel(WorldModel):
+    """Predicts by restoring the simulator to a replayed state and stepping it. There is nothing to learn.
+
+    Its state is the snapshots, float64 [B, n].
+
+    Args:
+        observation_spec: `pixels` are predicted where the environment has them, `state` otherwise.
+        action_spec: [A].
+        env: the environment, which must be one that can be restored. Rewards are those that it gives, a success bonus
+            included.
+        max_horizon: maximum number of steps from one start. Meta-World ends an episode after 500 env steps.
+
+    Raises:
+        UserError: the environment cannot be restored, or observations have no snapshots.
+    """
+
+    context_keys = (SNAPSHOT,)
+
+    def __init__(
+        self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase, max_horizon: int = 100
+    ) -> None:
+        super().__init__()
+        if SNAPSHOT not in observation_spec.keys():
+            raise UserError(
+                "the simulator as a world model starts from snapshots of replayed states: set env.snapshots=true"
+            )
+        self._owner = (env,)  # In a tuple: it is no part of this module, and must live, because its end frees OpenGL.
+        self._env: Any = env.unwrapped
+        self._layout = SnapshotLayout.of(self._env)
+        self.observations = ("pixels",) if "pixels" in observation_spec.keys() else ("state",)
+        if "pixels" in self.observations:
+            self.resolution = observation_spec["pixels"].shape[-1]
+        self.state_dim = observation_spec["state"].shape[-1] if "state" in observation_spec.keys() else 0
+        self.context_length, self.max_horizon, self.action_dim = 1, max_horizon, action_spec.shape[-1]
+        self.register_buffer("_where", torch.empty(0), persistent=False)  # It follows the policy to its device.
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {}
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Nothing is learned."""
+        return {}
+
+    def start(self, context: TensorDictBase) -> Tensor:
+        """As WorldModel.start; the context must hold `snapshot` float64 [B, C, n]."""
+        if SNAPSHOT not in context.keys():
+            raise UserError(
+                "the simulator as a world model starts from snapshots, which these steps do not have: they come from "
+                "demonstrations or from files (leave replay.demo_share at 0)"
+            )
+        snapshots: Tensor = context[SNAPSHOT][:, -1].cpu()
+        return snapshots
+
+    def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
+        snapshots, steps = [], []
+        for snapshot, move in zip(state, action.cpu().numpy(), strict=True):
+            self._env.restore(self._layout.unpack(snapshot))
+            observation, reward, _, _, _ = self._env.step(move)
+            observed = {key: observation[key] for key in self.observations}
+            steps.append({**observed, "reward": np.asarray([reward], np.float32)})
+            snapshots.append(self._layout.pack(self._env.snapshot()))
+        stacked = {key: torch.from_numpy(np.stack([step[key] for step in steps])) for key in steps[0]}
+        return torch.stack(snapshots), TensorDict(stacked, batch_size=[len(steps)]).to(self.device)
+
+    def fork(self, state: Tensor, n: int) -> Tensor:
+        return state.repeat_interleave(n, 0)
+
+    def outcome(self, state: Tensor, actions: Tensor, last_frame: bool = False) -> Outcome:
+        """As WorldModel.outcome; each rollout is stepped to its end, and no frame is rendered but the last."""
+        rewards, frames = torch.zeros(actions.shape[:2]), []
+        for row, moves in enumerate(actions.cpu().numpy()):
+            self._env.restore(self._layout.unpack(state[row]))
+            self._env.renders = False
+            try:
+                for step, move in enumerate(moves):
+                    _, rewards[row, step], _, _, _ = self._env.step(move)
+            finally:
+                self._env.renders = True
+            if last_frame:
+                frames.append(torch.from_numpy(self._env.observe()["pixels"]))
+        device = self.device
+        return Outcome(rewards.to(device), torch.stack(frames).to(device) if last_frame else None)

@@ -1,0 +1,152 @@
+"""The simulator as a world model predicts what happens; its halves take each part from the model that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Bounded, Composite
+
+import mbrl
+from mbrl.agents.agent import Agent
+from mbrl.agents.planning import PlanningPolicy
+from mbrl.collecting.evaluation import Evaluator
+from mbrl.envs import metaworld, toy
+from mbrl.envs.half_models import SimulatedFrames, SimulatedRewards
+from mbrl.envs.simulator_model import SimulatorModel
+from mbrl.errors import UserError
+from policies.planner import CEM
+from policies.random import RandomPolicy
+from tests.fakes import CountingWorldModel
+from tests.run_folders import rows, weights
+from tests.test_training import TOY, compose_config
+
+ENVS = {
+    "toy": lambda **options: toy.make_env(resolution=16, episode_length=12, **options),
+    "metaworld": lambda **options: metaworld.make_env("window-close", resolution=16, episode_length=24, **options),
+}
+
+
+def simulated(make_env: Any) -> tuple[SimulatorModel, TensorDictBase]:
+    """The model, and a real episode of another environment of the same kind."""
+    env = make_env(seed=1, snapshots=True)
+    model = SimulatorModel(env.observation_spec, env.action_spec, env=make_env(seed=5))
+    torch.manual_seed(0)
+    return model, env.rollout(12)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_it_predicts_what_happens(name: str) -> None:
+    model, episode = simulated(ENVS[name])
+    contexts = torch.stack([episode[:1], episode[4:5]])
+    actions = torch.stack([episode["action"][:5], episode["action"][4:9]])
+    predicted = model.predict(contexts, actions)
+    for row, first in enumerate((0, 4)):
+        real = episode["next"][first : first + 5]
+        assert torch.equal(predicted["pixels"][row], real["pixels"])
+        torch.testing.assert_close(predicted["reward"][row], real["reward"])
+    state = model.fork(model.start(contexts), 2)
+    outcome = model.outcome(state, actions.repeat_interleave(2, 0), last_frame=True)
+    torch.testing.assert_close(outcome.reward, predicted["reward"][..., 0].repeat_interleave(2, 0))
+    assert torch.equal(outcome.pixels, predicted["pixels"][:, -1].repeat_interleave(2, 0))
+    assert torch.equal(model.predict(contexts, actions)["pixels"], predicted["pixels"]), (
+        "rendering goes on after outcome"
+    )
+
+
+def test_what_it_needs_is_said() -> None:
+    env = toy.make_env(resolution=16)
+    with pytest.raises(UserError, match="replayed states: set env"):
+        SimulatorModel(env.observation_spec, env.action_spec, env=env)
+    model, episode = simulated(ENVS["toy"])
+    with pytest.raises(UserError, match="which these steps do not have"):
+        model.start(episode.exclude("snapshot")[:1][None])
+
+
+class Reader(CountingWorldModel):
+    """Rewards count the steps; a frame is black."""
+
+    measures: tuple[str, ...] = ()
+    resolution, action_dim = 16, 2
+
+    def start(self, context: TensorDictBase) -> Tensor:
+        return torch.zeros(len(context), 1)
+
+    def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
+        pixels = torch.zeros(len(action), 3, 16, 16, dtype=torch.uint8)
+        return state + 1, TensorDict(reward=state + 1, pixels=pixels, batch_size=[len(action)])
+
+    def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDict]:
+        brightness = observed["pixels"].float().mean((1, 2, 3))[:, None]
+        return state + 1, TensorDict(reward=brightness, batch_size=[len(action)])
+
+
+@pytest.mark.parametrize("half", [SimulatedFrames, SimulatedRewards])
+def test_each_half_is_of_the_model_that_it_names(half: Any) -> None:
+    simulator, episode = simulated(ENVS["toy"])
+    model = half(Composite(), Bounded(-1, 1, (2,)), learned=lambda **_: Reader(), simulator=lambda **_: simulator)
+    predicted = model.predict(episode[None, 4 : 4 + model.context_length], episode["action"][None, 4:9])
+    first = 4 + model.context_length - 1
+    real = simulator.predict(episode[None, first : first + 1], episode["action"][None, 4:9])
+    if half is SimulatedFrames:
+        assert torch.equal(predicted["pixels"], real["pixels"])
+        torch.testing.assert_close(predicted["reward"][..., 0], real["pixels"].float().mean((2, 3, 4)))
+    else:
+        assert not predicted["pixels"].any()
+        torch.testing.assert_close(predicted["reward"], real["reward"])
+    assert predicted.keys() == real.keys()
+
+
+@pytest.mark.learns
+def test_a_planner_with_a_perfect_model_solves_the_toy() -> None:
+    env = toy.make_env(resolution=16, episode_length=20, snapshots=True)
+    model = SimulatorModel(env.observation_spec, env.action_spec, env=toy.make_env(resolution=16, episode_length=20))
+    search = CEM(horizon=4, candidates=24, elites=4, iterations=2)
+    specs = {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
+    planner = PlanningPolicy(model, search, RandomPolicy(env.observation_spec, env.action_spec), **specs, gamma=0.99)
+
+    def make_env(seed: int) -> Any:
+        return toy.make_env(seed=seed, resolution=16, episode_length=20, snapshots=True)
+
+    result = Evaluator(make_env, episodes=6, max_steps=20, seed=4)(planner)
+    assert sum(result.success_last) >= 5
+    chance = RandomPolicy(env.observation_spec, env.action_spec)
+    assert sum(Evaluator(make_env, episodes=6, max_steps=20, seed=4)(chance).success_last) <= 2
+
+
+RUN = [
+    *TOY, "agent=mbpo_simulator", "agent.imagine_every=10", "agent.imagination.rollouts=2",
+    "agent.imagination.horizon=3",
+]  # fmt: skip
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+@pytest.mark.process
+def test_a_run_goes_on_to_the_bit_with_the_states_of_its_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = mbrl.training.run(compose_config(tmp_path / "whole", *RUN))
+    update = Agent.update
+
+    def stopping(self: Agent, replay: Any, agent_steps: int, *others: Any) -> Any:
+        if agent_steps == 90:  # within an episode, after a checkpoint
+            raise Stopped
+        return update(self, replay, agent_steps, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Agent, "update", stopping)
+        mbrl.training.run(compose_config(tmp_path / "resumed", *RUN))
+    assert list((tmp_path / "resumed" / "checkpoints").iterdir())
+    resumed = mbrl.training.run(compose_config(tmp_path / "resumed", *RUN))
+    assert rows(resumed) == rows(whole)
+    ours, theirs = weights(resumed), weights(whole)
+    assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
+    imagined = mbrl.load(whole).imagine(rollouts=3, horizon=2)
+    assert imagined["next", "pixels"].shape[:2] == (3, 2)
