@@ -26,6 +26,8 @@ from tests.readmes import (
     trees,
 )
 
+pytestmark = pytest.mark.process  # whole commands and runs
+
 ALL = readmes()
 CODE = [block for readme in ALL for block in blocks(readme)]
 # A command that several READMEs show is checked once. A block replaces INLINE, because it is checked more strictly.

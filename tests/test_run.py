@@ -21,6 +21,8 @@ from tests.command import run_command
 from tests.demonstrations import write_toy
 from tests.test_training import TOY
 
+pytestmark = pytest.mark.process  # whole commands and runs
+
 TINY = ["experiment=smoke", "env=toy", "env.episode_length=20", "total_env_steps=80", "video=false"]
 # agent -> world model, observation of the policy, and settings
 AGENTS = {
@@ -146,7 +148,6 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         _ = mbrl.load(tmp_path).policy
 
 
-@pytest.mark.process
 def test_the_curve_costs_no_import_of_torch(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("agent: {name: sac}\nenv: {task: hammer}\n")
     (tmp_path / "eval.csv").write_text("step,success,seed\n0,0.0,0\n100,0.5,0\n")
@@ -178,7 +179,6 @@ def test_a_run_is_filmed_with_pictures_of_its_own_or_without(tmp_path: Path, pix
     assert again == pytest.approx(result, nan_ok=True)
 
 
-@pytest.mark.process
 def test_the_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All of it, but for the length of the training."""
     short = {"total_env_steps": 100, "eval.every": 100, "eval.episodes": 2, "agent.learning_starts": 50}
@@ -202,7 +202,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.process
 def test_the_code_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
@@ -213,7 +212,6 @@ def test_the_code_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names["imagined"].batch_size == names["replayed"].batch_size == (8, 4)
 
 
-@pytest.mark.process
 def test_the_commands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (commands,) = blocks("bash")

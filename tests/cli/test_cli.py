@@ -114,6 +114,7 @@ def test_the_help_of_train_lists_what_can_be_chosen(mbrl: Run) -> None:
     assert "  worldmodel=" in out
 
 
+@pytest.mark.process
 def test_every_choice_composes_as_it_is_typed() -> None:
     agents = {"cloning": "sac", "planner": "mpc_ivideogpt", "policy": "sac", "worldmodel": "mbpo_ivideogpt"}
     for group in ("env", "experiment", *agents):
@@ -133,6 +134,7 @@ def test_overrides_reach_training(mbrl: Run, training: list[DictConfig]) -> None
     assert (config.agent.name, config.env.task, config.seed, config.note) == ("drqv2", "door-lock", 3, "mine")
 
 
+@pytest.mark.process
 def test_a_sweep_runs_once_for_each_value(mbrl: Run, training: list[DictConfig]) -> None:
     code, _, _ = mbrl("train", "--multirun", "agent=drqv2,random", "seed=1,2")
     assert code == 0

@@ -11,6 +11,8 @@ from mbrl.errors import UserError
 from mbrl.run_folder.checkpoint import Checkpoints
 from tests.test_training import TOY, compose_config
 
+pytestmark = pytest.mark.process  # whole commands
+
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {

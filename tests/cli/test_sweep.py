@@ -18,6 +18,8 @@ from mbrl.training import check
 from tests.run_folders import rows
 from tests.test_training import TOY
 
+pytestmark = pytest.mark.process  # whole commands
+
 JOBS = ["agent=sac,random", "seed=0,1", *TOY]
 
 

@@ -26,6 +26,8 @@ from tests.worldmodel.ivideogpt.test_model import make
 from worldmodel.ivideogpt.segments import Conditioning
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
+pytestmark = pytest.mark.process  # whole commands and runs
+
 small = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64)
 TINY = ["experiment=smoke", "env=toy", "env.episode_length=20", "env.resolution=64"]
 

@@ -18,6 +18,8 @@ from mbrl.results.read_curves import published_curves, read_curves
 from mbrl.results.style import agent_styles
 from tests.shared_data import SHARED_DATA
 
+pytestmark = pytest.mark.process  # whole commands
+
 REFERENCE_CURVES = SHARED_DATA / "reference-curves"
 
 
