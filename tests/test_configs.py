@@ -150,3 +150,20 @@ def test_what_a_study_sets_for_one_agent_names_both() -> None:
 def test_every_agent_has_a_smoke_experiment(agent: str) -> None:
     needed = ["replay.demos=some/folder"] if agent == "bc" else []
     check(config("experiment=smoke", f"agent={agent}", *needed))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gamma"),
+    [
+        ([], 0.95),  # 100 agent steps
+        (["env.episode_length=500", "env.action_repeat=1"], 0.99),
+        (["env.episode_length=500", "env.action_repeat=2"], 0.98),
+        (["env=toy"], 0.95),  # 50 agent steps: 0.9 by the rule, but no less than 0.95
+        (["agent.gamma=0.9"], 0.9),
+    ],
+)
+def test_the_discount_follows_from_the_length_of_an_episode(overrides: list[str], gamma: float) -> None:
+    for agent in ("drqv2", "sac", "mbpo_ivideogpt", "dreamerv3", "mpc_ivideogpt"):
+        settings = config(f"agent={agent}", *overrides)
+        assert settings.agent.gamma == settings.replay.gamma == pytest.approx(gamma)
+    assert configs.discount({"episode_length": 10_000}) == 0.995

@@ -59,7 +59,7 @@ def test_a_folder_of_another_configuration_is_refused() -> None:
     (begun := Path("runs/random/toy/seed1") / "metrics.jsonl").touch()
     with pytest.raises(ValueError, match="runs/random/toy/seed1 belongs to another config"):
         prepare([*JOBS, "replay.gamma=0.5"], check)
-    assert OmegaConf.load("runs/sac/toy/seed0/config.yaml").replay.gamma == 0.99, "none is taken where one is refused"
+    assert OmegaConf.load("runs/sac/toy/seed0/config.yaml").replay.gamma == 0.95, "none is taken where one is refused"
     begun.unlink()
     prepare([*JOBS, "replay.gamma=0.5"], check)  # what never began belongs to nobody
 
