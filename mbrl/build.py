@@ -18,11 +18,13 @@ from torchrl.envs import EnvBase
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
+from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
 from mbrl.agents.task_conditioning import TaskConditioned
-from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
+from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT, record_fields, view_name
 from mbrl.device import pick_device
+from mbrl.envs.simulator_model import SimulatorModel
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
 from mbrl.replay.replay import Replay
@@ -35,7 +37,7 @@ from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
 # Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
-PARTS = ("policy", "world_model", "imagination", "planner", "planning")
+PARTS = ("policy", "world_model", "imagination", "planner", "planning", "model_error")
 REFERENCES = ("name", "pixels", "snapshots", "n_step", "gamma")
 RATES = tuple(field.name for field in fields(Schedule))
 
@@ -217,7 +219,8 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     _check_observations(config, env, policy, world_model, replay)
     imagination = build_imagination(config, env, policy, world_model, replay)
     planner = build_planner(config, env, policy, world_model)
-    return assemble(config, policy, world_model, imagination, planner)
+    model_error = build_model_error(config, env, world_model)
+    return assemble(config, policy, world_model, imagination, planner, model_error)
 
 
 def assemble(
@@ -226,10 +229,11 @@ def assemble(
     world_model: WorldModel | None = None,
     imagination: Imagination | None = None,
     planner: Policy | None = None,
+    model_error: ModelError | None = None,
 ) -> Agent:
     """Build the agent from existing parts."""
     settings = {k: v for k, v in config.agent.items() if k not in (*PARTS, *REFERENCES, *RATES)}
-    parts = {"world_model": world_model, "imagination": imagination, "planner": planner}
+    parts = {"world_model": world_model, "imagination": imagination, "planner": planner, "model_error": model_error}
     given = {name: part for name, part in parts.items() if part is not None}
     agent: Agent = make(settings, Agent, place="agent", policy=policy, schedule=build_schedule(config), **given)
     return agent
@@ -250,6 +254,19 @@ def build_imagination(
         resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
         **config.agent.imagination,
     )
+
+
+def build_model_error(config: DictConfig, env: EnvBase, world_model: WorldModel | None) -> ModelError | None:
+    """What measures the world model while the agent learns; None where `agent.model_error` is null."""
+    settings = config.agent.get("model_error")
+    if settings is None or world_model is None or world_model.goal_conditioned:
+        return None
+    simulator = None
+    if SNAPSHOT in env.observation_spec.keys():
+        specs = {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
+        simulator = SimulatorModel(**specs, env=env_factory(config)(seed=config.seed))
+    per_episode = agent_steps_per_episode(config) * env_steps_per_step(config)
+    return ModelError(world_model, simulator, gamma=config.replay.gamma, episode_env_steps=per_episode, **settings)
 
 
 def _check_observations(

@@ -170,10 +170,11 @@ def train(config: DictConfig, run: Run) -> None:
         progress["episodes"] += len(finished)
         progress["agent_steps"] += batch.numel()
         progress["env_steps"] = progress["agent_steps"] * repeat
+        error = agent.assess(finished, progress["env_steps"])
         metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
-        run.logger.log({**collected(finished), **metrics}, gradient_steps=agent.gradient_steps, **counters)
+        run.logger.log({**collected(finished), **error, **metrics}, gradient_steps=agent.gradient_steps, **counters)
         done = progress["env_steps"] >= config.total_env_steps
         if done or progress["env_steps"] // config.eval.every > before // config.eval.every:
             evaluate(config, run)

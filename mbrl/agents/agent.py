@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.learners import Learner, Metrics, learner_for
+from mbrl.agents.model_error import ModelError
 from mbrl.agents.model_learners import model_learner_for
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
@@ -32,6 +34,7 @@ class Agent:
             planner acts.
         imagination: rolls the policy out in the world model; needed where `schedule.real_ratio` is below 1.
         planner: acts in place of the policy, by planning in the world model. The policy is its prior.
+        model_error: measures the world model on each new episode; None does not.
         schedule: when each part learns.
         learner: how the policy is updated; None chooses by `policy.learns_from`.
         cloning: how demonstrations are imitated; None does not.
@@ -46,6 +49,7 @@ class Agent:
         world_model: WorldModel | None = None,
         imagination: Imagination | None = None,
         planner: PlanningPolicy | None = None,
+        model_error: ModelError | None = None,
         *,
         schedule: Schedule,
         learner: Learner | None = None,
@@ -54,7 +58,7 @@ class Agent:
         if planner is not None and world_model is None:
             raise UserError("agent.planner needs an agent.world_model to plan in")
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
-        self.schedule, self.cloning = schedule, cloning or Cloning()
+        self.schedule, self.cloning, self.model_error = schedule, cloning or Cloning(), model_error
         if planner is not None and self.cloning.updates and not planner.actor.proposals:
             raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         self.learner = learner or learner_for(policy, imagination, schedule)
@@ -117,6 +121,23 @@ class Agent:
             means.add("policy", self.learner.imitate(replay, 1.0))
             on_update()
         return means.values()
+
+    def assess(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
+        """Measure the world model on an episode that has just ended, before it learns from it.
+
+        Args:
+            episodes: record episodes that have just ended.
+            env_steps: env steps so far.
+
+        Returns:
+            Metrics as model_error/NAME; {} where none is due, or the model has not learned yet.
+        """
+        measured, learner = self.model_error, self.model_learner
+        if measured is None or learner is None or not episodes or not measured.due(env_steps):
+            return {}
+        if learner.updates == 0 and learner.world_model.optimizers:
+            return {}
+        return {f"model_error/{name}": value for name, value in measured(episodes[-1]).items()}
 
     def update(
         self, replay: Replay, agent_steps: int, env_steps: int, on_update: Callable[[], Any] = lambda: None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 CENTIMETRES = 100.0  # in a metre
+MOVING = 16 / 255  # least change of a channel by which a pixel counts as moving; larger than the noise of rendering
 
 
 def reward_error(predicted: Tensor, real: Tensor) -> Tensor:
@@ -76,6 +77,41 @@ def success_threshold(rewards: Tensor, success: Tensor) -> float:
     fresh = torch.cat([torch.ones_like(success[:1]), ordered[1:] > ordered[:-1]])  # equal rewards cannot be parted
     best = int(torch.where(fresh, recall + specificity, -1.0).argmax())
     return float(ordered[best] if best == 0 else (ordered[best - 1] + ordered[best]) / 2)
+
+
+def correlation(predicted: Tensor, real: Tensor) -> Tensor:
+    """Pearson's correlation of two tensors of one shape, 0-d; nan where one of them is constant."""
+    a, b = predicted.double().flatten(), real.double().flatten()
+    a, b = a - a.mean(), b - b.mean()
+    return (a * b).sum() / (a.norm() * b.norm())
+
+
+def within_start_correlation(predicted: Tensor, real: Tensor) -> Tensor:
+    """Correlation of the returns of plans with the true ones, among plans from one start.
+
+    A model that knows which starts are good, but not what actions do, has a correlation of 0 here.
+
+    Args:
+        predicted: returns [B, N] of N plans from each of B starts.
+        real: the true ones, [B, N].
+
+    Returns:
+        Correlation of the deviations from each start's mean, pooled over starts, 0-d; nan where one is constant.
+    """
+    return correlation(predicted - predicted.mean(1, keepdim=True), real - real.mean(1, keepdim=True))
+
+
+def moving_psnr(predicted: Tensor, real: Tensor, last: Tensor) -> Tensor:
+    """PSNR of the pixels that move, in dB, 0-d; nan where none does.
+
+    Args:
+        predicted: imagined frames uint8 [B, H, 3, R, R].
+        real: the real ones, of the same shape.
+        last: the last real frame before them, uint8 [B, 3, R, R]; a pixel moves where `real` differs from it.
+    """
+    frames, target, still = predicted.float() / 255, real.float() / 255, last[:, None].float() / 255
+    moving = ((target - still).abs() >= MOVING).any(2, keepdim=True).expand_as(target)
+    return -10 * (frames - target)[moving].square().mean().log10()
 
 
 def distance_cm(positions: Tensor, real: Tensor) -> Tensor:

@@ -9,9 +9,12 @@ from worldmodel.metrics.control import (
     Confusion,
     codebook_usage,
     confusion,
+    correlation,
     distance_cm,
+    moving_psnr,
     reward_error,
     success_threshold,
+    within_start_correlation,
 )
 
 
@@ -63,3 +66,27 @@ def test_codebook_usage_by_hand() -> None:
     share, perplexity = codebook_usage(torch.arange(8), 8)
     assert (share, perplexity) == (1.0, pytest.approx(8.0))
     assert codebook_usage(torch.tensor([0, 0, 0, 1]), 4)[1] == pytest.approx(4 / 3**0.75)
+
+
+def test_correlations_by_hand() -> None:
+    real = torch.tensor([[1.0, 2.0, 3.0], [11.0, 12.0, 13.0]])
+    assert float(correlation(real * 2 + 1, real)) == pytest.approx(1.0)
+    assert float(within_start_correlation(real * 2 + 1, real)) == pytest.approx(1.0)
+    starts_alone = torch.tensor([[2.0, 2.0, 2.0], [12.0, 12.0, 12.0]])  # knows the starts, not the actions
+    assert float(correlation(starts_alone, real)) > 0.98
+    assert torch.isnan(within_start_correlation(starts_alone, real))
+    wrong = torch.tensor([[3.0, 2.0, 1.0], [13.0, 12.0, 11.0]])
+    assert float(within_start_correlation(wrong, real)) == pytest.approx(-1.0)
+    half = torch.tensor([[1.0, 2.0, 3.0], [13.0, 12.0, 11.0]])
+    assert float(within_start_correlation(half, real)) == pytest.approx(0.0)
+
+
+def test_psnr_of_what_moves_by_hand() -> None:
+    last = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    real = last[:, None].clone()
+    real[..., 0, 0] = 255  # one pixel of four moves
+    imagined = real.clone()
+    imagined[..., 1, 1] = 200  # what does not move does not count
+    imagined[:, :, 0, 0, 0] = 0  # a channel of three is wrong by 1
+    assert float(moving_psnr(imagined, real, last)) == pytest.approx(-10 * math.log10(1 / 3))
+    assert torch.isnan(moving_psnr(imagined, last[:, None], last))

@@ -1,0 +1,123 @@
+"""What the error of a world model is while an agent learns, on real episodes that it was not trained on yet.
+
+S starts, N plans from each, C context frames, H horizon, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mbrl.agents.learners import Metrics
+from mbrl.device import fork_rng
+from mbrl.errors import UserError
+from worldmodel.base import WorldModel
+from worldmodel.metrics.control import correlation, moving_psnr, within_start_correlation
+
+LEVELS: Mapping[str, tuple[float, float]] = {"low": (-torch.inf, 2.0), "middle": (2.0, 8.0), "high": (8.0, torch.inf)}
+
+
+class ModelError:
+    """Compares imagined rollouts with what really happened, and ranks random plans against the simulator.
+
+    Args:
+        world_model: the model.
+        simulator: the perfect model, for the ranking of plans; None leaves it out.
+        gamma: discount of the returns of plans.
+        episode_env_steps: env steps of an episode.
+        every: env steps between two comparisons. Each is on the episode that has just ended.
+        starts: S, contexts in that episode, evenly spaced.
+        horizon: steps of the rollouts and of the plans. H is the smaller of it and what the model can imagine.
+        plans: N, plans with uniformly random actions from each start.
+
+    Raises:
+        UserError: a number is below 1.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        simulator: WorldModel | None,
+        *,
+        gamma: float,
+        episode_env_steps: int,
+        every: int,
+        starts: int,
+        horizon: int,
+        plans: int,
+    ) -> None:
+        if min(every, starts, horizon, plans) < 1:
+            raise UserError("agent.model_error: every, starts, horizon and plans must be 1 or more")
+        self.world_model, self.simulator, self.gamma = world_model, simulator, gamma
+        self.episode_env_steps, self.every = episode_env_steps, every
+        self.starts, self.horizon, self.plans = starts, min(horizon, world_model.max_horizon), plans
+
+    def due(self, env_steps: int) -> bool:
+        """Whether to compare at the end of an episode, after this number of env steps."""
+        return env_steps // self.every > (env_steps - self.episode_env_steps) // self.every
+
+    @torch.no_grad()
+    def __call__(self, episode: TensorDictBase) -> Metrics:
+        """Compare on a record episode [R] of at least C + H rows; {} where it is shorter.
+
+        The random numbers of training are left as they were.
+
+        Returns:
+            `reward_correlation`; `reward_LEVEL` and `true_reward_LEVEL`, mean imagined and true reward of the steps
+            whose true reward is low (below 2), middle or high (8 or more), where there are any; for a model that
+            predicts pixels `psnr_moving` and `psnr_moving_copy`, of the imagined frames and of copies of the last real
+            one; with the simulator `plan_correlation`, see `within_start_correlation`.
+        """
+        length = self.world_model.context_length + self.horizon
+        if len(episode) < length:
+            return {}
+        training = self.world_model.training
+        self.world_model.eval()
+        try:
+            with fork_rng():
+                torch.manual_seed(0)  # the same draws at every comparison
+                places = torch.linspace(0, len(episode) - length, self.starts).long().unique().tolist()
+                segments = torch.stack([episode[place : place + length] for place in places])
+                assert isinstance(segments, TensorDict)
+                return self._rollouts(segments) | self._plans(segments)
+        finally:
+            self.world_model.train(training)
+
+    def _rollouts(self, segments: TensorDict) -> Metrics:
+        """Compare rollouts under the real actions of segments [S, C + H]."""
+        model, context = self.world_model, self.world_model.context_length
+        actions = segments["action"][:, context - 1 : -1]
+        imagined = model.predict(segments[:, :context].to(model.device), actions.to(model.device)).cpu()
+        metrics: Metrics = {}
+        if model.predicts_reward:
+            predicted, real = imagined["reward"], segments["reward"][:, context - 1 : -1]
+            metrics["reward_correlation"] = correlation(predicted, real)
+            for name, (low, high) in LEVELS.items():
+                chosen = (real >= low) & (real < high)
+                if chosen.any():
+                    metrics |= {f"reward_{name}": predicted[chosen].mean(), f"true_reward_{name}": real[chosen].mean()}
+        if "pixels" in model.observations:
+            last, real = segments["pixels"][:, context - 1], segments["pixels"][:, context:]
+            metrics["psnr_moving"] = moving_psnr(imagined["pixels"], real, last)
+            metrics["psnr_moving_copy"] = moving_psnr(last[:, None].expand_as(real), real, last)
+        return {name: value for name, value in metrics.items() if torch.isfinite(value)}
+
+    def _plans(self, segments: TensorDict) -> Metrics:
+        """Rank random plans from the contexts of segments [S, C + H]."""
+        if self.simulator is None or not self.world_model.predicts_reward:
+            return {}
+        context = segments[:, : self.world_model.context_length]
+        actions = torch.rand(len(segments) * self.plans, self.horizon, segments["action"].shape[-1]) * 2 - 1
+        returns = [self._returns(model, context, actions) for model in (self.world_model, self.simulator)]
+        found = within_start_correlation(*returns)
+        return {"plan_correlation": found} if torch.isfinite(found) else {}
+
+    def _returns(self, model: WorldModel, context: TensorDict, actions: Tensor) -> Tensor:
+        """Discounted returns [S, N] of plans [S * N, H, A] in a model."""
+        state = model.fork(model.start(context.to(model.device)), self.plans)
+        reward = model.outcome(state, actions.to(model.device)).reward
+        assert reward is not None
+        return (reward.cpu() * self.gamma ** torch.arange(self.horizon)).sum(1).view(-1, self.plans)
