@@ -161,9 +161,23 @@ def _rendering() -> Check:
     environment = {**os.environ, "MUJOCO_GL": backend}
     probe = subprocess.run([sys.executable, "-c", GL_PROBE], env=environment, capture_output=True, text=True)
     if probe.returncode == 0:
-        return Check("OpenGL", f"{backend} works: {probe.stdout.strip()}")
+        renderer = probe.stdout.strip()
+        if _in_software(renderer) and shutil.which("nvidia-smi"):
+            found = f"{backend} renders in software ({renderer}) although there is a GPU"
+            return Check("OpenGL", found, f"export __EGL_VENDOR_LIBRARY_FILENAMES={_nvidia_vendor_file()}")
+        return Check("OpenGL", f"{backend} works: {renderer}")
     reason = probe.stderr.strip().rsplit("\n", 1)[-1]
     return Check("OpenGL", f"{backend} fails: {reason}", f"sudo apt-get install -y {GL_PACKAGES}", needed=True)
+
+
+def _in_software(renderer: str) -> bool:
+    return any(name in renderer.lower() for name in ("llvmpipe", "softpipe", "swrast"))
+
+
+def _nvidia_vendor_file() -> Path:
+    """The file by which libglvnd finds NVIDIA's EGL; it comes with the driver, in the first folder if in neither."""
+    places = [Path(root, "share/glvnd/egl_vendor.d/10_nvidia.json") for root in ("/usr", "/usr/local/nvidia")]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _rate(name: str, unit: str, *, pixels: bool, steps: int = 100) -> Check:

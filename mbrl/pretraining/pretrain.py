@@ -137,8 +137,11 @@ def save(run: PretrainingRun, phase: Phase) -> None:
 
 def build(config: DictConfig) -> PretrainingRun:
     """Build a run. Its folder is claimed last, so that a wrong setting does not claim it."""
+    device = pick_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Accelerate takes the current one, in a single process.
     accelerator = Accelerator(
-        cpu=pick_device(config.device).type == "cpu",
+        cpu=device.type == "cpu",
         mixed_precision="no",  # the model sets its own
         # A batch may not train all parameters: a codebook during warm-up, a reward head without rewards.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],

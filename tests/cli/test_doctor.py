@@ -54,6 +54,18 @@ def test_opengl_that_does_not_work_comes_with_its_install_line(monkeypatch: pyte
     assert check.fix == "sudo apt-get install -y libegl1 libgl1 libopengl0"
 
 
+def test_rendering_in_software_beside_a_gpu_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = SimpleNamespace(returncode=0, stdout="llvmpipe (LLVM 15.0.6, 256 bits)\n", stderr="")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **options: done)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not doctor._rendering().fix, "there is no GPU"
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    check = doctor._rendering()
+    assert "although there is a GPU" in check.found and not check.needed
+    assert check.fix.startswith("export __EGL_VENDOR_LIBRARY_FILENAMES=/")
+
+
 def test_a_gpu_that_torch_does_not_use_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")

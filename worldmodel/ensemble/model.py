@@ -140,7 +140,7 @@ class ProbabilisticEnsemble(WorldModel):
             errors = torch.where(better, now, errors)
         self._restore(best)
         self.elites.copy_(errors.argsort()[: len(self.elites)].sort().values)
-        loss = torch.stack(losses).mean() if losses else torch.zeros(())
+        loss = torch.stack(losses).mean() if losses else errors.new_zeros(())
         return {"loss": loss, "updates": torch.tensor(float(updates)), **self._judge(judged, errors)}
 
     def _measure(self, transitions: TensorDictBase, training: Tensor) -> None:
