@@ -6,7 +6,8 @@ Policies import no world model and no environment. Specs and sizes are passed in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -77,6 +78,14 @@ class Policy(nn.Module, ABC):
             ValueError: this policy does not learn.
         """
         raise ValueError(f"{type(self).__name__} imitates no demonstrations: agent.cloning.updates must be 0")
+
+    @contextmanager
+    def limited_noise(self, std: float | None) -> Iterator[None]:
+        """Explore with Gaussian noise of at most this standard deviation meanwhile; None for no limit.
+
+        Policies without such noise ignore it.
+        """
+        yield
 
     def set_env_steps(self, n: int) -> None:
         """Set the number of env steps taken so far, for schedules.

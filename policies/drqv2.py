@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -62,11 +62,13 @@ class FramesActor(TensorDictModuleBase):
         self.trunk = trunk(encoder.out_features, feature_size)
         self.head = mlp((feature_size, hidden_size, hidden_size, actions))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+        self.max_std: float | None = None  # see Policy.limited_noise
 
     def std(self) -> Tensor:
         """Current standard deviation of the noise, 0-d."""
         start, end, env_steps = self.noise
-        return start + (end - start) * (self.env_steps / env_steps).clamp(max=1.0)
+        std = start + (end - start) * (self.env_steps / env_steps).clamp(max=1.0)
+        return std if self.max_std is None else std.clamp(max=self.max_std)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that the actor's loss trains: trunk and head. The encoder learns from the critics' loss alone."""
@@ -149,6 +151,14 @@ class DrQV2(Policy):
         self.optimizers = {
             name: torch.optim.Adam(parameters, lr=learning_rate, fused=True) for name, parameters in groups.items()
         }
+
+    @contextmanager
+    def limited_noise(self, std: float | None) -> Iterator[None]:
+        self.actor.max_std = std
+        try:
+            yield
+        finally:
+            self.actor.max_std = None
 
     def set_env_steps(self, n: int) -> None:
         self.actor.env_steps.fill_(n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from tensordict import TensorDict
@@ -69,6 +70,8 @@ class Imagination:
         horizon: H, steps of each rollout; or the fields of a `Horizon`.
         retain: calls of `run` whose rollouts are kept. Older rollouts, of older policies and models, are dropped.
         n_step: rewards summed in an imagined transition; None takes the replay's.
+        noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.
+        recent_starts: share of the real states that is drawn from the newest quarter of the episodes, in [0, 1].
         cut_above: see `UncertaintyRules`; None truncates no rollout.
         weigh_by: see `UncertaintyRules`; None gives all transitions the same weight.
         optimism: see `UncertaintyRules`; None adds no bonus to rewards.
@@ -91,12 +94,19 @@ class Imagination:
         horizon: int | Mapping[str, int],
         retain: int,
         n_step: int | None = None,
+        noise: float | None = None,
+        recent_starts: float = 0.0,
         cut_above: PerEstimate = None,
         weigh_by: PerEstimate = None,
         optimism: PerEstimate = None,
         divide_pixels_twice: bool = False,
     ) -> None:
-        self._warned = False
+        self._warned, self.noise = False, noise
+        if not 0 <= recent_starts <= 1 or (noise is not None and noise < 0):
+            raise UserError(
+                f"agent.imagination: recent_starts ({recent_starts}) must lie in [0, 1], and noise ({noise}) be 0 or "
+                "more"
+            )
         self.uncertainty = UncertaintyRules.of(cut_above, weigh_by, optimism)
         self.uncertainty.check(world_model)
         if policy.learns_from == "rollouts" and (
@@ -113,7 +123,7 @@ class Imagination:
         self.divide_pixels_twice = divide_pixels_twice
         self.env = ImaginationEnv(
             world_model,
-            replay.starts,
+            partial(replay.starts, recent=recent_starts),
             action_spec=action_spec,
             batch_size=rollouts,
             horizon=self.schedule.at(0),
@@ -160,7 +170,7 @@ class Imagination:
         """
         self.env.horizon = self.schedule.at(env_steps)
         self.buffer.capacity = self._records(self.horizon)
-        with set_exploration_type(ExplorationType.RANDOM):
+        with set_exploration_type(ExplorationType.RANDOM), self.policy.limited_noise(self.noise):
             rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}

@@ -17,10 +17,11 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
-from mbrl.data.episodes import LATENT, OBSERVATIONS
+from mbrl.data.episodes import LATENT, OBSERVATIONS, SNAPSHOT
 from mbrl.errors import UserError
+from mbrl.replay.episode_table import Episode, EpisodeTable, check_table
 from mbrl.replay.latents import Latents
-from mbrl.replay.storage import Episode, InMemory, MemoryMaps, check_table
+from mbrl.replay.storage import InMemory, MemoryMaps, refuse_non_finite
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
 from policies.returns import n_step
 
@@ -75,28 +76,16 @@ class EpisodeBuffer:
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
         self.latents = Latents(self.size, latents)
-        self._table = torch.empty(0, len(Episode._fields), dtype=torch.int64)  # an Episode a row, oldest first
+        self._table = EpisodeTable()
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
-        return int((self._lengths - 1 - self._firsts).sum())
+        return int(self._table.transitions.sum())
 
     @property
     def episodes(self) -> list[Episode]:
         """Those that can be drawn from, oldest first."""
-        return [Episode(*row) for row in self._table.tolist()]
-
-    @property
-    def _starts(self) -> Tensor:
-        return self._table[:, 0]
-
-    @property
-    def _lengths(self) -> Tensor:
-        return self._table[:, 1]
-
-    @property
-    def _firsts(self) -> Tensor:
-        return self._table[:, 2]
+        return self._table.episodes
 
     # ---------------------------------------------------------------- writing
     def extend(self, records: TensorDictBase, first: int = 0, lengths: Sequence[int] | Tensor | None = None) -> None:
@@ -120,9 +109,9 @@ class EpisodeBuffer:
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
         checksums = torch.tensor([self.storage.checksum(episode) for episode in records.unbind(0)])
-        self._table = torch.cat([self._table, torch.stack([starts, rows, torch.full((count,), first), checksums], 1)])
+        self._table.append(starts, rows, first, checksums)
         self.head += count * length
-        self._table = self._table[self._starts >= self.head - self.capacity]
+        self._table.drop_before(self.head - self.capacity)
 
     def _wrap(self, data: TensorDictBase) -> ReplayBuffer:
         return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
@@ -137,7 +126,7 @@ class EpisodeBuffer:
         Where the records hold a `weight` [1], they are drawn in proportion to it instead.
         """
         episode, offset = self._draw_transitions(batch_size)
-        final = self._lengths[episode] - 2  # the offset of the episode's last action
+        final = self._table.lengths[episode] - 2  # the offset of the episode's last action
         steps = offset[:, None] + torch.arange(self.n_step)
         rows = self._rows(episode[:, None], steps.minimum(final[:, None]))
         returns = n_step(self._gather("reward", rows).squeeze(-1), steps >= final[:, None], self.gamma)
@@ -153,24 +142,44 @@ class EpisodeBuffer:
             batch["next", out] = self._observe(key, episode, last + 1)
         return batch
 
-    def sequences(self, batch_size: int, length: int, before: int = 0, extra: tuple[str, ...] = ()) -> TensorDict:
+    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """Draw segments of `length` rows within one episode, uniformly over all of them: [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
         before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
             `index` int64 [1], its number in `latents` until the next episode comes.
-        extra: further keys of the rows, where the records have them.
         """
-        episode, offset = self._draw((self._lengths - length + 1).clamp(min=0), batch_size, what=length)
-        steps = offset[:, None] + torch.arange(-before, length)
-        rows = self._rows(episode[:, None], steps.clamp(min=0))
-        length += before
-        names = [*self._observation_keys(), "action", *(key for key in extra if key in self.records.keys())]
-        batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=[batch_size, length])
+        episode, offset = self._table.draw((self._table.lengths - length + 1).clamp(min=0), batch_size, needed=length)
+        return self._segments(episode, offset[:, None] + torch.arange(-before, length), numbered=before > 0)
+
+    def starts(self, batch_size: int, length: int, newest: float = 1.0) -> TensorDict:
+        """Draw histories [B, length] whose last row is a state to branch from, uniformly over steps.
+
+        Every step of an episode but its last record, from which no action was taken, is drawn. Where an episode has no
+        row before its first, the history has copies of that, as a frame stack has in the environment. `snapshot` [n] is
+        among the entries where the records have it.
+
+        Args:
+            batch_size: B.
+            length: rows of a history.
+            newest: share of the episodes to draw from, the newest ones, in (0, 1].
+        """
+        weights = self._table.lengths - 1
+        weights[: len(weights) - max(1, round(newest * len(weights)))] = 0
+        episode, offset = self._table.draw(weights, batch_size)
+        return self._segments(episode, offset[:, None] + torch.arange(1 - length, 1), (SNAPSHOT,))
+
+    def _segments(
+        self, episode: Tensor, steps: Tensor, further: tuple[str, ...] = (), *, numbered: bool = False
+    ) -> TensorDict:
+        """The rows of episodes [B] at steps [B, T], those before the first being copies of it."""
+        rows, shape = self._rows(episode[:, None], steps.clamp(min=0)), steps.shape
+        names = [*self._observation_keys(), "action", *(key for key in further if key in self.records.keys())]
+        batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=shape)
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
-        batch["next"] = TensorDict(after, batch_size=[batch_size, length])
-        if before:
+        batch["next"] = TensorDict(after, batch_size=shape)
+        if numbered:
             batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
         return batch
 
@@ -183,8 +192,8 @@ class EpisodeBuffer:
         """
         if not len(self._table):
             raise UserError("replay: there is no rollout to draw; imagine one first")
-        _, length, first, _ = self._table[-1].tolist()
-        alike = ((self._lengths == length) & (self._firsts == first)).nonzero().flatten()
+        _, length, first, _ = self._table.episodes[-1]
+        alike = ((self._table.lengths == length) & (self._table.firsts == first)).nonzero().flatten()
         drawn = alike[torch.randperm(len(alike))[:batch_size]]
         shape = (len(drawn), length - first)
         episode = drawn[:, None].expand(shape).flatten()
@@ -204,8 +213,8 @@ class EpisodeBuffer:
         Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1], and
         `index` int64 [N], the number of the step's record among all ever written.
         """
-        counts = self._lengths - 1 - self._firsts
-        before = self._starts + self._firsts - (counts.cumsum(0) - counts)
+        counts = self._table.transitions
+        before = self._table.starts + self._table.firsts - (counts.cumsum(0) - counts)
         index = torch.arange(int(counts.sum())) + before.repeat_interleave(counts)
         rows, following = index % self.size, (index + 1) % self.size
         after = TensorDict({key: self._gather(key, following) for key in observations}, batch_size=[len(index)])
@@ -213,23 +222,14 @@ class EpisodeBuffer:
         now: dict[str, Any] = {key: self._gather(key, rows) for key in (*observations, "action")}
         return TensorDict({**now, "next": after, "index": index}, batch_size=[len(index)])
 
-    def _draw(self, weights: Tensor, batch_size: int, what: int = 2) -> tuple[Tensor, Tensor]:
-        """An episode and a place in it, uniform over the sum of `weights` places."""
-        bounds = weights.cumsum(0)
-        if not len(bounds) or bounds[-1] == 0:
-            raise UserError(f"replay: no episode has {what} records or more to draw from; collect more first")
-        place = torch.randint(int(bounds[-1]), (batch_size,))
-        episode = torch.searchsorted(bounds, place, right=True)
-        return episode, place - (bounds - weights)[episode]
-
     def _draw_transitions(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """The episodes and rows of transitions."""
-        counts = self._lengths - 1 - self._firsts
+        counts = self._table.transitions
         if self._buffer is None or WEIGHT not in self.records.keys():
-            episode, offset = self._draw(counts, batch_size)
-            return episode, offset + self._firsts[episode]
+            episode, offset = self._table.draw(counts, batch_size)
+            return episode, offset + self._table.firsts[episode]
         episodes = torch.arange(len(counts)).repeat_interleave(counts)
-        offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self._firsts[episodes]
+        offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self._table.firsts[episodes]
         weights = self._gather(WEIGHT, self._rows(episodes, offsets)).flatten()
         if not len(weights) or not weights.sum() > 0:
             raise UserError("replay: no transition has a weight above 0 to be drawn by")
@@ -237,7 +237,7 @@ class EpisodeBuffer:
         return episodes[drawn], offsets[drawn]
 
     def _rows(self, episode: Tensor, offset: Tensor) -> Tensor:
-        return (self._starts[episode] + offset) % self.size
+        return (self._table.starts[episode] + offset) % self.size
 
     def _observation_keys(self) -> list[str]:
         return [key for key in OBSERVATIONS if key in self.records.keys()]
@@ -265,7 +265,7 @@ class EpisodeBuffer:
     # ------------------------------------------------------------- checkpoint
     def state_dict(self) -> dict[str, Any]:
         """Where the episodes lie, and their latents; and the records themselves where they are kept in memory."""
-        state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table}
+        state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table.rows}
         state["latents"] = self.latents.state_dict()
         return state if self._buffer is None else {**state, **self.storage.state_dict(self.records)}
 
@@ -288,12 +288,5 @@ class EpisodeBuffer:
         if head:
             buffer = self._wrap(self.storage.restore(state, map(Episode._make, table.tolist())))
             buffer.writer._cursor = head % self.size
-        self.head, self._table, self._buffer = head, table, buffer
+        self.head, self._table.rows, self._buffer = head, table, buffer
         self.latents.load_state_dict(state.get("latents", {}))
-
-
-def refuse_non_finite(records: TensorDictBase) -> None:
-    """Raise FloatingPointError where a float entry is NaN or infinite: such data must never be learned from."""
-    for key, value in records.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise FloatingPointError(f"replay: '{key}' holds NaN or infinite values; this episode is refused")

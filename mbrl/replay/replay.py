@@ -11,13 +11,14 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from mbrl.data.episodes import SNAPSHOT, to_records
+from mbrl.data.episodes import to_records
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
 from mbrl.run_folder.schema import Maybe, Schema
 from mbrl.targets import forwards_to
 
+RECENT = 0.25  # share of the episodes that are the newest
 TRAJECTORY = ("collector", "traj_ids")
 
 
@@ -118,12 +119,21 @@ class Replay:
         if self.demos is not None and of_demos.any():
             yield self.demos, of_demos, -1 - index[of_demos]
 
-    def starts(self, batch_size: int, length: int) -> TensorDict:
+    def starts(self, batch_size: int, length: int, recent: float = 0.0) -> TensorDict:
         """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at.
 
-        They have `snapshot` [B, length, n] where the records have it.
+        Args:
+            batch_size: B.
+            length: rows of a history, see `EpisodeBuffer.starts`.
+            recent: share of them that is drawn from the newest quarter of the collected episodes.
         """
-        return self._mixed(batch_size, lambda buffer, n: buffer.sequences(n, length, extra=(SNAPSHOT,)))
+        newest = round(batch_size * recent)
+        if newest == 0:
+            return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length))
+        drawn = self.online.starts(newest, length, RECENT)
+        rest = self.starts(batch_size - newest, length) if newest < batch_size else drawn[:0]
+        common = set(drawn.keys(True, True)) & set(rest.keys(True, True))
+        return torch.cat([drawn.select(*common), rest.select(*common)])
 
     def steps(self, *observations: str) -> TensorDict:
         """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""

@@ -10,13 +10,13 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 
 from mbrl.errors import UserError
+from mbrl.replay.episode_table import Episode
 from mbrl.run_folder.checkpoint import DamagedFile
 from mbrl.run_folder.files import name_in_errors
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType, require
@@ -27,21 +27,6 @@ SPARE = 64 * 2**20  # bytes that are left for checkpoints and logs
 GIB = 2**30
 
 _log = logging.getLogger(__name__)
-
-
-class Episode(NamedTuple):
-    """Where an episode lies.
-
-    Attributes:
-        start: number of its first record among all ever written. length: its records.
-        first: its first row to learn from.
-        checksum: CRC-32 of its records where they are kept in files; else 0.
-    """
-
-    start: int
-    length: int
-    first: int
-    checksum: int
 
 
 class InMemory:
@@ -230,12 +215,8 @@ def _room(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
-def check_table(table: Tensor, head: int, size: int) -> None:
-    """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""
-    starts, lengths, firsts, _ = table.unbind(1)
-    whole = (lengths >= 1) & (lengths <= size) & (firsts >= 0) & (firsts < lengths)
-    whole &= (starts >= max(0, head - size)) & (starts <= head)
-    ends = starts + lengths.clamp(max=size)
-    # rollouts that were cut short end before the next begins
-    if not bool((whole & (ends <= head)).all()) or bool((starts[1:] < ends[:-1]).any()):
-        raise SchemaError(f"the replay's table of episodes refers to records outside of its {head}")
+def refuse_non_finite(records: TensorDictBase) -> None:
+    """Raise FloatingPointError where a float entry is NaN or infinite: such data must never be learned from."""
+    for key, value in records.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise FloatingPointError(f"replay: '{key}' holds NaN or infinite values; this episode is refused")

@@ -1,5 +1,8 @@
 """Imagination is an env, and what it hands back is aligned with the reality it branched from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
@@ -8,6 +11,7 @@ from torchrl.envs.utils import check_env_specs
 
 from mbrl.agents.imagination import Imagination
 from mbrl.envs.imagined import ImaginationEnv
+from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 
@@ -27,6 +31,13 @@ def make_imagination(replay: Replay, **options) -> Imagination:
     return Imagination(CountingWorldModel(), BrightnessPolicy(), replay, **{**settings, **options})
 
 
+def as_stacked(levels: torch.Tensor) -> bool:
+    """Whether frames [..., K] follow each other, those before an episode's first being copies of it."""
+    first = torch.stack([episode(number)["pixels"][0, 0, 0, 0] for number in range(4)])
+    later, same = levels.diff(dim=-1) == 1, levels.diff(dim=-1) == 0
+    return bool((later | (same & torch.isin(levels[..., :-1], first))).all())
+
+
 def test_is_an_env_with_the_real_keys(replay):
     env = make_imagination(replay).env
     check_env_specs(env)
@@ -39,7 +50,7 @@ def test_is_an_env_with_the_real_keys(replay):
 def test_stacks_begin_with_real_frames(replay):
     rollout = make_imagination(replay).env.rollout(3)
     newest = rollout["frames"][:, 0, ::3, 0, 0].int()
-    assert (newest.diff(dim=1) == 1).all(), "history, then the branch state, as the episode had them"
+    assert as_stacked(newest), "history, then the branch state, as the episode had them"
     assert torch.equal(rollout["frames"][:, 1:], rollout["next", "frames"][:, :-1])
     assert torch.equal(rollout["frames"][..., -3:, :, :], rollout["pixels"])
 
@@ -125,9 +136,9 @@ def test_whole_rollouts_begin_with_the_real_state_and_are_aligned(replay):
     batch = imagination.rollouts(3)
     assert batch.batch_size == (3, 6)
     levels = batch["frames"][..., ::3, 0, 0].int()  # [B, H + 1, K]: the newest frame last
-    assert (levels.diff(dim=2) == 1).all() and (levels.diff(dim=1) == 1).all()
+    assert as_stacked(levels) and (levels[..., -1].diff(dim=1) == 1).all()
     starts = batch["frames"][:, 0]
-    real = replay.sequences(500, 3)["pixels"].flatten(1, 2)  # the last state of an episode among them
+    real = replay.starts(500, 3)["pixels"].flatten(1, 2)
     assert any(torch.equal(starts[0], frames) for frames in real), "a real state, as it was"
     level, taken = levels[:, :-1, -1:].float(), batch[:, :-1]
     torch.testing.assert_close(taken["action"], (level / 255).expand(-1, -1, 2))
@@ -156,3 +167,34 @@ def test_what_concerns_transitions_is_refused_for_rollouts(replay, option):
     settings = {"rollouts": 4, "horizon": 5, "retain": 2, "resolution": SIZE, "action_spec": ACTION}
     with pytest.raises(ValueError, match="learns from whole rollouts"):
         Imagination(model, RememberingPolicy(), replay, **settings, **option)
+
+
+class NoisyPolicy(BrightnessPolicy):
+    """Records the limit of its noise while it acts."""
+
+    limit: float | None = None
+
+    @contextmanager
+    def limited_noise(self, std: float | None) -> Iterator[None]:
+        self.limit = std
+        yield
+        self.limit = None
+
+
+def test_the_noise_of_imagined_actions_is_limited(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_imagination(replay, noise=0.2)
+    made.policy = NoisyPolicy()
+    seen, rollout = [], made.env.rollout
+    monkeypatch.setattr(made.env, "rollout", lambda *a, **k: seen.append(made.policy.limit) or rollout(*a, **k))
+    made.run()
+    assert seen == [0.2] and made.policy.limit is None
+
+
+def test_starts_come_from_the_newest_episodes(replay: Replay) -> None:
+    made = make_imagination(replay, recent_starts=1.0, rollouts=200)
+    made.run()
+    newest = episode(3)["pixels"][:-1, 0, 0, 0].tolist()
+    assert set(made.env.history_records["pixels"][:, -1, 0, 0, 0].tolist()) == set(newest)
+    for option in ({"recent_starts": 1.5}, {"noise": -0.1}):
+        with pytest.raises(UserError, match="recent_starts"):
+            make_imagination(replay, **option)

@@ -194,11 +194,12 @@ def test_a_broken_off_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest
 def test_learns_the_toy(tmp_path: Path) -> None:
     """500 steps after 200 random ones; without learning an episode in ten succeeds, and returns are about 0.
 
-    Success is averaged over the last four evaluations, as it swings between them: .53 to .81 by seed, of five seeds.
+    Both are averaged over the last four evaluations, as they swing between them. Of four seeds, success is then .49 to
+    .8 and the return 2.1 to 2.6.
     """
     mbrl.training.run(toy(tmp_path, *MODEL, "total_env_steps=700", "eval.every=100", "checkpoint_every=700"))
     with (tmp_path / "eval.csv").open() as file:
         success = [float(row["success"]) for row in csv.DictReader(file)]  # of 20 episodes each
     assert len(success) == 7 and success[0] < 0.3 and sum(success[-4:]) / 4 > 0.45
     returns = [row["eval/return"] for row in rows(tmp_path) if "eval/return" in row]
-    assert returns[0] < 1.0 and returns[-1] > 2.0
+    assert returns[0] < 1.0 and sum(returns[-4:]) / 4 > 1.9

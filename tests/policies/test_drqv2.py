@@ -217,3 +217,13 @@ def test_needs_frames_and_bounded_actions() -> None:
         DrQV2(Composite(state=Unbounded(39)), ACTIONS)
     with pytest.raises(ValueError, match="in \\[-1, 1\\]"):
         DrQV2(PIXELS, Bounded(-2.0, 2.0, (2,)))
+
+
+def test_noise_is_limited_for_a_while() -> None:
+    policy = small(std_start=1.0, std_end=0.1, std_env_steps=100)
+    with policy.limited_noise(0.2):
+        assert float(policy.actor.std()) == pytest.approx(0.2)
+        policy.set_env_steps(1000)
+        assert float(policy.actor.std()) == pytest.approx(0.1), "less where the schedule is below"
+    policy.set_env_steps(0)
+    assert float(policy.actor.std()) == 1.0

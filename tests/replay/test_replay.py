@@ -198,3 +198,31 @@ def test_bad_data_never_enters():
         buffer.sequences(1, 2)
     with pytest.raises(ValueError, match="do not fit"):
         buffer.extend(records(0, 50)[None])
+
+
+def test_rollouts_branch_from_every_step_from_which_an_action_was_taken() -> None:
+    replay = Replay(200, frame_stack=3, n_step=1, gamma=GAMMA)
+    for number in range(8):
+        replay.online.extend(records(number, 4)[None])
+    drawn = replay.starts(2000, 3)
+    counts = torch.bincount((drawn["state"][:, -1, 0]).long(), minlength=800)
+    assert set(counts.nonzero().flatten().tolist()) == {100 * number + step for number in range(8) for step in range(4)}
+    assert counts[counts > 0].min() > 30, "uniform over steps"
+    offset = drawn["state"][..., 0] - drawn["state"][:, -1:, 0]
+    step = drawn["state"][:, -1, 0] % 100
+    expected = torch.maximum(torch.tensor([-2.0, -1.0, 0.0]), -step[:, None])
+    assert torch.equal(offset, expected), "copies of the first row stand before it"
+    newest = replay.starts(100, 3, recent=1.0)["state"][:, -1, 0]
+    assert set((newest // 100).tolist()) == {6.0, 7.0}
+    half = replay.starts(100, 3, recent=0.5)["state"][:50, -1, 0]
+    assert set((half // 100).tolist()) == {6.0, 7.0}
+
+
+def test_snapshots_are_drawn_with_the_rows_that_they_are_of() -> None:
+    replay = Replay(200, n_step=1, gamma=GAMMA)
+    episode = records(3, 6)
+    episode["snapshot"] = episode["state"].double().expand(-1, 5).clone()
+    replay.online.extend(episode[None])
+    drawn = replay.starts(20, 2)
+    assert torch.equal(drawn["snapshot"][..., 0], drawn["state"][..., 0].double())
+    assert "snapshot" not in replay.sequences(4, 2).keys() and "snapshot" not in replay.transitions(4).keys()

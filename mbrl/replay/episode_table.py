@@ -1,0 +1,105 @@
+"""Where the episodes of a ring of records lie, and uniform draws from places in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl.errors import UserError
+from mbrl.run_folder.schema import SchemaError
+
+
+class Episode(NamedTuple):
+    """Where an episode lies.
+
+    Attributes:
+        start: number of its first record among all ever written. length: its records.
+        first: its first row to learn from.
+        checksum: CRC-32 of its records where they are kept in files; else 0.
+    """
+
+    start: int
+    length: int
+    first: int
+    checksum: int
+
+
+class EpisodeTable:
+    """The episodes that can be drawn from, oldest first.
+
+    Attributes:
+        rows: int64 [N, 4], an `Episode` a row.
+    """
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0, len(Episode._fields), dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def episodes(self) -> list[Episode]:
+        return [Episode(*row) for row in self.rows.tolist()]
+
+    @property
+    def starts(self) -> Tensor:
+        """Number of the first record of each episode [N], among all ever written."""
+        return self.rows[:, 0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Records of each episode [N]."""
+        return self.rows[:, 1]
+
+    @property
+    def firsts(self) -> Tensor:
+        """The first row to learn from in each episode [N]."""
+        return self.rows[:, 2]
+
+    @property
+    def transitions(self) -> Tensor:
+        """Transitions of each episode [N]."""
+        return self.lengths - 1 - self.firsts
+
+    def append(self, starts: Tensor, lengths: Tensor, first: int, checksums: Tensor) -> None:
+        """Add episodes."""
+        new = torch.stack([starts, lengths, torch.full_like(starts, first), checksums], 1)
+        self.rows = torch.cat([self.rows, new])
+
+    def drop_before(self, record: int) -> None:
+        """Drop the episodes that start before the record of this number."""
+        self.rows = self.rows[self.starts >= record]
+
+    def draw(self, weights: Tensor, count: int, needed: int = 2) -> tuple[Tensor, Tensor]:
+        """Draw episodes and places in them, uniformly over all places.
+
+        Args:
+            weights: places of each episode [N].
+            count: B, draws.
+            needed: records that an episode with a place has, for the error.
+
+        Returns:
+            Episodes int64 [B], and places in them int64 [B], counted from 0.
+
+        Raises:
+            UserError: no episode has a place.
+        """
+        bounds = weights.cumsum(0)
+        if not len(bounds) or bounds[-1] == 0:
+            raise UserError(f"replay: no episode has {needed} records or more to draw from; collect more first")
+        place = torch.randint(int(bounds[-1]), (count,))
+        episode = torch.searchsorted(bounds, place, right=True)
+        return episode, place - (bounds - weights)[episode]
+
+
+def check_table(table: Tensor, head: int, size: int) -> None:
+    """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""
+    starts, lengths, firsts, _ = table.unbind(1)
+    whole = (lengths >= 1) & (lengths <= size) & (firsts >= 0) & (firsts < lengths)
+    whole &= (starts >= max(0, head - size)) & (starts <= head)
+    ends = starts + lengths.clamp(max=size)
+    # rollouts that were cut short end before the next begins
+    if not bool((whole & (ends <= head)).all()) or bool((starts[1:] < ends[:-1]).any()):
+        raise SchemaError(f"the replay's table of episodes refers to records outside of its {head}")
