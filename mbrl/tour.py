@@ -35,7 +35,7 @@ rollout = env.rollout(50, run.policy)  # TensorDict [T]
 env.close()
 print(f"return of {len(rollout)} steps: {float(rollout['next', 'reward'].sum()):.2f}")
 action = run.policy({"state": [0.1, 0.5, 0.9, 0.5]})  # agent x, y and goal x, y -> Tensor [2]
-print(f"the goal is straight to the right; the action is {action.tolist()}")
+print(f"the goal is to the right (action 0 near 1); the action is {action.tolist()}")
 
 # %% The replay, read-only: batches as the agent learned from them.
 batch = run.replay.transitions(256)  # TensorDict [256]

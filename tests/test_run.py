@@ -208,7 +208,7 @@ def test_the_code_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["rollout"].batch_size == (20,) and names["action"].shape == (2,)
-    assert names["batch"].batch_size == (8, 5)
+    assert names["batch"].batch_size == (8, 9)
     assert names["imagined"].batch_size == names["replayed"].batch_size == (8, 4)
 
 
@@ -222,5 +222,5 @@ def test_the_commands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert done.returncode == 0, done.stderr
         elif words[0] != "export":
             subprocess.run(line, shell=True, check=True)
-    assert all((tmp_path / "runs" / "mine" / "toy" / f"seed{seed}" / "curve.png").exists() for seed in (0, 1))
+    assert all((tmp_path / "runs" / "smoke" / "mine" / "toy" / f"seed{seed}" / "curve.png").exists() for seed in (0, 1))
     assert "mine" in done.stdout

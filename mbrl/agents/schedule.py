@@ -41,6 +41,11 @@ class Schedule:
     imagine_every: int = 100
 
     def __post_init__(self) -> None:
+        whole = {"batch_size": 1, "learning_starts": 0, "model_batch_size": 1, "segment_length": 1, "imagine_every": 1}
+        rates = {"updates_per_step": 0.0, "model_updates_first": 0, "model_updates_per_step": 0.0, "model_fit_every": 0}
+        for name, least in (whole | rates).items():
+            if not getattr(self, name) >= least:
+                raise UserError(f"agent.{name} is {getattr(self, name)}: it must be {least} or more")
         ratio, real = self.real_ratio, self.real
         if not 0 <= ratio <= 1 or (ratio < 1 and real == self.batch_size) or (ratio > 0 and real == 0):
             raise UserError(

@@ -56,9 +56,12 @@ class UncertaintyRules:
         """
         for name in self.estimates:
             if name not in world_model.measures:
-                known = ", ".join(world_model.measures) or "none: set agent.world_model.uncertainty=true"
+                known = ", ".join(world_model.measures) or "none"
+                used = next(key for key in ("cut_above", "weigh_by", "optimism") if name in getattr(self, key))
                 raise UserError(
-                    f"imagination needs the uncertainty estimate {name!r}, but this world model has {known}"
+                    f"imagination needs the uncertainty estimate {name!r}, but this world model has {known}: set "
+                    "agent.world_model.uncertainty=true, if it has that setting, or "
+                    f"agent.imagination.{used}.{name}=null"
                 )
         for name, scale in self.weigh_by.items():
             if not scale > 0:

@@ -19,7 +19,7 @@ from mbrl.errors import UserError
 
 INTERRUPTED = 130
 EPILOG = """\
-`mbrl VERB --help` shows the settings of a verb, with examples. A first run, in miniature: mbrl train experiment=smoke
+`mbrl VERB --help` shows the arguments of a verb, with examples. A first run, in miniature: mbrl train experiment=smoke
 Shell completion in bash and zsh: eval "$(register-python-argcomplete mbrl)"
 """
 NOT_INSTALLED = "mbrl is not installed here: in the clone, give `make setup` or pip install -e ."

@@ -8,6 +8,7 @@ from typing import Any
 
 from mbrl.results.read_curves import read_curves
 from mbrl.results.status import duration
+from mbrl.run_folder.config import load_settings
 from mbrl.run_folder.paths import CHECKPOINTS, METRICS
 from mbrl.run_folder.state import CURVE, last_row, latest_env_steps
 
@@ -48,7 +49,7 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
         f"mbrl report {seeds}": "write one page of figures, videos and settings",
         f"tensorboard --logdir {here}": "browse all metrics",
     }
-    if (folder / "imagination.mp4").exists():
+    if (folder / "imagination.mp4").exists() and not load_settings(folder).get("env.snapshots"):
         commands[f"mbrl predict {here} DATA{allowed}"] = "measure the world model on a folder of episodes"
     command_width = max(map(len, commands)) + 2
     return "\n".join(

@@ -69,6 +69,7 @@ def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = N
         raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not reached its first checkpoint")
     if run.world_model is None:
         raise UserError(f"{path} is a run of agent {run.config.agent.name!r}, which learns no world model")
+    check_predicts_frames(run.world_model, path)
     return LoadedModel(run.world_model, float(run.config.env.get("success_bonus", 0.0)))
 
 
@@ -135,7 +136,7 @@ def predict(
         model_path: run folder, folder of weights, or id of the Hugging Face hub.
         data: folder of episodes.
         output: folder to write into.
-        horizon: H, steps to imagine; None for the longest horizon of the model.
+        horizon: H, steps to imagine; None for the longest horizon of the model that the episodes allow.
         segments: number of segments to measure.
         samples: K, rollouts of each segment.
         batch_size: rollouts in a batch.
@@ -157,8 +158,8 @@ def predict(
     check_counts({"samples": samples, "segments": segments, "batch-size": batch_size}, videos)
     loaded = load_model(model_path, goal, config_dir)
     episodes = load_episodes(data, loaded.model.resolution)
-    horizon = check_horizon(loaded.model, horizon, fvd is not None)
     check_data(loaded.model, episodes, data)
+    horizon = check_horizon(loaded.model, horizon, fvd is not None, max(map(len, episodes)))
     drawn = draw_segments(episodes, context=loaded.model.context_length, horizon=horizon, count=segments, seed=seed)
     plan = RolloutPlan(samples, batch_size, seed, uses_actions=loaded.model.action_dim > 0)
     metrics = load_metrics(loaded, episodes, seed, lpips, fvd, probe)
@@ -199,15 +200,31 @@ def check_counts(positive: Mapping[str, int], videos: int) -> None:
             raise UserError(f"--{name} must be {low} or more, not {value}")
 
 
-def check_horizon(model: WorldModel, horizon: int | None, fvd: bool) -> int:
-    """The horizon, by default the longest of the model. UserError if the model or FVD does not allow it."""
+def check_predicts_frames(model: WorldModel, path: Path) -> None:
+    """UserError if the model predicts no frames, or needs more than recorded episodes have."""
+    if "pixels" not in model.observations:
+        raise UserError(f"{path}: this world model predicts states, and mbrl predict measures predicted frames")
+    if model.context_keys:
+        needed = ", ".join(model.context_keys)
+        raise UserError(
+            f"{path}: this world model starts from {needed} of the replay, which recorded episodes do not have; the "
+            "run's metrics model_error/* measure it"
+        )
+
+
+def check_horizon(model: WorldModel, horizon: int | None, fvd: bool, frames: int) -> int:
+    """The horizon, by default the longest of the model and of episodes of so many frames.
+
+    Raises:
+        UserError: The model or FVD does not allow it.
+    """
     most = model.max_horizon
-    horizon = most if horizon is None else horizon
+    horizon = max(1, min(most, frames - model.context_length)) if horizon is None else horizon
     if not 1 <= horizon <= most:
         raise UserError(f"--horizon must be 1 to {most}, the longest of this model, not {horizon}")
-    frames = model.context_length + horizon
-    if fvd and frames < MIN_FRAMES:
-        raise UserError(f"--fvd needs videos of {MIN_FRAMES} frames or more, context included, not {frames}")
+    length = model.context_length + horizon
+    if fvd and length < MIN_FRAMES:
+        raise UserError(f"--fvd needs videos of {MIN_FRAMES} frames or more, context included, not {length}")
     return horizon
 
 

@@ -174,7 +174,8 @@ def _real(model: WorldModel, batch: Segments, metrics: MetricModels, codebooks: 
     """Scores of the real segments, which do not depend on a sample. Stores the sizes of codebooks in `codebooks`."""
     real, context = batch.after("pixels"), batch.before()["pixels"]
     out = _compared("still/", context[:, -1:].expand_as(real), real, metrics.lpips)
-    out |= _compared("context/", model.reconstruct(batch.before()), context, metrics.lpips)
+    if type(model).reconstruct is not WorldModel.reconstruct:  # which returns the real frames
+        out |= _compared("context/", model.reconstruct(batch.before()), context, metrics.lpips)
     if "reward" in batch:
         bonus = metrics.success_bonus * batch.leading("success").float() if "success" in batch else 0.0
         out["real_reward"] = (batch.leading("reward") + bonus).squeeze(-1)

@@ -88,13 +88,14 @@ def _frames(scores: Scores) -> Iterator[Row]:
         if name not in scores:
             continue
         imagined = scores[name]
-        context = scores[f"context/{name}"].expand(-1, imagined.shape[1], -1)
-        whole = torch.cat([context, imagined], -1)
+        counted = {name: imagined}
+        if f"context/{name}" in scores:  # a model that reconstructs its context, as iVideoGPT does
+            context = scores[f"context/{name}"].expand(-1, imagined.shape[1], -1)
+            counted[f"{name}_with_context"] = torch.cat([context, imagined], -1)
         yield _row(name, imagined.mean((0, 1)))
-        yield Row(f"{name}_with_context", float(whole.mean()))
+        yield from (Row(key, float(values.mean())) for key, values in counted.items() if key != name)
         if imagined.shape[1] > 1:
-            yield Row(f"{name}_best", float(best_of_samples(name, imagined)))
-            yield Row(f"{name}_with_context_best", float(best_of_samples(name, whole)))
+            yield from (Row(f"{key}_best", float(best_of_samples(name, values))) for key, values in counted.items())
         yield _row(f"{name}_still", scores[f"still/{name}"].mean((0, 1)))
 
 

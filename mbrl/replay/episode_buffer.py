@@ -66,6 +66,8 @@ class EpisodeBuffer:
                 f"replay: capacity ({capacity}) must be 2 or more, "
                 f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
             )
+        if not 0 < gamma <= 1:
+            raise UserError(f"agent.gamma (replay.gamma) is {gamma}: a discount is above 0 and at most 1")
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
         self.storage = (

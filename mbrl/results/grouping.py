@@ -17,6 +17,7 @@ PER_RUN = {
 PER_TASK = {"env._target_", "env.tasks", "replay.demos"}  # belong to a task, so that only runs of one task must agree
 # evaluation protocol: must be equal for different agents to be comparable. Observations are not part of it.
 PROTOCOL = {"env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed"}
+COPIED = ".env."  # in the keys of a part of an agent that has the run's environment as a setting of its own
 MAX_NAMED = 3  # settings in a name; the others become a checksum
 MAX_VALUE = 24  # characters of a setting's value in a name; longer values are shortened
 
@@ -44,7 +45,7 @@ def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -
 
 def _varying(settings: Sequence[Settings]) -> set[str]:
     """The keys whose values differ between the runs or, for PER_TASK, between runs of one task."""
-    keys = {key for one in settings for key in one} - PER_RUN
+    keys = {key for one in settings for key in one if COPIED not in key} - PER_RUN
     by_task: dict[Any, list[Settings]] = defaultdict(list)
     for one in settings:
         by_task[one.get("env.task")].append(one)

@@ -6,6 +6,7 @@ import torch
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
+from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from tests.agents.test_imagination import ACTION
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
@@ -94,3 +95,10 @@ def test_whole_rollouts_reach_the_policy_that_wants_them():
     agent, replay = make(0.0, learns_from="rollouts", imagine_every=10)
     agent.update(replay, 104, 208)
     assert [batch.batch_size for batch in agent.policy.batches] == [(4, 6), (4, 6)], "all four: there are no eight"
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "learning_starts", "updates_per_step", "imagine_every"])
+def test_rates_below_what_can_work_are_one_line(setting: str) -> None:
+    settings = {"batch_size": 8, "updates_per_step": 1.0, "learning_starts": 4, setting: -3}
+    with pytest.raises(UserError, match=rf"agent\.{setting} is -3: it must be [01](\.0)? or more"):
+        Schedule(**settings)

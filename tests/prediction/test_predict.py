@@ -17,10 +17,20 @@ from torch import Tensor
 from mbrl.build import build_agent, build_checkpoints, build_policy, build_replay, env_factory
 from mbrl.cli import main as cli
 from mbrl.data.episodes import write_episodes
+from mbrl.errors import UserError
 from mbrl.prediction import predict as verb
-from mbrl.prediction.predict import LoadedModel, check_data, load_model, predict, reward_of_success
+from mbrl.prediction.predict import (
+    LoadedModel,
+    check_data,
+    check_horizon,
+    check_predicts_frames,
+    load_model,
+    predict,
+    reward_of_success,
+)
 from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.parts import RandomStates
+from tests.fakes import CountingWorldModel
 from tests.prediction.test_scores import SIDE, Steering, episodes
 from tests.worldmodel.ivideogpt.test_model import make
 from worldmodel.ivideogpt.segments import Conditioning
@@ -201,7 +211,7 @@ def test_every_mistake_is_one_line(
         (data, "--horizon", "0"): "--horizon must be 1 to 10",
         (tmp_path / "none",): "does not exist",
         (tmp_path / "small",): "has frames of 8x8, and the model is made for 16x16",
-        (tmp_path / "short",): "the horizon can be at most 3",
+        (tmp_path / "short", "--horizon", "5"): "the horizon can be at most 3",
         (data, "--fvd", "none.pt"): "no file none.pt to read weights from",
         (data, "--fvd", "none.pt", "--horizon", "3"): "--fvd needs videos of 9 frames or more",
         (data, "--lpips", "none.pt"): "no file none.pt to read weights from",
@@ -284,3 +294,26 @@ def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:
         claim_run_folder(tmp_path, compose("train", [f"run_dir={tmp_path}", "agent=drqv2", "env=toy"]))
     with pytest.raises(ValueError, match="a run of agent 'drqv2', which learns no world model"):
         load_model(tmp_path)
+
+
+class OfStates(CountingWorldModel):
+    observations = ("state",)
+
+
+class OfSnapshots(CountingWorldModel):
+    context_keys = ("snapshot",)
+
+
+def test_models_that_recorded_frames_cannot_measure_are_refused() -> None:
+    check_predicts_frames(CountingWorldModel(), Path("run"))
+    with pytest.raises(UserError, match="run: this world model predicts states"):
+        check_predicts_frames(OfStates(), Path("run"))
+    with pytest.raises(UserError, match="starts from snapshot of the replay"):
+        check_predicts_frames(OfSnapshots(), Path("run"))
+
+
+def test_the_default_horizon_is_what_model_and_episodes_allow() -> None:
+    model = CountingWorldModel()  # 2 frames of context, up to 10 steps
+    assert check_horizon(model, None, fvd=False, frames=101) == 10
+    assert check_horizon(model, None, fvd=False, frames=8) == 6
+    assert check_horizon(model, 7, fvd=False, frames=8) == 7, "an explicit one is refused by the data, not shortened"

@@ -165,3 +165,12 @@ def test_no_success_without_a_threshold() -> None:
     rows, left_out = summarise(score(Steering(), segments(4), MetricModels(), RolloutPlan(1, 4, 0)), MetricModels())
     assert "data with steps of success and steps without" in left_out["success"]
     assert not [row for row in rows if row.name.startswith("success")]
+
+
+def test_a_model_that_does_not_reconstruct_has_no_scores_with_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Steering, "reconstruct")
+    drawn = draw_segments(episodes(), context=CONTEXT, horizon=HORIZON, count=4, seed=0)
+    scores = score(Steering(), drawn, MetricModels(), RolloutPlan(2, 8, 0, uses_actions=True))
+    names = {row.name for row in summarise(scores, MetricModels())[0]}
+    assert "mse" in names and "mse_best" in names
+    assert not {name for name in names if "_with_context" in name}

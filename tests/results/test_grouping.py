@@ -48,3 +48,11 @@ def test_many_differences_still_tell_experiments_apart() -> None:
 
 def test_nested_settings_get_dotted_keys() -> None:
     assert flatten({"a": {"b": 1, "c": [2]}, "d": None}) == {"a.b": 1, "a.c": [2], "d": None}
+
+
+def test_an_agent_that_has_the_environment_among_its_settings_is_one_agent_on_all_tasks() -> None:
+    settings = [
+        SETTINGS | {"env.task": task, "agent.world_model.env.task": task, "agent.world_model.simulator.env.seed": task}
+        for task in ("hammer", "door-lock")
+    ]
+    assert distinct_names(["mbpo_simulator"] * 2, settings) == ["mbpo_simulator"] * 2
