@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from mbrl.results.aggregates import Aggregates, Estimate
+from mbrl.results.aggregates import Aggregates
+from mbrl.results.intervals import Estimate
 from mbrl.results.read_curves import AGGREGATE_COLUMNS
 from mbrl.results.style import Style, legend, steps_formatter, style_axes
 
 EQUAL = 0.5  # probability of improvement of two agents that are equally good
 TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title and of a tick label
+BAR_POINTS = 6  # thickness of a bar
 PANEL_INCHES = 3.0  # height of a panel with its title
 FRAME_INCHES, LINE_INCHES = 1.0, 0.17  # of the probability of improvement: title and x-axis, a line of a tick label
 
@@ -41,7 +43,7 @@ def aggregate_figure(result: Aggregates, x_label: str, styles: Mapping[str, Styl
     _lines(axes[1], result.profile, styles, profile, ("mean success rate τ", "share of runs above τ"))
     if result.improvement:
         _improvement(axes[2], result, styles, end)
-        _steps_ratio(axes[3], result, styles, x_label)
+        _steps_ratio(axes[3], result, styles, x_label, end)
     legend(figure, styles, {agent: f"{agent} ({_runs(count)})" for agent, count in result.runs.items()}, 3)
     return figure
 
@@ -54,9 +56,10 @@ def _lines(
     axis: Axes, estimates: Mapping[str, Estimate], styles: Mapping[str, Style], title: str, labels: tuple[str, str]
 ) -> None:
     for agent, one in estimates.items():
-        axis.fill_between(one.x, one.low, one.high, color=styles[agent]["color"], alpha=0.15, linewidth=0)
-        marker = "o" if np.isfinite(one.value).sum() == 1 else ""
-        axis.plot(one.x, one.value, **styles[agent], marker=marker)
+        single = np.isfinite(one.value).sum() == 1
+        width = BAR_POINTS if single else 0  # an area of one x has no width of its own
+        axis.fill_between(one.x, one.low, one.high, color=styles[agent]["color"], alpha=0.15, linewidth=width)
+        axis.plot(one.x, one.value, **styles[agent], marker="o" if single else "")
     axis.set_title(fill(title, TITLE_CHARACTERS))
     axis.set_xlabel(labels[0])
     axis.set_ylabel(labels[1])
@@ -69,7 +72,7 @@ def _improvement(axis: Axes, result: Aggregates, styles: Mapping[str, Style], en
     rows = np.arange(len(pairs))[::-1]
     for row, ((agent, _), one) in zip(rows, pairs.items(), strict=True):
         colour = styles[agent]["color"]
-        axis.plot([one.low[0], one.high[0]], [row, row], color=colour, linewidth=6, alpha=0.35, solid_capstyle="butt")
+        axis.hlines(row, one.low, one.high, color=colour, linewidth=BAR_POINTS, alpha=0.35)
         axis.plot(one.value, [row], "o", color=colour)
     axis.axvline(EQUAL, color="black", linewidth=0.8, linestyle=":")
     axis.set_yticks(rows, _pair_labels(result), fontsize="small")
@@ -97,9 +100,10 @@ def _improvement_height(result: Aggregates) -> float:
     return max(PANEL_INCHES, FRAME_INCHES + LINE_INCHES * lines * len(labels))
 
 
-def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_label: str) -> None:
+def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_label: str, end: str) -> None:
     title = f"Speed-up over {result.baseline} in {x_label}"
-    labels = ("success rate to reach (interquartile mean)", f"ratio of {x_label}")
+    unreached = fill(f"intervals: unreached = {end}", TITLE_CHARACTERS)
+    labels = (f"success rate to reach (interquartile mean)\n{unreached}", f"ratio of {x_label}")
     _lines(axis, result.steps_ratio, styles, title, labels)
     axis.axhline(1.0, **{**styles[result.baseline], "linewidth": 1.2})
     axis.set_xlim(0.0, 1.0)

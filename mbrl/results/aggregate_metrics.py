@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mbrl.results.curves import Floats
+from mbrl.results.intervals import Floats
 
 LEVELS = np.linspace(0.05, 1.0, 20)  # success rates for the ratio of steps
 THRESHOLDS = np.linspace(0.0, 1.0, 21)  # success rates for the performance profile
@@ -69,20 +69,19 @@ def comparable_levels(one: Floats, other: Floats, steps: Floats) -> NDArray[np.b
     return np.isfinite(needed[0] + needed[1]) & (np.minimum(*needed) > steps[0])
 
 
-def steps_ratio(one: Floats, other: Floats, steps: Floats, levels: NDArray[np.bool_]) -> Floats:
-    """Steps that the other agent needs over steps that the one needs, for each level.
+def steps_needed(scores: Floats, steps: Floats, levels: NDArray[np.bool_]) -> Floats:
+    """Steps until the interquartile mean reaches each level.
 
     Args:
-        one, other: success of the two agents, [..., runs, tasks, steps].
+        scores: success of an agent, [..., runs, tasks, steps].
         steps: [steps].
-        levels: `comparable_levels` of the runs themselves, [levels]. A bootstrap sample that does not reach one of
-            these counts with the last step, and one that starts above it with the first.
+        levels: `comparable_levels` of the runs themselves, [levels]. A bootstrap sample that never reaches one of these
+            counts with the last step, and one that starts above it with the first.
 
     Returns:
         [..., levels], NaN at levels that are not comparable.
     """
-    needed = [steps_to_levels(interquartile_mean(scores), steps) for scores in (one, other)]
-    first = steps[steps > 0].min(initial=np.inf)
-    known = [np.where(np.isfinite(at), at, steps[-1]) for at in needed]
-    fewer, more = (np.where(at > steps[0], at, first) for at in known)
-    return np.where(levels, more / fewer, np.nan)
+    needed = steps_to_levels(interquartile_mean(scores), steps)
+    needed = np.where(np.isfinite(needed), needed, steps[-1])
+    needed = np.where(needed > steps[0], needed, steps[steps > 0].min(initial=np.inf))
+    return np.where(levels, needed, np.nan)

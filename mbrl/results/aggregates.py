@@ -1,4 +1,4 @@
-"""Aggregates of learning curves over several tasks, with intervals of the stratified bootstrap over runs."""
+"""Aggregates of learning curves over several tasks, with 95 % intervals that hold with few runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ from mbrl.results.aggregate_metrics import (
     mean_over_steps,
     performance_profile,
     probability_of_improvement,
-    steps_ratio,
+    steps_needed,
 )
-from mbrl.results.bootstrap import Estimate, Scores, estimate
-from mbrl.results.curves import SUBTASK, Curve, Floats, area
+from mbrl.results.curves import SUBTASK, Curve, area
+from mbrl.results.intervals import (
+    Estimate,
+    Floats,
+    Scores,
+    estimate_improvement,
+    estimate_ratio,
+    estimate_share,
+    estimate_success,
+)
 
 MIN_AGENTS = 2  # a comparison needs so many
 MAX_FOR_ALL_PAIRS = 4  # agents; with more, each is compared with the baseline only, as the labels would overlap
@@ -48,7 +56,7 @@ class Aggregates:
         baseline: agent that the others are compared with in `steps_ratio` and, from 5 agents on, in `improvement`.
             By default the agent with the lowest area under its interquartile mean that reaches any level.
         steps_ratio: agent -> steps of the baseline over steps of the agent until the interquartile mean reaches x;
-            NaN if one of the two does not.
+            NaN if one of the two does not. In its interval, a sample that never reaches x counts with `end`.
     """
 
     tasks: list[str]
@@ -82,22 +90,22 @@ def aggregate(curves: Sequence[Curve], baseline: str | None = None) -> Aggregate
         log.warning("no aggregates over tasks: the agents have no task, or no steps of a task, in common")
         return None
     success = {agent: _success(agent, curves, tasks, steps) for agent in agents}
-    result = Aggregates(tasks, {agent: len(one.values) for agent, one in success.items()}, float(steps[-1]))
+    result = Aggregates(tasks, {agent: one.runs for agent, one in success.items()}, float(steps[-1]))
     scores = {agent: replace(one, values=mean_over_steps(one.values, steps)) for agent, one in success.items()}
     for agent in agents:
-        result.interquartile_mean[agent] = estimate(interquartile_mean, steps, success[agent])
-        result.profile[agent] = estimate(performance_profile, THRESHOLDS, scores[agent])
+        result.interquartile_mean[agent] = estimate_success(interquartile_mean, steps, success[agent])
+        result.profile[agent] = estimate_share(performance_profile, THRESHOLDS, scores[agent])
     ranking = _ranking(result, steps)
     result.baseline = _baseline(result, ranking, baseline)
     every_pair = baseline is None and len(agents) <= MAX_FOR_ALL_PAIRS
     baseline_pairs = [(agent, result.baseline) for agent in ranking if agent != result.baseline]
     for one, other in combinations(ranking, 2) if every_pair else baseline_pairs:
         pair = (scores[one], scores[other])
-        result.improvement[one, other] = estimate(probability_of_improvement, np.zeros(1), *pair)
+        result.improvement[one, other] = estimate_improvement(probability_of_improvement, np.zeros(1), *pair)
     for one, other in baseline_pairs:
         levels = comparable_levels(success[one].values, success[other].values, steps)
-        ratio = partial(steps_ratio, steps=steps, levels=levels)
-        result.steps_ratio[one] = estimate(ratio, LEVELS, success[one], success[other])
+        needed = partial(steps_needed, steps=steps, levels=levels)
+        result.steps_ratio[one] = estimate_ratio(needed, LEVELS, success[one], success[other])
     return result
 
 

@@ -24,7 +24,7 @@ Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> runs
 def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Style]) -> Figure:
     """Draw success over steps, one panel for each task.
 
-    With fewer than five seeds, each run is a thin line beside the mean. From five on, the mean has its 95 % interval.
+    With fewer than five seeds, each run is a thin line beside the mean. From five on, the mean has its 95 % t interval.
 
     Args:
         curves: the curves.
@@ -117,4 +117,7 @@ def _band_rows(band: Band | None) -> list[list[str]]:
     if band is None:
         return []
     columns = zip(band.steps, band.mean, band.low, band.high, strict=True)
-    return [[f"{step:.12g}", *(f"{value:.4g}" for value in values)] for step, *values in columns]
+    return [
+        [f"{step:.12g}", *(f"{value:.4g}" if np.isfinite(value) else "" for value in values)]
+        for step, *values in columns
+    ]

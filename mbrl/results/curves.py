@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from mbrl.results.intervals import Floats, mean_interval
 
 SUBTASK = " · "  # joins the name of a multi-task environment and the name of one of its tasks
 PUBLISHED = " (published)"  # suffix of the names of agents whose curves were published elsewhere
@@ -42,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean success over seeds [N] at steps [N], with the ends of its 95 % interval [N]."""
+    """Mean success over seeds [N] at steps [N], with the ends of its 95 % interval [N], which are NaN for one seed."""
 
     steps: Floats
     mean: Floats
@@ -61,23 +60,8 @@ def truncate(curve: Curve, last: float) -> Curve:
     return replace(curve, steps=steps, success=success, truncated=bool(cut))
 
 
-def mean_interval(values: Floats, resamples: int = 2000) -> tuple[Floats, Floats, Floats]:
-    """Mean over the runs with its 95 % bootstrap interval.
-
-    Args:
-        values: values of the runs, [runs, ...].
-        resamples: number of bootstrap samples.
-
-    Returns:
-        Mean, lower and upper end of the interval, each [...].
-    """
-    draws = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
-    return values.mean(axis=0), low, high
-
-
 def summarise(curves: Sequence[Curve]) -> Band | None:
-    """Mean over the runs with its 95 % bootstrap interval.
+    """Mean over the runs with its 95 % t interval.
 
     The mean covers the steps where every run has data: a mean over the longest runs alone would mislead. Runs are
     interpolated linearly between their evaluations.

@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.errors import UserError
-from mbrl.results.curves import AXES, PUBLISHED, SUBTASK, Curve, Floats, truncate
+from mbrl.results.curves import AXES, PUBLISHED, SUBTASK, Curve, truncate
 from mbrl.results.grouping import Settings, distinct_names
+from mbrl.results.intervals import Floats
 from mbrl.run_folder.config import load_settings
 from mbrl.run_folder.state import EVAL_TASKS
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mbrl.results.curves import Curve, Floats, area, mean_interval
+from mbrl.results.curves import Curve, area
 from mbrl.results.grouping import PER_RUN, Settings
+from mbrl.results.intervals import Floats, mean_interval
 from mbrl.run_folder.config import flatten, load_settings
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import RunState, run_folders, run_state
@@ -121,7 +122,7 @@ def _between(curve: Curve, start: float, end: float) -> Curve:
 
 def _interval(values: Floats) -> Interval:
     mean, low, high = (float(value) for value in mean_interval(values))
-    return (mean, low, high) if len(values) > 1 else (mean, float("nan"), float("nan"))
+    return mean, low, high
 
 
 def differences(runs: Sequence[ReportedRun]) -> tuple[list[str], list[tuple[str, list[str]]]]:

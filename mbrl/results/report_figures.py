@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mbrl.results.curves import Floats
+from mbrl.results.intervals import Floats
 from mbrl.results.report_data import ReportedRun
 from mbrl.results.style import Style, legend, style_axes
 

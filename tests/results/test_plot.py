@@ -52,11 +52,11 @@ def test_runs_without_common_steps_have_no_mean() -> None:
     assert summarise([curve([0, 10], [0, 1]), curve([20, 30], [0, 1])]) is None
 
 
-def test_the_interval_is_the_bootstrap_over_seeds() -> None:
-    band = summarise([curve([0], [value]) for value in (0.0, 0.0, 1.0, 1.0)])
+def test_the_interval_is_the_t_interval_over_seeds() -> None:
+    band = summarise([curve([0], [value]) for value in (0.4, 0.5, 0.6)])
     assert band is not None
-    # the mean of 4 draws from {0, 1} is 0 or 1 each in 1/16 of all cases, more than 2.5 %
-    assert (band.low[0], band.mean[0], band.high[0]) == (0.0, 0.5, 1.0)
+    margin = 4.302653 * 0.1 / 3**0.5  # t(0.975, 2 degrees of freedom) and the standard error
+    assert (band.low[0], band.mean[0], band.high[0]) == pytest.approx((0.5 - margin, 0.5, 0.5 + margin))
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 5])
@@ -69,6 +69,7 @@ def test_curves_of_run_folders_are_drawn(tmp_path: Path, seeds: int, suffix: str
     assert output.stat().st_size > 5000 and beside.name == f"curves-over-tasks{suffix}"
     means = [row for row in drawn(output) if row["line"] == "mean" and row["agent"] == "drqv2"]
     assert [(row["step"], row["success"]) for row in means] == [("1000", "0"), ("2000", "0.5"), ("3000", "1")]
+    assert all((row["low"] == "") == (seeds == 1) for row in means), "one seed has no interval"
     assert len([row for row in drawn(output) if row["line"].startswith("seed")]) == 5 * seeds
 
 
