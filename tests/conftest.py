@@ -11,6 +11,10 @@ import pytest
 # slower than one, and no faster on quiet cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests run on the CPU, whatever the machine has, unless those of a GPU are asked for: `pytest -m gpu tests/gpu`.
+if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for argument in sys.argv):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import absl.logging
 
 from tests.command import server_seconds
@@ -51,7 +55,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if torch is not None:
         torch.manual_seed(0)  # the order of the tests decides nothing
     if tier(item) == "gpu" and (torch is None or not torch.cuda.is_available()):
-        pytest.skip("needs a GPU")
+        pytest.skip("needs a GPU: pytest -m gpu tests/gpu")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,12 +18,15 @@ from mbrl.bench import (
     _torchrl_dreamer,
     checkpoint,
     dreamer,
+    encoders,
+    gpu,
     imagination,
     mbpo,
     policies,
     replay,
 )
 from mbrl.bench._models import NANO, build, starts
+from mbrl.errors import UserError
 from worldmodel.ivideogpt.defects import PublishedDefects
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 
@@ -158,3 +161,27 @@ def test_dreamers_compared_are_of_one_size_and_both_learn() -> None:
         theirs()
     moved = [not torch.equal(*pair) for pair in zip(before, losses.model_loss.parameters(), strict=True)]
     assert sum(moved) > 0.8 * len(moved)
+
+
+@pytest.mark.process
+def test_updates_from_pixels_are_measured_with_both_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "ROUNDS", 1)
+    monkeypatch.setattr(encoders, "PUBLISHED", ("drqv2", 2))
+    monkeypatch.setattr(encoders, "CPU", ("drqv2_cpu", 2))
+    found = encoders.run()
+    assert [row["name"] for row in found][:2] == ["policy update: drqv2, batch 2", "policy update: drqv2_cpu, batch 2"]
+    assert all(row["value"] > 0 for row in found)
+
+
+def test_a_piece_is_measured_by_its_rate() -> None:
+    calls: list[int] = []
+    piece = gpu.Piece("work", lambda: calls.append(1), amount=10, unit="rows/s")
+    (measured,) = gpu.measure(piece, lambda: None, seconds=0.0)
+    assert len(calls) == 1 and measured["name"] == "work" and measured["unit"] == "rows/s"
+
+
+def test_only_what_measures_a_device_takes_one() -> None:
+    with pytest.raises(UserError, match="'replay' measures the CPU: --device is for gpu"):
+        bench.run_benchmarks(["replay"], "cuda")
+    with pytest.raises(UserError, match="no GPU that torch can use"):
+        bench.run_benchmarks([], "cuda")
