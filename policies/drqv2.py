@@ -100,7 +100,6 @@ class DrQV2(Policy):
         feature_size: width of the trunk between encoder and heads.
         hidden_size: width of the two hidden layers of each head.
         critic_layer_norm: LayerNorm in the critics' heads.
-        value_scale: factor of the critics' outputs, above 0, see `networks.Critics`.
         learning_rate: Adam's, for encoder, critics and actor.
         target_rate: share of the critics that the target critics take over at each update, in (0, 1].
         std_start: standard deviation of the exploration noise at the first env step.
@@ -122,7 +121,6 @@ class DrQV2(Policy):
         feature_size: int = 50,
         hidden_size: int = 1024,
         critic_layer_norm: bool = False,
-        value_scale: float = 1.0,
         learning_rate: float = 1e-4,
         target_rate: float = 0.01,
         std_start: float = 1.0,
@@ -137,16 +135,12 @@ class DrQV2(Policy):
             raise ValueError(f"drqv2: precision is float32 or bfloat16, not {precision}")
         if std_env_steps < 1:
             raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
-        if not value_scale > 0:
-            raise ValueError(f"drqv2: value_scale is {value_scale}; it must be above 0")
         encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)
         actions = action_size(action_spec, "drqv2")
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
         noise = Noise(std_start, std_end, std_env_steps)
         self.actor: FramesActor = FramesActor(encoder, pixel_keys(observation_spec), actions, **sizes, noise=noise)
-        self.critic = TwinCritic(
-            encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm, scale=value_scale
-        )
+        self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
         self.lower_precision = precision == "bfloat16"

@@ -227,15 +227,3 @@ def test_noise_is_limited_for_a_while() -> None:
         assert float(policy.actor.std()) == pytest.approx(0.1), "less where the schedule is below"
     policy.set_env_steps(0)
     assert float(policy.actor.std()) == 1.0
-
-
-def test_the_value_scale_is_a_factor_of_the_critics() -> None:
-    torch.manual_seed(0)
-    plain = small()
-    torch.manual_seed(0)
-    scaled = small(value_scale=20.0)
-    features, action = torch.rand(4, plain.actor.encoder.out_features), torch.rand(4, 2)
-    torch.testing.assert_close(scaled.critic(features, action), 20 * plain.critic(features, action))
-    torch.testing.assert_close(scaled.target_critic(features, action), 20 * plain.target_critic(features, action))
-    with pytest.raises(ValueError, match="value_scale is 0"):
-        small(value_scale=0)
