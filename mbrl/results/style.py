@@ -55,7 +55,7 @@ def style_axes(axis: Axes) -> None:
 
 
 def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str], columns: int) -> None:
-    """Add a legend below the panels, and make the figure higher by its rows.
+    """Add a legend below the panels, and make the figure higher by its rows and as wide as its longest text.
 
     Args:
         figure: the figure.
@@ -65,6 +65,7 @@ def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str
     """
     handles = [Line2D([], [], **style, label=labels[agent]) for agent, style in styles.items() if agent in labels]
     width = LINE_INCHES + LETTER_INCHES * max(len(text) for text in labels.values())
+    figure.set_figwidth(max(figure.get_figwidth(), width))
     columns = max(1, min(len(handles), columns, int(figure.get_figwidth() / width)))
     rows = -(-len(handles) // columns)
     figure.set_figheight(figure.get_figheight() + ROW_INCHES * rows)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from mbrl.errors import UserError
 from mbrl.results.curve_figure import curve_figure
 from mbrl.results.curves import Curve, summarise
 from mbrl.results.plot import plot
 from mbrl.results.read_curves import published_curves, read_curves
-from mbrl.results.style import agent_styles
+from mbrl.results.style import agent_styles, legend
 from tests.shared_data import SHARED_DATA
 
 pytestmark = pytest.mark.process  # whole commands
@@ -311,3 +313,14 @@ def test_twelve_agents_are_drawn_within_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(plot([tmp_path], tmp_path / "x.png")) == 2
     assert time.process_time() - start < 5.0, "a loop over bootstrap samples takes much longer"
+
+
+def test_a_legend_fits_into_its_figure_however_long_its_names_are() -> None:
+    figure, names = Figure(figsize=(6, 4), layout="constrained"), [f"mbpo [{'setting=1, ' * 12}{n}]" for n in range(3)]
+    FigureCanvasAgg(figure)
+    figure.subplots()
+    legend(figure, agent_styles(names), {name: name for name in names}, 4)
+    figure.draw_without_rendering()
+    (drawn,) = figure.legends
+    box = drawn.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
