@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Tests run on the CPU, whatever the machine has, unless those of a GPU are asked for: `pytest -m gpu tests/gpu`.
-if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for argument in sys.argv):
+if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for argument in sys.argv[1:]):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import absl.logging

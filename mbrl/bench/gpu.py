@@ -20,8 +20,8 @@ from torchrl.data import Bounded, Composite
 from mbrl.bench import Row, dreamer, encoders, policies, replay
 from mbrl.bench._machine import row
 from mbrl.bench._models import BASE, NANO, build, segments, starts
+from mbrl.bench.imagination import imagine_with_cache
 from mbrl.bench.training import step
-from worldmodel.ivideogpt.model import IVideoGPT
 
 SECONDS, WARM_UP = 1.0, 3  # seconds over which a part is measured; calls before that
 HORIZON = 10
@@ -144,17 +144,8 @@ def ivideogpt(device: torch.device) -> Iterator[Piece]:
             for part in ("tokenizer", "transformer"):
                 yield Piece(f"{name}: {part} step, batch {batch}", partial(step, model, part, data))
         for batch in IMAGINED[size]:
-            inputs = [value.to(device) for value in starts(model.eval(), batch, HORIZON)]
+            context, actions = starts(model.eval(), batch, HORIZON)
             for decode in (True, False):
                 ending = "" if decode else ", frames not decoded"
-                call = partial(_imagine, model, *inputs, decode=decode)
+                call = partial(imagine_with_cache, model, context.to(device), actions.to(device), decode)
                 yield Piece(f"{name}: imagined transitions, batch {batch}{ending}", call, batch * HORIZON)
-
-
-@torch.no_grad()
-def _imagine(model: IVideoGPT, context: Any, actions: torch.Tensor, *, decode: bool) -> None:
-    state = model.start(context)
-    for action in actions.unbind(1):
-        state, frame = model.rollouts.advance(state, action)
-        if decode:
-            model.rollouts.pixels(state, frame.tokens.unsqueeze(1))
