@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mbrl.errors import UserError
 
@@ -26,7 +26,7 @@ class Schedule:
         imagine_every: agent steps between two calls of imagination.
 
     Raises:
-        UserError: the ratio leaves the real or the imagined part of a batch empty.
+        UserError: a rate is too low, or the ratio leaves the real or the imagined part of a batch empty.
     """
 
     batch_size: int
@@ -41,11 +41,11 @@ class Schedule:
     imagine_every: int = 100
 
     def __post_init__(self) -> None:
-        whole = {"batch_size": 1, "learning_starts": 0, "model_batch_size": 1, "segment_length": 1, "imagine_every": 1}
-        rates = {"updates_per_step": 0.0, "model_updates_first": 0, "model_updates_per_step": 0.0, "model_fit_every": 0}
-        for name, least in (whole | rates).items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"agent.{name} is {getattr(self, name)}: it must be {least} or more")
+        from_one = ("batch_size", "model_batch_size", "segment_length", "imagine_every")
+        for field in fields(self):
+            least, value = int(field.name in from_one), getattr(self, field.name)
+            if not value >= least:
+                raise UserError(f"agent.{field.name} is {value}: it must be {least} or more")
         ratio, real = self.real_ratio, self.real
         if not 0 <= ratio <= 1 or (ratio < 1 and real == self.batch_size) or (ratio > 0 and real == 0):
             raise UserError(

@@ -43,7 +43,6 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int, snapshots: bool = F
         env: has `state` and, optionally, `pixels`. Its other attributes (`seek`, `snapshot`, ...) are also attributes
             of the result.
         frame_stack: K, the number of last `pixels` that make up `frames` [3K, R, R]; 1 or more.
-
         snapshots: whether observations have `snapshot`, the exact state of `env`, which then needs the method.
 
     Raises:

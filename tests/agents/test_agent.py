@@ -100,5 +100,5 @@ def test_whole_rollouts_reach_the_policy_that_wants_them():
 @pytest.mark.parametrize("setting", ["batch_size", "learning_starts", "updates_per_step", "imagine_every"])
 def test_rates_below_what_can_work_are_one_line(setting: str) -> None:
     settings = {"batch_size": 8, "updates_per_step": 1.0, "learning_starts": 4, setting: -3}
-    with pytest.raises(UserError, match=rf"agent\.{setting} is -3: it must be [01](\.0)? or more"):
+    with pytest.raises(UserError, match=rf"agent\.{setting} is -3: it must be [01] or more"):
         Schedule(**settings)
