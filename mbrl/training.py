@@ -227,6 +227,13 @@ def check(config: DictConfig) -> None:
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"
         )
+    for name in ("imagine_every", "model_fit_every"):
+        every = config.agent.get(name)
+        if every is not None and 0 < every < frames and config.agent.get("real_ratio", 1.0) < 1:
+            raise UserError(
+                f"agent.{name} ({every}) is shorter than collect.frames_per_batch ({frames}): the agent learns once a "
+                "batch, so the calls would follow each other with nothing learned between them; set both alike"
+            )
     segment = segment_records(config)
     if per_episode + 1 < segment:
         raise UserError(

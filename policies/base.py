@@ -52,7 +52,8 @@ class Policy(nn.Module, ABC):
         sum), the observations n steps later under "next", `("next", "terminated")` bool [B, 1] and
         `gamma` [B, 1], the discount of the bootstrap value. So the target is
         `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: where it is above 0, the row was
-        demonstrated, and the actor's loss gets an imitation term with this weight (`policies.bc.imitation`).
+        demonstrated, and the actor's loss gets an imitation term with this weight (`policies.bc.imitation`). `imagined`
+        bool [B, 1] is optional too, for metrics alone: see `value_metrics`.
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
         `reward` and `terminated` that follow that action (those of the last row are not used).
@@ -153,6 +154,28 @@ def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> 
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
+
+
+def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
+    """What the critics say of a batch.
+
+    Args:
+        values: [N, B, 1] of N critics.
+        target: [B, 1], what they learn.
+        batch: the transitions [B].
+
+    Returns:
+        `q` and `target_q`, means. Where the batch tells real from `imagined` rows, `q_real` and `q_imagined` too: a
+        critic that learns from a wrong world model values the two differently.
+    """
+    q, target = values.detach().mean(0), target.detach()
+    metrics = {"q": q.mean(), "target_q": target.mean()}
+    imagined = batch.get("imagined", None)
+    if imagined is not None:
+        share = imagined / imagined.sum()  # weights: an index by a mask would wait for the GPU
+        real = ~imagined / (~imagined).sum()
+        metrics |= {"q_real": (q * real).sum(), "q_imagined": (q * share).sum()}
+    return metrics
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import Policy, exploring, require_finite
+from policies.base import Policy, exploring, require_finite, value_metrics
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, frames_encoder, mlp, random_shift, soft_update, trunk
 from policies.specs import action_size, pixel_keys
@@ -169,7 +169,7 @@ class DrQV2(Policy):
             with torch.no_grad():
                 next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)  # [B, 1]
-        metrics = self._update_critic(features, batch["action"], target)
+        metrics = self._update_critic(features, batch, target)
         metrics |= self._update_actor(features.detach(), batch)
         soft_update(self.target_critic, self.critic, self.target_rate)
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
@@ -185,7 +185,7 @@ class DrQV2(Policy):
                 target = self.target(next_features, batch)
         loss = F.mse_loss(mean, batch["action"])
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        metrics = self._update_critic(features.detach(), batch["action"], target, extra_loss=weight * loss)
+        metrics = self._update_critic(features.detach(), batch, target, extra_loss=weight * loss)
         self.optimizers["actor"].step()
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()
@@ -200,16 +200,16 @@ class DrQV2(Policy):
         return following["reward"] + batch["gamma"] * ~following["terminated"] * value
 
     def _update_critic(
-        self, features: Tensor, action: Tensor, target: Tensor, extra_loss: Tensor | None = None
+        self, features: Tensor, batch: TensorDictBase, target: Tensor, extra_loss: Tensor | None = None
     ) -> dict[str, Tensor]:
         """One step of critics and encoder on the sum of both squared errors, plus `extra_loss`."""
         with self._autocast():
-            values = self.critic(features, action).float()  # [2, B, 1]
+            values = self.critic(features, batch["action"]).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
         self.optimizers["critic"].zero_grad(set_to_none=True)
         (loss if extra_loss is None else loss + extra_loss).backward()
         self.optimizers["critic"].step()
-        return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
+        return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import Policy, exploring, require_finite
+from policies.base import Policy, exploring, require_finite, value_metrics
 from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.specs import action_size, state_size
@@ -159,7 +159,7 @@ class SAC(Policy):
         target = self.target(
             self.actor.features(following["state"]), following["reward"], batch["gamma"], following["terminated"]
         )
-        return features, self._update_critic(features, batch["action"], target)
+        return features, self._update_critic(features, batch, target)
 
     @torch.no_grad()
     def target(self, next_features: Tensor, reward: Tensor, gamma: Tensor, terminated: Tensor) -> Tensor:
@@ -185,13 +185,13 @@ class SAC(Policy):
         """Loss of the temperature: below the target entropy its gradient is negative, so that the temperature rises."""
         return self.log_temperature * (entropy - self.target_entropy)
 
-    def _update_critic(self, features: Tensor, action: Tensor, target: Tensor) -> dict[str, Tensor]:
-        values = self.critic(features, action)  # [N, B, 1]
+    def _update_critic(self, features: Tensor, batch: TensorDictBase, target: Tensor) -> dict[str, Tensor]:
+        values = self.critic(features, batch["action"])  # [N, B, 1]
         loss = self.critic_loss(values, target)
         self.optimizers["critic"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers["critic"].step()
-        return {"critic_loss": loss.detach(), "q": values.detach().mean(), "target_q": target.mean()}
+        return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor, and one of the temperature towards the target entropy."""

@@ -192,6 +192,14 @@ def test_impossible_settings(tmp_path, override, message):
         run(compose_config(tmp_path, *TOY, "agent=drqv2", override))
 
 
+def test_a_rate_that_the_batches_of_the_collector_cannot_keep_is_refused(tmp_path):
+    """Two calls of imagination in a row would roll out the same policy in the same model."""
+    often = compose_config(tmp_path, *TOY, "agent=mbpo", "agent.batch_size=20", "agent.imagine_every=5")
+    with pytest.raises(ValueError, match=r"agent.imagine_every \(5\) is shorter than collect.frames_per_batch \(10\)"):
+        check(often)
+    check(compose_config(tmp_path, *TOY, "agent=mbpo", "agent.batch_size=20", "agent.imagine_every=10"))
+
+
 def test_step_counts_may_be_written_as_powers_of_ten(tmp_path):
     config = compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=1e5")
     check(config)

@@ -86,7 +86,8 @@ class TransitionLearner(Learner):
         real = replay.transitions(self.real)
         if "demonstrated" in real.keys():
             imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
-        return torch.cat([real.select(*imagined.keys(True, True)), imagined])
+        both = torch.cat([real.select(*imagined.keys(True, True)), imagined])
+        return both.set("imagined", (torch.arange(len(both)) >= self.real)[:, None])
 
 
 class RolloutLearner(Learner):

@@ -15,6 +15,7 @@ from mbrl.results.aggregate_figure import aggregate_figure
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure
 from mbrl.results.curves import AXES, Curve
+from mbrl.results.gap_figure import gap_figure
 from mbrl.results.plot import is_comparison
 from mbrl.results.read_curves import published_curves, read_curves
 from mbrl.results.report_data import differences, gather_runs, origins, results
@@ -57,13 +58,14 @@ def report(
         styles = agent_styles([*(curve.agent for curve in (*curves, *overlaid)), *(run.agent for run in runs)])
         on_progress(f"drawing {len(runs)} runs")
         agents, settings = differences(runs)
-        model = world_model_figure(runs, styles)
+        model, gap = world_model_figure(runs, styles), gap_figure(runs, styles)
         page = _template().render(
             title=folder.resolve().name,
             learning=as_image(curve_figure([*curves, *overlaid], LABEL, styles)),
             over_tasks=_over_tasks(curves, styles),
             results=results(curves),
             videos=videos(runs),
+            gap=None if gap is None else as_image(gap),
             world_model=None if model is None else as_image(model),
             runs=runs,
             agents=agents,

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mbrl.results.intervals import Floats
+from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
 from mbrl.results.style import Style, legend, style_axes
 
 # prefixes of metrics of the world model; DreamerV3 trains its model in one update with the policy
 MODEL = ("world_model/", "imagination/", "policy/model_")
 COUNTERS = ("world_model/updates", "world_model/gradient_steps")  # grow steadily and say nothing about the model
-MAX_POINTS = 60  # of a line; more rows are averaged in groups
 COLUMNS = 3
 VIDEO = "imagination.mp4"
-
-Series = tuple[Floats, Floats]  # env steps, values
 
 
 def as_image(figure: Figure) -> str:
@@ -60,7 +55,7 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
     Returns:
         The figure, or None if no run has such metrics.
     """
-    series = [(run, _model_metrics(run.state.folder)) for run in runs]
+    series = [(run, model_metrics(run.state.folder)) for run in runs]
     names = sorted({name for _, metrics in series for name in metrics})
     if not names:
         return None
@@ -82,24 +77,6 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
     return figure
 
 
-def _model_metrics(folder: Path) -> Mapping[str, Series]:
-    """Metric -> its values, averaged over at most MAX_POINTS groups of consecutive rows."""
-    rows: dict[str, list[tuple[float, float]]] = {}
-    file = folder / "metrics.jsonl"
-    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
-        try:
-            row = json.loads(line)
-            steps = float(row["env_steps"])
-        except (ValueError, KeyError, TypeError):
-            continue  # an incomplete line
-        for name, value in row.items():
-            if name.startswith(MODEL) and name not in COUNTERS and isinstance(value, int | float):
-                rows.setdefault(name, []).append((steps, value))
-    return {name: _averaged(np.array(values)) for name, values in rows.items()}
-
-
-def _averaged(rows: Floats) -> Series:
-    """[N, 2] -> env steps and values, each [min(N, MAX_POINTS)]."""
-    groups = np.array_split(rows, min(MAX_POINTS, len(rows)))
-    steps, values = np.array([group.mean(axis=0) for group in groups]).T
-    return steps, values
+def model_metrics(folder: Path) -> Mapping[str, Series]:
+    """Metric of the world model of a run -> env steps and values."""
+    return {name: averaged(rows) for name, rows in metric_rows(folder, MODEL, COUNTERS).items()}

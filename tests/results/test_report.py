@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mbrl.results.curves import Curve
+from mbrl.results.gap_figure import PANELS, PREFIXES, _series
+from mbrl.results.metric_rows import MAX_POINTS, metric_rows
 from mbrl.results.report import report
 from mbrl.results.report_data import results
-from mbrl.results.report_figures import MAX_POINTS, _model_metrics
+from mbrl.results.report_figures import model_metrics
 
 VIDEO = b"\x00\x00\x00 ftypisom not a real one"
 
@@ -118,7 +120,25 @@ def test_metrics_are_averaged_down(tmp_path: Path) -> None:
     rows += [{"env_steps": 1, "world_model/loss": None}, {"env_steps": 1, "policy/q": 1.0}]
     rows += [{"env_steps": 1, "policy/model_reward_loss": 1.0}]  # of DreamerV3
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"env_')
-    metrics = _model_metrics(tmp_path)
+    metrics = model_metrics(tmp_path)
     assert list(metrics) == ["world_model/loss", "policy/model_reward_loss"]
     steps, values = metrics["world_model/loss"]
     assert len(steps) == MAX_POINTS and (values == 0.5).all() and steps[0] == 4.5
+
+
+def test_a_run_that_measured_its_world_model_shows_what_it_costs(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "mbpo", 0, [0.0, 1.0])
+    measured = {"model_error/psnr_moving": 12.0, "model_error/psnr_moving_copy": 10.0, "policy/q_imagined": 3.0}
+    rows = [{"env_steps": 1000, **measured}, {"env_steps": 2000, "policy/q_imagined": 1.0, "policy/q_real": 2.0}]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    assert "What the world model costs the agent" in report(tmp_path / "runs").read_text()
+    metrics = metric_rows(run, PREFIXES)
+    drawn = {panel.title: _series(panel, metrics) for panel in PANELS}
+    found = {title: (list(steps), list(values)) for title, (steps, values) in drawn.items() if len(steps)}
+    assert sorted(found.values()) == [([1000.0], [2.0]), ([2000.0], [-1.0])], "differences where both are known"
+
+
+def test_a_run_without_a_world_model_has_no_such_panel(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "sac", 0, [0.0, 1.0])
+    assert "What the world model costs" not in report(tmp_path / "runs").read_text()
