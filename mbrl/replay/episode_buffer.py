@@ -145,14 +145,14 @@ class EpisodeBuffer:
         return batch
 
     def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
-        """Draw segments of `length` rows within one episode, uniformly over all of them: [B, T] of single frames.
+        """Draw segments of `length` rows within one episode (`EpisodeTable.draw_segments`): [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
         before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
             `index` int64 [1], its number in `latents` until the next episode comes.
         """
-        episode, offset = self._table.draw((self._table.lengths - length + 1).clamp(min=0), batch_size, needed=length)
+        episode, offset = self._table.draw_segments(batch_size, length)
         return self._segments(episode, offset[:, None] + torch.arange(-before, length), numbered=before > 0)
 
     def starts(self, batch_size: int, length: int, newest: float = 1.0) -> TensorDict:

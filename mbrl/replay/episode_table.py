@@ -93,6 +93,27 @@ class EpisodeTable:
         episode = torch.searchsorted(bounds, place, right=True)
         return episode, place - (bounds - weights)[episode]
 
+    def draw_segments(self, count: int, length: int) -> tuple[Tensor, Tensor]:
+        """Draw segments, about uniformly over the rows that they hold.
+
+        Uniform draws over segments would hold an episode's first row once and a row of its middle T times. So segments
+        that would begin up to T / 2 rows before the first row, or end as far beyond the last, are moved inside: a row
+        is then drawn between half and one and a half times as often as one of the middle.
+
+        Args:
+            count: B, draws.
+            length: T, rows of a segment.
+
+        Returns:
+            Episodes int64 [B], and the row in them where each segment begins, int64 [B].
+
+        Raises:
+            UserError: no episode has T rows.
+        """
+        last, beyond = self.lengths - length, length // 2
+        episode, place = self.draw(torch.where(last >= 0, last + 1 + 2 * beyond, 0), count, needed=length)
+        return episode, (place - beyond).clamp(min=0).minimum(last[episode])
+
 
 def check_table(table: Tensor, head: int, size: int) -> None:
     """SchemaError where a saved table [N] of episodes refers to records that a ring of this size cannot hold."""

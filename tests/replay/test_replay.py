@@ -95,6 +95,16 @@ def test_sequences_lie_within_one_episode(lengths, capacity, length):
     assert torch.equal(inner, batch["action"][:, :-1] + 0.5), "a reward belongs to the action of its own row"
 
 
+def test_sequences_hold_the_ends_of_an_episode_nearly_as_often_as_its_middle():
+    torch.manual_seed(0)
+    buffer = EpisodeBuffer(200)
+    fill(buffer, [99])
+    counts = torch.bincount(buffer.sequences(40_000, 12)["state"].long().flatten(), minlength=100).float()
+    often = counts / counts[30:70].mean()
+    assert often[0] == pytest.approx(7 / 12, abs=0.05) and often[99] == pytest.approx(7 / 12, abs=0.05)
+    assert often.min() > 0.5 and often.max() < 1.6
+
+
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=20), capacity=st.integers(10, 40))
 def test_oldest_episodes_leave_first_and_whole(lengths, capacity):
