@@ -86,8 +86,10 @@ class TransitionLearner(Learner):
         real = replay.transitions(self.real)
         if "demonstrated" in real.keys():
             imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
-        both = torch.cat([real.select(*imagined.keys(True, True)), imagined])
-        return both.set("imagined", (torch.arange(len(both)) >= self.real)[:, None])
+        real = real.select(*imagined.keys(True, True))
+        for part in (real, imagined):
+            part["imagined"] = torch.full((len(part), 1), part is imagined)
+        return torch.cat([real, imagined])
 
 
 class RolloutLearner(Learner):
