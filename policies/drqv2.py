@@ -6,10 +6,10 @@ B batch, K frames stacked, R resolution, D encoder features, F trunk features, A
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from tensordict import TensorDictBase
@@ -20,8 +20,11 @@ from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, exploring, require_finite, value_metrics
 from policies.bc import imitation
-from policies.networks import ConvEncoder, TwinCritic, frames_encoder, mlp, random_shift, soft_update, trunk
+from policies.networks import ConvEncoder, TwinCritic, bounded, frames_encoder, mlp, random_shift, soft_update, trunk
 from policies.specs import action_size, pixel_keys
+
+SATURATED = 0.95  # magnitude of an action above which tanh has less than a tenth of its slope at 0
+Squash = Literal["tanh", "inverted_gradients"]
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
@@ -54,11 +57,21 @@ class FramesActor(TensorDictModuleBase):
     env_steps: Tensor
 
     def __init__(
-        self, encoder: ConvEncoder, keys: list[str], actions: int, *, feature_size: int, hidden_size: int, noise: Noise
+        self,
+        encoder: ConvEncoder,
+        keys: list[str],
+        actions: int,
+        *,
+        feature_size: int,
+        hidden_size: int,
+        noise: Noise,
+        squash: Squash,
     ) -> None:
         super().__init__()
         self.in_keys, self.out_keys = keys, ["action"]
         self.noise, self.encoder = noise, encoder
+        squashes: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "inverted_gradients": bounded}
+        self.squash = squashes[squash]
         self.trunk = trunk(encoder.out_features, feature_size)
         self.head = mlp((feature_size, hidden_size, hidden_size, actions))
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
@@ -81,7 +94,7 @@ class FramesActor(TensorDictModuleBase):
 
     def mean(self, features: Tensor) -> Tensor:
         """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
-        return torch.tanh(self.head(self.trunk(features)))
+        return self.squash(self.head(self.trunk(features)))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         mean = self.mean(self.encode(tensordict))
@@ -100,6 +113,9 @@ class DrQV2(Policy):
         feature_size: width of the trunk between encoder and heads.
         hidden_size: width of the two hidden layers of each head.
         critic_layer_norm: LayerNorm in the critics' heads.
+        squash: how the actor's outputs reach [-1, 1]: by "tanh", as published, or clipped with "inverted_gradients",
+            see `bounded`. A critic that has learned little drives the outputs far out in its first updates. There tanh
+            has no slope, and the actor repeats one action in every state for thousands of updates.
         learning_rate: Adam's, for encoder, critics and actor.
         target_rate: share of the critics that the target critics take over at each update, in (0, 1].
         std_start: standard deviation of the exploration noise at the first env step.
@@ -121,6 +137,7 @@ class DrQV2(Policy):
         feature_size: int = 50,
         hidden_size: int = 1024,
         critic_layer_norm: bool = False,
+        squash: Squash = "tanh",
         learning_rate: float = 1e-4,
         target_rate: float = 0.01,
         std_start: float = 1.0,
@@ -135,11 +152,15 @@ class DrQV2(Policy):
             raise ValueError(f"drqv2: precision is float32 or bfloat16, not {precision}")
         if std_env_steps < 1:
             raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
+        if squash not in get_args(Squash):
+            raise ValueError(f"drqv2: squash is tanh or inverted_gradients, not {squash}")
         encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)
         actions = action_size(action_spec, "drqv2")
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
         noise = Noise(std_start, std_end, std_env_steps)
-        self.actor: FramesActor = FramesActor(encoder, pixel_keys(observation_spec), actions, **sizes, noise=noise)
+        self.actor: FramesActor = FramesActor(
+            encoder, pixel_keys(observation_spec), actions, **sizes, noise=noise, squash=squash
+        )
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
@@ -222,7 +243,7 @@ class DrQV2(Policy):
         self.optimizers["actor"].zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()
-        return {"actor_loss": loss.detach()}
+        return {"actor_loss": loss.detach(), "saturated": (mean.detach().abs() > SATURATED).float().mean()}
 
     def _autocast(self) -> AbstractContextManager[None]:
         # The cache is off, because weights cast under no_grad would be reused where gradients are needed.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -220,6 +221,29 @@ class RunningNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.variance.sqrt().clamp(min=self.min_std)
+
+
+class _InvertedGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:
+        ctx.save_for_backward(output)
+        return output.clamp(-1.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        return gradient * torch.where(gradient < 0, 1.0 - output, 1.0 + output) / 2.0
+
+
+def bounded(output: Tensor) -> Tensor:
+    """Clip outputs of any shape to [-1, 1], with inverted gradients (Hausknecht and Stone 2016, arXiv 1511.04143).
+
+    The gradient is scaled by the distance to the bound that it pushes to, divided by 2, so that a step outwards becomes
+    small near the bound and turns around beyond it, while a step inwards keeps its full size. The slope of tanh
+    vanishes in both directions.
+    """
+    bounded: Tensor = _InvertedGradients.apply(output)
+    return bounded
 
 
 def orthogonal_init(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from policies.drqv2 import DrQV2, noisy
-from policies.networks import random_shift, shift
+from policies.networks import bounded, random_shift, shift
 
 ACTIONS = Bounded(-1.0, 1.0, (2,))
 PIXELS = Composite(frames=Bounded(0, 255, (9, 16, 16), dtype=torch.uint8))
@@ -113,7 +113,7 @@ def test_update_moves_what_it_should() -> None:
     policy = small(target_rate=0.25)
     before = copy.deepcopy(policy)
     metrics = policy.update(random_batch())
-    assert set(metrics) == {"critic_loss", "actor_loss", "q", "target_q", "std", "batch_reward"}
+    assert set(metrics) == {"critic_loss", "actor_loss", "saturated", "q", "target_q", "std", "batch_reward"}
     assert all(value.shape == () and not value.requires_grad for value in metrics.values())
     for name, moved in policy.named_parameters():
         assert not torch.equal(moved, before.get_parameter(name)), name
@@ -217,6 +217,31 @@ def test_needs_frames_and_bounded_actions() -> None:
         DrQV2(Composite(state=Unbounded(39)), ACTIONS)
     with pytest.raises(ValueError, match="in \\[-1, 1\\]"):
         DrQV2(PIXELS, Bounded(-2.0, 2.0, (2,)))
+
+
+def test_gradients_are_inverted_at_the_bounds() -> None:
+    """Scaled by the distance to the bound that a descent along the gradient would move to, over 2."""
+    output = torch.tensor([0.0, 0.5, 0.5, 2.0, 2.0, -1.0], requires_grad=True)
+    clipped = bounded(output)
+    assert clipped.tolist() == [0.0, 0.5, 0.5, 1.0, 1.0, -1.0]
+    clipped.backward(torch.tensor([-1.0, -1.0, 1.0, -1.0, 1.0, 1.0]))
+    assert output.grad is not None
+    assert output.grad.tolist() == [-0.5, -0.25, 0.75, 0.5, 1.5, 0.0]
+
+
+def test_outputs_that_are_always_pushed_outwards_stay_near_the_bound() -> None:
+    output = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.Adam([output], lr=0.01)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        (-bounded(output) * torch.tensor([1.0, 10.0, -1.0])).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(output.detach(), torch.tensor([1.0, 1.0, -1.0]), atol=0.05, rtol=0)
+
+
+def test_rejects_an_unknown_squash() -> None:
+    with pytest.raises(ValueError, match="squash is tanh or inverted_gradients, not clip"):
+        small(squash="clip")
 
 
 def test_noise_is_limited_for_a_while() -> None:
