@@ -8,6 +8,11 @@ the log-probability of its actions when they were drawn, the gradient uses the l
 PPO (Schulman et al. 2017, arXiv 1707.06347), so that an expensive rollout can serve several updates. At the first of
 them the ratio is 1 and the gradient is REINFORCE's.
 
+Where values lag behind the returns, every advantage is positive, and the actor repeats what it drew: with a constant
+reward and six updates on each rollout its standard deviation falls from 0.88 to 0.23 in 500 updates. DreamerV3 avoids
+this with fresh rollouts for every update. Two settings serve where rollouts are dear: `calibrate_critic` (0.91 in the
+same test) and `centre_advantages` (0.81).
+
 Gradients: the encoder learns from both losses. DrQ-v2's encoder learns from the critic alone, but that critic is
 Q(s, a). V(s) carries no information about which action is better: on the toy from pixels, features learned from V alone
 took about twice as many updates until the actor did well. Imagined features, returns, advantages and weights are
@@ -32,7 +37,7 @@ from torchrl.modules.value_norm import PercentileValueNorm
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from policies.base import Policy, exploring, gradient_step, require_finite
-from policies.distributions import bounded_normal
+from policies.distributions import bounded_normal, logits_around
 from policies.networks import frames_encoder, orthogonal_init, soft_update
 from policies.returns import lambda_return
 from policies.specs import action_size, pixel_keys, state_size
@@ -101,8 +106,14 @@ class ActorCritic(Policy):
         clip: ε, the largest distance of the likelihood ratio from 1.
         slow_weight: weight of the loss that pulls the critic towards its own moving average.
         slow_rate: share of the critic that its moving average takes over at each update, in (0, 1].
+        centre_advantages: subtract the batch's mean advantage, weighted as the losses are. False is DreamerV3.
+        calibrate_critic: start the critic at the value of earning the mean reward of the first rollouts for ever, which
+            needs a gamma below 1. False is DreamerV3: it starts at 0.
         learning_rate: of LaProp with adaptive gradient clipping.
         warmup: updates over which the learning rate rises to its value.
+
+    Raises:
+        ValueError: the critic cannot be calibrated, or a setting does not fit the specs.
     """
 
     learns_from = "rollouts"
@@ -126,12 +137,17 @@ class ActorCritic(Policy):
         clip: float = 0.2,
         slow_weight: float = 1.0,
         slow_rate: float = 0.02,
+        centre_advantages: bool = False,
+        calibrate_critic: bool = False,
         learning_rate: float = 4e-5,
         warmup: int = 1000,
     ) -> None:
         super().__init__()
         self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
         self.clip, self.slow_weight, self.slow_rate = clip, slow_weight, slow_rate
+        self.centre_advantages, self.calibrate_critic = centre_advantages, calibrate_critic
+        if calibrate_critic and not gamma < 1:
+            raise ValueError(f"actor_critic: calibrate_critic needs gamma below 1, not {gamma}: set agent.gamma=0.99")
         encoder: nn.Module = nn.Identity()
         keys = [observation]
         if observation == "frames":
@@ -181,12 +197,17 @@ class ActorCritic(Policy):
         features = self.actor.encode(rollouts.detach())  # [B, H + 1, D]
         continuation = continues(rollouts)  # [B, H + 1]
         weight = discounted_weight(continuation, self.gamma)[:, :-1]
+        reward = rollouts["next", "reward"].squeeze(-1)[:, :-1]
+        if self.calibrate_critic and self.optimizers["critic"].param_groups[0]["step"] == 0:
+            self._calibrate(reward, continuation[:, 1:])
         logits = self.critic(features)
         value = self.two_hot.decode(logits.detach())
-        reward = rollouts["next", "reward"].squeeze(-1)[:, :-1]
         returns = lambda_return(reward, value[:, 1:], continuation[:, 1:], gamma=self.gamma, lambda_=self.lambda_)
         self.return_norm.update(returns.unsqueeze(-1))
-        advantage = (returns - value[:, :-1]) / self.return_norm.scale()
+        advantage = returns - value[:, :-1]
+        if self.centre_advantages:
+            advantage = advantage - (weight * advantage).sum() / weight.sum()
+        advantage = advantage / self.return_norm.scale()
         actions = self.actor.distribution(features[:, :-1])
         log_prob, entropy = actions.log_prob(rollouts["action"][:, :-1].detach()), actions.entropy()
         old_log_prob = rollouts[LOG_PROB].squeeze(-1)[:, :-1] if LOG_PROB in rollouts.keys() else log_prob.detach()
@@ -213,6 +234,15 @@ class ActorCritic(Policy):
         continuation = (~terminated[:, :-1]).to(reward.dtype)
         returns = lambda_return(reward[:, :-1], start[:, 1:], continuation, gamma=self.gamma, lambda_=self.lambda_)
         return self._critic_loss(self.critic(features[:, :-1]), features[:, :-1], returns).mean()
+
+    @torch.no_grad()
+    def _calibrate(self, reward: Tensor, continuation: Tensor) -> None:
+        """Start the critic at the value of earning the mean of `reward` [B, H] for ever; `continuation` [B, H]."""
+        value = reward.mean() / (1 - self.gamma * continuation.mean())
+        last = self.critic[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(logits_around(value, self.two_hot))
+        self.slow_critic.load_state_dict(self.critic.state_dict())
 
     def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
         """Cross-entropy [B, H] to the returns, plus that to the values of the critic's moving average."""

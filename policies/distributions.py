@@ -1,4 +1,4 @@
-"""The distribution of bounded actions.
+"""The distribution of bounded actions, and a critic's distribution around a value.
 
 A action.
 """
@@ -6,10 +6,13 @@ A action.
 from __future__ import annotations
 
 from torch import Tensor
+from torchrl.modules import SymExpTwoHot
 from torchrl.modules.distributions import TruncatedNormal
+from torchrl.modules.functional import symlog
 
 MIN_STD, MAX_STD = 0.1, 1.0
 _STD_OFFSET = 2.0  # an output of zero is a standard deviation of 0.89: near uniform
+_TAIL = 0.4  # in symlog: wide, so that few updates move the mass elsewhere
 
 
 def bounded_normal(parameters: Tensor) -> TruncatedNormal:
@@ -23,3 +26,12 @@ def bounded_normal(parameters: Tensor) -> TruncatedNormal:
     location, spread = parameters.chunk(2, dim=-1)
     std = MIN_STD + (MAX_STD - MIN_STD) * (spread + _STD_OFFSET).sigmoid()
     return TruncatedNormal(location.tanh(), std, low=-1.0, high=1.0)
+
+
+def logits_around(value: Tensor, two_hot: SymExpTwoHot) -> Tensor:
+    """Logits [bins] of a Laplace distribution in symlog space whose mean, as `two_hot` decodes it, is `value`, 0-d."""
+    grid, target = symlog(two_hot.bins), symlog(value)
+    centre = target
+    for _ in range(5):  # symexp raises the mean above the centre: shift by what is too much
+        centre = centre + target - symlog(two_hot.decode(-(grid - centre).abs() / _TAIL))
+    return -(grid - centre).abs() / _TAIL

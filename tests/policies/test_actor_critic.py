@@ -97,6 +97,46 @@ def test_ratio_is_one_for_fresh_rollouts_and_the_gradient_is_reinforce() -> None
         torch.testing.assert_close(ours_without, reinforce)
 
 
+def test_a_calibrated_critic_starts_at_the_mean_reward_for_ever() -> None:
+    torch.manual_seed(0)
+    policy = small(calibrate_critic=True, bins=255, gamma=0.9)
+    batch = rollouts(policy)
+    batch["next", "reward"] = torch.tensor([2.0, 4.0]).repeat(3)[None, :, None].expand(B, -1, 1).clone()
+    batch["next", "reward"][:, -1] = 1000.0  # not used: what stands under the last row
+    first = (2 + 4 + 2 + 4 + 2) / H / (1 - 0.9)
+    losses = policy.losses(batch)
+    assert losses.metrics["value"].item() == pytest.approx(first, rel=0.01)
+    values = policy.two_hot.decode(policy.slow_critic(batch["features"]))
+    torch.testing.assert_close(values, torch.full_like(values, first), rtol=0.01, atol=0)
+    policy.update(batch)
+    batch["next", "reward"].zero_()
+    assert policy.losses(batch).metrics["value"] > 0.5 * first, "the first rollouts alone decide"
+    batch["continue"] = torch.full((B, H + 1, 1), 0.5)
+    fresh = small(calibrate_critic=True, bins=255, gamma=0.9)
+    batch["next", "reward"].fill_(11.0)
+    assert fresh.losses(batch).metrics["value"].item() == pytest.approx(11 / (1 - 0.9 * 0.5), rel=0.01)
+    with pytest.raises(ValueError, match=r"needs gamma below 1, not 1.0: set agent\.gamma=0\.99"):
+        small(calibrate_critic=True, gamma=1.0)
+
+
+def test_centred_advantages_do_not_depend_on_a_constant_reward() -> None:
+    """The actor's gradient is that of the deviations: the same with 5 more at every step, and not without centring."""
+
+    def gradients(centred: bool) -> list[torch.Tensor]:
+        found = []
+        for constant in (0.0, 5.0):
+            torch.manual_seed(0)
+            policy = small(entropy=0.0, centre_advantages=centred, lambda_=0.0, gamma=0.0)
+            batch = rollouts(policy)
+            batch["next", "reward"] = 0.5 * batch["action"][..., :1] + constant  # the scale stays 1
+            found.append(torch.autograd.grad(policy.losses(batch).actor, policy.actor.head[0].weight)[0])
+        return found
+
+    torch.testing.assert_close(*gradients(True), rtol=1e-3, atol=1e-7)
+    without = gradients(False)
+    assert (without[0] - without[1]).norm() > without[0].norm()
+
+
 def test_a_step_too_far_is_not_rewarded() -> None:
     """Where the ratio is beyond the bound and the advantage wants more of it, the actor's gradient is nothing."""
     torch.manual_seed(0)
