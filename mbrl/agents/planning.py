@@ -35,6 +35,7 @@ class PlanningPolicy(Policy):
         gamma: discount of one agent step in the score of a plan, the sum of imagined rewards.
         replan_every: agent steps that a plan is followed before the next is made, 1 to the planner's horizon.
         proposals: M of the N candidates are rollouts of the prior, exploring, in the world model.
+        samples: imagined rollouts of each candidate, whose mean is its score. 1 suffices for a model without chance.
         goal: an episode file, or a folder with one, whose last frame is the goal. The score of a plan is then minus the
             mean squared error between the goal and the last imagined frame, pixels in [0, 1], and rewards do not count.
             None scores by rewards.
@@ -54,17 +55,20 @@ class PlanningPolicy(Policy):
         gamma: float,
         replan_every: int = 1,
         proposals: int = 0,
+        samples: int = 1,
         goal: str | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= replan_every <= planner.horizon:
             raise UserError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
+        if samples < 1:
+            raise UserError(f"planning.samples is {samples}: it must be 1 or more")
         check_model(world_model, planner, has_goal=goal is not None)
         frame_stack = check_specs(observation_spec, action_spec, world_model)
         tasks = ("task",) if "task" in world_model.observations else ()
         check_proposals(proposals, planner, prior)
         image = None if goal is None else goal_image(Path(goal), world_model.resolution)
-        imagination = PlanImagination(world_model, prior.actor if proposals else None, gamma, image)
+        imagination = PlanImagination(world_model, prior.actor if proposals else None, gamma, samples, image)
         self.horizon = planner.horizon
         self.actor: PlanningActor = PlanningActor(
             imagination,
@@ -77,8 +81,7 @@ class PlanningPolicy(Policy):
         )
         self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
         self.actor.to(self.device)  # the goal follows the world model
-        if not world_model.context_keys:  # a blank snapshot is no state
-            # A model that needs other observations fails here, not in the first episode.
+        if not world_model.context_keys:  # A blank snapshot is no state. A model that needs more fails here, at once.
             self.actor.plan(self.actor.blank().to(self.device))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -90,10 +93,15 @@ class PlanImagination(torch.nn.Module):
     """Scores candidate plans in the world model, from one encoded context."""
 
     def __init__(
-        self, world_model: WorldModel, prior: TensorDictModuleBase | None, gamma: float, goal: Tensor | None
+        self,
+        world_model: WorldModel,
+        prior: TensorDictModuleBase | None,
+        gamma: float,
+        samples: int,
+        goal: Tensor | None,
     ) -> None:
         super().__init__()
-        self.world_model, self.prior, self.gamma = world_model, prior, gamma
+        self.world_model, self.prior, self.gamma, self.samples = world_model, prior, gamma, samples
         self.register_buffer("goal", goal, persistent=False)
         self.goal: Tensor | None  # uint8 [3, R, R]
 
@@ -109,16 +117,16 @@ class PlanImagination(torch.nn.Module):
 
         def imagine(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
-            forked = self.world_model.fork(state, candidates)
-            outcome = self.world_model.outcome(forked, actions.flatten(0, 1), last_frame=self.goal is not None)
+            forked = self.world_model.fork(state, candidates * self.samples)
+            plans = actions.flatten(0, 1).repeat_interleave(self.samples, 0)
+            outcome = self.world_model.outcome(forked, plans, last_frame=self.goal is not None)
             if self.goal is not None:
                 assert outcome.pixels is not None
                 score = -((outcome.pixels.float() - self.goal) / 255).square().mean((1, 2, 3))
             else:
                 assert outcome.reward is not None
-                powers = torch.arange(horizon, device=actions.device)
-                score = (outcome.reward * self.gamma**powers).sum(1)
-            return score.view(batch, candidates)
+                score = (outcome.reward * self.gamma ** torch.arange(horizon, device=actions.device)).sum(1)
+            return score.view(batch, candidates, self.samples).mean(2)
 
         return imagine
 
@@ -198,11 +206,10 @@ class PlanningActor(TensorDictModuleBase):
         if exploring():
             action = (action + std[:, 0] * torch.randn_like(action)).clamp(-1.0, 1.0)
         padding = torch.zeros_like(mean[:, :1])
-        steps_left = torch.where(replanned[:, None], self.replan_every, rows["plan_left"]) - 1
         written = {
             "plan_mean": torch.cat([mean[:, 1:], padding], 1),
             "plan_std": torch.cat([std[:, 1:], padding], 1),
-            "plan_left": steps_left,
+            "plan_left": torch.where(replanned[:, None], self.replan_every, rows["plan_left"]) - 1,
             "past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1),
         }
         shape = tensordict.batch_size

@@ -136,6 +136,24 @@ def test_context_is_encoded_once_a_decision_and_forked_each_iteration() -> None:
     assert model.forks == [64] * 4 * 10
 
 
+class Chance(ToyWorldModel):
+    """Rewards with noise of standard deviation 1: more than actions make."""
+
+    def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
+        after, prediction = super().step(state, action)
+        return after, prediction.set("reward", prediction["reward"] + torch.randn(len(state), 1))
+
+
+def test_the_score_of_a_plan_is_the_mean_of_its_samples() -> None:
+    torch.manual_seed(0)
+    state, plans = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.9, 0.9]]), torch.rand(2, 3, 4, 2) * 2 - 1
+    exact = planning().actor.imagination.scorer(state)(plans)
+    once, often = (planning(Chance(), samples=n).actor.imagination.scorer(state)(plans) for n in (1, 2000))
+    assert often.shape == (2, 3)
+    torch.testing.assert_close(often, exact, atol=0.2, rtol=0)  # 2 / sqrt(2000) = 0.045
+    assert (once - exact).abs().max() > 0.5
+
+
 def test_context_holds_the_last_frames_and_what_was_done_between() -> None:
     model = ToyWorldModel()
     policy = planning(model)
@@ -234,6 +252,7 @@ def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
         ({}, {"observations": ("state",)}, "predicts pixels, and this one predicts state"),
         ({}, {"context_length": 4}, r"env.frame_stack is 3, but the world model needs 4 frames"),
         ({"replan_every": 4}, {}, r"replan_every \(4\) must be 1 to planner.horizon \(3\)"),
+        ({"samples": 0}, {}, "planning.samples is 0: it must be 1 or more"),
         ({"proposals": 65}, {}, r"proposals \(65\) must be 0 to planner.candidates \(64\)"),
         ({"proposals": 1}, {}, "need a prior that acts on frames alone"),
         ({"observation_spec": make_env(pixels=False).observation_spec}, {}, "set env.pixels=true"),

@@ -76,6 +76,36 @@ def test_a_planner_without_a_world_model(tmp_path: Path) -> None:
         run(compose_config(tmp_path, *TOY, "agent=drqv2", "+planner@agent.planner=cem", "+agent.segment_length=6"))
 
 
+PERFECT = [
+    "agent=mpc_ivideogpt", "worldmodel@agent.world_model=simulator", "env.snapshots=true", "env.task=window-close",
+    "env.resolution=16", "agent.model_updates_first=0", "agent.model_updates_per_step=0", "agent.learning_starts=0",
+    "agent.model_error=null", "video=false", "threads=1",
+]  # fmt: skip
+
+
+def successes(folder: Path) -> tuple[list[float], list[float]]:
+    """Success of each training episode, and of each evaluation."""
+    training, evaluated = (
+        [row[key] for row in rows(folder) if key in row] for key in ("collect/success", "eval/success")
+    )
+    return training, evaluated
+
+
+def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path: Path, threads: Any) -> None:
+    """Meta-World, the planner as it is shipped; it succeeds after 30 to 35 agent steps, and chance never does."""
+    short = ["env.episode_length=100", "total_env_steps=100", "eval.episodes=1", "collect.frames_per_batch=50"]
+    assert successes(run(compose_config(tmp_path / "run", *PERFECT, *short))) == ([1.0], [1.0])
+
+
+@pytest.mark.slow
+def test_with_a_perfect_model_it_succeeds_on_other_goals_too(tmp_path: Path, threads: Any) -> None:
+    """`pytest -m slow tests/agents/test_planning_run.py`: 5 training episodes and 10 of an evaluation, 2 minutes."""
+    training, evaluations = successes(
+        run(compose_config(tmp_path / "run", *PERFECT, "total_env_steps=1000", "eval.episodes=10", "eval.every=1000"))
+    )
+    assert len(training) == 5 and sum(training) >= 4.5 and evaluations[0] >= 0.9
+
+
 def test_a_run_towards_a_goal_ends_with_its_video(tmp_path: Path, threads: Any) -> None:
     goal = tmp_path / "goal.safetensors"
     write_episode(goal, to_records(make_env(resolution=16, episode_length=4).rollout(4)))

@@ -150,3 +150,15 @@ def test_a_run_goes_on_to_the_bit_with_the_states_of_its_replay(
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
     imagined = mbrl.load(whole).imagine(rollouts=3, horizon=2)
     assert imagined["next", "pixels"].shape[:2] == (3, 2)
+
+
+@pytest.mark.process
+def test_dreamer_learns_from_rollouts_of_the_simulator(tmp_path: Path) -> None:
+    perfect = ["worldmodel@agent.world_model=simulator", "env.snapshots=true", "agent.model_updates_first=0"]
+    small = ["agent.imagine_every=10", "agent.imagination.rollouts=8", "agent.imagination.horizon=3", "video=false"]
+    folder = mbrl.training.run(compose_config(tmp_path, *TOY, "agent=dreamer_ivideogpt", *perfect, *small))
+    learned = [row for row in rows(folder) if "policy/std" in row]
+    assert max(row["gradient_steps"] for row in learned) == 50
+    scale = [row["imagination/imagined_reward"] for row in learned if "imagination/imagined_reward" in row]
+    assert scale and all(abs(reward) < 1 for reward in scale), "rewards of the toy, not of an untrained model"
+    assert abs(learned[0]["policy/value"] - learned[0]["policy/return"]) < 1, "the critic starts at the returns"
