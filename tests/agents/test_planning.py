@@ -148,10 +148,10 @@ def test_the_score_of_a_plan_is_the_mean_of_its_samples() -> None:
     torch.manual_seed(0)
     state, plans = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.9, 0.9]]), torch.rand(2, 3, 4, 2) * 2 - 1
     exact = planning().actor.imagination.scorer(state)(plans)
-    once, often = (planning(Chance(), samples=n).actor.imagination.scorer(state)(plans) for n in (1, 2000))
+    once, often = (planning(Chance(), samples=n).actor.imagination.scorer(state)(plans) for n in (1, 200))
     assert often.shape == (2, 3)
-    torch.testing.assert_close(often, exact, atol=0.2, rtol=0)  # 2 / sqrt(2000) = 0.045
-    assert (once - exact).abs().max() > 0.5
+    torch.testing.assert_close(often, exact, atol=0.5, rtol=0)  # the standard deviation is 2 / sqrt(200) = 0.14
+    assert (once - exact).abs().max() > 1.0
 
 
 def test_context_holds_the_last_frames_and_what_was_done_between() -> None:
