@@ -142,7 +142,6 @@ UNPICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "to
 SAFE = {
     "mbrl.build": {"instantiate"},  # of an environment, in a worker's process, when its settings have been checked
     "mbrl.targets": {"instantiate", "OmegaConf.load"},  # when they are checked · names alone, of the user's own folder
-    "mbrl.data.published": {"np.load"},  # without pickles
     "worldmodel.tensor_file": {"torch.load"},  # published weights, tensors alone
 }
 TENSORS_ALONE = {"torch.load": {"weights_only": "True"}, "np.load": {"allow_pickle": "False"}}

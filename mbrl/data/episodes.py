@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite, TensorSpec
 
 from mbrl.data.published import read_published
-from mbrl.errors import UserError, is_out_of_memory
+from mbrl.data.reading import Malformed, reading
+from mbrl.errors import UserError
 from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.plain_json import parse_json
 from mbrl.run_folder.schema import TensorType
 from mbrl.run_folder.tensors import tensor_chunks
 
@@ -123,12 +125,23 @@ def view_name(camera: str, mirrored: bool) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What an episode's file says about it; nothing in older files and published ones."""
+    """What an episode's file says about it; nothing in older files and published ones.
+
+    Raises:
+        UserError: the file is torn, or says it in another way.
+    """
     if path.suffix != SUFFIX:
         return {}
-    with safe_open(path, "pt") as file:
-        written: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    return written
+    with reading(path):
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+        try:
+            written = parse_json(text)
+        except ValueError as error:
+            raise Malformed(f"what it says about itself is no JSON ({error})") from error
+        if not isinstance(written, dict):
+            raise Malformed(f"what it says about itself is {type(written).__name__}, not an object")
+        return written
 
 
 def write_episodes(
@@ -149,12 +162,10 @@ def read_episode(path: Path) -> TensorDict:
         UserError: the file is torn, has a wrong shape, or holds NaN.
         MemoryError: there is not enough memory to read it.
     """
-    try:
+    with reading(path):
         entries = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        if is_out_of_memory(error):  # the file may be whole
-            raise MemoryError(f"{path}: {error}") from error
-        raise UserError(f"{path}: torn or no safetensors file ({error}): delete or replace it") from error
+        if any(value.ndim == 0 for value in entries.values()):
+            raise Malformed("one of its entries has no rows, so it is no episode")
     lengths = {value.shape[:1] for value in entries.values()}
     if len(lengths) != 1:
         raise UserError(f"{path}: its entries have different lengths, so it is no episode")
@@ -170,7 +181,7 @@ def episode_paths(folder: Path) -> list[Path]:
         FileNotFoundError: there is no such folder, or no episode in it.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix in (SUFFIX, ".npz"))
+    paths = sorted(path for path in folder.glob("[!.]*") if path.suffix in (SUFFIX, ".npz") and not path.is_dir())
     if not paths:
         state = "holds no episodes (.safetensors or .npz)" if folder.is_dir() else "does not exist"
         raise FileNotFoundError(f"{folder} {state}: `mbrl demos` records some")

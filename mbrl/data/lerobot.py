@@ -1,4 +1,4 @@
-"""LeRobot data sets, layouts v2.x and v3.0: a reader on pyarrow and ffmpeg.
+"""LeRobot data sets, layouts v2.x and v3.0: where each episode lies, and its entries.
 
 Layouts as huggingface/lerobot writes them. v2.x: meta/episodes.jsonl; one parquet file and one video for each episode.
 v3.0: meta/episodes/*/*.parquet; several episodes share a parquet file and a video, in which an episode begins at
@@ -10,15 +10,12 @@ The first camera that meta/info.json names (depth maps aside) is read. pyarrow i
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,24 +23,20 @@ from torch import Tensor
 
 from mbrl.data.conversion import ExternalEpisode
 from mbrl.data.frames import crop_and_resize
+from mbrl.data.lerobot_info import Info, Place, Row, read_info
+from mbrl.data.parquet import parquet, read_table, values
+from mbrl.data.pictures import decode, stored
+from mbrl.data.reading import Malformed, reading
+from mbrl.data.values import flags, numbers
+from mbrl.data.video import read_video
 from mbrl.errors import UserError
+from mbrl.run_folder.plain_json import parse_json
 
-_COLUMNS = {"action": "action", "state": "observation.state", "reward": "next.reward", "success": "next.success"}
 _AT_ONCE = 64  # frames that lie in memory at full size
+_ORDER, _TIME = "frame_index", "timestamp"  # columns that a data set may lack
+_TIME_TOLERANCE = 0.5  # frames
 
-
-@dataclass(frozen=True)
-class _Episode:
-    """Where one episode lies. `video` is None where the frames lie in the parquet file; `begin` in seconds."""
-
-    index: int
-    length: int
-    data: Path
-    camera: str
-    columns: dict[str, str]
-    video: Path | None
-    begin: float
-    fps: float
+_log = logging.getLogger(__name__)
 
 
 def is_lerobot(folder: Path) -> bool:
@@ -51,148 +44,138 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def lerobot_episodes(folder: Path) -> list[ExternalEpisode]:
-    """The episodes of a data set.
+    """The episodes of a data set. One that is described wrongly raises UserError when it is read.
 
     Raises:
-        UserError: its description has another layout, or pyarrow is not installed.
+        UserError: the description of the whole set is torn or of another layout, or pyarrow is not installed.
     """
-    _parquet()
-    path = folder / "meta" / "info.json"
-    try:
-        info = json.loads(path.read_text())
-        cameras = [key for key, feature in info["features"].items() if _is_camera(feature)]
-        if not cameras:
-            raise UserError(f"{path}: no feature of dtype video or image")
-        major = info["codebase_version"].removeprefix("v").split(".")[0]
-        if major not in ("2", "3"):
-            raise UserError(f"{path}: layout {info['codebase_version']} cannot be read, only v2.x and v3.0")
-        locate = _locate_v2 if major == "2" else _locate_v3
-        episodes = [_Episode(*row) for row in locate(folder, info, cameras[0])]
-    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder} is no LeRobot data set that can be read ({error!r})") from error
-    return [
-        ExternalEpisode(f"episode_{e.index:06d}", (e.data, e.video) if e.video else (e.data,), partial(_read, e))
-        for e in episodes
-    ]
+    parquet()
+    info = read_info(folder)
+    if info.unread:
+        read = ", ".join([info.camera, *info.columns.values()])
+        _log.warning("%s: of this LeRobot data set %s are read; not read: %s", folder, read, ", ".join(info.unread))
+    rows = _rows_v2(folder) if info.major == 2 else _rows_v3(folder, info)
+    found: dict[str, ExternalEpisode] = {}
+    for name, row in rows:
+        try:
+            if isinstance(row, UserError):
+                raise row
+            place = info.locate(row)
+            name, episode = f"episode_{place.number:06d}", ExternalEpisode("", place.files, partial(_read, info, place))
+            if name in found:
+                raise UserError(f"{folder} describes {name} twice")
+        except UserError as error:
+            episode = ExternalEpisode("", (), partial(_refuse, error))
+        while name in found:
+            name += "+"
+        found[name] = episode._replace(name=name)
+    return list(found.values())
 
 
-def _locate_v2(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tuple[Any, ...]]:
-    for line in (folder / "meta" / "episodes.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        index = row["episode_index"]
-        place = {"episode_index": index, "episode_chunk": index // info["chunks_size"], "video_key": camera}
-        data = _inside(folder, info["data_path"].format(**place))
-        video = _inside(folder, info["video_path"].format(**place)) if _in_video(info, camera) else None
-        yield index, row["length"], data, camera, _columns(info), video, 0.0, info["fps"]
+def _refuse(error: UserError, resolution: int | None) -> NoReturn:
+    raise error
 
 
-def _locate_v3(folder: Path, info: dict[str, Any], camera: str) -> Iterator[tuple[Any, ...]]:
-    in_video = _in_video(info, camera)
-    columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    names = [f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+def _rows_v2(folder: Path) -> Iterator[tuple[str, Row | UserError]]:
+    """Each episode's description, and its name where it has no number; or what is wrong with it."""
+    path = folder / "meta" / "episodes.jsonl"
+    with reading(path):
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name = f"{path.name}, line {number}"
+        try:
+            row = parse_json(line)
+            if not isinstance(row, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            yield name, UserError(f"{path}: line {number} is torn ({error})")
+            continue
+        yield name, row
+
+
+def _rows_v3(folder: Path, info: Info) -> Iterator[tuple[str, Row | UserError]]:
     for file in sorted((folder / "meta" / "episodes").glob("*/*.parquet")):
-        for row in _read_table(file, columns=columns + names * in_video).to_pylist():
-            index, length, *place = (row[name] for name in columns)
-            data = _inside(folder, info["data_path"].format(chunk_index=place[0], file_index=place[1]))
-            video, begin = None, 0.0
-            if in_video:
-                chunk, number, begin = (row[name] for name in names)
-                path = info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=number)
-                video = _inside(folder, path)
-            yield index, length, data, camera, _columns(info), video, begin, info["fps"]
+        name = file.relative_to(folder).as_posix()
+        try:
+            rows = read_table(file, info.place_columns).to_pylist()
+        except UserError as error:
+            yield name, error
+            continue
+        yield from ((name, row) for row in rows)
 
 
-def _inside(folder: Path, path: str) -> Path:
-    """A file that the description names.
-
-    Raises:
-        UserError: the file is outside the data set's folder.
-    """
-    if Path(path).is_absolute() or ".." in Path(path).parts:
-        raise UserError(f"{folder}: its description names {path!r}, which lies outside of it")
-    return folder / path
-
-
-def _is_camera(feature: dict[str, Any]) -> bool:
-    details = feature.get("info") or {}
-    depth = any(value for name, value in details.items() if name.endswith("is_depth_map"))
-    return feature["dtype"] in ("video", "image") and not depth
-
-
-def _in_video(info: dict[str, Any], camera: str) -> bool:
-    return bool(info["features"][camera]["dtype"] == "video")
-
-
-def _columns(info: dict[str, Any]) -> dict[str, str]:
-    return {key: column for key, column in _COLUMNS.items() if column in info["features"]}
-
-
-def _read(episode: _Episode, resolution: int | None) -> dict[str, Tensor]:
+def _read(info: Info, place: Place, resolution: int | None) -> dict[str, Tensor]:
     """The entries of one episode, frames cropped and resized as they are decoded."""
-    wanted = [*episode.columns.values(), *([] if episode.video else [episode.camera])]
-    table = _read_table(episode.data, columns=wanted, filters=[("episode_index", "=", episode.index)])
-    if len(table) != episode.length:
-        raise UserError(f"{episode.data}: {len(table)} rows of episode {episode.index}, not {episode.length}")
-    frames = _pictures(table[episode.camera].to_pylist()) if episode.video is None else _video(episode)
-    entries = {"pixels": torch.cat(list(_fitted(frames, resolution)))}
-    for key, column in episode.columns.items():
-        flat = table[column].combine_chunks()
-        while "list" in str(flat.type):
-            flat = flat.flatten()
-        rows = flat.to_numpy(zero_copy_only=False).reshape(episode.length, -1)
-        entries[key] = torch.from_numpy(rows.astype(bool if key == "success" else np.float32))
+    wanted = [*info.columns.values(), *([] if place.video else [info.camera])]
+    table = read_table(place.data, wanted, (_ORDER, _TIME), [("episode_index", "=", place.number)])
+    with reading(place.data):
+        if len(table) != place.length:
+            raise Malformed(f"{len(table)} rows of episode {place.number}, not {place.length}")
+        table = _in_order(table, info.fps, place)
+        entries = {key: _entry(table, key, column) for key, column in info.columns.items()}
+        if place.video is None:
+            entries["pixels"] = _fitted(_pictures(info, place, table[info.camera].to_pylist()), resolution)
+    if place.video is not None:
+        frames = read_video(
+            place.video, begin=place.begin, length=place.length, fps=info.fps, alone=info.major == 2,
+            name=f"episode {place.number}",
+        )  # fmt: skip
+        entries["pixels"] = _fitted(frames, resolution)
     return entries
 
 
-def _pictures(rows: list[dict[str, Any]]) -> Iterator[npt.NDArray[np.uint8]]:
-    # given a text, imageio would open the file or the address that it names
-    return (np.asarray(iio.imread(bytes(row["bytes"]), plugin="pillow"), np.uint8)[..., :3] for row in rows)
+def _in_order(table: Any, fps: float, place: Place) -> Any:
+    """The rows in the order of their frames, whose times must be those of the video."""
+    frame = np.arange(place.length)
+    if _ORDER in table.column_names:
+        index = values(table, _ORDER).reshape(place.length, -1)[:, 0]
+        order = np.argsort(index, kind="stable")
+        if not np.array_equal(index[order], frame):
+            raise Malformed(f"{_ORDER} of episode {place.number} does not count from 0 to {place.length - 1}")
+        table = table.take(order)
+    if _TIME in table.column_names:
+        times = numbers(values(table, _TIME), _TIME)[:, 0].astype(np.float64)
+        begin = 0.0 if place.video else times[0]  # which decides the frame of a video
+        late = np.flatnonzero(~(np.abs((times - begin) * fps - frame) <= _TIME_TOLERANCE))
+        if len(late):
+            row = late[0]
+            raise Malformed(
+                f"{_TIME} of frame {row} of episode {place.number} is {times[row]:g} s, which at the "
+                f"{fps:g} frames/s of meta/info.json is the time of another"
+            )
+    return table
 
 
-def _video(episode: _Episode) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames [H, W, 3] of an episode.
-
-    Raises:
-        UserError: the video is torn or too short.
-    """
-    # half a frame early, so that rounding cannot lose the first one; every frame as it is stored, none made up
-    seek = ["-ss", f"{max(0.0, episode.begin - 0.5 / episode.fps):.6f}"]
-    exact = ["-fps_mode", "passthrough", "-frames:v", str(episode.length)]
-    count = 0
-    try:
-        frames = imageio_ffmpeg.read_frames(episode.video, input_params=seek, output_params=exact)
-        width, height = next(frames)["size"]
-        for frame in frames:
-            count += 1
-            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{episode.video}: ffmpeg cannot read it, it may be torn") from error
-    if count != episode.length:
-        raise UserError(f"{episode.video}: {count} frames of episode {episode.index}, not {episode.length}")
+def _entry(table: Any, key: str, column: str) -> Tensor:
+    array = values(table, column)
+    if key in ("reward", "success") and array.shape[1] != 1:
+        raise Malformed(f"{column} holds {array.shape[1]} numbers a row, not one")
+    return torch.from_numpy(flags(array, column) if key == "success" else numbers(array, column))
 
 
-def _fitted(frames: Iterator[npt.NDArray[np.uint8]], resolution: int | None) -> Iterator[Tensor]:
-    """Frames [H, W, 3] as [n, 3, R, R], some at a time."""
+def _pictures(info: Info, place: Place, rows: list[Any]) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames [H, W, 3] of an episode, which lie in the table or in files that it names."""
+    for number, row in enumerate(rows):
+        name = f"{info.camera} of frame {number} of episode {place.number}"
+        found = stored(row, name)
+        yield decode(found if isinstance(found, bytes) else info.beside(found, place, name).read_bytes(), name)
+
+
+def _fitted(frames: Iterator[npt.NDArray[np.uint8]], resolution: int | None) -> Tensor:
+    """Frames [H, W, 3] as [T, 3, R, R], made small some at a time."""
+    parts: list[Tensor] = []
     waiting: list[npt.NDArray[np.uint8]] = []
     for frame in frames:
+        if waiting and frame.shape != waiting[0].shape:
+            raise Malformed(f"its frames are of {list(waiting[0].shape)} and of {list(frame.shape)}")
         waiting.append(frame)
         if len(waiting) == _AT_ONCE:
-            yield crop_and_resize(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
+            parts.append(_small(waiting, resolution))
             waiting = []
-    if waiting:
-        yield crop_and_resize(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2), resolution)
+    return torch.cat([*parts, *([_small(waiting, resolution)] if waiting else [])])
 
 
-def _read_table(path: Path, **options: Any) -> Any:
-    try:
-        return _parquet().read_table(path, **options)
-    except (ValueError, OSError, KeyError) as error:  # pyarrow's own errors are of these kinds
-        raise UserError(f"{path}: torn or of another layout ({error})") from error
-
-
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UserError("to read LeRobot data sets, install pyarrow: pip install -e '.[lerobot]'") from error
-    return parquet
+def _small(frames: list[npt.NDArray[np.uint8]], resolution: int | None) -> Tensor:
+    return crop_and_resize(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), resolution)

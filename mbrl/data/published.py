@@ -1,7 +1,10 @@
-"""Episodes as iVideoGPT's authors published them: readers of their .npz files, of which there are two layouts.
+"""Episodes in .npz files, of which there are three layouts, recognised by their keys.
 
-Pretraining: image uint8 [T, H, W, 3]; action float [T, A] or [T - 1, A] where there are actions, action[k] leading
-from frame k to frame k + 1.
+iVideoGPT's, for pretraining: image uint8 [T, H, W, 3] (int64 in its BAIR files); action float [T, A] or [T - 1, A]
+where there are actions, action[k] leading from frame k to frame k + 1.
+
+Dreamer's (V1, V2 and their PyTorch relatives): image uint8 [T, H, W, 3], action float [T, A], reward [T], and any of
+is_first, is_last, is_terminal, discount. action[k] led to frame k and earned reward[k]; those of the first frame are 0.
 
 Demonstrations (thuml/iVideoGPT, from DrQ-v2): observation uint8 [L + 1, 3K, R, R], a stack of K pictures whose last
 is the newest, mirrored (MuJoCo's rows flipped only); action float32 [L + 1, A], unclipped, action[k] having
@@ -12,50 +15,127 @@ bonus.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
-from mbrl.errors import UserError
+from mbrl.data.archives import Archive, open_archive
+from mbrl.data.reading import Malformed
+from mbrl.data.values import actions, column, flags, frames, numbers
 
 SUCCESS_BONUS = 10.0
 MAX_REWARD = 20.0  # of one agent step without the bonus: 2 env steps of at most 10
 _JUMP = 8.0  # a rise of the reward by this much in one step is the bonus setting in
-_ENTRIES = ("observation", "action", "reward", "discount")
+_EPISODE_ENDS = ("is_first", "is_last", "is_terminal", "discount")  # a Dreamer's, which say where episodes end
+# what belongs to a time convention: a file with one of these is of no layout that does not name it
+_OF_TIME = {
+    "reward", "rewards", "observation", "observations", "next_observation", "next_observations", "obs", "next_obs",
+    "terminal", "terminals", "done", "dones", "terminated", "truncated", "timeout", "timeouts", "reset", "step_type",
+    *_EPISODE_ENDS,
+}  # fmt: skip
 
 
-def read_npz(path: Path) -> dict[str, torch.Tensor]:
-    """Read one episode of either layout: pixels uint8 [T, 3, H, W], and its other entries as in a record episode.
+class Layout(NamedTuple):
+    """A layout of .npz files.
+
+    Attributes:
+        name: for messages.
+        needs: keys that a file has.
+        marks: keys of which a file has one or more; empty for no such condition.
+        understood: keys that it may have besides.
+        read: the entries of an archive, as in a record episode, frames of any size.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    marks: tuple[str, ...]
+    understood: tuple[str, ...]
+    read: Callable[[Archive], dict[str, Tensor]]
+
+    @property
+    def keys(self) -> set[str]:
+        return {*self.needs, *self.marks, *self.understood}
+
+    def admits(self, keys: Collection[str]) -> bool:
+        """Whether a file of these keys is of this layout."""
+        marked = not self.marks or not set(self.marks).isdisjoint(keys)
+        return set(self.needs) <= set(keys) and marked and (_OF_TIME - self.keys).isdisjoint(keys)
+
+    def __str__(self) -> str:
+        marks = f" and one of {', '.join(self.marks)}" if self.marks else ""
+        return f"{self.name} ({', '.join(self.needs)}{marks})"
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """Read one episode of any layout: pixels uint8 [T, 3, H, W], and its other entries as in a record episode.
 
     Raises:
         UserError: the file is torn, has another layout, or holds NaN.
     """
-    with _open(path) as archive:
-        video = "image" in archive.files
-    if not video:
-        return dict(read_published(path).items())
-    entries = _load(path, ("image",), ("action",))
-    image, action = entries["image"], entries.get("action")
-    if image.ndim != 4 or image.shape[-1] != 3 or image.dtype != np.uint8:
-        raise UserError(f"{path}: image cannot be {image.dtype} {list(image.shape)} in an episode")
-    records = {"pixels": torch.from_numpy(image).permute(0, 3, 1, 2)}
-    if action is None:
-        return records
-    if action.ndim != 2 or len(action) not in (len(image), len(image) - 1):
-        raise UserError(f"{path}: {len(image)} frames cannot have action {list(action.shape)}")
-    if not np.isfinite(action).all():
-        raise UserError(f"{path}: action holds NaN or infinite values")
-    padded = np.zeros((len(image), action.shape[1]), np.float32)
+    with open_archive(path) as archive:
+        return _layout(archive).read(archive)
+
+
+def unread_keys(path: Path) -> tuple[str, list[str]]:
+    """The name of an .npz file's layout, and the keys that it has beside those of its layout.
+
+    Raises:
+        UserError: the file is torn or has another layout.
+    """
+    with open_archive(path) as archive:
+        layout = _layout(archive)
+        return layout.name, [key for key in archive.keys if key not in layout.keys]
+
+
+def _layout(archive: Archive) -> Layout:
+    layout = next((one for one in LAYOUTS if one.admits(archive.keys)), None)
+    if layout is None:
+        known = "; ".join(map(str, LAYOUTS))
+        raise Malformed(f"of no layout that is read: its keys are {_listed(archive.keys)}; those read are {known}")
+    return layout
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(keys[:12]) + (f" and {len(keys) - 12} more" if len(keys) > 12 else "") if keys else "none"
+
+
+def _read_video(archive: Archive) -> dict[str, Tensor]:
+    pixels = frames(archive["image"], "image")
+    if "action" not in archive.keys:
+        return {"pixels": pixels}
+    action = actions(archive["action"], "action", (len(pixels), len(pixels) - 1))
+    padded = np.zeros((len(pixels), action.shape[1]), np.float32)
     padded[: len(action)] = action
-    return records | {"action": torch.from_numpy(padded)}
+    return {"pixels": pixels, "action": torch.from_numpy(padded)}
+
+
+def _read_dreamer(archive: Archive) -> dict[str, Tensor]:
+    pixels = frames(archive["image"], "image")
+    length = len(pixels)
+    action = actions(archive["action"], "action", (length,))
+    if action[0].any():
+        raise Malformed("its first action is not 0, so that it did not lead to the first frame as in Dreamer's files")
+    for key in {"is_first", "is_last"} & set(archive.keys):
+        set_at = np.flatnonzero(flags(column(archive[key], key, length), key))
+        if set(set_at) - {0 if key == "is_first" else length - 1}:
+            raise Malformed(f"it holds several episodes: {key} is set in row {set_at[-1 if key == 'is_first' else 0]}")
+    entries = {"pixels": pixels, "action": _shift(action)}
+    if "reward" in archive.keys:
+        reward = numbers(column(archive["reward"], "reward", length), "reward")
+        if reward[0].any():
+            raise Malformed("its first reward is not 0, so that no action before the first frame earned it")
+        entries["reward"] = _shift(reward)
+    return entries
+
+
+def _read_demonstration(archive: Archive) -> dict[str, Tensor]:
+    return {key: value for key, value in demonstration(archive, upright=True).items() if key in _KEPT}
 
 
 def read_published(path: Path, *, upright: bool = True) -> TensorDict:
@@ -67,23 +147,28 @@ def read_published(path: Path, *, upright: bool = True) -> TensorDict:
     Raises:
         UserError: the file is torn, has another layout, or holds NaN.
     """
-    entries = _load(path, _ENTRIES[:3], _ENTRIES[3:])
-    stack, action, reward = entries["observation"], entries["action"], entries["reward"].reshape(-1)
-    rows = len(stack)
-    pictures = stack.ndim == 4 and stack.shape[1] % 3 == 0 and stack.shape[2] == stack.shape[3]
-    pictures = pictures and stack.dtype == np.uint8
-    if not pictures or rows < 2 or action.ndim != 2 or len(action) != rows or len(reward) != rows:
-        shapes = ", ".join(f"{key} {value.dtype} {value.shape}" for key, value in entries.items())
-        raise UserError(f"{path}: not the published layout ({shapes})")
-    if not (np.isfinite(action).all() and np.isfinite(reward).all()):
-        raise UserError(f"{path}: action or reward holds NaN or infinite values")
+    with open_archive(path) as archive:
+        if not DEMONSTRATIONS.admits(archive.keys):
+            raise Malformed(f"its keys are {_listed(archive.keys)}, not those of {DEMONSTRATIONS}")
+        return demonstration(archive, upright=upright)
+
+
+def demonstration(archive: Archive, *, upright: bool) -> TensorDict:
+    """The record episode of a published demonstration."""
+    stack, action, reward = archive["observation"], archive["action"], archive["reward"]
+    rows = len(stack) if stack.ndim else 0
+    pictures = stack.ndim == 4 and stack.shape[1] % 3 == 0 and stack.shape[2] == stack.shape[3] and 0 not in stack.shape
+    if not pictures or stack.dtype != np.uint8 or rows < 2:
+        raise Malformed(f"observation cannot be {stack.dtype} {list(stack.shape)} in a published demonstration")
+    action = actions(action, "action", (rows,))
+    earned = numbers(column(reward, "reward", rows), "reward").reshape(-1)
     pixels = stack[:, -3:, :, ::-1] if upright else stack[:, -3:]
-    success = infer_success(reward[1:])
+    success = infer_success(earned[1:])
     records = TensorDict(
         {
             "pixels": torch.from_numpy(np.ascontiguousarray(pixels)),
             "action": _shift(action.clip(-1.0, 1.0)),
-            "reward": _shift((reward - SUCCESS_BONUS * np.append(False, success))[:, None]),
+            "reward": _shift((earned - SUCCESS_BONUS * np.append(False, success))[:, None]),
             "success": _shift(np.append(False, success)[:, None]),
             "terminated": torch.zeros(rows, 1, dtype=torch.bool),
             "truncated": torch.zeros(rows, 1, dtype=torch.bool),
@@ -107,25 +192,17 @@ def infer_success(reward: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return success
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            yield archive
-    except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _load(path: Path, needed: Sequence[str], optional: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    with _open(path) as archive:
-        missing = [key for key in needed if key not in archive.files]
-        if missing:
-            raise UserError(f"not the published layout, it lacks {', '.join(missing)}")
-        return {key: archive[key] for key in (*needed, *optional) if key in archive.files}
-
-
 def _shift(values: npt.NDArray[Any]) -> torch.Tensor:
     """From "led to row k" to "taken at row t"; zeros in the last row."""
     rolled = np.zeros_like(values)
     rolled[:-1] = values[1:]
     return torch.from_numpy(rolled if rolled.dtype == bool else rolled.astype(np.float32))
+
+
+_KEPT = ("pixels", "action", "reward", "success")
+DEMONSTRATIONS = Layout(
+    "demonstrations of iVideoGPT", ("observation", "action", "reward"), (), ("discount",), _read_demonstration
+)
+VIDEOS = Layout("videos of iVideoGPT", ("image",), (), ("action",), _read_video)
+DREAMER = Layout("episodes of Dreamer", ("image", "action"), _EPISODE_ENDS, ("reward",), _read_dreamer)
+LAYOUTS = (DEMONSTRATIONS, VIDEOS, DREAMER)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from tensordict import TensorDict
 from torch import Tensor
 from tqdm import tqdm
@@ -24,8 +24,10 @@ from mbrl.data.conversion import SHOW_AFTER, ExternalEpisode, convert
 from mbrl.data.episodes import SUFFIX
 from mbrl.data.frames import crop_and_resize
 from mbrl.data.lerobot import is_lerobot, lerobot_episodes
-from mbrl.data.published import read_npz
-from mbrl.errors import UserError, is_out_of_memory
+from mbrl.data.published import read_npz, unread_keys
+from mbrl.data.reading import reading
+from mbrl.errors import UserError
+from mbrl.run_folder.files import walk
 
 KEYS = ("action", "reward", "success", "state")  # what an episode may have beside its pixels
 _EARNED = ("reward", "success")  # these stand under "next" in a segment
@@ -67,11 +69,11 @@ class EpisodeData:
         found = _find(self.folder, resolution)
         good: list[tuple[str, Path, _Header]] = []
         bad: list[UserError] = []
-        for name, file in tqdm(found, desc=f"indexing {folder}", unit="episode", delay=SHOW_AFTER, leave=False):
+        for episode in tqdm(found, desc=f"indexing {folder}", unit="episode", delay=SHOW_AFTER, leave=False):
             try:
-                if isinstance(file, ValueError):
-                    raise file
-                good.append((name, file, _read_header(file)))
+                if isinstance(episode.file, UserError):
+                    raise episode.file
+                good.append((episode.name, episode.file, _read_header(episode.file, episode.source)))
             except UserError as error:
                 if strict:
                     raise
@@ -113,22 +115,43 @@ class EpisodeData:
         return segment
 
 
-def _find(folder: Path, resolution: int | None) -> list[tuple[str, Path | ValueError]]:
-    """Every episode's name, and its file in our own layout or why there is none; in the order of their names."""
+class _Found(NamedTuple):
+    """An episode: its name, the file that it comes from, and the file in our own layout or why there is none."""
+
+    name: str
+    source: Path
+    file: Path | UserError
+
+
+def _find(folder: Path, resolution: int | None) -> list[_Found]:
+    """Every episode, in the order of their names."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist, or is no folder")
-    own: list[tuple[str, Path | ValueError]] = []
+    own: list[_Found] = []
     if is_lerobot(folder):
         foreign = lerobot_episodes(folder)
     else:
-        own = [(_name(folder, path), path) for path in folder.rglob(f"[!.]*{SUFFIX}")]
-        paths = folder.rglob("[!.]*.npz")
-        foreign = [ExternalEpisode(_name(folder, path), (path,), partial(_read_npz, path)) for path in paths]
+        paths = [place / name for place, _, files in walk(folder) for name in files]
+        own = [_Found(_name(folder, path), path, path) for path in paths if path.suffix == SUFFIX]
+        archives = [path for path in paths if path.suffix == ".npz"]
+        foreign = [ExternalEpisode(_name(folder, path), (path,), partial(_read_npz, path)) for path in archives]
     if not own and not foreign:
         raise FileNotFoundError(f"{folder} holds no episodes (.safetensors, .npz, or a LeRobot data set)")
-    names = [episode.name for episode in foreign]
-    found = own + list(zip(names, convert(foreign, resolution, str(folder)), strict=True))
-    return sorted(found, key=lambda episode: episode[0])
+    decoded = convert(foreign, resolution, str(folder))
+    found = [
+        _Found(episode.name, episode.files[0] if episode.files else folder, file)
+        for episode, file in zip(foreign, decoded, strict=True)
+    ]
+    _tell_unread(folder, [one.source for one in found if one.source.suffix == ".npz" and isinstance(one.file, Path)])
+    return sorted(own + found, key=lambda episode: episode.name)
+
+
+def _tell_unread(folder: Path, archives: list[Path]) -> None:
+    """Warn of what .npz files hold beside what is read."""
+    unread = {(layout, key) for layout, keys in map(unread_keys, archives) for key in keys}
+    for layout in sorted({layout for layout, _ in unread}):
+        names = ", ".join(sorted(key for one, key in unread if one == layout))
+        _log.warning("%s: files are read as %s; not read: %s", folder, layout, names)
 
 
 def _name(folder: Path, path: Path) -> str:
@@ -142,17 +165,15 @@ def _read_npz(path: Path, resolution: int | None) -> dict[str, Tensor]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        if is_out_of_memory(error):  # the file may be whole
-            raise MemoryError(f"{path}: {error}") from error
-        raise UserError(f"{path}: torn or no safetensors file ({error})") from error
+    with reading(path), safe_open(path, "pt") as file:
+        yield file
 
 
-def _read_header(path: Path) -> _Header:
+def _read_header(path: Path, name: Path) -> _Header:
     """Length, size and widths of an episode, for the index.
+
+    Args:
+        path: the file in our own layout. name: the file that it was decoded from, for the error message.
 
     Raises:
         UserError: the file is no episode with pixels and 2 frames or more, or holds NaN.
@@ -160,19 +181,23 @@ def _read_header(path: Path) -> _Header:
     with _open(path) as file:
         present = set(file.keys())
         if "pixels" not in present:
-            raise UserError(f"{path}: no episode with pixels")
+            raise UserError(f"{name}: no episode with pixels")
         pixels = file.get_slice("pixels")
         shape = pixels.get_shape()
-        if pixels.get_dtype() != "U8" or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-            raise UserError(f"{path}: pixels cannot be {pixels.get_dtype()} {shape} in an episode")
+        square = len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] > 0
+        if pixels.get_dtype() != "U8" or not square:
+            raise UserError(f"{name}: pixels cannot be {pixels.get_dtype()} {shape} in an episode")
         if shape[0] < 2:
-            raise UserError(f"{path}: an episode has 2 frames or more, not {shape[0]}")
+            raise UserError(f"{name}: an episode has 2 frames or more, not {shape[0]}")
         entries = {key: file.get_tensor(key) for key in KEYS if key in present}
     for key, value in entries.items():
-        if value.ndim != 2 or len(value) != shape[0]:
-            raise UserError(f"{path}: {key} cannot be {list(value.shape)} beside {shape[0]} frames")
+        wide = value.ndim == 2 and len(value) == shape[0] and value.shape[1] > 0
+        dtype = torch.bool if key == "success" else torch.float32
+        if not wide or value.dtype != dtype or (key in _EARNED and value.shape[1] != 1):
+            found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+            raise UserError(f"{name}: {key} cannot be {found} beside {shape[0]} frames")
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(f"{path}: {key} holds NaN or infinite values")
+            raise UserError(f"{name}: {key} holds NaN or infinite values")
     return _Header(shape[0], shape[2], {key: value.shape[1] for key, value in entries.items()})
 
 

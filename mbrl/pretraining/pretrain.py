@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.data.augmentation import Augmentation
@@ -166,7 +166,7 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
     validated = config.validation.every > 0
     mixture = partial(
         Mixture,
-        {str(folder): weight for folder, weight in config.data.items()},
+        weight_by_folder(config.data),
         segment_length=config.worldmodel.segment_length,
         resolution=config.worldmodel.tokenizer.resolution,
         seed=config.seed,
@@ -186,6 +186,28 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
             "(worldmodel.transformer.reward_heads=0 leaves it out)"
         )
     return data, held_out
+
+
+def weight_by_folder(data: Any) -> dict[str, float]:
+    """The setting `data`: {FOLDER: weight}, or a list of {folder: FOLDER, weight: weight}.
+
+    Raises:
+        UserError: it is neither, or names a folder twice.
+    """
+    if not data or not isinstance(data, DictConfig | ListConfig):
+        raise UserError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
+    if isinstance(data, DictConfig):
+        pairs = [(str(folder), weight) for folder, weight in data.items()]
+    else:
+        if not all(isinstance(item, DictConfig) and set(item) == {"folder", "weight"} for item in data):
+            raise UserError(f"data is {data}: a list holds {{folder: FOLDER, weight: 1.0}} alone")
+        pairs = [(str(item.folder), item.weight) for item in data]
+    for folder, weight in pairs:
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise UserError(f"the weight of {folder} is {weight!r}: it must be a number")
+    if len(dict(pairs)) < len(pairs):
+        raise UserError("data names a folder twice: give each folder once")
+    return dict(pairs)
 
 
 def build_model(config: DictConfig, data: Mixture) -> Any:
@@ -233,11 +255,7 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: A setting is out of range.
     """
-    if not isinstance(config.data, DictConfig) or not config.data:
-        raise UserError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
-    for folder, weight in config.data.items():
-        if not isinstance(weight, int | float):
-            raise UserError(f"the weight of {folder!s} is {weight!r}: it must be a number")
+    weight_by_folder(config.data)
     least = {"batch_size": 1, "log_every": 1, "checkpoint_every": 1, "workers": 0}
     least |= {"validation.every": 0, "validation.batches": 1, "validation.batch_size": 1}
     least |= {"video.every": 0, "video.segments": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mbrl.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 SKIPPED_FOLDERS = ("wandb",)
 BLOCK_BYTES = 2**20  # bytes that are worth a write of their own
@@ -120,6 +123,31 @@ def flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder below (and at) `folder`, with the names of its folders and of its files, sorted.
+
+    As `os.walk`, names that are removed from the list of folders are not visited. Links are followed, each folder is
+    visited once, and what is hidden is left out: notebooks keep copies there.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        for place, folders, files in os.walk(waiting.pop(0), onerror=_tell):
+            at = Path(place)
+            status = at.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield at, folders, sorted(name for name in files if not name.startswith("."))
+            waiting += [at / name for name in folders if (at / name).is_symlink()]
+
+
+def _tell(error: OSError) -> None:
+    _log.warning("left out %s: %s", error.filename, error.strerror)
 
 
 def sha256_of(path: Path) -> str:

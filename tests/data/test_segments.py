@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tensordict import TensorDict
 
+from mbrl.data import reading
 from mbrl.data.episodes import to_records, write_episode
 from mbrl.data.frames import crop_and_resize
 from mbrl.data.segments import EpisodeData
@@ -160,6 +161,47 @@ def test_a_file_that_is_torn_later_is_named(folder: Path) -> None:
     (folder / "b.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"b\.safetensors: torn"):
         data.segment(0, 0, 2)
+
+
+def test_a_decoded_episode_that_was_cut_is_decoded_anew(tmp_path: Path, cache: Path) -> None:
+    video(tmp_path / "data" / "a.npz")
+    EpisodeData(tmp_path / "data", resolution=4)
+    (decoded,) = cache.rglob("*.safetensors")
+    decoded.write_bytes(decoded.read_bytes()[:-9])
+    assert EpisodeData(tmp_path / "data", resolution=4, strict=True).lengths == [6]
+
+
+def test_links_are_followed_once_and_hidden_folders_are_not_read(folder: Path, tmp_path: Path) -> None:
+    write_episode(tmp_path / "elsewhere" / "c.safetensors", episode(3))
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "d.safetensors").symlink_to(tmp_path / "elsewhere" / "c.safetensors")
+    (folder / "again").symlink_to(folder)
+    for hidden in (".ipynb_checkpoints", ".trash"):
+        write_episode(folder / hidden / "e.safetensors", episode(4))
+    assert EpisodeData(folder, strict=True).names == ["b", "d", "linked/c", "reach/random-00000"]
+    (tmp_path / "to-data").symlink_to(folder)
+    assert len(EpisodeData(tmp_path / "to-data")) == 4
+
+
+def test_what_is_left_out_is_named_by_its_own_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    video(tmp_path / "data" / "a.npz")
+    np.savez(tmp_path / "data" / "b.npz", image=np.zeros((4, 8, 8, 3), np.uint8), action=np.full((4, 1), 1e300))
+    with caplog.at_level(logging.WARNING):
+        EpisodeData(tmp_path / "data", resolution=8)
+    assert "left out 1 of 2 episodes" in caplog.text and f"{tmp_path}/data/b.npz: action holds NaN" in caplog.text
+
+
+def test_arrays_that_do_not_fit_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video(tmp_path / "data" / "a.npz", length=100, size=(64, 64))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(reading, "available_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"a\.npz: image takes 0\.0 GiB of memory, and 0\.0 GiB are free"):
+        EpisodeData(tmp_path / "data", strict=True)
+    monkeypatch.setattr(reading, "LARGE", 2**20)
+    with pytest.raises(ValueError, match=r"a\.npz: image unpacks from \d+ bytes to 0\.0 GiB"):
+        EpisodeData(tmp_path / "data", strict=True)
 
 
 def test_frames_that_fit_are_handed_back_and_others_are_averaged() -> None:

@@ -1,4 +1,4 @@
-"""Faults on purpose: kills, I/O errors, damaged files and planted code, each with what the command makes of it."""
+"""Faults on purpose, and what commands make of them: kills, I/O errors, damaged files, planted code, malformed data."""
 
 import os
 

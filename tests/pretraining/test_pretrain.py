@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mbrl.data.episodes import to_records, write_entries, write_episodes
 from mbrl.data.mixture import Mixture
 from mbrl.envs.toy import make_env
-from mbrl.pretraining.pretrain import build_model, run
+from mbrl.errors import UserError
+from mbrl.pretraining.pretrain import build_model, run, weight_by_folder
 from mbrl.run_folder.paths import checkpoint_folders
 from tests.command import Command, Done, run_command
 
@@ -247,3 +249,18 @@ def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate, sta
         assert (two[name] - value).norm() <= 1e-3 * gradient + noise, name
         measured += bool(gradient > 100 * noise)
     assert measured > 0.8 * len(trained), "too few weights have a gradient that a float can tell"
+
+
+def test_folders_of_any_name_are_given_in_a_list(tmp_path: Path) -> None:
+    odd = '/a b,c={d}: "e"[0]'
+    given = OmegaConf.create([{"folder": odd, "weight": 0.5}, {"folder": "x", "weight": 1}])
+    assert weight_by_folder(given) == {odd: 0.5, "x": 1}
+    for wrong, said in (
+        ([], "data is missing"),
+        (["x"], "a list holds"),
+        ([{"folder": "x"}], "a list holds"),
+        ([{"folder": "x", "weight": "much"}], "the weight of x is 'much'"),
+        ([{"folder": "x", "weight": 1}, {"folder": "x", "weight": 2}], "a folder twice"),
+    ):
+        with pytest.raises(UserError, match=said):
+            weight_by_folder(OmegaConf.create(wrong))
