@@ -42,3 +42,8 @@ def is_raised(error: BaseException) -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the machine or on a GPU: torch and safetensors say so in errors of other classes."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and control characters, which a quoted file could use to control the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

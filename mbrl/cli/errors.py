@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from mbrl.errors import UserError, is_out_of_memory, is_raised
+from mbrl.errors import UserError, is_out_of_memory, is_raised, one_line
 
 USAGE_ERROR = 2
 RUN_ERROR = 1
@@ -84,11 +84,6 @@ def _origin(error: BaseException) -> str:
             return REPORT
         return f"mbrl: your own code raised this: {file}, line {frame.lineno}"
     return REPORT
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks and control characters, which a quoted file could use to control the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
 def show(error: Exception) -> int:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from mbrl.results.aggregates import Aggregates
 from mbrl.results.intervals import Estimate
 from mbrl.results.read_curves import AGGREGATE_COLUMNS
-from mbrl.results.style import Style, legend, steps_formatter, style_axes
+from mbrl.results.style import Style, drawing, legend, steps_formatter, style_axes
 
 EQUAL = 0.5  # probability of improvement of two agents that are equally good
 TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title and of a tick label
@@ -24,6 +24,7 @@ PANEL_INCHES = 3.0  # height of a panel with its title
 FRAME_INCHES, LINE_INCHES = 1.0, 0.17  # of the probability of improvement: title and x-axis, a line of a tick label
 
 
+@drawing()
 def aggregate_figure(result: Aggregates, x_label: str, styles: Mapping[str, Style]) -> Figure:
     """Draw interquartile mean and performance profile and, for two agents or more, improvement and ratio of steps.
 

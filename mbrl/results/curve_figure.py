@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mbrl.results.curves import Band, Curve, summarise
 from mbrl.results.read_curves import CURVE_COLUMNS
-from mbrl.results.style import Style, is_published, legend, steps_formatter, style_axes
+from mbrl.results.style import Style, drawing, is_published, legend, steps_formatter, style_axes
 
 MIN_SEEDS = 5  # for an interval; with fewer seeds it says little, so each run is shown instead
 MAX_MARKERS = 12  # published curves with so many evaluations or fewer have a marker at each
@@ -21,6 +21,7 @@ COLUMNS = 3
 Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> runs
 
 
+@drawing()
 def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Style]) -> Figure:
     """Draw success over steps, one panel for each task.
 

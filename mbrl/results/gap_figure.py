@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from mbrl.results.intervals import Floats
 from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, legend, style_axes
+from mbrl.results.style import Style, drawing, legend, style_axes
 
 COLUMNS = 3
 PREFIXES = ("model_error/", "policy/q_")
@@ -65,6 +65,7 @@ PANELS = (
 )
 
 
+@drawing()
 def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figure | None:
     """Draw each measure over env steps, one line for each run; a dotted line is a model without error.
 

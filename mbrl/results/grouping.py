@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mbrl.errors import one_line
+
 Settings = Mapping[str, Any]  # dotted keys: "agent.real_ratio" -> 0.5
 
 # settings in which the seeds of one experiment may differ: seed, task, place, length, hardware, and what is written
@@ -19,7 +21,21 @@ PER_TASK = {"env._target_", "env.tasks", "replay.demos"}  # belong to a task, so
 PROTOCOL = {"env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed"}
 COPIED = ".env."  # in the keys of a part of an agent that has the run's environment as a setting of its own
 MAX_NAMED = 3  # settings in a name; the others become a checksum
+MAX_NAME = 80  # characters of an agent's or a task's name; longer names are shortened
 MAX_VALUE = 24  # characters of a setting's value in a name; longer values are shortened
+
+
+def short_name(text: str) -> str:
+    """A name of printable characters that fits into a legend; names that differ stay different."""
+    clean = one_line(text)
+    if clean == text and 0 < len(text) <= MAX_NAME:
+        return text
+    return f"{clean[: MAX_NAME // 2]}…{_checksum(text)}"
+
+
+def task_name(text: str) -> str:
+    """The name of a task: Meta-World's `reach` and `reach-v3` are one."""
+    return short_name(text).removesuffix("-v3")
 
 
 def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -> list[str]:
@@ -48,7 +64,7 @@ def _varying(settings: Sequence[Settings]) -> set[str]:
     keys = {key for one in settings for key in one if COPIED not in key} - PER_RUN
     by_task: dict[Any, list[Settings]] = defaultdict(list)
     for one in settings:
-        by_task[one.get("env.task")].append(one)
+        by_task[task_name(str(one.get("env.task")))].append(one)
 
     def varies(key: str) -> bool:
         groups = by_task.values() if key in PER_TASK else [settings]
@@ -60,7 +76,10 @@ def _varying(settings: Sequence[Settings]) -> set[str]:
 def _describe(settings: Settings | None, keys: set[str]) -> str:
     if settings is None or not keys:
         return ""
-    pairs = [f"{key.removeprefix('agent.')}={_shorten(str(settings.get(key, '–')))}" for key in sorted(keys)]
+    pairs = [
+        f"{short_name(key.removeprefix('agent.'))}={_shorten(short_name(str(settings.get(key, '–'))))}"
+        for key in sorted(keys)
+    ]
     if len(pairs) <= MAX_NAMED:
         return ", ".join(pairs)
     # a checksum of the remaining settings keeps different experiments apart
@@ -72,4 +91,4 @@ def _shorten(value: str) -> str:
 
 
 def _checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode()) & 0xFFFF:04x}"
+    return f"{zlib.crc32(text.encode(errors='surrogatepass')) & 0xFFFF:04x}"

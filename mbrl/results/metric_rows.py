@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mbrl.results.intervals import Floats
+from mbrl.run_folder.plain_json import parse_json
 
 MAX_POINTS = 60  # of a line; more rows are averaged in groups
 
@@ -25,9 +25,10 @@ def metric_rows(folder: Path, prefixes: tuple[str, ...], leave_out: tuple[str, .
     """
     rows: dict[str, list[tuple[float, float]]] = {}
     file = folder / "metrics.jsonl"
-    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines() if file.is_file() else []
+    for line in lines:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             steps = float(row["env_steps"])
         except (ValueError, KeyError, TypeError):
             continue  # an incomplete line

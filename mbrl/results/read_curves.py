@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,9 +15,12 @@ from yaml import YAMLError
 
 from mbrl.errors import UserError
 from mbrl.results.curves import AXES, PUBLISHED, SUBTASK, Curve, truncate
-from mbrl.results.grouping import Settings, distinct_names
+from mbrl.results.grouping import Settings, distinct_names, short_name, task_name
 from mbrl.results.intervals import Floats
 from mbrl.run_folder.config import load_settings
+from mbrl.run_folder.files import walk
+from mbrl.run_folder.plain_json import parse_json
+from mbrl.run_folder.schema import MAX_INTEGER
 from mbrl.run_folder.state import EVAL_TASKS
 
 Points = dict[tuple[str, str], dict[float, float]]  # (task of a multi-task run or "", seed) -> step -> success
@@ -27,6 +29,7 @@ WRITTEN_BY_RUNS = ("eval.csv", EVAL_TASKS)  # a run ends each of their lines, so
 # first lines of the files that `mbrl plot` writes, which are no input when it is called again
 CURVE_COLUMNS = ("task", "agent", "line", "step", "success", "low", "high")
 AGGREGATE_COLUMNS = ("figure", "agent", "x", "value", "low", "high")
+ROUNDING = 1e-6  # by which a rate may leave [0, 1]
 
 log = logging.getLogger(__name__)
 
@@ -90,20 +93,22 @@ def _labelled(names: Sequence[str], sources: Sequence[Path], labels: dict[Path, 
                 f"label {label!r} would name {len(several)} agents ({listed}): give each agent as a RUN of its own, "
                 "with a --label of its own"
             )
-    return [labels[source] for source in sources]
+    return [short_name(labels[source]) for source in sources]
 
 
 def curve_files(path: Path) -> list[Path]:
     """The file itself, the eval.csv of each run in a folder, or the CSV files of a folder without runs."""
     if path.is_file():
         return [path]
-    evaluations = [file for file in sorted(path.rglob("eval.csv")) if file.is_file()]
-    return evaluations or [file for file in sorted(path.rglob("*.csv")) if file.is_file() and not _drawn_data(file)]
+    found = sorted(place / name for place, _, files in walk(path) for name in files if name.endswith(".csv"))
+    regular = [file for file in found if file.is_file()]
+    evaluations = [file for file in regular if file.name == "eval.csv"]
+    return evaluations or [file for file in regular if not _drawn_data(file)]
 
 
 def _drawn_data(file: Path) -> bool:
     """Whether `mbrl plot` wrote the file."""
-    with file.open(errors="replace") as stream:
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
         return stream.readline().rstrip("\n") in {",".join(CURVE_COLUMNS), ",".join(AGGREGATE_COLUMNS)}
 
 
@@ -116,7 +121,7 @@ def _read_file(file: Path, source: Path, axis: str) -> _CurveFile | None:
         for (subtask, seed), rows in points.items():
             steps, success = to_axis(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
             kept = np.append(steps[1:] > steps[:-1], True)  # the last of several evaluations at one place counts
-            name = f"{task}{SUBTASK}{subtask}" if subtask else task
+            name = f"{task}{SUBTASK}{task_name(subtask)}" if subtask else task
             curves.append(Curve(name, agent, seed, steps[kept], success[kept], run))
     except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
@@ -132,10 +137,10 @@ def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:
     if file.name != "eval.csv" or not metrics.is_file():
         raise UserError(f"it has env steps, but no {AXES[axis][0]}")
     rows = []
-    for line in metrics.read_text(errors="replace").splitlines():
+    for line in metrics.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-            rows.append((row["env_steps"], row[axis] / AXES[axis][1]))
+            row = parse_json(line)
+            rows.append((float(row["env_steps"]), float(row[axis]) / AXES[axis][1]))
         except (ValueError, KeyError, TypeError):
             continue  # the row of an evaluation, or a torn line
     if not rows:
@@ -159,7 +164,7 @@ def _points_of_tasks(file: Path) -> Points:
 
 def _points(file: Path) -> Points:
     points: Points = {}
-    with file.open(newline="") as stream:
+    with file.open(newline="", encoding="utf-8-sig") as stream:
         lines = stream.readlines()
     if file.name in WRITTEN_BY_RUNS and lines and not lines[-1].endswith("\n"):
         log.warning("skipped line %d of %s, which is incomplete", len(lines), file)
@@ -173,22 +178,22 @@ def _points(file: Path) -> Points:
         except (TypeError, ValueError):
             log.warning("skipped line %d of %s, which is incomplete", reader.line_num, file)
             continue
-        if not np.isfinite([step, success]).all():
-            log.warning("skipped line %d of %s, whose numbers are not finite", reader.line_num, file)
+        if not (np.isfinite(success) and 0 <= step <= MAX_INTEGER):
+            log.warning("skipped line %d of %s: its numbers are no step and no rate", reader.line_num, file)
             continue
         points.setdefault((row.get("task") or "", row["seed"] or ""), {})[step] = success
     if not points:
         raise UserError("it has no evaluations yet")
     values = [value for rows in points.values() for value in rows.values()]
-    if min(values) < 0 or max(values) > 1:
+    if min(values) < -ROUNDING or max(values) > 1 + ROUNDING:
         raise UserError(f"success of {min(values):g} to {max(values):g} is no rate in [0, 1]")
-    return points
+    return {key: {step: min(max(rate, 0.0), 1.0) for step, rate in rows.items()} for key, rows in points.items()}
 
 
 def _experiment(file: Path) -> tuple[str, str, Settings | None]:
     """Agent, task and settings of a run, or agent and task from the path AGENT/TASK.csv of a published curve."""
     if file.name != "eval.csv":
-        return file.resolve().parent.name, file.stem.removeprefix("mw-"), None
+        return short_name(file.resolve().parent.name), task_name(file.stem.removeprefix("mw-")), None
     configuration = file.parent / "config.yaml"
     if not configuration.is_file():
         raise UserError("its folder has no config.yaml")
@@ -197,7 +202,8 @@ def _experiment(file: Path) -> tuple[str, str, Settings | None]:
     if agent is None:
         raise UserError(f"{configuration} names no agent")
     demos = settings.get("replay.demos")  # runs with demonstrations are never averaged with runs without
-    return str(agent) if demos is None else f"{agent} + demos", str(settings.get("env.task", "toy")), settings
+    name = short_name(str(agent))
+    return name if demos is None else f"{name} + demos", task_name(str(settings.get("env.task", "toy"))), settings
 
 
 def published_curves(folder: Path, curves: Sequence[Curve]) -> list[Curve]:

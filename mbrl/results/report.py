@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from mbrl.errors import one_line
 from mbrl.results.aggregate_figure import aggregate_figure
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure
@@ -60,11 +61,11 @@ def report(
         agents, settings = differences(runs)
         model, gap = world_model_figure(runs, styles), gap_figure(runs, styles)
         page = _template().render(
-            title=folder.resolve().name,
+            title=one_line(folder.resolve().name),
             learning=as_image(curve_figure([*curves, *overlaid], LABEL, styles)),
             over_tasks=_over_tasks(curves, styles),
             results=results(curves),
-            videos=videos(runs),
+            videos=videos(runs, output),
             gap=None if gap is None else as_image(gap),
             world_model=None if model is None else as_image(model),
             runs=runs,
@@ -73,7 +74,7 @@ def report(
             origins=origins(runs),
             left_out=list(dict.fromkeys(left_out)),
         )
-    write_atomically(output, page)
+    write_atomically(output, page.encode(errors="replace"))  # JSON can hold halves of characters
     return output
 
 
@@ -85,7 +86,7 @@ def _over_tasks(curves: Sequence[Curve], styles: Mapping[str, Style]) -> str | N
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["interval"] = _interval
-    return environment.from_string(files("mbrl.results").joinpath("report.html").read_text())
+    return environment.from_string(files("mbrl.results").joinpath("report.html").read_text(encoding="utf-8"))
 
 
 def _interval(values: tuple[float, float, float]) -> str:

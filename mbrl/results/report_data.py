@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mbrl.results.curves import Curve, area
-from mbrl.results.grouping import PER_RUN, Settings
+from mbrl.results.grouping import PER_RUN, Settings, short_name, task_name
 from mbrl.results.intervals import Floats, mean_interval
 from mbrl.run_folder.config import flatten, load_settings
 from mbrl.run_folder.provenance import read_starts
@@ -93,9 +93,9 @@ def _read_run(folder: Path, curve: Curve | None = None) -> ReportedRun | None:
         log.warning("skipped %s: its config.yaml is incomplete or belongs to no run", folder)
         return None
     settings = load_settings(folder)
-    agent = curve.agent if curve else str(settings.get("agent.name"))
-    task, seed = str(settings.get("env.task", "toy")), str(settings.get("seed"))
-    config = (folder / "config.yaml").read_text()
+    agent = curve.agent if curve else short_name(str(settings.get("agent.name")))
+    task, seed = task_name(str(settings.get("env.task", "toy"))), str(settings.get("seed"))
+    config = (folder / "config.yaml").read_text(encoding="utf-8-sig")
     return ReportedRun(agent, task, seed, curve is not None, state, settings, config, read_starts(folder))
 
 

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mbrl.errors import one_line
+from mbrl.results.grouping import short_name
 from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, legend, style_axes
+from mbrl.results.style import Style, drawing, legend, style_axes
 
 # prefixes of metrics of the world model; DreamerV3 trains its model in one update with the policy
 MODEL = ("world_model/", "imagination/", "policy/model_")
 COUNTERS = ("world_model/updates", "world_model/gradient_steps")  # grow steadily and say nothing about the model
+MAX_PANELS = 36  # metrics that are drawn
 COLUMNS = 3
 VIDEO = "imagination.mp4"
+MAX_EMBEDDED = 8 * 2**20  # bytes of a video in the page; a page of many larger ones could not be opened
+
+_log = logging.getLogger(__name__)
 
 
 def as_image(figure: Figure) -> str:
     """A figure as SVG data URI. The same data give the same bytes."""
     stream = io.BytesIO()
-    with rc_context({"svg.hashsalt": "mbrl"}):
+    with drawing():
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return _uri(stream.getvalue(), "image/svg+xml")
 
@@ -34,17 +43,36 @@ def _uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def videos(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, str, str]]:
-    """The videos of the first run with any of each agent on each task: run, file name, data URI."""
-    found, seen = [], set()
+class Video(NamedTuple):
+    """A video of a run: its file's name, and its data URI; or, of a large one, the address relative to the page."""
+
+    run: ReportedRun
+    name: str
+    source: str
+    embedded: bool
+
+
+def videos(runs: Sequence[ReportedRun], page: Path) -> list[Video]:
+    """The videos of the first run with any of each agent on each task. `page` is the file that shows them."""
+    found: list[Video] = []
+    seen = set()
     for run in runs:
-        files = sorted(run.state.folder.glob("*.mp4"), key=lambda file: (file.name != VIDEO, file.name))
+        files = [file for file in run.state.folder.glob("*.mp4") if file.is_file()]
         if files and (run.agent, run.task) not in seen:
             seen.add((run.agent, run.task))
-            found += [(run, file.name, _uri(file.read_bytes(), "video/mp4")) for file in files]
+            files.sort(key=lambda file: (file.name != VIDEO, file.name))
+            found += [_video(run, file, page) for file in files]
     return found
 
 
+def _video(run: ReportedRun, file: Path, page: Path) -> Video:
+    if file.stat().st_size <= MAX_EMBEDDED:
+        return Video(run, one_line(file.name), _uri(file.read_bytes(), "video/mp4"), embedded=True)
+    place = os.path.relpath(file.absolute(), page.absolute().parent)
+    return Video(run, one_line(file.name), quote(os.fsencode(place)), embedded=False)
+
+
+@drawing()
 def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figure | None:
     """Draw every metric of the world models over env steps, one line for each run.
 
@@ -56,7 +84,10 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
         The figure, or None if no run has such metrics.
     """
     series = [(run, model_metrics(run.state.folder)) for run in runs]
-    names = sorted({name for _, metrics in series for name in metrics})
+    every = sorted({name for _, metrics in series for name in metrics})
+    names = every[:MAX_PANELS]
+    if every[MAX_PANELS:]:
+        _log.warning("drew the first %d of %d metrics of the world models", MAX_PANELS, len(every))
     if not names:
         return None
     rows = -(-len(names) // COLUMNS)
@@ -69,7 +100,7 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
             if name in metrics:
                 style = {**styles[run.agent], "linewidth": 1.0}
                 axis.plot(*metrics[name], **style, alpha=0.8, marker="" if len(metrics[name][0]) > 1 else ".")
-        axis.set_title(name, fontsize="medium")
+        axis.set_title(short_name(name), fontsize="medium")
         axis.set_xlabel("env steps", fontsize="small")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         style_axes(axis)

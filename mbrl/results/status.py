@@ -10,10 +10,10 @@ from statistics import mean
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from mbrl.errors import UserError
+from mbrl.errors import UserError, one_line
 from mbrl.run_folder.state import RunState, run_folders, run_state
 
 STATES = {"done": "green", "running": "cyan", "waiting": "default", "stopped": "yellow", "failed": "red"}
@@ -60,8 +60,8 @@ def overview(states: Sequence[RunState], folder: Path) -> Table:
         left = "" if run.seconds_left is None or run.state == "done" else duration(run.seconds_left)
         success = "" if run.success is None else f"{run.success:.2f}"
         table.add_row(
-            escape(str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name),
-            f"[{STATES[run.state]}]{run.state}[/]", f"{run.env_steps}/{run.total_env_steps}", f"{share:.0%}",
+            Text(one_line(str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name)),
+            Text(run.state, STATES[run.state]), f"{run.env_steps}/{run.total_env_steps}", f"{share:.0%}",
             success, left,
         )  # fmt: skip
     return table

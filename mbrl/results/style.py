@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".svg", ".pdf")
 # of a legend: width of a line with the space around it, width of a letter, height of a row
 LINE_INCHES, LETTER_INCHES, ROW_INCHES = 0.6, 0.076, 0.2
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Settings to make and save a figure under: no random identifiers in SVG, and `$` in a name is no formula."""
+    with rc_context({"svg.hashsalt": "mbrl", "text.parse_math": False}):
+        yield
 
 
 def agent_styles(agents: Iterable[str]) -> dict[str, Style]:
@@ -63,7 +71,9 @@ def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str
         labels: agent -> text, of the agents in the figure.
         columns: largest number of columns; fewer are used if the texts are long.
     """
-    handles = [Line2D([], [], **style, label=labels[agent]) for agent, style in styles.items() if agent in labels]
+    # matplotlib leaves out what begins with an underscore
+    texts = {agent: f" {text}" if text.startswith("_") else text for agent, text in labels.items()}
+    handles = [Line2D([], [], **style, label=texts[agent]) for agent, style in styles.items() if agent in labels]
     width = LINE_INCHES + LETTER_INCHES * max(len(text) for text in labels.values())
     figure.set_figwidth(max(figure.get_figwidth(), width))
     columns = max(1, min(len(handles), columns, int(figure.get_figwidth() / width)))
@@ -82,5 +92,5 @@ def save(figure: Figure, files: Sequence[Path]) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        with rc_context({"svg.hashsalt": "mbrl"}):  # otherwise identifiers in an SVG are random
+        with drawing():
             figure.savefig(file, dpi=150, metadata=undated.get(file.suffix))

@@ -25,6 +25,7 @@ from mbrl.errors import UserError
 from mbrl.run_folder.files import flush_folder, name_in_errors, remove_folder, sha256_of, write_new
 from mbrl.run_folder.parts import Part
 from mbrl.run_folder.paths import checkpoint_folders, checkpoint_name
+from mbrl.run_folder.plain_json import parse_json
 from mbrl.run_folder.schema import Schema, SchemaError, require
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
@@ -236,10 +237,12 @@ def _json(file: Path) -> Any:
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
             raise DamagedFile(f"{file.name} is too large")
-        return json.loads(file.read_bytes())
+        return parse_json(file.read_bytes())
     except FileNotFoundError as error:
         raise DamagedFile(f"{file.name} is missing") from error
-    except (ValueError, RecursionError) as error:
+    except DamagedFile:
+        raise
+    except ValueError as error:
         raise DamagedFile(f"{file.name} is no JSON") from error
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.plain_json import parse_json
 from mbrl.run_folder.progress import Progress
 from mbrl.run_folder.state import EVAL_TASKS
 from mbrl.run_folder.wandb import WandbTracker
@@ -212,7 +213,7 @@ def _cut(path: Path, keep: Callable[[str], bool]) -> None:
 def _metrics_step(line: str, counter: str) -> float:
     """The counter's value in a row of metrics.jsonl; infinity where the row is unreadable."""
     try:
-        return float(json.loads(line)[counter])
+        return float(parse_json(line)[counter])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

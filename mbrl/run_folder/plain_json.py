@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 MAX_DEPTH = 64  # levels
-MAX_DIGITS = 18  # of a whole number, which is then one of 64 bits
+MAX_DIGITS = 300  # of a whole number: those of more overflow as a float
 
 
 def parse_json(text: str | bytes) -> Any:

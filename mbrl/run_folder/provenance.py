@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mbrl.run_folder.plain_json import parse_json
+
 DISTRIBUTION = "mbrl-suite"  # the name of this project in pyproject.toml and for pip
 NAMED_PACKAGES = ("torch", "torchrl", "tensordict", "metaworld", "mujoco", "gymnasium", "hydra-core")
 # The arguments of `mbrl train` that stand for a call of `mbrl.train`, for the command that the run folder records.
@@ -29,14 +31,16 @@ def record_start(folder: Path, env_steps: int) -> None:
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
-    """A run's starts, the last one last; a line that was broken off is left out."""
+    """A run's starts, the last one last; a line that was broken off, or is no object, is left out."""
     file = folder / STARTS
-    starts = []
-    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+    starts: list[dict[str, Any]] = []
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines() if file.is_file() else ():
         try:
-            starts.append(json.loads(line))
-        except (ValueError, RecursionError):
+            start = parse_json(line)
+        except ValueError:
             continue
+        if isinstance(start, dict):
+            starts.append(start)
     return starts
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mbrl.errors import UserError
 from mbrl.run_folder.config import read_config
+from mbrl.run_folder.files import walk
 from mbrl.run_folder.lock import is_locked
-from mbrl.run_folder.paths import CHECKPOINTS, checkpoint_folders
+from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS, checkpoint_folders
+from mbrl.run_folder.plain_json import parse_json
+from mbrl.run_folder.schema import MAX_INTEGER
 
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
@@ -44,17 +45,36 @@ class RunState:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The run folders in a folder, at any depth, or the folder itself.
+    """The run folders in a folder, at any depth, or the folder itself. A config.yaml of something else hides none.
 
     Raises:
         FileNotFoundError: there is no such folder. ValueError: it holds no run.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = {file.parent for file in folder.rglob("config.yaml")}
+    runs, torn = [], []
+    for place, folders, files in walk(folder):
+        if CONFIG not in files:
+            continue
+        if METRICS in files or CHECKPOINTS in folders or _total_env_steps(place) is not None:
+            runs.append(place)
+            folders.clear()  # within a run others keep files: wandb
+        else:  # a run that was torn before it began, or no run: it hides none
+            torn.append(place)
+    above = {parent for run in runs for parent in run.parents}
+    found = runs + [one for one in torn if one not in above and not set(torn) & set(one.parents)]
     if not found:
         raise UserError(f"{folder} holds no run folders: give runs, runs/AGENT or a run's folder")
-    return sorted(run for run in found if found.isdisjoint(run.parents))  # within a run others keep files: wandb
+    return sorted(found)
+
+
+def _total_env_steps(folder: Path) -> int | None:
+    """The length of the run in a folder; None where its config.yaml is of no run or torn."""
+    try:
+        total = int(read_config(folder / CONFIG).total_env_steps)
+    except (OSError, ValueError, TypeError, OverflowError, OmegaConfBaseException):
+        return None
+    return total if 1 <= total <= MAX_INTEGER else None
 
 
 def latest_env_steps(folder: Path) -> int:
@@ -67,27 +87,23 @@ def is_done(folder: Path, total_env_steps: int) -> bool:
 
     Where somebody has removed all checkpoints, its last row counts, so that what is done is not done again.
     """
-    reached = latest_env_steps(folder) or int(last_row(folder / "metrics.jsonl").get("env_steps", 0))
+    reached = latest_env_steps(folder) or int(last_row(folder / METRICS).get("env_steps", 0))
     return reached >= total_env_steps and (folder / CURVE).exists()
 
 
 def run_state(folder: Path, now: float | None = None) -> RunState | None:
     """How far the run in a folder is; None where its config.yaml is of no run or torn."""
-    try:
-        config = read_config(folder / "config.yaml")
-        total = int(config.total_env_steps)
-    except (OSError, ValueError, TypeError, OverflowError, OmegaConfBaseException):
+    total = _total_env_steps(folder)
+    if total is None:
         return None
-    if total < 1:
-        return None
-    rows = folder / "metrics.jsonl"
+    rows = folder / METRICS
     last = last_row(rows)
     steps = int(last.get("env_steps", 0))
     if is_done(folder, total):
         return RunState(folder, "done", max(steps, total), total, _last_success(folder), 0.0)
     state = _unfinished(folder, rows, now or time.time())
     pace = last["wall_time"] / steps if steps and "wall_time" in last else None
-    left = None if pace is None else pace * (total - steps)
+    left = None if pace is None else pace * max(0, total - steps)
     return RunState(folder, state, steps, total, _last_success(folder), left)
 
 
@@ -111,16 +127,16 @@ def last_row(file: Path) -> dict[str, Any]:
         lines = stream.read().decode(errors="replace").split("\n")
     for line in reversed(lines[:-1]):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             continue
-        if isinstance(row, dict) and all(_is_number(row.get(key)) for key in ("env_steps", "wall_time")):
+        if isinstance(row, dict) and all(_is_count(row.get(key)) for key in ("env_steps", "wall_time")):
             return row
     return {}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= MAX_INTEGER
 
 
 def _last_success(folder: Path) -> float | None:
@@ -128,7 +144,7 @@ def _last_success(folder: Path) -> float | None:
     if not file.is_file():
         return None
     try:
-        with file.open(newline="", errors="replace") as stream:
+        with file.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             values = [float(row["success"]) for row in csv.DictReader(stream) if row.get("success")]
     except (ValueError, csv.Error):  # torn, or no run's
         return None

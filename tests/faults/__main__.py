@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tests.faults import damage, errors, kills, malformed, planted
+from tests.faults import damage, errors, folders, kills, malformed, planted
 from tests.faults.runs import AGENTS, Result, Whole
 
 
@@ -29,6 +29,7 @@ def results(agents: Iterable[str], folder: Path, *, every: int, short: bool) -> 
         yield from damage.tried(whole, short=short)
     yield from planted.tried(folder / "planted", short=short)
     yield from malformed.tried(folder / "malformed", short=short)
+    yield from folders.tried(folder / "folders", short=short)
 
 
 def build_parser() -> argparse.ArgumentParser:

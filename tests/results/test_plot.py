@@ -324,3 +324,27 @@ def test_a_legend_fits_into_its_figure_however_long_its_names_are() -> None:
     (drawn,) = figure.legends
     box = drawn.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+
+
+def test_a_mark_rounding_and_the_version_of_a_task_are_no_differences(tmp_path: Path) -> None:
+    for name, task in (("a", "reach"), ("b", "reach-v3")):
+        run = make_run(tmp_path / name, "sac", 0, [])
+        (run / "config.yaml").write_text(f"\ufeffagent: {{name: sac}}\nenv: {{task: {task}}}\n")
+        (run / "eval.csv").write_text("\ufeffstep,success,seed\n1000,1.0000000000000002,0\n2000,-1e-17,0\n")
+    curves = read_curves([tmp_path])
+    assert {(curve.task, curve.agent) for curve in curves} == {("reach", "sac")}
+    assert [curve.success.tolist() for curve in curves] == [[1.0, 0.0]] * 2
+
+
+def test_names_of_any_kind_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ["a$x_{$b", "_hidden", "n" * 100_000, "n" * 99_999 + "m"]
+    for number, name in enumerate(names):
+        run = make_run(tmp_path / str(number), "x", 0, [0.0, 1.0])
+        (run / "config.yaml").write_text(json.dumps({"agent": {"name": name}, "env": {"task": name}}))
+    curves = read_curves([tmp_path])
+    assert len({curve.agent for curve in curves}) == 4 and max(len(curve.agent) for curve in curves) < 100
+    figure = curve_figure(curves, "env steps", agent_styles(curve.agent for curve in curves))
+    (below,) = figure.legends
+    shown = [text.get_text().strip() for text in below.get_texts()]
+    assert shown[:2] == ["_hidden (1 seed)", "a$x_{$b (1 seed)"] and len(shown) == 4
+    assert not any(text.get_parse_math() for text in [*below.get_texts(), *(axis.title for axis in figure.axes)])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mbrl.results.gap_figure import PANELS, PREFIXES, _series
 from mbrl.results.metric_rows import MAX_POINTS, metric_rows
 from mbrl.results.report import report
 from mbrl.results.report_data import results
-from mbrl.results.report_figures import model_metrics
+from mbrl.results.report_figures import MAX_EMBEDDED, model_metrics
 
 VIDEO = b"\x00\x00\x00 ftypisom not a real one"
 
@@ -48,6 +49,16 @@ def test_the_page_needs_nothing_else_and_has_every_run(tmp_path: Path) -> None:
     assert page.count("abc") == 1, "one origin for all runs"
     assert "Left out" not in page
     assert not list((tmp_path / "runs").glob(".*.tmp"))
+
+
+def test_a_large_video_is_linked(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "some runs", "sac", 0, [0.0, 1.0])
+    (run / "imagination.mp4").write_bytes(VIDEO)
+    (run / "large#1.mp4").touch()
+    os.truncate(run / "large#1.mp4", MAX_EMBEDDED + 1)
+    page = report(tmp_path / "some runs", tmp_path / "pages" / "page.html").read_text()
+    assert base64.b64encode(VIDEO).decode() in page
+    assert 'href="../some%20runs/sac/hammer/seed0/large%231.mp4"' in page and len(page) < MAX_EMBEDDED
 
 
 def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:

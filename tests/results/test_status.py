@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from mbrl.results.status import duration, seconds_left, status, summary
+from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import FAILURE, RunState, latest_env_steps, run_folders, run_state
 
 TOTAL = 1000
@@ -100,3 +101,34 @@ def test_bad_folders(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("x: 1\n")
     with pytest.raises(ValueError, match=r"no run whose config\.yaml can be read"):
         status(tmp_path)
+
+
+def test_a_configuration_above_hides_no_run_and_links_are_followed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "elsewhere" / "run", env_steps=250)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "config.yaml").write_text("name: a project\n")
+    (runs / "linked").symlink_to(run)
+    (runs / "again").symlink_to(runs)
+    make_run(runs / "a" / "seed0")
+    assert run_folders(runs) == [runs / "a/seed0", runs / "linked"]
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    for name in ("[bold]x[/bold]", "[/nothing]", "back\\", "line\nbreak"):
+        make_run(tmp_path / "runs" / name)
+    console = Console(width=200, record=True)
+    status(tmp_path / "runs", console=console)
+    text = console.export_text()
+    assert all(name in text for name in ("[bold]x[/bold]", "[/nothing]", "back\\", "line break"))
+
+
+@pytest.mark.parametrize("row", ["[" * 900 + "]" * 900, "7", '{"env_steps": 1' + "0" * 400 + "}", '{"env_steps": -1}'])
+def test_rows_that_no_run_wrote_are_passed_over(tmp_path: Path, row: str) -> None:
+    run = make_run(tmp_path / "run", env_steps=250)
+    for file in ("metrics.jsonl", "starts.jsonl"):
+        with (run / file).open("a") as stream:
+            stream.write(f"\n{row}\n")
+    state = run_state(run)
+    assert state is not None and state.env_steps == 250
+    assert all(isinstance(start, dict) for start in read_starts(run))
