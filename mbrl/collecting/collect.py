@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from mbrl.build import build_policy, env_factory
@@ -39,6 +39,7 @@ from mbrl.envs.simulator import resolve_task, task_names
 from mbrl.errors import UserError
 from mbrl.run_folder.config import flatten
 from mbrl.run_folder.files import remove_leftovers, write_atomically
+from mbrl.run_folder.plain_json import parse_json
 
 POLICIES = ("scripted", "noisy", "random")  # the order counts: it is part of what an episode depends on
 PACKAGES = ("metaworld", "mujoco", "torch")  # what an episode's bytes depend on beside the settings
@@ -127,7 +128,7 @@ def collect(
         (task, policy, number)
         for (task, policy), count in plan.items()
         for number in range(count)
-        if not _path(output, task, policy, number).exists()
+        if _solved(_path(output, task, policy, number)) is None
     ]
     successes = 0
     with tqdm(total=sum(plan.values()), initial=sum(plan.values()) - len(missing), unit="episode") as bar:
@@ -168,8 +169,8 @@ def _claim(output: Path, protocol: DatasetProtocol, task: str) -> None:
     path, wanted = output / "dataset.json", protocol.describe()
     if path.exists():
         try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            found = parse_json(path.read_bytes())
+        except ValueError as error:
             raise UserError(f"{path} is no JSON file ({error}): choose another folder") from error
         old, new = flatten(found), flatten(wanted)
         differing = [
@@ -263,8 +264,14 @@ def _noise_seed(seed: int, task: str, kind: int, number: int) -> int:
 
 
 def _summary(output: Path, task: str, policy: str, count: int) -> TaskSummary:
-    successes = 0
-    for number in range(count):
-        with safe_open(_path(output, task, policy, number), "pt") as file:
-            successes += bool(file.get_tensor("success").any())
+    successes = sum(bool(_solved(_path(output, task, policy, number))) for number in range(count))
     return TaskSummary(task, policy, count, successes)
+
+
+def _solved(path: Path) -> bool | None:
+    """Whether the episode in a file was successful; None where there is no whole one, which is then played anew."""
+    try:
+        with safe_open(path, "pt") as file:
+            return bool(file.get_tensor("success").any())
+    except (SafetensorError, FileNotFoundError):
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tensordict import TensorDictBase
@@ -27,11 +27,13 @@ def read_demonstrations(
     Files that do not say their task, such as published ones, are taken for this task's, with a warning.
 
     Raises:
-        ValueError: a file says that it is of another task, of steps of another length or from another view.
+        ValueError: a file is torn, has other entries than the others, or says that it is of another task, of steps of
+            another length or from another view.
         FileNotFoundError: there is no such folder, or no episode in it.
     """
-    episodes, silent = read_episodes(folder), 0
-    for path in episode_paths(folder):
+    episodes, paths, silent = read_episodes(folder), episode_paths(folder), 0
+    _require_alike(episodes, paths)
+    for path in paths:
         about = read_metadata(path)
         silent += not about
         for name, value in episode_metadata(task, action_repeat, view).items():
@@ -43,6 +45,20 @@ def read_demonstrations(
     if silent:
         _log.warning("%d demonstrations in %s do not say their task: they are taken for %s", silent, folder, task)
     return episodes
+
+
+def _require_alike(episodes: Sequence[TensorDictBase], paths: Sequence[Path]) -> None:
+    """UserError where an episode has an entry that another lacks, or of another shape."""
+    first = {str(key): list(value.shape[1:]) for key, value in episodes[0].items()}
+    for episode, path in zip(episodes, paths, strict=True):
+        fields = {str(key): list(value.shape[1:]) for key, value in episode.items()}
+        for key in sorted(first.keys() | fields.keys()):
+            if fields.get(key) != first.get(key):
+                shapes = [one.get(key, "absent") for one in (first, fields)]
+                raise UserError(
+                    f"replay.demos: {key} is {shapes[0]} in {paths[0]} and {shapes[1]} in {path}: "
+                    "give demonstrations of one environment"
+                )
 
 
 def check_compatible(

@@ -75,6 +75,18 @@ def test_what_is_there_is_not_played_again_and_the_rest_comes_out_the_same(
     collect(["reach"], 4, policies=POLICIES[1:], protocol=SHORT, output=broken)
 
 
+@pytest.mark.process
+def test_torn_episodes_are_played_anew(tmp_path: Path) -> None:
+    rows = collect(["reach"], 4, policies=["random"], protocol=SHORT, output=tmp_path)
+    whole = contents(tmp_path)
+    emptied, cut, zeroed, _ = sorted((tmp_path / "reach").iterdir())
+    emptied.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:-50])
+    zeroed.write_bytes(bytes(zeroed.stat().st_size))
+    assert collect(["reach"], 4, policies=["random"], protocol=SHORT, output=tmp_path) == rows
+    assert contents(tmp_path) == whole
+
+
 @pytest.mark.slow
 def test_a_killed_collection_of_two_workers_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     script = (
