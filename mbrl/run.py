@@ -11,6 +11,7 @@ B rollouts, H imagined steps, C context frames, A action, R resolution in pixels
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -73,13 +74,16 @@ class Run:
     @cached_property
     def config(self) -> DictConfig:
         """Every setting, resolved."""
-        from mbrl.run_folder.config import load_config
+        from mbrl.run_folder.config import load_config, require_whole
 
-        if self._config_dir is None:
-            return load_config(self.folder)
-        from mbrl.targets import names_in
+        named: Collection[str] = ()
+        if self._config_dir is not None:
+            from mbrl.targets import names_in
 
-        return load_config(self.folder, names_in(self._config_dir))
+            named = names_in(self._config_dir)
+        config = load_config(self.folder, named)
+        require_whole(config, self.folder)
+        return config
 
     @property
     def curve(self) -> Any:

@@ -238,7 +238,7 @@ def _json(file: Path) -> Any:
         if file.stat().st_size > MAX_JSON_BYTES:
             raise DamagedFile(f"{file.name} is too large")
         return parse_json(file.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise DamagedFile(f"{file.name} is missing") from error
     except DamagedFile:
         raise

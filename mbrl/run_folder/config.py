@@ -19,6 +19,8 @@ IGNORED_ON_RESUME = ("run_dir", "threads", "eval.every", "video", "wandb", "coll
 TARGET = "_target_"
 # whose classes any configuration may name
 ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
+# settings that every run has, those at the end of the file among them
+WRITTEN = ("env", "agent", "total_env_steps", "replay", "collect", "eval.every", "eval.episodes", "eval.seed")
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one
 
@@ -80,6 +82,13 @@ def load_config(run: Path, named: Collection[str] = ()) -> DictConfig:
     require_regular_files(run)
     require_allowed_classes(config, named, run / CONFIG)
     return config
+
+
+def require_whole(config: DictConfig, run: Path) -> None:
+    """UserError where a run's configuration was cut off: a file that ends early can still be YAML."""
+    missing = [key for key in WRITTEN if OmegaConf.select(config, key) is None]
+    if missing:
+        raise UserError(f"{run / CONFIG} lacks {missing[0]}: it is torn, or no run's; restore it from a backup")
 
 
 def load_settings(run: Path) -> dict[str, Any]:

@@ -27,6 +27,20 @@ def _swapped(file: Path) -> None:
     shutil.copyfile(other / file.name, file)
 
 
+def _exchanged(file: Path) -> None:
+    """The file and the next one of the same checkpoint, each in the other's place."""
+    files = sorted(file.parent.iterdir())
+    other = files[(files.index(file) + 1) % len(files)]
+    contents = file.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    file.write_bytes(contents[1])
+
+
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "first byte flipped": lambda file: flipped(file, 0.0),
     "middle byte flipped": flipped,
@@ -35,6 +49,12 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
     "emptied": lambda file: file.write_bytes(b""),
     "removed": lambda file: file.unlink(),
+    "a folder in its place": _folder,
+}
+TEXTS: dict[str, Callable[[Path], Any]] = {  # of JSON and YAML
+    "a list in its place": lambda file: file.write_text("[1]"),
+    "an empty object in its place": lambda file: file.write_text("{}"),
+    "nested deep": lambda file: file.write_text("[" * 900 + "]" * 900),
 }
 
 
@@ -49,7 +69,9 @@ def tried(whole: Whole, *, short: bool) -> Iterator[Result]:
             continue
         damages = dict(DAMAGES)
         if file.parent == newest:
-            damages["of the checkpoint before"] = _swapped
+            damages |= {"of the checkpoint before": _swapped, "exchanged with another": _exchanged}
+        if file.suffix in (".json", ".yaml"):
+            damages |= TEXTS
         names = list(damages)
         for name in [names[number % len(names)]] if short else names:
             yield _try(whole, cut, file, name, damages[name])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mbrl.run_folder.config import claim_run_folder, load_config, read_config
+from mbrl.run_folder.config import WRITTEN, claim_run_folder, load_config, read_config, require_whole
 
 
 def write(folder: Path, text: str) -> Path:
@@ -72,3 +72,12 @@ def test_classes_that_the_user_names_are_allowed(tmp_path):
     with pytest.raises(ValueError, match=r"agent\.policy\._target_ names mine\.Policy"):
         load_config(folder)
     assert load_config(folder, {"mine.Policy"}).agent.policy["_target_"] == "mine.Policy"
+
+
+def test_a_configuration_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    config = OmegaConf.create()
+    for key in WRITTEN:
+        with pytest.raises(ValueError, match=rf"config\.yaml lacks {key}: it is torn"):
+            require_whole(config, tmp_path)
+        OmegaConf.update(config, key, 1, force_add=True)
+    require_whole(config, tmp_path)
