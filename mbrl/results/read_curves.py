@@ -19,8 +19,7 @@ from mbrl.results.grouping import Settings, distinct_names, short_name, task_nam
 from mbrl.results.intervals import Floats
 from mbrl.run_folder.config import load_settings
 from mbrl.run_folder.files import walk
-from mbrl.run_folder.plain_json import parse_json
-from mbrl.run_folder.schema import MAX_INTEGER
+from mbrl.run_folder.plain_json import MAX_INTEGER, parse_json
 from mbrl.run_folder.state import EVAL_TASKS
 
 Points = dict[tuple[str, str], dict[float, float]]  # (task of a multi-task run or "", seed) -> step -> success

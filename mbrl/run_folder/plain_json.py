@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 MAX_DEPTH = 64  # levels
+MAX_INTEGER = 2**53  # of what a run counts
 MAX_DIGITS = 300  # of a whole number: those of more overflow as a float
 
 

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from mbrl.errors import UserError
+from mbrl.run_folder.plain_json import MAX_INTEGER
 
 Schema = Any  # recursive: Mapping[str, Schema] | list[Schema] | TensorType | Maybe | type | tuple[type, ...]
-
-
-MAX_INTEGER = 2**53  # of a whole number
 
 
 class TensorType(NamedTuple):

@@ -15,8 +15,7 @@ from mbrl.run_folder.config import read_config
 from mbrl.run_folder.files import walk
 from mbrl.run_folder.lock import is_locked
 from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS, checkpoint_folders
-from mbrl.run_folder.plain_json import parse_json
-from mbrl.run_folder.schema import MAX_INTEGER
+from mbrl.run_folder.plain_json import MAX_INTEGER, parse_json
 
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
