@@ -23,6 +23,7 @@ ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
 WRITTEN = ("env", "agent", "total_env_steps", "replay", "collect", "eval.every", "eval.episodes", "eval.seed")
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one
+MAX_EVENTS = 20_000  # names, values and brackets of one: a run has some hundreds, and more take minutes to build
 
 
 def read_config(path: Path) -> DictConfig:
@@ -51,7 +52,9 @@ def _plain_yaml(path: Path) -> str:
         raise UserError(f"it is larger than {MAX_BYTES} bytes")
     text = path.read_text(encoding="utf-8-sig")
     depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for count, event in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
+        if count > MAX_EVENTS:
+            raise UserError(f"it holds more than {MAX_EVENTS} names and values")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise UserError(f"line {event.start_mark.line + 1} is nested more than {MAX_DEPTH} deep")
