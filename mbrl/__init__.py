@@ -5,11 +5,10 @@ Python interface: `load` opens a run folder, and `train` trains an agent. Both r
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from mbrl.envs.opengl import choose
 
 if TYPE_CHECKING:
     from mbrl.run import Run, load
@@ -17,14 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load", "train"]
 
-# MuJoCo reads its OpenGL backend from MUJOCO_GL at its first import, which importing torchrl.envs causes.
-# Off-screen rendering needs EGL. If its library is missing, MUJOCO_GL=egl would make this import fail.
-if sys.platform == "linux" and os.environ.get("MUJOCO_GL", "egl") == "egl":
-    try:
-        ctypes.CDLL("libEGL.so.1")
-        os.environ["MUJOCO_GL"] = "egl"
-    except OSError:
-        os.environ.pop("MUJOCO_GL", None)
+choose()  # before MuJoCo is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,10 @@ class UserError(ValueError):
     """
 
 
+class ProcessDied(RuntimeError):
+    """A process that the run needs has died; the message says which."""
+
+
 @contextmanager
 def checks_of_arguments() -> Iterator[None]:
     """Turn the ValueErrors of constructors and loaders outside `mbrl`, which check their arguments, into UserErrors."""

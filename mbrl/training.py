@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from mbrl.build import (
     env_steps_per_step,
     segment_records,
 )
-from mbrl.collecting.collector import check_workers, make_collector, shut_down
+from mbrl.collecting.collector import check_workers, make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
+from mbrl.processes.stopping import StopRequest
 from mbrl.replay.replay import Replay
 from mbrl.results.plot import plot
 from mbrl.run_folder.checkpoint import Checkpoints
@@ -62,6 +63,7 @@ class Run:
     checkpoints: Checkpoints
     lock: FolderLock
     progress: dict[str, Any]  # env_steps, agent_steps, episodes so far; wall_time in seconds
+    stop: StopRequest = field(default_factory=StopRequest)
 
     def close(self) -> None:
         self.logger.close()
@@ -82,9 +84,10 @@ def run(config: DictConfig) -> Path:
         torch.set_num_threads(config.threads)
     parts = build(config)
     try:
-        clone(config, parts)
-        train(config, parts)
-        finish(config, parts)
+        with parts.stop.on_sigterm():
+            clone(config, parts)
+            train(config, parts)
+            finish(config, parts)
     finally:
         parts.close()
     return parts.directory
@@ -160,7 +163,7 @@ def evaluate(config: DictConfig, run: Run) -> None:
 
 def train(config: DictConfig, run: Run) -> None:
     """The training loop: collect, store, update, and at intervals evaluate and save."""
-    agent, replay, progress, steps = run.agent, run.replay, run.progress, iter(run.collector)
+    agent, replay, progress, steps = run.agent, run.replay, run.progress, steps_of(run.collector)
     repeat, saved = env_steps_per_step(config), progress["env_steps"]
     started = time.monotonic() - progress["wall_time"]
     while progress["env_steps"] < config.total_env_steps:
@@ -180,10 +183,12 @@ def train(config: DictConfig, run: Run) -> None:
             evaluate(config, run)
         # With one worker, checkpoints are written between episodes, so that a resumed run repeats and loses no step.
         whole = replay.between_episodes or config.collect.workers > 1
-        if done or (whole and progress["env_steps"] - saved >= config.checkpoint_every):
+        due = progress["env_steps"] - saved >= config.checkpoint_every or run.stop.requested
+        if done or (whole and due):
             saved = progress["env_steps"]
             replay.flush()  # The checkpoint refers to records of the replay.
             run.checkpoints.save(saved)
+            run.stop.leave()
 
 
 def collected(episodes: list[TensorDictBase]) -> dict[str, float]:

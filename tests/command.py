@@ -53,6 +53,11 @@ class Command:
     def running(self) -> bool:
         return self._process.exitcode is None
 
+    @property
+    def process_id(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     def kill(self) -> int:
         """Kill the process (SIGKILL); returns its exit code."""
         self._process.kill()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mbrl.envs.opengl import CHOICE, EGL, chosen
 from mbrl.run_folder.provenance import DISTRIBUTION, NAMED_PACKAGES
 
 GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
@@ -21,6 +22,8 @@ RECOMMENDED_DISK = 5e9  # bytes
 GL_PROBE = """
 from mujoco import GLContext
 context = GLContext(64, 64)
+if not context._context:
+    raise SystemExit("it opens no window, which needs a display")
 context.make_current()
 from OpenGL import GL
 print(GL.glGetString(GL.GL_RENDERER).decode())
@@ -156,9 +159,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _rendering() -> Check:
     """Check that MuJoCo renders off screen."""
-    backend = os.environ.get("MUJOCO_GL", "egl")
+    backend = chosen()
     # In a separate process, because a GL library that failed to load cannot be loaded again in the same one.
-    environment = {**os.environ, "MUJOCO_GL": backend}
+    environment = {**os.environ, CHOICE: backend}
     probe = subprocess.run([sys.executable, "-c", GL_PROBE], env=environment, capture_output=True, text=True)
     if probe.returncode == 0:
         renderer = probe.stdout.strip()
@@ -167,7 +170,8 @@ def _rendering() -> Check:
             return Check("OpenGL", found, f"export __EGL_VENDOR_LIBRARY_FILENAMES={_nvidia_vendor_file()}")
         return Check("OpenGL", f"{backend} works: {renderer}")
     reason = probe.stderr.strip().rsplit("\n", 1)[-1]
-    return Check("OpenGL", f"{backend} fails: {reason}", f"sudo apt-get install -y {GL_PACKAGES}", needed=True)
+    fix = f"sudo apt-get install -y {GL_PACKAGES}" if backend == EGL else f"unset {CHOICE}"
+    return Check("OpenGL", f"{backend} fails: {reason}", fix, needed=True)
 
 
 def _in_software(renderer: str) -> bool:

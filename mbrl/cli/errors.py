@@ -40,6 +40,8 @@ def _is_hydra_error(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """One line for an error that the user can fix, and the exit code; None for a defect of this project."""
+    if isinstance(error, ProcessDied):
+        return f"{error}; {CHECKPOINT_KEPT}: the same command goes on from there", RUN_ERROR
     if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         fix = "free some and give the same command again, or start another run with a smaller batch or model"
         return f"there is not enough memory ({_first_line(error)}): {fix}; {CHECKPOINT_KEPT}", RUN_ERROR

@@ -6,7 +6,9 @@ import argparse
 import difflib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
@@ -16,6 +18,7 @@ from mbrl.cli.completion import add_completions, complete
 from mbrl.cli.configured import CONFIGURED, run_configured
 from mbrl.cli.errors import TRACEBACK, show
 from mbrl.errors import UserError
+from mbrl.processes.stopping import interrupt
 
 INTERRUPTED = 130
 EPILOG = """\
@@ -72,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="mbrl: %(message)s", level=logging.WARNING)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra prints INFO messages of all loggers.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         sys.exit(_run(arguments))
     except KeyboardInterrupt:

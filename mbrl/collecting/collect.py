@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +32,8 @@ from mbrl.compose import CONFIG_MODULE, ROOT_CONFIG
 from mbrl.data.episodes import SUFFIX, episode_metadata, write_episode
 from mbrl.device import fork_rng
 from mbrl.envs.simulator import resolve_task, task_names
-from mbrl.errors import UserError
+from mbrl.errors import ProcessDied, UserError
+from mbrl.processes.workers import Watch, end, end_with_parent, starting_workers
 from mbrl.run_folder.config import flatten
 from mbrl.run_folder.files import remove_leftovers, write_atomically
 from mbrl.run_folder.plain_json import parse_json
@@ -208,33 +205,25 @@ def _play_all(jobs: list[Job], protocol: DatasetProtocol, output: Path, workers:
         return
     context = multiprocessing.get_context("spawn")  # a forked process hangs where this one has opened OpenGL
     pool = ProcessPoolExecutor(min(workers, max(1, len(jobs))), mp_context=context, initializer=_start_worker)
-    # workers start with interrupts ignored: while they import they could only print where they were
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with starting_workers():
         futures = [pool.submit(_play_job, job, protocol, output) for job in jobs]
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    processes = list(pool._processes.values())
+    watch = Watch(processes, "collecting")
     try:
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
-        raise OSError("a worker was killed (out of memory?): the same command goes on from here") from error
+        raise watch.died or ProcessDied("a collecting worker has died") from error
+    except BaseException:
+        end(processes)  # what they have not finished is missing, and the same command makes it
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """End at once on an interrupt, of which the parent tells; and with the parent, even where that was killed."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
+    end_with_parent()
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow(sentinel: int) -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()
 
 
 def _play_job(job: Job, protocol: DatasetProtocol, output: Path) -> list[bool]:

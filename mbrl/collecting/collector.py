@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -15,10 +15,12 @@ from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import with_recurrent_state
 from mbrl.errors import UserError
+from mbrl.processes.workers import Watch, end_with_parent, starting_workers
 from mbrl.replay.replay import TRAJECTORY
 from policies.base import Policy
 
 BACKENDS = ("process", "ray")
+SHUTDOWN_SECONDS = 2.0
 
 
 def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
@@ -69,7 +71,8 @@ def make_collector(
         env.seek(first_episode)  # building a collector resets the environment some times
         collector.reset()
         return collector
-    envs = [partial(make_env, seed=seed, worker=w, first_episode=first_episode) for w in range(workers)]
+    in_worker = partial(_in_worker, make_env) if backend == "process" else make_env
+    envs = [partial(in_worker, seed=seed, worker=w, first_episode=first_episode) for w in range(workers)]
     if backend == "ray":
         # other machines share no memory: they are sent the weights before each batch
         sent = {"update_after_each_batch": True, "remote_configs": {"num_cpus": 1, "num_gpus": 0}}
@@ -77,11 +80,17 @@ def make_collector(
         options |= {**sent, "collector_kwargs": own, "total_frames": sys.maxsize}  # -1 ends it at once
     else:
         options |= registered
-    return Collector(envs, policy.actor, num_collectors=workers, backend=backend, sync=True, **options)
+    with starting_workers():
+        return Collector(envs, policy.actor, num_collectors=workers, backend=backend, sync=True, **options)
 
 
 def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:
     return with_recurrent_state(make_env(**options), carried)
+
+
+def _in_worker(make_env: Callable[..., EnvBase], **options: Any) -> EnvBase:
+    end_with_parent()
+    return make_env(**options)
 
 
 def _numbered(worker: int, workers: int, batch: TensorDictBase) -> TensorDictBase:
@@ -90,11 +99,29 @@ def _numbered(worker: int, workers: int, batch: TensorDictBase) -> TensorDictBas
     return batch
 
 
+def steps_of(collector: Collector) -> Iterator[TensorDictBase]:
+    """The batches of a collector.
+
+    Raises:
+        ProcessDied: a worker has died, which the message names. The other workers have been ended.
+    """
+    batches, watch = iter(collector), Watch(getattr(collector, "procs", ()), "collecting")
+    while True:
+        try:
+            batch = next(batches)
+        except (RuntimeError, ValueError, OSError, EOFError) as error:  # TorchRL raises them when a worker is gone
+            if watch.died is None:
+                raise
+            raise watch.died from error
+        yield batch
+
+
 def shut_down(collector: Collector) -> None:
     """End a collector and its processes.
 
-    TorchRL 0.14.1 leaves the scheme that shares weights to the interpreter's end, where closing it waits for ever.
+    TorchRL 0.14.1 leaves the scheme that shares weights to the interpreter's end, where closing it waits for ever; and
+    a thread of that scheme keeps each worker from ending by itself, so that waiting longer for it gains nothing.
     """
-    collector.shutdown()
+    collector.shutdown(timeout=SHUTDOWN_SECONDS)
     for scheme in (getattr(collector, "_weight_sync_schemes", None) or {}).values():
         scheme.shutdown()

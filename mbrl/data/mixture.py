@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from mbrl.data.augmentation import Augmentation, augment
 from mbrl.data.segments import EpisodeData
 from mbrl.errors import UserError
+from mbrl.processes.workers import end_with_parent
 
 Split = Literal["train", "validation"]
 
@@ -134,7 +135,12 @@ def loader(
         num_workers=workers,
         pin_memory=pin_memory,
         multiprocessing_context="spawn" if workers else None,  # a forked process hangs where this one opened OpenGL
+        worker_init_fn=_start_worker,
     )
+
+
+def _start_worker(number: int) -> None:
+    end_with_parent()
 
 
 def _as_it_is(batch: TensorDict) -> TensorDict:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import atexit
 import copy
-import importlib
-import os
-import sys
 import weakref
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from mbrl.envs.opengl import open_context
 from mbrl.errors import UserError
 
 Quality = Literal["fast", "full"]
@@ -28,7 +26,6 @@ _MERGE_CELL = 0.192
 # Subdivisions of round and flat primitives in `fast` (MuJoCo's defaults: 28 slices, 16 stacks, 4 quads).
 _SLICES, _STACKS, _QUADS = 12, 6, 2
 _MAX_GEOMS = 1000
-_DEFAULT_BACKEND = "egl" if sys.platform == "linux" else "glfw"
 
 
 class Renderer:
@@ -66,7 +63,7 @@ class Renderer:
             raise UserError(f"unknown camera {camera!r}: choose one of {', '.join(cameras)}")
         self._mujoco, self._model, self._data = mujoco, model, data
         self._orientation = _orientation(camera, mirrored)
-        self._gl = _open_gl(resolution)
+        self._gl = open_context(resolution)
         self._context = mujoco.MjrContext(
             _reduced_model(model, resolution, quality), mujoco.mjtFontScale.mjFONTSCALE_100
         )
@@ -128,20 +125,6 @@ def _orientation(camera: str, mirrored: bool) -> tuple[slice, slice]:
     if camera.startswith("corner"):  # These cameras are upside down, so that row 0 is already the top of the scene.
         return (keep, keep) if mirrored else (keep, reverse)
     return (keep, keep) if mirrored else (reverse, keep)
-
-
-def _open_gl(resolution: int) -> Any:
-    """Make an OpenGL context of the backend in MUJOCO_GL, and make it current."""
-    backend = os.environ.get("MUJOCO_GL", "").lower() or _DEFAULT_BACKEND
-    try:
-        context_class = importlib.import_module(f"mujoco.{backend}").GLContext
-        context_class._context = None  # Without it, a context whose constructor fails raises when it is collected.
-        context = context_class(resolution, resolution)
-        context.make_current()
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise OSError(f"no OpenGL to render with ({backend}: {reason}): run `mbrl doctor`") from error
-    return context
 
 
 def _free(context: Any, gl: Any) -> None:

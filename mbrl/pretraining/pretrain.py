@@ -8,8 +8,10 @@ standardised latents, are those of the share of each process.
 from __future__ import annotations
 
 import logging
+import os
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
+from mbrl.processes.stopping import StopRequest
+from mbrl.processes.workers import end_with_parent, naming_dead_loaders, starting_workers
 from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.files import remove_leftovers, require_regular_files
 from mbrl.run_folder.lock import FolderLock
@@ -52,6 +56,7 @@ class PretrainingRun:
         held_out: Data for validation and videos.
         model: A WorldModel that is Pretrainable.
         lock: Lock of the output folder, on the main process.
+        stop: Whether the run is to stop.
     """
 
     output: Path
@@ -60,6 +65,7 @@ class PretrainingRun:
     held_out: Mixture
     model: Any
     lock: FolderLock | None
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 def run(config: DictConfig) -> Path | None:
@@ -79,12 +85,15 @@ def run(config: DictConfig) -> Path | None:
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if "LOCAL_RANK" in os.environ:
+        end_with_parent()  # the launcher, such as torchrun
     parts = build(config)
     for name in PHASES:
         if config[name].steps > 0:
             phase = build_phase(config, parts, name)
             if phase.step < phase.steps:
-                train(config, parts, phase)
+                with parts.stop.on_sigterm(), naming_dead_loaders():
+                    train(config, parts, phase)
             elif parts.accelerator.is_main_process:
                 _log.warning("%s: all %d steps are done already", name, phase.steps)
             phase.finish()
@@ -102,7 +111,8 @@ def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
     start = steps_before(config, phase.name, batches=True)
     span = (start + phase.step * phase.accumulate, start + phase.steps * phase.accumulate)
     on_gpu = run.accelerator.device.type == "cuda"
-    batches = iter(loader(run.data, *span, workers=config.workers, pin_memory=on_gpu))
+    with starting_workers() if config.workers else nullcontext():
+        batches = iter(loader(run.data, *span, workers=config.workers, pin_memory=on_gpu))
     reports = build_reports(config, run, phase)
     started = time.monotonic() - phase.progress["wall_time"]
     try:
@@ -116,8 +126,9 @@ def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
                 reports.validate()
             if due(phase, config.video.every):
                 reports.sample()
-            if due(phase, config.checkpoint_every):
+            if due(phase, config.checkpoint_every) or run.stop.requested:
                 save(run, phase)
+                run.stop.leave()
     finally:
         reports.close()
 

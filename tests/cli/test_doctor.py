@@ -54,6 +54,15 @@ def test_opengl_that_does_not_work_comes_with_its_install_line(monkeypatch: pyte
     assert check.fix == "sudo apt-get install -y libegl1 libgl1 libopengl0"
 
 
+@pytest.mark.parametrize("chosen", ["osmesa", "nonsense", "glfw"])
+def test_an_opengl_that_was_chosen_and_does_not_work_is_unset(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="AttributeError: no library")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **options: failed)
+    monkeypatch.setenv("MBRL_REFUSED_MUJOCO_GL", chosen)
+    check = doctor._rendering()
+    assert check.needed and check.fix == "unset MUJOCO_GL"
+
+
 def test_rendering_in_software_beside_a_gpu_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     done = SimpleNamespace(returncode=0, stdout="llvmpipe (LLVM 15.0.6, 256 bits)\n", stderr="")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **options: done)

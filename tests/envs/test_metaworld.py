@@ -237,6 +237,26 @@ def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"MUJOCO_GL": "nonsense"}, "(nonsense: MUJOCO_GL must be egl, osmesa or glfw)"),
+        ({"MUJOCO_GL": "osmesa"}, "(osmesa: libOSMesa"),
+        ({"MUJOCO_GL": "glfw", "DISPLAY": ""}, "(glfw: it opens no window, which needs a display)"),
+        ({"MUJOCO_GL": "Off"}, "(off: MUJOCO_GL switches it off)"),
+        ({"MUJOCO_GL": "EGL", "PYOPENGL_PLATFORM": "glx"}, "(egl: PYOPENGL_PLATFORM is glx: it must be egl too"),
+    ],
+)
+def test_an_opengl_that_cannot_work_is_refused_when_something_is_rendered(
+    variables: dict[str, str], words: str
+) -> None:
+    code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
+    line = last_line(NO_LIBRARY.replace('"EGL"', '"OSMesa"') + code, **variables)
+    assert line.startswith("OSError: no OpenGL to render with ") and words in line
+    assert line.endswith("run `mbrl doctor`")
+
+
+@pytest.mark.process
 def test_without_a_device_to_draw_on() -> None:
     code = """
 from mbrl.envs.rendering import Renderer

@@ -1,0 +1,1 @@
+"""Processes of a run: they end together, stop when asked, and say which one died."""
