@@ -176,6 +176,29 @@ def _runs_code(call: ast.Call, safe: set[str]) -> list[str]:
     return [f"{function} in line {call.lineno}"]
 
 
+TEXT = ("read_text", "write_text", "open")
+
+
+def test_the_encoding_of_every_text_file_is_named() -> None:
+    """Otherwise the locale would decide it."""
+    found: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+        found[name] = [f"line {call.lineno}" for call in calls if _decodes_by_locale(call)]
+    assert not where(found)
+
+
+def _decodes_by_locale(call: ast.Call) -> bool:
+    function, given = ast.unparse(call.func), {keyword.arg for keyword in call.keywords}
+    if "text" in given or "universal_newlines" in given:
+        return True
+    method = function.rpartition(".")[2]
+    if method not in TEXT or "encoding" in given or function in ("os.open", "Image.open", "self.open"):
+        return False
+    arguments = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    return not (method == "open" and any("b" in str(argument) for argument in arguments))
+
+
 def test_no_file_names_a_place_on_one_machine() -> None:
     folders = [*PACKAGES, "configs", "runs", ".ci"]
     files = [

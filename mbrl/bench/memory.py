@@ -36,7 +36,7 @@ def peak_gigabytes(part: str, batch: int, name: str) -> float:
         RuntimeError: the step failed; with the last line of its stderr.
     """
     command = [sys.executable, "-m", "mbrl.bench._step_memory", part, str(batch), name]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         killed = f"it was ended by signal {-done.returncode}; this machine may have too little memory"
         error_lines = done.stderr.strip().splitlines() or [killed]

@@ -162,7 +162,8 @@ def _rendering() -> Check:
     backend = chosen()
     # In a separate process, because a GL library that failed to load cannot be loaded again in the same one.
     environment = {**os.environ, CHOICE: backend}
-    probe = subprocess.run([sys.executable, "-c", GL_PROBE], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", GL_PROBE]
+    probe = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
     if probe.returncode == 0:
         renderer = probe.stdout.strip()
         if _in_software(renderer) and shutil.which("nvidia-smi"):

@@ -119,7 +119,7 @@ def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def _last_line(file: Path) -> str:
-    return file.read_text().strip().rsplit("\n", 1)[-1]
+    return file.read_text(encoding="utf-8").strip().rsplit("\n", 1)[-1]
 
 
 def _line(error: Exception) -> str:
@@ -132,5 +132,5 @@ def _output_to(file: Path | None) -> Iterator[None]:
     if file is None:
         yield
         return
-    with file.open("a", buffering=1) as stream, redirect_stdout(stream), redirect_stderr(stream):
+    with file.open("a", encoding="utf-8", buffering=1) as stream, redirect_stdout(stream), redirect_stderr(stream):
         yield

@@ -76,7 +76,7 @@ def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = N
 def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
     from mbrl.targets import make
 
-    settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text())
+    settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text(encoding="utf-8"))
     trained = path / "config.yaml"  # written by mbrl pretrain
     if trained.is_file():
         settings.segment_length = _segment_length(trained)

@@ -118,7 +118,7 @@ def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_
 
 def write_aggregates(result: Aggregates, file: Path) -> None:
     """Write the drawn values as CSV: figure, agent (or pair), x, value, and the ends of its interval."""
-    with file.open("w", newline="") as stream:
+    with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(AGGREGATE_COLUMNS)
         for figure, agent, one in _all(result):

@@ -101,7 +101,7 @@ def _seeds(panels: Panels, agent: str) -> str:
 
 def write_curves(curves: Sequence[Curve], file: Path) -> None:
     """Write the drawn lines as CSV: one row for each run and step, and for each mean and step with its interval."""
-    with file.open("w", newline="") as stream:
+    with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(CURVE_COLUMNS)
         for task, agents in _grouped(curves).items():

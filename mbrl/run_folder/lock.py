@@ -32,14 +32,14 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / LOCK).open("a+")
+        self._file = (folder / LOCK).open("a+", encoding="utf-8")
         for _ in range(TRIES):
             if _take(self._file):
                 break
             time.sleep(PAUSE)
         else:
             self._file.close()
-            host = (folder / LOCK).read_text()
+            host = (folder / LOCK).read_text(encoding="utf-8")
             raise FolderInUse(f"{folder}: another process, on {host}, is training there: wait for it, or stop it")
         self._file.truncate(0)
         self._file.write(socket.gethostname())
@@ -55,7 +55,7 @@ def is_locked(folder: Path) -> bool | None:
     Not to be asked by that process itself: looking gives its lock away.
     """
     try:
-        with (folder / LOCK).open() as file:
+        with (folder / LOCK).open(encoding="utf-8") as file:
             if file.read() != socket.gethostname():
                 return None
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

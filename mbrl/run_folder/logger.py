@@ -205,7 +205,7 @@ def _cut(path: Path, keep: Callable[[str], bool]) -> None:
     """Drops the lines that are not to be kept, and a last line that was broken off, in one atomic step."""
     if not path.is_file():
         return
-    lines = path.read_text(errors="replace").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     kept = "".join(f"{line}\n" for line in lines[:-1] if keep(line))
     write_atomically(path, kept)
 

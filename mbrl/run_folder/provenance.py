@@ -26,7 +26,7 @@ STARTS = "starts.jsonl"  # in a run's folder, one line for each time that it was
 def record_start(folder: Path, env_steps: int) -> None:
     """Append this start of the run in `folder`, which goes on from so many env steps."""
     line = json.dumps({"env_steps": env_steps, **describe_process()}) + "\n"
-    with (folder / STARTS).open("a") as stream:
+    with (folder / STARTS).open("a", encoding="utf-8") as stream:
         stream.write(line)
 
 
@@ -80,8 +80,8 @@ def _commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, check=True)
+        return done.stdout.decode(errors="replace").strip()
 
     try:
         tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
@@ -99,6 +99,6 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

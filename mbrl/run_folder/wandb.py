@@ -21,8 +21,8 @@ def require_package() -> None:
 
 def _identity(file: Path) -> str:
     if not file.exists():
-        file.write_text(uuid.uuid4().hex)
-    return file.read_text()
+        file.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 class WandbTracker:

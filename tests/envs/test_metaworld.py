@@ -247,9 +247,7 @@ def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
         ({"MUJOCO_GL": "EGL", "PYOPENGL_PLATFORM": "glx"}, "(egl: PYOPENGL_PLATFORM is glx: it must be egl too"),
     ],
 )
-def test_an_opengl_that_cannot_work_is_refused_when_rendering(
-    variables: dict[str, str], words: str
-) -> None:
+def test_an_opengl_that_cannot_work_is_refused_when_rendering(variables: dict[str, str], words: str) -> None:
     code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
     line = last_line(NO_LIBRARY.replace('"EGL"', '"OSMesa"') + code, **variables)
     assert line.startswith("OSError: no OpenGL to render with ") and words in line

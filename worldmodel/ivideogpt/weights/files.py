@@ -89,7 +89,7 @@ def read_config(path: Path) -> Config:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error})") from error
     if not isinstance(config, dict):
