@@ -38,21 +38,27 @@ def _is_hydra_error(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
 
 
-def explain(error: BaseException) -> tuple[str, int] | None:
-    """One line for an error that the user can fix, and the exit code; None for a defect of this project."""
+def explain(error: BaseException, *, in_run: bool = True) -> tuple[str, int] | None:
+    """One line for an error that the user can fix, and the exit code; None for a defect of this project.
+
+    Args:
+        error: the error.
+        in_run: whether a run keeps checkpoints, which the line then says.
+    """
+    kept = f"; {CHECKPOINT_KEPT}" if in_run else ""
     if isinstance(error, ProcessDied):
-        return f"{error}; {CHECKPOINT_KEPT}: the same command goes on from there", RUN_ERROR
+        return f"{error}{kept}: the same command goes on from there", RUN_ERROR
     if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         fix = "free some and give the same command again, or start another run with a smaller batch or model"
-        return f"there is not enough memory ({_first_line(error)}): {fix}; {CHECKPOINT_KEPT}", RUN_ERROR
+        return f"there is not enough memory ({_first_line(error)}): {fix}{kept}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = error.filename or Path.cwd()
-        fix = f"{CHECKPOINT_KEPT}: free some space and give the same command again"
-        return f"the disk that holds {place} is full; {fix}", RUN_ERROR
+        disk = f"the disk that holds {error.filename}" if error.filename else "a disk"
+        reason = "is full" if error.errno == errno.ENOSPC else "has no room left for this user (quota)"
+        return f"{disk} {reason}{kept}: free some space and give the same command again", RUN_ERROR
     if isinstance(error, FloatingPointError):
-        return f"{error}; {CHECKPOINT_KEPT}", RUN_ERROR
+        return f"{error}{kept}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
-        return f"{error.filename or 'the system'}: {error.strerror}; {CHECKPOINT_KEPT}", RUN_ERROR
+        return f"{error.filename or 'the system'}: {error.strerror}{kept}", RUN_ERROR
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}", USAGE_ERROR
     if isinstance(error, OSError | UserError) or _is_hydra_error(error) or _is_check_of_a_part(error):
@@ -92,9 +98,13 @@ def show(error: Exception) -> int:
     """Print an error to stderr; returns the exit code.
 
     An error that the user can fix is one line. A defect is a traceback and a request to report it.
+
+    Args:
+        error: the error.
+        in_run: as in `explain`.
     """
     cause = root_cause(error)
-    explained = explain(cause)
+    explained = explain(cause, in_run=in_run)
     if explained is None:
         traceback.print_exception(cause)
         print(_origin(cause), file=sys.stderr)

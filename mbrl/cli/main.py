@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(show(error))
+        sys.exit(show(error, in_run=bool(arguments) and arguments[0] in CONFIGURED))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -17,11 +17,11 @@ from mbrl.cli.summary import opening
 from mbrl.compose import composed_jobs, groups
 from mbrl.errors import UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
+from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.lock import FolderInUse
 from mbrl.run_folder.state import FAILURE, is_done, latest_env_steps
 
 LOG = "log.txt"  # file in the run folder with the output of a job, if jobs run in parallel
-USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how a traceback names it
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -107,15 +107,16 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
         except FolderInUse as error:
             _log.warning("skipped: %s", error)
         except Exception as error:  # noqa: BLE001 - the other jobs must run after any error
-            (folder / FAILURE).write_text("".join(traceback.format_exception(error)))
-            _log.error("error: %s: %s", folder, _line(error))
+            reason = _line(error)
+            write_atomically(folder / FAILURE, "".join([*traceback.format_exception(error), f"{reason}\n"]))
+            _log.error("error: %s: %s", folder, reason)
     return None
 
 
 def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    """The folders of failed jobs, each with the last line of its traceback."""
+    """The folders of failed jobs, each with its reason, which is the last line of its file."""
     found = [(folder, folder / FAILURE) for folder in folders if (folder / FAILURE).exists()]
-    return [(folder, _last_line(file).removeprefix(USER_ERROR)) for folder, file in found]
+    return [(folder, _last_line(file)) for folder, file in found]
 
 
 def _last_line(file: Path) -> str:

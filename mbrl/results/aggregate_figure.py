@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import fill
@@ -118,12 +119,13 @@ def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_
 
 def write_aggregates(result: Aggregates, file: Path) -> None:
     """Write the drawn values as CSV: figure, agent (or pair), x, value, and the ends of its interval."""
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(AGGREGATE_COLUMNS)
-        for figure, agent, one in _all(result):
-            for row in zip(one.x, one.value, one.low, one.high, strict=True):
-                writer.writerow([figure, agent, *(f"{value:.6g}" if np.isfinite(value) else "" for value in row)])
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(AGGREGATE_COLUMNS)
+    for figure, agent, one in _all(result):
+        for row in zip(one.x, one.value, one.low, one.high, strict=True):
+            writer.writerow([figure, agent, *(f"{value:.6g}" if np.isfinite(value) else "" for value in row)])
+    write_atomically(file, stream.getvalue())
 
 
 def _all(result: Aggregates) -> Iterator[tuple[str, str, Estimate]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -101,17 +102,18 @@ def _seeds(panels: Panels, agent: str) -> str:
 
 def write_curves(curves: Sequence[Curve], file: Path) -> None:
     """Write the drawn lines as CSV: one row for each run and step, and for each mean and step with its interval."""
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(CURVE_COLUMNS)
-        for task, agents in _grouped(curves).items():
-            for agent, runs in agents.items():
-                for curve in runs:
-                    points = zip(curve.steps, curve.success, strict=True)
-                    writer.writerows(
-                        [task, agent, f"seed {curve.seed}", f"{x:.12g}", f"{y:.4g}", "", ""] for x, y in points
-                    )
-                writer.writerows([task, agent, "mean", *row] for row in _band_rows(summarise(runs)))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CURVE_COLUMNS)
+    for task, agents in _grouped(curves).items():
+        for agent, runs in agents.items():
+            for curve in runs:
+                points = zip(curve.steps, curve.success, strict=True)
+                writer.writerows(
+                    [task, agent, f"seed {curve.seed}", f"{x:.12g}", f"{y:.4g}", "", ""] for x, y in points
+                )
+            writer.writerows([task, agent, "mean", *row] for row in _band_rows(summarise(runs)))
+    write_atomically(file, stream.getvalue())
 
 
 def _band_rows(band: Band | None) -> list[list[str]]:

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter
 
 from mbrl.results.curves import PUBLISHED
+from mbrl.run_folder.files import write_atomically
 
 Style = Mapping[str, Any]  # keyword arguments of a line
 
@@ -90,7 +91,7 @@ def steps_formatter(x_label: str) -> Formatter:
 def save(figure: Figure, files: Sequence[Path]) -> None:
     """Write a figure to files whose suffixes are in FORMATS. The same data give the same bytes."""
     for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = io.BytesIO()
         undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with drawing():
             figure.savefig(file, dpi=150, metadata=undated.get(file.suffix))

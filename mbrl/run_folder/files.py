@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 SKIPPED_FOLDERS = ("wandb",)
 BLOCK_BYTES = 2**20  # bytes that are worth a write of their own
 PARTIAL = ".partial"  # suffix of a file that is being written
-PARTIAL_NAME = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}$")  # the process that writes it
+PARTIAL_NAME = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}(\.\w+)?$")  # the process that writes it
 
 
 @contextmanager
@@ -85,12 +85,32 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes | memoryv
         OSError: with the file's name; an older file stays as it was.
     """
     chunks = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(path) as partial:
         write_new(partial, chunks)
+
+
+@contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Give a path to write a file to; at the end of the block, that file takes the place of `path` in one step.
+
+    For writers that need a path. Whoever has the content uses `write_atomically`.
+
+    Args:
+        path: the file; its folder is made where there is none.
+        suffix: with which the temporary name ends, for writers that choose a format by it.
+
+    Raises:
+        OSError: with the file's name; an older file stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}{suffix}")
+    try:
+        with name_in_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, partial, str(partial)):
+            error.filename, error.filename2 = str(path), None
         with suppress(OSError):
             partial.unlink()
         raise
@@ -98,7 +118,7 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes | memoryv
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes of this machine left of `write_atomically` in a folder."""
-    for partial in folder.glob(f".*{PARTIAL}"):
+    for partial in folder.glob(f".*{PARTIAL}*"):
         named = PARTIAL_NAME.search(partial.name)
         if named and not _is_running(int(named[1])):
             with suppress(OSError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.errors import UserError
+from mbrl.run_folder.files import replacing, write_atomically
 from worldmodel.base import WorldModel
 
 SIDE = 256  # pixels; smaller frames are enlarged to about this side
@@ -32,12 +36,29 @@ def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
         frames: uint8 [T, 3, H, W].
         fps: frames per second.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = frames.permute(0, 2, 3, 1).numpy()
     if path.suffix == ".gif":
-        iio.imwrite(path, images, duration=1000 // fps, loop=0)
-    else:
-        iio.imwrite(path, images, fps=fps, codec="libx264", macro_block_size=1)
+        write_atomically(path, iio.imwrite("<bytes>", images, extension=".gif", duration=1000 // fps, loop=0))
+        return
+    with replacing(path, path.suffix) as partial:
+        iio.imwrite(partial, images, fps=fps, codec="libx264", macro_block_size=1)
+        _require_whole(partial, len(frames))
+
+
+def _require_whole(video: Path, frames: int) -> None:
+    """Check that a video was written to its end: ffmpeg fails without a word where the disk is full.
+
+    Raises:
+        OSError: it was not.
+    """
+    try:
+        written = sum(1 for _ in iio.imiter(video))
+    except (OSError, RuntimeError, ValueError, IndexError):
+        written = 0
+    if written != frames:
+        full = shutil.disk_usage(video.parent).free < 2**20
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(video))
 
 
 def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, path: Path) -> Tensor:
@@ -82,7 +103,8 @@ def write_comparison(
     rows = [_captions(strip.shape[-1], ("real", made, f"difference x {GAIN}"))]
     for step in chosen:
         rows += [_captions(strip.shape[-1], (f"frame {step}",)), strip[step]]
-    iio.imwrite(path.with_suffix(".png"), torch.cat(rows, 1).permute(1, 2, 0).numpy())
+    still = torch.cat(rows, 1).permute(1, 2, 0).numpy()
+    write_atomically(path.with_suffix(".png"), iio.imwrite("<bytes>", still, extension=".png"))
     return strip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.errors import UserError
+from mbrl.run_folder.files import write_atomically
 
 ID = "wandb_id"  # a file in the run's folder: a run that is begun anew elsewhere is another
 
@@ -21,7 +22,7 @@ def require_package() -> None:
 
 def _identity(file: Path) -> str:
     if not file.exists():
-        file.write_text(uuid.uuid4().hex, encoding="utf-8")
+        write_atomically(file, uuid.uuid4().hex)
     return file.read_text(encoding="utf-8")
 
 

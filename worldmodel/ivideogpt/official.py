@@ -4,8 +4,10 @@ Layout: tokenizer/{config.json, diffusion_pytorch_model.safetensors}, transforme
 Dimensions: B batch, T frames, C context frames, L tokens, A action width. Source: thuml/iVideoGPT and its weights.
 """
 
+import errno
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -207,8 +210,13 @@ def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
 def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = folder / ".config.json", folder / f".{name}.safetensors"
-    config.write_text(json.dumps(settings, indent=1, default=asdict))
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, weights)
+    config.write_text(json.dumps(settings, indent=1, default=asdict), encoding="utf-8")
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, weights)
+    except SafetensorError as error:  # its only error of the system, whose number is in its text
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(weights)) from error
     for path in (config, weights):
         path.replace(path.with_name(path.name.removeprefix(".")))
 
