@@ -5,11 +5,10 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -17,13 +16,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.errors import UserError
 
-CONFIG_MODULE = "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"  # by its place: anybody may have a package named configs
 ROOT_CONFIG = "train"
 LAUNCHERS = {
     "joblib": "local",
@@ -35,19 +34,43 @@ PARTS = ("cloning", "planner", "policy", "worldmodel")  # groups whose files are
 PART_KEYS = {"worldmodel": "agent.world_model"}  # key of a part, if it is not agent.GROUP
 
 
-def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
+def discount(env: Mapping[str, Any]) -> float:
+    """The discount of one agent step by TD-MPC2's rule (Hansen et al. 2024, arXiv 2310.16828): 1 - 5 / T.
+
+    It is at least 0.95 and at most 0.995. The configurations call it as `${discount:${env}}`.
+
+    Args:
+        env: settings of the environment; T is `episode_length` in agent steps of `action_repeat` env steps each.
+    """
+    agent_steps = env["episode_length"] / env.get("action_repeat", 1)
+    return float(min(max(1 - 5 / agent_steps, 0.95), 0.995))
+
+
+OmegaConf.register_new_resolver("discount", discount, replace=True)
+
+
+def groups(config_dir: Path | None = None, arguments: Sequence[str] = ()) -> dict[str, list[str]]:
     """The names of the files in each config group.
 
     Args:
         config_dir: a user's own folder with the same groups as `configs/`, whose files are added; None for none.
+        arguments: Hydra's overrides, of which `hydra.searchpath=[...]` adds further folders.
     """
-    folders = [folder for folder in files(CONFIG_MODULE).iterdir() if folder.is_dir()]
-    folders += [folder for folder in config_dir.iterdir() if folder.is_dir()] if config_dir is not None else []
+    folders = [folder for folder in CONFIGS.iterdir() if folder.is_dir()]
+    own = [*([] if config_dir is None else [config_dir]), *_searched(arguments)]
+    folders += [folder for place in own for folder in place.iterdir() if folder.is_dir()]
     found: dict[str, set[str]] = {}
     for folder in folders:
         names = {Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml")}
         found.setdefault(folder.name, set()).update(names)
     return {name: sorted(members) for name, members in sorted(found.items()) if members}
+
+
+def _searched(arguments: Sequence[str]) -> list[Path]:
+    """The folders that `hydra.searchpath` names and that are there; Hydra warns of the others."""
+    given = [line.split("=", 1)[1] for line in arguments if line.lstrip("+").startswith("hydra.searchpath=")]
+    names = [name.strip(" '\"") for line in given for name in line.strip(" []").split(",")]
+    return [path for name in names if name and (path := Path(name.removeprefix("file://"))).is_dir()]
 
 
 def group_key(group: str, root: str = ROOT_CONFIG) -> str:
@@ -65,9 +88,9 @@ def configurations(config_dir: Path | None = None) -> Iterator[None]:
     """
     if config_dir is not None and not config_dir.is_dir():
         raise FileNotFoundError(f"--config-dir: there is no folder {config_dir}")
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         if config_dir is not None:
-            places = create_config_search_path(f"pkg://{CONFIG_MODULE}")
+            places = create_config_search_path(str(CONFIGS))
             own = f"file://{config_dir.absolute()}"
             places.prepend(provider="command-line", path=own, anchor=SearchPathQuery(provider="schema"))
             GlobalHydra.instance().clear()
@@ -90,7 +113,7 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
     """
     with configurations(config_dir):
         overrides = _parse(arguments)
-        known = groups(config_dir)
+        known = groups(config_dir, arguments)
         _check_group_choices(overrides, known)
         values = [_swept_values(override) for override in overrides]
         first = [choices[0] for choices in values if choices]

@@ -1,6 +1,5 @@
 """Every configuration composes, and every agent it names can be built."""
 
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +9,9 @@ from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
-import configs
 from mbrl.agents.agent import Agent
 from mbrl.build import build_agent, build_policy, build_replay
+from mbrl.compose import CONFIGS, discount
 from mbrl.data.episodes import write_episodes
 from mbrl.pretraining.pretrain import PHASES
 from mbrl.pretraining.pretrain import check as check_pretraining
@@ -21,7 +20,7 @@ from mbrl.training import check
 from policies.base import Planner
 from worldmodel.base import WorldModel
 
-ROOT = Path(configs.__file__).parent
+ROOT = CONFIGS
 
 
 def names(group: str) -> list[str]:
@@ -166,4 +165,4 @@ def test_the_discount_follows_from_the_length_of_an_episode(overrides: list[str]
     for agent in ("drqv2", "sac", "mbpo_ivideogpt", "dreamerv3", "mpc_ivideogpt"):
         settings = config(f"agent={agent}", *overrides)
         assert settings.agent.gamma == settings.replay.gamma == pytest.approx(gamma)
-    assert configs.discount({"episode_length": 10_000}) == 0.995
+    assert discount({"episode_length": 10_000}) == 0.995

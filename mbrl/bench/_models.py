@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -11,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Composite
 
+from mbrl.compose import CONFIGS
 from worldmodel.ivideogpt.model import IVideoGPT
 
 NANO, BASE = "ivideogpt_nano", "ivideogpt_base"
@@ -24,7 +23,7 @@ def build(name: str = NANO, segment_length: int = 12) -> IVideoGPT:
         name: a file in configs/worldmodel.
         segment_length: frames of its longest segment.
     """
-    config = OmegaConf.load(str(files("configs") / "worldmodel" / f"{name}.yaml"))
+    config = OmegaConf.load(str(CONFIGS / "worldmodel" / f"{name}.yaml"))
     config.segment_length = segment_length
     side = config.tokenizer.resolution
     pixels = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))

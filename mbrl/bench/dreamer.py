@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from mbrl.bench import Row
 from mbrl.bench._machine import median_seconds, row
 from mbrl.bench._torchrl_dreamer import learner, updater
 from mbrl.build import assemble
+from mbrl.compose import CONFIGS
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
@@ -47,7 +47,7 @@ def run() -> Iterator[Row]:
 
 
 def compose_for(key: str) -> DictConfig:
-    with initialize_config_dir(str(files("configs")), version_base=None):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
         return compose("train", ["agent=dreamerv3", f"agent.pixels={key == 'pixels'}"])
 
 

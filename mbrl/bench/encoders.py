@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.resources import files
 from statistics import median
 
 import torch
@@ -12,6 +11,7 @@ from hydra.utils import instantiate
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite
 
+from mbrl.compose import CONFIGS
 from policies.base import Policy
 
 FRAMES, ACTIONS = (9, 64, 64), 4
@@ -46,7 +46,7 @@ def run() -> list[dict[str, object]]:
 
 def build(name: str) -> Policy:
     frames = Bounded(0, 255, FRAMES, dtype=torch.uint8)
-    with initialize_config_dir(str(files("configs")), version_base=None):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
         config = compose(f"policy/{name}").policy
     make = instantiate(config, _partial_=True)  # OmegaConf would convert specs, which are dataclasses.
     policy: Policy = make(observation_spec=Composite(frames=frames), action_spec=Bounded(-1.0, 1.0, (ACTIONS,)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -17,6 +16,7 @@ from mbrl.bench._baseline_mbpo import baseline_updates
 from mbrl.bench._machine import median_seconds, row
 from mbrl.bench.policies import ACTIONS, STATE, filled_replay
 from mbrl.build import assemble
+from mbrl.compose import CONFIGS
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
@@ -53,7 +53,7 @@ def run() -> Iterator[Row]:
 
 
 def _config() -> DictConfig:
-    with initialize_config_dir(str(files("configs")), version_base=None):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
         config = compose("train", ["agent=mbpo"])
     config.agent.world_model.patience = 10**6  # A fit on random data would stop early.
     return config

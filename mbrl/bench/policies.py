@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from importlib.resources import files
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,6 +13,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.bench import Row, _baseline_sac
 from mbrl.bench._machine import median_seconds, row
+from mbrl.compose import CONFIGS
 from mbrl.replay.replay import Replay
 from policies.sac import SAC
 
@@ -48,7 +48,7 @@ def run() -> Iterator[Row]:
 
 
 def build(name: str, action_spec: Bounded) -> SAC:
-    with initialize_config_dir(str(files("configs")), version_base=None):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
         config = compose(f"policy/{name}").policy
     make = instantiate(config, _partial_=True)  # OmegaConf would convert specs, which are dataclasses.
     policy: SAC = make(observation_spec=Composite(state=Unbounded((STATE,))), action_spec=action_spec)

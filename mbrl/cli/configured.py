@@ -67,6 +67,9 @@ CONFIGURED = {
 }
 
 
+SHOWN = ("cfg", "info", "run", "shell_completion", "hydra_help")  # Hydra's options that run no sweep
+
+
 def run_configured(verb: str, arguments: Sequence[str]) -> int:
     """Compose configs/VERB.yaml with the overrides, and call `run` of the verb's module with the result.
 
@@ -87,7 +90,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     from omegaconf import DictConfig
 
     from mbrl.cli.sweep import failures, prepare, run_job
-    from mbrl.compose import CONFIG_MODULE, check_overrides
+    from mbrl.compose import CONFIGS, check_overrides
 
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     config_dir = Path(parsed.config_dir) if parsed.config_dir else None
@@ -99,11 +102,14 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     if not (parsed.config_path or parsed.config_name):
         check_overrides(parsed.overrides, verb, config_dir)
 
+    shown = [f"--{name.replace('_', '-')}" for name in SHOWN if getattr(parsed, name)]
+    if parsed.multirun and shown:
+        raise UserError(f"--multirun and {shown[0]} exclude each other: {shown[0]} without --multirun shows one run")
     module = CONFIGURED[verb].module
     swept = parsed.multirun and verb == "train"
     folders = prepare(parsed.overrides, import_module(module).check, config_dir) if swept else []
 
-    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=verb)
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
     def job(config: DictConfig) -> None:
         settings = HydraConfig.get()
         if settings.mode == RunMode.MULTIRUN and verb == "train":

@@ -60,7 +60,7 @@ def prepare(
                 raise
             raise UserError(f"{cause} (in the job {job})") from error
         if folder in folders:
-            raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir)))
+            raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir, arguments)))
         folders[folder] = overrides
     for claim in (require_own_folder, claim_run_folder):  # No folder is claimed if any is refused.
         for folder, (_, config) in zip(folders, jobs, strict=True):

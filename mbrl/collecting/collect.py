@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from mbrl.build import build_policy, env_factory
 from mbrl.collecting.demonstrations import play
-from mbrl.compose import CONFIG_MODULE, ROOT_CONFIG
+from mbrl.compose import ROOT_CONFIG, configurations
 from mbrl.data.episodes import SUFFIX, episode_metadata, write_episode
 from mbrl.device import fork_rng
 from mbrl.envs.simulator import resolve_task, task_names
@@ -66,7 +66,7 @@ class DatasetProtocol:
         overrides = [f"agent={'random' if random else 'scripted'}", "env=metaworld", "device=cpu", f"seed={self.seed}"]
         overrides += [f"env.{name}={value}" for name, value in settings.items()]
         overrides += [f"+agent.policy.noise={self.noise}"] if policy == "noisy" else []
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        with configurations():
             return compose(ROOT_CONFIG, overrides=overrides)
 
     def describe(self) -> dict[str, Any]:

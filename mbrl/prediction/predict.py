@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
-from mbrl.compose import CONFIG_MODULE
+from mbrl.compose import CONFIGS
 from mbrl.device import fork_rng, pick_device
 from mbrl.errors import UserError
 from mbrl.prediction.held_out import GRIPPER, Segments, draw_segments, has_gripper
@@ -76,7 +75,7 @@ def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = N
 def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
     from mbrl.targets import make
 
-    settings = OmegaConf.create(files(CONFIG_MODULE).joinpath("weights.yaml").read_text(encoding="utf-8"))
+    settings = OmegaConf.create((CONFIGS / "weights.yaml").read_text(encoding="utf-8"))
     trained = path / "config.yaml"  # written by mbrl pretrain
     if trained.is_file():
         settings.segment_length = _segment_length(trained)

@@ -109,7 +109,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename in (None, partial, str(partial)):
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, partial, str(partial)):
             error.filename, error.filename2 = str(path), None
         with suppress(OSError):
             partial.unlink()

@@ -71,7 +71,8 @@ def _command() -> str:
         settings = HydraConfig.get()
         own = [source.path for source in settings.runtime.config_sources if source.provider == "command-line"]
         folder = [word for path in own for word in ("--config-dir", path)]
-        return shlex.join(["mbrl", "train", *folder, *settings.overrides.task])
+        searched = [line for line in settings.overrides.hydra if line.lstrip("+").startswith("hydra.searchpath=")]
+        return shlex.join(["mbrl", "train", *folder, *searched, *settings.overrides.task])
     return shlex.join(sys.argv)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -23,6 +24,7 @@ SIDE = 256  # pixels; smaller frames are enlarged to about this side
 BORDER = 4  # pixels
 CAPTION = 16  # height of a line of text in pixels
 GAIN = 2  # factor on the difference, to make it visible
+FULL_BYTES = 2**20  # bytes; with less, a video that was cut short was so because the disk is full
 MAX_STILLS = 5  # frames in the PNG beside a video, about
 IMAGINED = (230, 159, 0)  # orange border
 REAL = (0, 0, 0)
@@ -35,30 +37,22 @@ def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
         path: file to write; its suffix decides between GIF (.gif) and MP4.
         frames: uint8 [T, 3, H, W].
         fps: frames per second.
+
+    Raises:
+        OSError: it could not be written; an older file stays as it was.
     """
     images = frames.permute(0, 2, 3, 1).numpy()
     if path.suffix == ".gif":
         write_atomically(path, iio.imwrite("<bytes>", images, extension=".gif", duration=1000 // fps, loop=0))
         return
     with replacing(path, path.suffix) as partial:
-        iio.imwrite(partial, images, fps=fps, codec="libx264", macro_block_size=1)
-        _require_whole(partial, len(frames))
-
-
-def _require_whole(video: Path, frames: int) -> None:
-    """Check that a video was written to its end: ffmpeg fails without a word where the disk is full.
-
-    Raises:
-        OSError: it was not.
-    """
-    try:
-        written = sum(1 for _ in iio.imiter(video))
-    except (OSError, RuntimeError, ValueError, IndexError):
         written = 0
-    if written != frames:
-        full = shutil.disk_usage(video.parent).free < 2**20
-        code = errno.ENOSPC if full else errno.EIO
-        raise OSError(code, os.strerror(code), str(video))
+        with suppress(OSError, RuntimeError, IndexError):  # on a full disk they give no errno, or no error
+            iio.imwrite(partial, images, fps=fps, codec="libx264", macro_block_size=1, ffmpeg_log_level="quiet")
+            written = sum(1 for _ in iio.imiter(partial))
+        if written != len(images):
+            code = errno.ENOSPC if shutil.disk_usage(path.parent).free < FULL_BYTES else errno.EIO
+            raise OSError(code, os.strerror(code), str(path))
 
 
 def imagination_video(model: WorldModel, rollout: TensorDictBase, horizon: int, path: Path) -> Tensor:
