@@ -1,6 +1,5 @@
 """Every configuration composes, and every agent it names can be built."""
 
-
 import pytest
 import torch
 from hydra import compose, initialize_config_module

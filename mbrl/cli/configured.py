@@ -92,6 +92,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     from mbrl.cli.sweep import failures, prepare, run_job
     from mbrl.compose import CONFIGS, check_overrides
 
+    _require_text(arguments)
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     config_dir = Path(parsed.config_dir) if parsed.config_dir else None
     if {"-h", "--help"} & set(arguments):
@@ -130,6 +131,15 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     sys.argv = [f"mbrl {verb}", *arguments]
     job()
     return show_failures(failures(folders), len(folders))
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:  # bytes that this locale could not decode
+            fix = "give it in UTF-8, with PYTHONUTF8=1 in the environment where the locale is another"
+            raise UserError(f"the setting {argument!a} is no text in this locale: {fix}") from error
 
 
 def run_once(config: Any, config_dir: Path | None = None) -> Path:

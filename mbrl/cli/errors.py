@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import sysconfig
 import traceback
@@ -52,18 +53,23 @@ def explain(error: BaseException, *, in_run: bool = True) -> tuple[str, int] | N
         fix = "free some and give the same command again, or start another run with a smaller batch or model"
         return f"there is not enough memory ({_first_line(error)}): {fix}{kept}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        disk = f"the disk that holds {error.filename}" if error.filename else "a disk"
+        disk = f"the disk that holds {_file_of(error)}" if error.filename else "a disk"
         reason = "is full" if error.errno == errno.ENOSPC else "has no room left for this user (quota)"
         return f"{disk} {reason}{kept}: free some space and give the same command again", RUN_ERROR
     if isinstance(error, FloatingPointError):
         return f"{error}{kept}", RUN_ERROR
     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
-        return f"{error.filename or 'the system'}: {error.strerror}{kept}", RUN_ERROR
+        return f"{_file_of(error) or 'the system'}: {error.strerror}{kept}", RUN_ERROR
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}", USAGE_ERROR
+        return f"{_file_of(error)}: {error.strerror}", USAGE_ERROR
     if isinstance(error, OSError | UserError) or _is_hydra_error(error) or _is_check_of_a_part(error):
         return str(error), USAGE_ERROR
     return None
+
+
+def _file_of(error: OSError) -> str:
+    name = error.filename or ""
+    return os.fsdecode(name) if isinstance(name, bytes | os.PathLike) else str(name)
 
 
 def _first_line(error: BaseException) -> str:

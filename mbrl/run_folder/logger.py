@@ -1,14 +1,18 @@
 """What a run writes down as it goes: metrics.jsonl, eval.csv, TensorBoard events, and progress on stderr."""
 
+from __future__ import annotations
+
 import errno
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -18,9 +22,15 @@ from mbrl.run_folder.progress import Progress
 from mbrl.run_folder.state import EVAL_TASKS
 from mbrl.run_folder.wandb import WandbTracker
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 EVAL_HEADER = "step,success,seed"
 HEARTBEAT_SECONDS = 30.0  # well below what mbrl.run_folder.state takes for silence
 TASKS_HEADER = f"{EVAL_HEADER},task"
+
+
+_log = logging.getLogger(__name__)
 
 
 class EvaluationResult(Protocol):
@@ -51,7 +61,8 @@ class MetricsWriter:
         _cut(run_dir / "metrics.jsonl", lambda line: _metrics_step(line, counter) <= last)
         self.file = run_dir / "metrics.jsonl"
         self._rows = _open(self.file)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last + 1)
+        self._open_board = lambda purged: SummaryWriter(str(run_dir / "tensorboard"), purge_step=purged)
+        self._board = self._open_board(last + 1)
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
         """Writes one row of counters (seconds in `wall_time`, if it is there) and values."""
@@ -59,25 +70,38 @@ class MetricsWriter:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         _append(self._rows, json.dumps({**counters, **finite}))
         step = int(counters[self._counter])
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        if "wall_time" in counters:
-            self._board.add_scalar("time/wall_time", counters["wall_time"], step)
+        timed = {"time/wall_time": counters["wall_time"]} if "wall_time" in counters else {}
+
+        def add(board: SummaryWriter) -> None:
+            for name, value in {**values, **timed}.items():
+                board.add_scalar(name, value, step)
+
+        self._on_board(add)
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Flat settings, as hyper-parameters in TensorBoard."""
         from mbrl.run_folder.tensorboard import add_settings
 
-        add_settings(self._board, settings)
+        self._on_board(lambda board: add_settings(board, settings))
 
     def video(self, name: str, frames: Tensor, step: int) -> None:
         """Frames uint8 [T, 3, H, W], in TensorBoard."""
         from mbrl.run_folder.tensorboard import add_video
 
-        add_video(self._board, name, frames, step)
+        self._on_board(lambda board: add_video(board, name, frames, step))
+
+    def _on_board(self, write: Callable[[SummaryWriter], None]) -> None:
+        """Write events; where somebody has removed their folder under the run, in a new one."""
+        try:
+            write(self._board)
+        except FileNotFoundError:
+            _log.warning("the folder tensorboard/ was removed: it begins anew; %s has every row", self.file)
+            self._board = self._open_board(None)
+            write(self._board)
 
     def close(self) -> None:
-        self._board.close()
+        with suppress(FileNotFoundError):  # its folder was removed at the end
+            self._board.close()
         self._rows.close()
 
 
