@@ -103,9 +103,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     if not (parsed.config_path or parsed.config_name):
         check_overrides(parsed.overrides, verb, config_dir)
 
-    shown = [f"--{name.replace('_', '-')}" for name in SHOWN if getattr(parsed, name)]
-    if parsed.multirun and shown:
-        raise UserError(f"--multirun and {shown[0]} exclude each other: {shown[0]} without --multirun shows one run")
+    _require_one_action(parsed)
     module = CONFIGURED[verb].module
     swept = parsed.multirun and verb == "train"
     folders = prepare(parsed.overrides, import_module(module).check, config_dir) if swept else []
@@ -131,6 +129,13 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     sys.argv = [f"mbrl {verb}", *arguments]
     job()
     return show_failures(failures(folders), len(folders))
+
+
+def _require_one_action(parsed: Any) -> None:
+    """Refuse, before a folder is claimed, what Hydra would refuse after it."""
+    shown = [f"--{name.replace('_', '-')}" for name in SHOWN if getattr(parsed, name)]
+    if parsed.multirun and shown:
+        raise UserError(f"--multirun and {shown[0]} exclude each other: {shown[0]} without --multirun shows one run")
 
 
 def _require_text(arguments: Sequence[str]) -> None:

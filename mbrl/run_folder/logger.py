@@ -9,7 +9,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,8 +60,8 @@ class MetricsWriter:
         _cut(run_dir / "metrics.jsonl", lambda line: _metrics_step(line, counter) <= last)
         self.file = run_dir / "metrics.jsonl"
         self._rows = _open(self.file)
-        self._open_board = lambda purged: SummaryWriter(str(run_dir / "tensorboard"), purge_step=purged)
-        self._board = self._open_board(last + 1)
+        self._events = run_dir / "tensorboard"
+        self._board = SummaryWriter(str(self._events), purge_step=last + 1)
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
         """Writes one row of counters (seconds in `wall_time`, if it is there) and values."""
@@ -91,17 +90,14 @@ class MetricsWriter:
         self._on_board(lambda board: add_video(board, name, frames, step))
 
     def _on_board(self, write: Callable[[SummaryWriter], None]) -> None:
-        """Write events; where somebody has removed their folder under the run, in a new one."""
-        try:
-            write(self._board)
-        except FileNotFoundError:
-            _log.warning("the folder tensorboard/ was removed: it begins anew; %s has every row", self.file)
-            self._board = self._open_board(None)
-            write(self._board)
+        """Write events, also where somebody has removed their folder: a thread writes them there some time later."""
+        if not self._events.is_dir():
+            _log.warning("%s was removed: it begins anew; %s has every row", self._events, self.file.name)
+            self._events.mkdir(parents=True)
+        write(self._board)
 
     def close(self) -> None:
-        with suppress(FileNotFoundError):  # its folder was removed at the end
-            self._board.close()
+        self._on_board(lambda board: board.close())
         self._rows.close()
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from mbrl.cli.configured import run_configured
 from mbrl.cli.sweep import LOG, failures, prepare, run_job
-from mbrl.compose import check_overrides
+from mbrl.compose import check_overrides, composed, composed_jobs
 from mbrl.errors import UserError
 from mbrl.run_folder.state import FAILURE
 from mbrl.training import check
@@ -30,6 +31,11 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def job(**settings: Any) -> DictConfig:
     return OmegaConf.create({"run_dir": "runs/job", "total_env_steps": 100, **settings})
+
+
+def strict(config: DictConfig) -> DictConfig:
+    OmegaConf.set_struct(config, True)
+    return config
 
 
 def test_every_job_is_checked_and_its_folder_claimed() -> None:
@@ -111,6 +117,37 @@ def test_what_is_done_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     run_job(job(), runs.append, alone=True)
     assert len(runs) == 2, "nor where its checkpoints were removed"
     assert failures([Path("runs/job")]) == []
+
+
+def test_the_reason_of_a_failed_job_is_the_line_of_its_error() -> None:
+    run_job(job(), lambda config: OmegaConf.update(strict(config), "nothing", 1), alone=True)
+    ((folder, reason),) = failures([Path("runs/job")])
+    assert folder == Path("runs/job") and reason.startswith("Key 'nothing' is not in struct")
+    assert "Traceback" in Path("runs/job", FAILURE).read_text()
+
+
+@pytest.mark.parametrize("option", [["--cfg", "job"], ["--info"], ["--run"]])
+def test_a_sweep_that_hydra_refuses_claims_no_folder(option: list[str]) -> None:
+    with pytest.raises(UserError, match=f"--multirun and {option[0]} exclude each other"):
+        run_configured("train", ["--multirun", "seed=0,1", *TOY, *option])
+    assert not Path("runs").exists()
+
+
+def test_folders_of_hydra_searchpath_have_agents_too(tmp_path: Path) -> None:
+    (tmp_path / "own" / "agent").mkdir(parents=True)
+    (tmp_path / "own" / "agent" / "mine.yaml").write_text("defaults: [random, _self_]\nname: mine\n")
+    arguments = [f"hydra.searchpath=[file://{tmp_path}/own]", "agent=mine", "seed=0,1", *TOY]
+    check_overrides(arguments)
+    assert [config.agent.name for _, config in composed_jobs(arguments)] == ["mine", "mine"]
+
+
+def test_a_package_named_configs_of_somebody_else_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "configs", raising=False)
+    assert composed(["agent=sac"]).agent.name == "sac"
+    assert "configs" not in sys.modules
 
 
 @pytest.mark.slow

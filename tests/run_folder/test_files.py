@@ -8,7 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from mbrl.run_folder.files import BLOCK_BYTES, remove_leftovers, require_regular_files, write_atomically, write_new
+from mbrl.run_folder.files import (
+    BLOCK_BYTES,
+    remove_leftovers,
+    replacing,
+    require_regular_files,
+    write_atomically,
+    write_new,
+)
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
 
 TENSORS = {
@@ -66,9 +73,24 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomically(tmp_path / "new" / "file", "after")
-    assert "file" in caught.value.filename
+    assert caught.value.filename == str(tmp_path / "new" / "file")
     assert (tmp_path / "new" / "file").read_text() == "before"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_a_writer_that_needs_a_path_replaces_the_file_or_leaves_it(tmp_path):
+    file = tmp_path / "new" / "film.mp4"
+    with replacing(file, ".mp4") as partial:
+        assert partial.suffix == ".mp4" and not file.exists()
+        partial.write_text("before")
+    with pytest.raises(OSError, match="No space left") as caught, replacing(file, ".mp4") as partial:
+        partial.write_text("aft")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
+    assert caught.value.filename == str(file)
+    with pytest.raises(KeyboardInterrupt), replacing(file) as partial:
+        partial.write_text("aft")
+        raise KeyboardInterrupt
+    assert file.read_text() == "before" and [path.name for path in file.parent.iterdir()] == ["film.mp4"]
 
 
 @pytest.mark.parametrize("kind", ["link", "link to a folder", "pipe"])
@@ -95,7 +117,7 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
         os._exit(0)
     os.waitpid(process, 0)
     kept = [f".a.{os.getpid()}-1.partial", "a.partial", ".hidden", ".b.partial"]
-    for name in (*kept, f".a.{process}-1.partial"):
+    for name in (*kept, f".a.{process}-1.partial", f".a.mp4.{process}-1.partial.mp4"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from io import FileIO
 from pathlib import Path
@@ -13,6 +14,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mbrl.run_folder.logger import EVAL_HEADER, Logger
 from mbrl.run_folder.progress import Progress
+
+
+def test_events_go_on_where_their_folder_is_removed_under_the_run(tmp_path):
+    logger = Logger(tmp_path, 1000)
+    write_steps(logger, 100, 300)
+    shutil.rmtree(tmp_path / "tensorboard")
+    write_steps(logger, 400, 500)
+    logger.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("policy/loss")][-2:] == [400, 500]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7
 
 
 class Scores:

@@ -1,0 +1,42 @@
+"""Videos are written whole, or the one that was there stays."""
+
+import errno
+import os
+from types import SimpleNamespace
+
+import imageio.v3 as iio
+import pytest
+import torch
+
+from mbrl.run_folder import videos
+from mbrl.run_folder.videos import write_video
+
+FRAMES = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_a_video_has_its_frames(tmp_path, name):
+    write_video(tmp_path / "new" / name, FRAMES)
+    assert len(list(iio.imiter(tmp_path / "new" / name))) == len(FRAMES)
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def cut_short(path, images, **options):
+    path.write_bytes(b"torn")
+
+
+def fails(path, images, **options):
+    raise OSError("[Errno 32] Broken pipe, FFMPEG COMMAND: ...")
+
+
+@pytest.mark.parametrize(("free", "code"), [(0, errno.ENOSPC), (2**40, errno.EIO)])
+@pytest.mark.parametrize("write", [cut_short, fails])
+def test_a_video_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, write, free, code):
+    film = tmp_path / "film.mp4"
+    film.write_text("good")
+    monkeypatch.setattr(videos.iio, "imwrite", write)
+    monkeypatch.setattr(videos.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        write_video(film, FRAMES)
+    assert caught.value.errno == code and caught.value.filename == str(film)
+    assert film.read_text() == "good" and len(list(tmp_path.iterdir())) == 1
