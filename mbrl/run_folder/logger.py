@@ -94,7 +94,11 @@ class MetricsWriter:
         if not self._events.is_dir():
             _log.warning("%s was removed: it begins anew; %s has every row", self._events, self.file.name)
             self._events.mkdir(parents=True)
-        write(self._board)
+        try:
+            write(self._board)
+        except FileNotFoundError:  # that thread came before this one, and has ended
+            self._board = type(self._board)(str(self._events))
+            write(self._board)
 
     def close(self) -> None:
         self._on_board(lambda board: board.close())

@@ -75,7 +75,7 @@ def _exit_code(process: int) -> int:
         if ended:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
-    os.kill(process, signal.SIGTERM)
+    os.kill(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 

@@ -12,19 +12,21 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mbrl.run_folder.logger import EVAL_HEADER, Logger
+from mbrl.run_folder.logger import EVAL_HEADER, Logger, MetricsWriter
 from mbrl.run_folder.progress import Progress
 
 
 def test_events_go_on_where_their_folder_is_removed_under_the_run(tmp_path):
-    logger = Logger(tmp_path, 1000)
-    write_steps(logger, 100, 300)
-    shutil.rmtree(tmp_path / "tensorboard")
-    write_steps(logger, 400, 500)
-    logger.close()
+    writer = MetricsWriter(tmp_path, "env_steps", -1)
+    for step in range(5):
+        if step == 3:
+            writer._board.flush()
+            shutil.rmtree(tmp_path / "tensorboard")
+        writer.write({"env_steps": step, "wall_time": 1.0}, {"policy/loss": 0.5})
+    writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.step for event in events.Scalars("policy/loss")][-2:] == [400, 500]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7
+    assert [event.step for event in events.Scalars("policy/loss")][-2:] == [3, 4]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
 
 
 class Scores:
