@@ -25,6 +25,7 @@ def results(agents: Iterable[str], folder: Path, *, every: int, short: bool) -> 
     for agent in agents:
         whole = Whole(agent, folder / agent)
         yield from kills.tried(whole, every=every, short=short)
+        yield from kills.asked(whole, every=every, short=short)
         yield from errors.tried(whole, every=every, short=short)
         yield from damage.tried(whole, short=short)
     yield from planted.tried(folder / "planted", short=short)

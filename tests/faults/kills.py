@@ -1,4 +1,4 @@
-"""SIGKILL at every file operation of a run; a write is killed half way. Then the same command goes on to the end."""
+"""SIGKILL, or SIGTERM, at every file operation of a run; a write is killed half way. Then the same command goes on."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from mbrl.cli.main import INTERRUPTED
 from tests.faults import operations
 from tests.faults.runs import Result, Whole, chosen
 
@@ -23,6 +24,20 @@ def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
         name = f"{names[number]}, operation {number} of {len(names)}"
         if ended.code != -signal.SIGKILL:
             yield Result(kind, name, "failed", f"it was not killed: {ended.errors[-300:]}")
+            continue
+        yield whole.judge(kind, name, run)
+
+
+def asked(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
+    """SIGTERM at every file operation: the run leaves as at SIGINT, and the same command goes on to the same end."""
+    kind = f"SIGTERM at a file operation, {whole.agent}"
+    names = operations_of(whole)
+    for number in chosen(len(names), every, SHORT - 1 if short else None):
+        run = whole.new_folder()
+        ended = whole.train(run, lambda number=number: operations.install(number, _ask))
+        name = f"{names[number]}, operation {number} of {len(names)}"
+        if ended.code not in (0, INTERRUPTED) or "Traceback" in ended.errors:  # 0 where it had come to its end
+            yield Result(kind, name, "failed", f"exit code {ended.code}: {ended.errors[-1500:]}")
             continue
         yield whole.judge(kind, name, run)
 
@@ -51,6 +66,10 @@ def _at_exit(work: Any) -> None:
         leave(code)
 
     os._exit = last  # type: ignore[assignment]
+
+
+def _ask(name: str, arguments: tuple[Any, ...]) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _kill(name: str, arguments: tuple[Any, ...]) -> None:
