@@ -33,20 +33,21 @@ def end_with_parent() -> None:
 
     The kernel does it on Linux, also while this process is busy in compiled code; elsewhere a thread watches.
     """
-    started_by = multiprocessing.parent_process()
-    parent = os.getppid() if started_by is None else started_by.pid
-    if not _killed_by_kernel():
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    elif os.getppid() != parent:  # it ended before the kernel knew
-        os._exit(1)
+    starter, parent = multiprocessing.parent_process(), os.getppid()
+    # a fork server is the parent of processes that another one started, and outlives it
+    if (starter is None or starter.pid == parent) and _killed_by_kernel() and os.getppid() == parent:
+        return
+    threading.Thread(target=_watch, args=(starter, parent), daemon=True).start()
 
 
 def _killed_by_kernel() -> bool:
     return sys.platform == "linux" and ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
 
 
-def _watch(parent: int | None) -> None:
-    while os.getppid() == parent:
+def _watch(starter: BaseProcess | None, parent: int) -> None:
+    if starter is not None:
+        starter.join()
+    while os.getppid() == parent and starter is None:
         time.sleep(POLL_SECONDS)
     os._exit(1)
 
