@@ -9,7 +9,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from mbrl.errors import UserError, is_out_of_memory, is_raised, one_line
+from mbrl.errors import ProcessDied, UserError, is_out_of_memory, is_raised, one_line
 
 USAGE_ERROR = 2
 RUN_ERROR = 1
@@ -100,7 +100,7 @@ def _origin(error: BaseException) -> str:
     return REPORT
 
 
-def show(error: Exception) -> int:
+def show(error: Exception, *, in_run: bool = True) -> int:
     """Print an error to stderr; returns the exit code.
 
     An error that the user can fix is one line. A defect is a traceback and a request to report it.

@@ -17,6 +17,7 @@ from mbrl.results.aggregates import Aggregates
 from mbrl.results.intervals import Estimate
 from mbrl.results.read_curves import AGGREGATE_COLUMNS
 from mbrl.results.style import Style, drawing, legend, steps_formatter, style_axes
+from mbrl.run_folder.files import write_atomically
 
 EQUAL = 0.5  # probability of improvement of two agents that are equally good
 TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title and of a tick label

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from mbrl.results.curves import Band, Curve, summarise
 from mbrl.results.read_curves import CURVE_COLUMNS
 from mbrl.results.style import Style, drawing, is_published, legend, steps_formatter, style_axes
+from mbrl.run_folder.files import write_atomically
 
 MIN_SEEDS = 5  # for an interval; with fewer seeds it says little, so each run is shown instead
 MAX_MARKERS = 12  # published curves with so many evaluations or fewer have a marker at each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,4 +95,5 @@ def save(figure: Figure, files: Sequence[Path]) -> None:
         picture = io.BytesIO()
         undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with drawing():
-            figure.savefig(file, dpi=150, metadata=undated.get(file.suffix))
+            figure.savefig(picture, format=file.suffix[1:], dpi=150, metadata=undated.get(file.suffix))
+        write_atomically(file, picture.getvalue())
