@@ -15,7 +15,7 @@ from mbrl.agents.learners import Metrics
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
-from worldmodel.metrics.control import correlation, moving_psnr, within_start_correlation
+from worldmodel.metrics.control import correlation, moving_psnr, within_start_rank_correlation
 
 LEVELS: Mapping[str, tuple[float, float]] = {"low": (-torch.inf, 2.0), "middle": (2.0, 8.0), "high": (8.0, torch.inf)}
 
@@ -69,7 +69,7 @@ class ModelError:
             `reward_correlation`; `reward_LEVEL` and `true_reward_LEVEL`, mean imagined and true reward of the steps
             whose true reward is low (below 2), middle or high (8 or more), where there are any; for a model that
             predicts pixels `psnr_moving` and `psnr_moving_copy`, of the imagined frames and of copies of the last real
-            one; with the simulator `plan_correlation`, see `within_start_correlation`.
+            one; with the simulator `plan_rank_correlation`, see `within_start_rank_correlation`.
         """
         length = self.world_model.context_length + self.horizon
         if len(episode) < length:
@@ -112,8 +112,8 @@ class ModelError:
         context = segments[:, : self.world_model.context_length]
         actions = torch.rand(len(segments) * self.plans, self.horizon, segments["action"].shape[-1]) * 2 - 1
         returns = [self._returns(model, context, actions) for model in (self.world_model, self.simulator)]
-        found = within_start_correlation(*returns)
-        return {"plan_correlation": found} if torch.isfinite(found) else {}
+        found = within_start_rank_correlation(*returns)
+        return {"plan_rank_correlation": found} if torch.isfinite(found) else {}
 
     def _returns(self, model: WorldModel, context: TensorDict, actions: Tensor) -> Tensor:
         """Discounted returns [S, N] of plans [S * N, H, A] in a model."""

@@ -45,9 +45,9 @@ def _level(level: str, words: str) -> Panel:
 
 PANELS = (
     Panel(
-        "plans from one start:\ncorrelation of returns with the simulator's",
+        "plans from one start: rank\ncorrelation of returns with the simulator's",
         1.0,
-        ("model_error/plan_correlation",),
+        ("model_error/plan_rank_correlation",),
         _same,
     ),
     Panel("rewards of a new episode:\ncorrelation with the true ones", 1.0, ("model_error/reward_correlation",), _same),

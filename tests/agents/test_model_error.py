@@ -38,7 +38,7 @@ def test_a_perfect_model_has_no_error() -> None:
     model, episode = perfect()
     found = ModelError(model, model, **SETTINGS)(episode)
     assert float(found["reward_correlation"]) == pytest.approx(1.0)
-    assert float(found["plan_correlation"]) == pytest.approx(1.0)
+    assert float(found["plan_rank_correlation"]) == pytest.approx(1.0)
     assert "psnr_moving" not in found, "no error at all has no decibels"
     assert float(found["psnr_moving_copy"]) < 15
     assert float(found["reward_low"]) == pytest.approx(float(found["true_reward_low"]))
@@ -71,7 +71,8 @@ def test_a_model_in_which_nothing_moves() -> None:
     found = ModelError(Still(), simulator, **SETTINGS)(episode)
     assert found["psnr_moving"] == found["psnr_moving_copy"]
     assert float(found["reward_low"]) == 2.0 and float(found["true_reward_low"]) < 2.0
-    assert "reward_correlation" not in found and "plan_correlation" not in found, "a constant correlates with nothing"
+    assert "reward_correlation" not in found, "a constant correlates with nothing"
+    assert float(found["plan_rank_correlation"]) == 0.0, "it ignores actions"
     assert "reward_high" not in found
 
 
@@ -79,7 +80,7 @@ def test_when_it_is_due_and_what_it_needs() -> None:
     model, episode = perfect()
     error = ModelError(model, None, **{**SETTINGS, "every": 30})
     assert [steps for steps in range(12, 121, 12) if error.due(steps)] == [36, 60, 96, 120]
-    assert "plan_correlation" not in error(episode)
+    assert "plan_rank_correlation" not in error(episode)
     assert error(episode[:3]) == {}
     assert ModelError(Still(), None, **{**SETTINGS, "horizon": 200}).horizon == 10
     with pytest.raises(UserError, match="must be 1 or more"):
@@ -98,6 +99,6 @@ def test_a_run_that_is_measured_learns_the_same(tmp_path: Path) -> None:
     plain = mbrl.training.run(compose_config(tmp_path / "plain", *small, "agent.model_error=null"))
     seen = mbrl.training.run(compose_config(tmp_path / "seen", *small, measured))
     names = {name for row in rows(seen) for name in row if name.startswith("model_error/")}
-    assert names >= {"model_error/reward_correlation", "model_error/psnr_moving", "model_error/plan_correlation"}
+    assert names >= {"model_error/reward_correlation", "model_error/psnr_moving", "model_error/plan_rank_correlation"}
     ours, theirs = weights(seen), weights(plain)
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)

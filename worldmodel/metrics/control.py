@@ -86,19 +86,30 @@ def correlation(predicted: Tensor, real: Tensor) -> Tensor:
     return (a * b).sum() / (a.norm() * b.norm())
 
 
-def within_start_correlation(predicted: Tensor, real: Tensor) -> Tensor:
-    """Correlation of the returns of plans with the true ones, among plans from one start.
+def within_start_rank_correlation(predicted: Tensor, real: Tensor) -> Tensor:
+    """Spearman's rank correlation of the returns of plans with the true ones, among plans from one start.
 
-    A model that knows which starts are good, but not what actions do, has a correlation of 0 here.
+    A model that knows which starts are good, but not what actions do, has a correlation of 0 here. Ranks, because
+    the few starts whose predictions vary most would decide a correlation of values.
 
     Args:
         predicted: returns [B, N] of N plans from each of B starts.
         real: the true ones, [B, N].
 
     Returns:
-        Correlation of the deviations from each start's mean, pooled over starts, 0-d; nan where one is constant.
+        Mean over the starts whose true returns differ, 0-d; nan where there is none. A start whose predicted returns
+        are all alike counts as 0.
     """
-    return correlation(predicted - predicted.mean(1, keepdim=True), real - real.mean(1, keepdim=True))
+    told = (real != real[:, :1]).any(1)
+    a, b = _centred_ranks(predicted[told]), _centred_ranks(real[told])
+    return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)).mean()
+
+
+def _centred_ranks(values: Tensor) -> Tensor:
+    """Ranks of values [B, N] within their row, minus their mean; equal values share the mean of their ranks."""
+    below = (values[:, None, :] < values[:, :, None]).double().sum(2)
+    equal = (values[:, None, :] == values[:, :, None]).double().sum(2)
+    return below + (equal - values.shape[1]) / 2
 
 
 def moving_psnr(predicted: Tensor, real: Tensor, last: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from worldmodel.metrics.control import (
     moving_psnr,
     reward_error,
     success_threshold,
-    within_start_correlation,
+    within_start_rank_correlation,
 )
 
 
@@ -71,14 +71,17 @@ def test_codebook_usage_by_hand() -> None:
 def test_correlations_by_hand() -> None:
     real = torch.tensor([[1.0, 2.0, 3.0], [11.0, 12.0, 13.0]])
     assert float(correlation(real * 2 + 1, real)) == pytest.approx(1.0)
-    assert float(within_start_correlation(real * 2 + 1, real)) == pytest.approx(1.0)
+    assert float(within_start_rank_correlation(real * 2 + 1, real)) == pytest.approx(1.0)
     starts_alone = torch.tensor([[2.0, 2.0, 2.0], [12.0, 12.0, 12.0]])  # knows the starts, not the actions
     assert float(correlation(starts_alone, real)) > 0.98
-    assert torch.isnan(within_start_correlation(starts_alone, real))
+    assert float(within_start_rank_correlation(starts_alone, real)) == 0.0
+    assert torch.isnan(within_start_rank_correlation(real, starts_alone)), "actions make no difference"
     wrong = torch.tensor([[3.0, 2.0, 1.0], [13.0, 12.0, 11.0]])
-    assert float(within_start_correlation(wrong, real)) == pytest.approx(-1.0)
-    half = torch.tensor([[1.0, 2.0, 3.0], [13.0, 12.0, 11.0]])
-    assert float(within_start_correlation(half, real)) == pytest.approx(0.0)
+    assert float(within_start_rank_correlation(wrong, real)) == pytest.approx(-1.0)
+    half = torch.tensor([[1.0, 2.0, 3.0], [1300.0, 1200.0, 1100.0]])  # of any size: ranks count
+    assert float(within_start_rank_correlation(half, real)) == pytest.approx(0.0)
+    ties = torch.tensor([[1.0, 5.0, 5.0], [13.0, 12.0, 11.0]])  # ranks 0, 1.5, 1.5 against 0, 1, 2: .866
+    assert float(within_start_rank_correlation(ties, real)) == pytest.approx((0.75**0.5 - 1) / 2)
 
 
 def test_psnr_of_what_moves_by_hand() -> None:
