@@ -42,6 +42,8 @@ class WorldModel(nn.Module, ABC):
         predicts_reward: Whether `step` predicts a reward.
         context_keys: Further keys that the context of `start` must have, beside observations and `action`.
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
+        trained_horizon: Steps after the context in the longest training sequence. None: unlimited.
+        temperature: Temperature that `step` samples with, 0 or more. None: it has none.
     """
 
     context_length: int
@@ -56,6 +58,8 @@ class WorldModel(nn.Module, ABC):
     predicts_reward: bool = True
     context_keys: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    trained_horizon: int | None = None
+    temperature: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -151,6 +155,18 @@ class WorldModel(nn.Module, ABC):
         Returns:
             A state of B * n rollouts. Row b * n + i is the i-th copy of row b.
         """
+
+    def set_temperature(self, value: float) -> None:
+        """Sample the next steps, also those of states that exist, with this temperature.
+
+        Raises:
+            ValueError: It is below 0.
+            TypeError: The model has no temperature.
+        """
+        raise TypeError(f"{type(self).__name__} has no temperature")
+
+    def measure_all(self) -> None:
+        """From the next `start` on, return every uncertainty estimate that the model has; `measures` names them."""
 
     @torch.no_grad()
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:

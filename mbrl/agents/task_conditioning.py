@@ -70,6 +70,14 @@ class TaskConditioned(WorldModel):
     def fork(self, state: TaskState, n: int) -> TaskState:
         return TaskState(self.model.fork(state.inner, n), state.task.repeat_interleave(n, 0))
 
+    def set_temperature(self, value: float) -> None:
+        self.model.set_temperature(value)
+        self.temperature = value
+
+    def measure_all(self) -> None:
+        self.model.measure_all()
+        self.measures = self.model.measures
+
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
         task = context["task"][:, -1]
         rollout = self.model.predict(_with_task(context), _append(actions, task), samples)

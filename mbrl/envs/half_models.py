@@ -50,6 +50,7 @@ class HalfModel(WorldModel):
         self.context_keys = (*self.learned.context_keys, *self.simulator.context_keys)
         self.observations, self.resolution = self.learned.observations, self.learned.resolution
         self.action_dim, self.measures = self.learned.action_dim, self.learned.measures
+        self.trained_horizon, self.temperature = self.learned.trained_horizon, self.learned.temperature
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -62,6 +63,14 @@ class HalfModel(WorldModel):
     def start(self, context: TensorDictBase) -> Halves:
         """As WorldModel.start; the context must hold `snapshot`."""
         return Halves(self.learned.start(context[:, -self.learned.context_length :]), self.simulator.start(context))
+
+    def set_temperature(self, value: float) -> None:
+        self.learned.set_temperature(value)
+        self.temperature = value
+
+    def measure_all(self) -> None:
+        self.learned.measure_all()
+        self.measures = self.learned.measures
 
     @abstractmethod
     def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]: ...

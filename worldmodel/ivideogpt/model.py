@@ -5,6 +5,7 @@ L tokens. Source: iVideoGPT (Wu et al., NeurIPS 2024, arXiv 2405.15223).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,11 +96,13 @@ class IVideoGPT(WorldModel):
         self.context_length = self.tokenizer.context_length - goal
         self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         futures = segment_length - self.tokenizer.context_length
-        self.max_horizon = futures if horizon is None else horizon
+        self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
+        self.temperature = sampling.temperature
         self.goal_conditioned, self.predicts_reward = goal, self.transformer.reward_linear is not None
         self.measures = self._measures() if uncertainty else ()
         self._check_sizes(observation_spec)
-        self._check_warmup(seeded=pretrained is not None)
+        if pretrained is None:
+            training.check_warmup(self.tokenizer.quantize.warmup)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = {
             "tokenizer": optimizers.tokenizer(self.tokenizer.parameters()),
@@ -169,15 +172,6 @@ class IVideoGPT(WorldModel):
         if robot is not None and numbers < robot.size:
             raise ValueError(f"transformer.proprioception={robot.size}, but the environment's `state` has {numbers}")
 
-    def _check_warmup(self, *, seeded: bool) -> None:
-        warmup = self.tokenizer.quantize.warmup
-        if not seeded and 0 < self.plan.tokenizer_updates <= warmup:
-            raise ValueError(
-                f"training.tokenizer_updates ({self.plan.tokenizer_updates}) must be more than "
-                f"tokenizer.codebooks.moving_average.warmup ({warmup}): the codebooks are frozen after these updates "
-                "and would never be seeded from data"
-            )
-
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if isinstance(self.plan.perceptual, nn.Module):
             self.plan.perceptual._apply(fn)  # It is no submodule, but follows the model to its device.
@@ -232,6 +226,15 @@ class IVideoGPT(WorldModel):
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
+
+    def set_temperature(self, value: float) -> None:
+        """As WorldModel.set_temperature."""
+        self.rollouts.sampling = replace(self.rollouts.sampling, temperature=value)
+        self.temperature = value
+
+    def measure_all(self) -> None:
+        """As WorldModel.measure_all."""
+        self.measures, self.rollouts.measure = self._measures(), True
 
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
         """As WorldModel.predict; frames are decoded in one batch, at the end and wherever the context is replaced."""

@@ -46,6 +46,15 @@ class TrainingPlan:
         done = updates - self.tokenizer_updates
         return done < 0 or (self.tokenizer_every > 0 and (done + 1) % self.tokenizer_every == 0)
 
+    def check_warmup(self, warmup: int) -> None:
+        """ValueError if the codebooks, which are seeded after `warmup` updates, would be frozen before that."""
+        if 0 < self.tokenizer_updates <= warmup:
+            raise ValueError(
+                f"training.tokenizer_updates ({self.tokenizer_updates}) must be more than "
+                f"tokenizer.codebooks.moving_average.warmup ({warmup}): the codebooks are frozen after these updates "
+                "and would never be seeded from data"
+            )
+
 
 @dataclass(frozen=True)
 class Optimizers:

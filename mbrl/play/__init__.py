@@ -1,0 +1,1 @@
+"""A page in the browser that steers the imagined world beside the real simulator."""
