@@ -14,6 +14,7 @@ def add_verbs(verbs: Any) -> None:
     """Add every verb to argparse's sub-parsers."""
     _add_evaluate(verbs)
     _add_predict(verbs)
+    _add_play(verbs)
     _add_plot(verbs)
     _add_report(verbs)
     _add_status(verbs)
@@ -90,6 +91,29 @@ def _add_predict(verbs: Any) -> None:
     goal = "the weights are conditioned on a goal frame; files of published weights do not say so"
     verb.add_argument("--goal", action="store_true", default=None, help=goal)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: MODEL/predict)")
+    _add_config_dir(verb)
+
+
+def _add_play(verbs: Any) -> None:
+    examples = [
+        "mbrl play runs/mbpo_ivideogpt/window-close/seed0",
+        "mbrl play runs/mbpo_ivideogpt/window-close/seed0 --task hammer      a task that the model never saw",
+        "mbrl play runs/pretrained/nano --task door-lock --data runs/demos/door-lock",
+        "on another machine: ssh -L 8420:localhost:8420 MACHINE, and open http://localhost:8420 here",
+    ]
+    purpose = "steer a world model and the real simulator side by side, on a page in the browser"
+    verb = _add_verb(verbs, "play", run.play, purpose, examples)
+    verb.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run's folder, or weights: a folder or a Hugging Face id"
+    )
+    verb.add_argument("--task", metavar="TASK", help="Meta-World task (default: that of the run; weights name none)")
+    data = "a folder of recorded episodes to start from, beside the run's own replay"
+    verb.add_argument("--data", type=Path, metavar="FOLDER", help=data)
+    newest = "env steps of the checkpoint to load (default: the newest)"
+    verb.add_argument("--checkpoint", type=_positive, metavar="ENV_STEPS", help=newest)
+    host = "address to listen on; any but the default lets others in, who may then watch and steer (default: 127.0.0.1)"
+    verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    verb.add_argument("--port", type=_port, default=8420, metavar="PORT", help="port to listen on (default: 8420)")
     _add_config_dir(verb)
 
 
@@ -220,4 +244,11 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be 1 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"{value} is no port: 1 to 65535, or 0 for any that is free")
     return value

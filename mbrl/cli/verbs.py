@@ -9,6 +9,7 @@ from typing import Any
 
 from mbrl.cli.errors import RUN_ERROR
 from mbrl.cli.tables import format_number, print_table
+from mbrl.errors import UserError
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -153,4 +154,23 @@ def collect(options: argparse.Namespace) -> int:
     counts = [(row.task, row.policy, str(row.episodes), f"{row.successes / row.episodes:.2f}") for row in rows]
     print_table([("task", "policy", "episodes", "success"), *counts])
     print(folder)
+    return 0
+
+
+def play(options: argparse.Namespace) -> int:
+    try:
+        from mbrl.play.run import run
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise UserError("mbrl play needs aiohttp: pip install -e '.[play]'") from error
+    run(
+        options.model,
+        host=options.host,
+        port=options.port,
+        task=options.task,
+        data=options.data,
+        config_dir=options.config_dir,
+        checkpoint=options.checkpoint,
+    )
     return 0

@@ -155,6 +155,14 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         """The observation in the current state."""
         return self._observe(self._simulator.observation)
 
+    @property
+    def picture_axes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Entries of the action, each with its sign, that move the gripper right and up (or away) in the pictures.
+
+        None without pictures.
+        """
+        return None if self._renderer is None else self._renderer.ground_axes()
+
     def close(self) -> None:
         """Free the simulator and the OpenGL context."""
         if self._renderer is not None:

@@ -94,6 +94,11 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         """The observation in the current state, with the task."""
         return self._with_task(self._env(self._current).observe())
 
+    @property
+    def picture_axes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """As `MetaWorld.picture_axes`; all tasks have the same camera."""
+        return self._env(self._current).picture_axes
+
     def close(self) -> None:
         """Free every simulator."""
         for env in self._envs.values():

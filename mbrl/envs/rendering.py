@@ -101,6 +101,16 @@ class Renderer:
         mujoco.mjr_readPixels(self._bottom_up, None, self._viewport, self._context)
         return np.ascontiguousarray(self._bottom_up[self._orientation].transpose(2, 0, 1))
 
+    def ground_axes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Axes of the ground (0 for x, 1 for y) with their signs: what goes right in the picture, and what goes up."""
+        rows, columns = self._orientation
+        camera = self._data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)
+        right = camera[:, 0] * (-1 if columns.step == -1 else 1)
+        up = camera[:, 1] * (1 if rows.step == -1 else -1)
+        across = 0 if abs(right[0]) + abs(up[1]) >= abs(right[1]) + abs(up[0]) - 1e-6 else 1
+        along = 1 - across
+        return (across, 1 if right[across] >= 0 else -1), (along, 1 if up[along] >= 0 else -1)
+
     def close(self) -> None:
         """Free the OpenGL context. A second call does nothing."""
         self._finalizer()

@@ -47,6 +47,7 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     """
 
     renders = True
+    picture_axes = ((0, 1), (1, -1))  # As in Meta-World: x goes right, y goes down.
 
     def __init__(
         self,
