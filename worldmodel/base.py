@@ -1,7 +1,6 @@
 """The interface of all world models: learn from sequences, then imagine rollouts from real steps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -290,19 +289,3 @@ class LatentWorldModel(WorldModel):
     @abstractmethod
     def unpack(self, packed: TensorDictBase) -> Any:
         """The inverse of `pack`: states [B]."""
-
-
-def require_finite(losses: Mapping[str, Tensor], setting: str) -> None:
-    """Check all losses with a single device synchronisation.
-
-    Args:
-        losses: 0-d losses by name.
-        setting: Setting of the learning rate, for the error message.
-
-    Raises:
-        FloatingPointError: A loss is NaN or infinite.
-    """
-    values = torch.stack([loss.detach() for loss in losses.values()])
-    if not bool(torch.isfinite(values).all()):
-        described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
-        raise FloatingPointError(f"a loss of the world model is no longer finite ({described}): lower {setting}")

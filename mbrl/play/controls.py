@@ -12,7 +12,7 @@ class Control(NamedTuple):
     """One entry of the action.
 
     Attributes:
-        index: of the entry.
+        entry: its index.
         name: what it moves.
         less: name of its negative direction. more: of its positive one.
         keys: codes of the keys for them (`KeyboardEvent.code`: places on the keyboard, which every layout has).
@@ -20,7 +20,7 @@ class Control(NamedTuple):
         stays: whether the slider stays where it is left.
     """
 
-    index: int
+    entry: int
     name: str
     less: str
     more: str

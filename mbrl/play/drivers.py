@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,15 +18,16 @@ from policies.base import Policy
 STATE = 39  # entries of `state` that Meta-World's scripts read; a one-hot of the task may follow
 
 
-class Driver(ABC):
+class Driver:
     """Chooses the next action of a session."""
 
-    @abstractmethod
     def __call__(self, session: Session) -> npt.NDArray[np.float32]:
         """The action, float32 [A], at the session's current moment."""
+        raise NotImplementedError
 
     def reset(self) -> None:
         """Forget the steps so far. Called at each hand-over, and when the session goes to another moment."""
+        # Not abstract, because most drivers remember nothing.
 
 
 class PolicyDriver(Driver):

@@ -161,13 +161,16 @@ class Library:
         """
         records = self.source(name, episode).read(episode)
         if not 0 <= step < len(records) - 1:
-            raise UserError(f"{name}, episode {episode}: there is no step {step} to start from, 0 to {len(records) - 2}")
+            raise UserError(
+                f"{name}, episode {episode}: there is no step {step} to start from, 0 to {len(records) - 2}"
+            )
         first = max(0, step + 1 - session.model.context_length)
         actions = records["action"].numpy()
+        env = session.borrow()
         if SNAPSHOT in records.keys():
-            snapshot = SnapshotLayout.of(session.env).unpack(records[SNAPSHOT][first])
+            snapshot = SnapshotLayout.of(env).unpack(records[SNAPSHOT][first])
         else:
-            snapshot = self._replayed(session.env, name, episode, records, first)
+            snapshot = self._replayed(env, name, episode, records, first)
         session.start(snapshot, actions[first:step])
 
     def _replayed(self, env: Any, name: str, episode: int, records: TensorDictBase, step: int) -> dict[str, Any]:
@@ -182,7 +185,9 @@ class Library:
         finally:
             env.renders = True
         if observed is not None and not _same(torch.from_numpy(observed), records["state"][step]):
-            raise UserError(f"{name}, episode {episode}: its actions lead elsewhere here (another version of the task?)")
+            raise UserError(
+                f"{name}, episode {episode}: its actions lead elsewhere here (another version of the task?)"
+            )
         snapshot: dict[str, Any] = env.snapshot()
         return snapshot
 

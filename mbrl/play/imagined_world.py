@@ -51,7 +51,9 @@ class ImaginedWorld:
         before.state = model.fork(state, 1) if index % KEPT == 0 else None
         after.temperature = model.temperature
         after.state, predicted = self._advance(state, after)
-        after.imagined = {key: predicted[key][0].cpu().numpy() for key in ("pixels", "state") if key in predicted.keys()}
+        after.imagined = {
+            key: predicted[key][0].cpu().numpy() for key in ("pixels", "state") if key in predicted.keys()
+        }
         after.imagined_reward = float(predicted["reward"]) if model.predicts_reward else None
         after.measures = {name: float(predicted[name]) for name in model.measures}
         after.depth, after.since = before.depth + 1, (0 if before.anchor else before.since) + 1

@@ -80,7 +80,9 @@ def load_parts(
 
 def _from_run(run: Run, task: str | None, data: Path | None) -> Parts:
     if "env" not in run.config:
-        raise FileNotFoundError(f"{run.folder} holds no weights yet: mbrl pretrain has not reached its first checkpoint")
+        raise FileNotFoundError(
+            f"{run.folder} holds no weights yet: mbrl pretrain has not reached its first checkpoint"
+        )
     settings = run.config.env
     model = run.world_model
     if model is None:

@@ -6,6 +6,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,16 @@ SPEED = 10.0  # steps a second, at first
 Send = Callable[[bytes], None]  # takes a binary message, see `mbrl.play.view`
 
 
+@dataclass(frozen=True)
+class _Input:
+    """What the person does: `action`, and what was tapped since the last step, which is kept for the next one."""
+
+    number: int = 0
+    action: npt.NDArray[np.float32] | None = None
+    tapped: npt.NDArray[np.float32] | None = None
+    held: bool = False
+
+
 class Player:
     """Steps a session while it plays, and carries out commands between steps.
 
@@ -35,24 +47,21 @@ class Player:
         load: builds the parts; called in the thread, to which OpenGL is tied.
         publish: called in the thread with each view; only the newest one matters.
         notify: called in the thread with what every browser is to be told once.
-        on_failure: called in the thread if it ends by an error, which `close` then raises.
+        on_end: called when the thread ends; if it ends by an error, `close` raises that.
     """
 
-    def __init__(
-        self, load: Callable[[], Parts], publish: Send, notify: Send, on_failure: Callable[[], None]
-    ) -> None:
-        self._load, self._publish, self._notify, self._on_failure = load, publish, notify, on_failure
+    def __init__(self, load: Callable[[], Parts], publish: Send, notify: Send, on_end: Callable[[], None]) -> None:
+        self._load, self._publish, self._notify, self._on_end = load, publish, notify, on_end
         self._waiting: queue.Queue[tuple[Command, Send]] = queue.Queue(MAX_WAITING)
         self._wake = threading.Condition()
         self._closed = False
-        self._rest()
-        self._input = self._shown = 0  # number of the newest input, and of the one in the newest step
+        self._input, self._shown = _Input(), 0  # the newest input, and the number of the one in the newest step
+        self.playing = self._single = False
         self.speed, self.driver, self._due = SPEED, PERSON, 0.0
         self._step_ms = self._interval_ms = 0.0
         self._stepped_at: float | None = None
-        self._error: BaseException | None = None
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="play", daemon=True)
+        self._thread = ThreadPoolExecutor(1, "play")
+        self._running: Future[None] | None = None
 
     def start(self) -> Parts:
         """Start the thread; returns the parts when they are built.
@@ -60,10 +69,9 @@ class Player:
         Raises:
             Exception: whatever `load` raised.
         """
-        self._thread.start()
-        self._ready.wait()
-        if self._error is not None:
-            raise self._error
+        self._parts = self._thread.submit(self._load).result()
+        self._running = self._thread.submit(self._run)
+        self._running.add_done_callback(lambda _: self._on_end())
         return self._parts
 
     def close(self) -> None:
@@ -75,9 +83,9 @@ class Player:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        self._thread.shutdown()
+        if self._running is not None:
+            self._running.result()
 
     def act(self, action: list[float], held: bool, number: int) -> None:
         """Take the newest input in the place of the one before.
@@ -93,10 +101,9 @@ class Player:
         width = self._parts.session.actions
         if len(action) != width:
             raise UserError(f"an action has {width} numbers, not {len(action)}")
+        taken = np.asarray(action, np.float32)
         with self._wake:
-            self._action, self._held, self._input = np.asarray(action, np.float32), held, number
-            if held:
-                self._tapped = self._action
+            self._input = _Input(number, taken, taken if held else self._input.tapped, held)
             self._wake.notify()
 
     def release(self) -> None:
@@ -106,10 +113,7 @@ class Player:
             self._wake.notify()
 
     def _rest(self) -> None:
-        # What the person does. A tap that ends before the next step is kept for it.
-        self._action: npt.NDArray[np.float32] | None = None
-        self._tapped: npt.NDArray[np.float32] | None = None
-        self._held = self._single = self.playing = False
+        self._input, self._single, self.playing = _Input(self._input.number), False, False
 
     def submit(self, command: Command, reply: Send) -> None:
         """Have a command carried out after the current step.
@@ -131,20 +135,10 @@ class Player:
     # ---------------------------------------------------------------- the thread
     def _run(self) -> None:
         try:
-            self._parts = self._load()
-        except BaseException as error:  # `start` raises it again, in the thread that waits there.
-            self._error = error
-            return
-        finally:
-            self._ready.set()
-        try:
             self._publish(self._encode())
             while not self._closed:
                 if self._turn():
                     self._publish(self._encode())
-        except Exception as error:
-            self._error = error
-            self._on_failure()
         finally:
             self._parts.close()
 
@@ -163,13 +157,14 @@ class Player:
                 if self._waiting.empty() and not self._closed:
                     self._wake.wait(wait if self._wants_step() else None)
                 return False
-            action = self._action if self._held or self._tapped is None else self._tapped
-            self._tapped, self._single, self._shown = None, False, self._input
+            given = self._input
+            action = given.action if given.held or given.tapped is None else given.tapped
+            self._input, self._single, self._shown = replace(given, tapped=None), False, given.number
         self._step(action)
         return True
 
     def _wants_step(self) -> bool:
-        acts = self._held or self._tapped is not None
+        acts = self._input.held or self._input.tapped is not None
         return self.playing or self._single or (acts and self.driver == PERSON)
 
     def _step(self, action: npt.NDArray[np.float32] | None) -> None:

@@ -72,7 +72,9 @@ class Recordings:
         """Write real | imagined | difference as a video of so many frames a second; returns its path."""
         path = self._next(".mp4")
         strip = [
-            side_by_side(_picture(row.real), _picture(row.imagined), torch.tensor(row.anchor != "real" and row.depth > 0))
+            side_by_side(
+                _picture(row.real), _picture(row.imagined), torch.tensor(row.anchor != "real" and row.depth > 0)
+            )
             for row in moments
         ]
         write_video(path, torch.stack(strip), fps)

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from mbrl.play.load import Parts, load_parts
-from mbrl.play.server import is_loopback, listen, serve
+from mbrl.play.network import is_loopback, listen
+from mbrl.play.server import serve
 
 _log = logging.getLogger(__name__)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import json
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.resources import files
@@ -19,17 +16,16 @@ from urllib.parse import urlsplit
 from aiohttp import WSMsgType, web
 
 from mbrl.errors import UserError
+from mbrl.play.browser import Browser
 from mbrl.play.controls import controls
 from mbrl.play.load import Parts
 from mbrl.play.messages import MAX_LETTERS, Command, parse
+from mbrl.play.network import accepts_host
 from mbrl.play.player import PERSON, Player
 
-MAX_MESSAGE = 2**20  # bytes: a longer one closes the connection; above MAX_LETTERS it gets an error
 MAX_BROWSERS = 16
-MAX_REPLIES = 16  # that wait for a browser; the oldest ones are dropped
 MAX_LISTED = 500  # episodes of a source
 IDLE = 10.0  # seconds without a message, after which another browser may take over
-HEARTBEAT = 10.0  # seconds between two signs of life of a connection
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -37,44 +33,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Browser:
-    """One connection. What it has not received yet is bounded: the newest view, and a few answers."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.socket = name, web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_MESSAGE)
-        self.heard = time.monotonic()
-        self._view: bytes | None = None
-        self._answers: deque[bytes | str] = deque(maxlen=MAX_REPLIES)
-        self._news = asyncio.Event()
-
-    def show(self, view: bytes) -> None:
-        """Send the view, in the place of one that was not sent yet."""
-        self._view = view
-        self._news.set()
-
-    def answer(self, message: bytes | str) -> None:
-        """Send a binary or a JSON message, after those that wait already."""
-        self._answers.append(message)
-        self._news.set()
-
-    def refuse(self, text: str) -> None:
-        """Send an error."""
-        self.answer(json.dumps({"kind": "error", "text": text}))
-
-    async def send(self) -> None:
-        """Send whatever there is, until the connection ends."""
-        with suppress(ConnectionError):
-            while not self.socket.closed:
-                await self._news.wait()
-                self._news.clear()
-                while self._answers:
-                    message = self._answers.popleft()
-                    await (self.socket.send_str(message) if isinstance(message, str) else self.socket.send_bytes(message))
-                view, self._view = self._view, None
-                if view is not None:
-                    await self.socket.send_bytes(view)
 
 
 class PlayServer:
@@ -114,10 +72,17 @@ class PlayServer:
         app.on_shutdown.append(self._shutdown)
         return app
 
+    async def close(self) -> None:
+        """End the player's thread.
+
+        Raises:
+            Exception: the thread ended by it.
+        """
+        await asyncio.to_thread(self.player.close)
+
     async def _shutdown(self, _: web.Application) -> None:
         for browser in list(self._browsers):
             await browser.socket.close(code=1001, message=b"mbrl play has ended")
-        await asyncio.to_thread(self.player.close)
 
     # ---------------------------------------------------------------- from the player's thread
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -263,57 +228,6 @@ class PlayServer:
         }
 
 
-def accepts_host(header: str, host: str) -> bool:
-    """Whether a Host header names this server.
-
-    Args:
-        header: such as 127.0.0.1:8420. The port does not matter, so that a tunnel may have another one.
-        host: address that is listened on. Beyond the loopback, any address is accepted and this machine's name: names
-            of others could point here, addresses cannot.
-    """
-    try:
-        name = urlsplit(f"//{header}").hostname
-    except ValueError:
-        return False
-    if name is None:
-        return False
-    known = {"localhost", "127.0.0.1", "::1", host}
-    if not is_loopback(host):
-        known |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-        with suppress(ValueError):
-            known.add(str(ipaddress.ip_address(name)))
-    return name in known
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address reaches this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
-
-    Raises:
-        UserError: the port is in use or not allowed, or there is no such address.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port {port} of {host} is in use: choose another one, such as --port {port + 1}") from error
-        raise UserError(f"cannot listen on port {port} of {host}: {error.strerror or error}") from error
-    listening.listen()
-    return listening
-
-
 async def serve(load: Callable[[], Parts], listening: socket.socket, host: str, ready: Callable[[Parts], None]) -> None:
     """Serve the page until the process is interrupted or terminated.
 
@@ -337,3 +251,4 @@ async def serve(load: Callable[[], Parts], listening: socket.socket, host: str, 
         await server.ended.wait()
     finally:
         await runner.cleanup()
+        await server.close()

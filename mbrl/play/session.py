@@ -89,6 +89,11 @@ class Session:
         self._timeline = Timeline(moments)
         return moments[-1]
 
+    def borrow(self) -> Any:
+        """The environment, to be put into other states. Before its next step the session puts it back."""
+        self._env_at = None
+        return self.env
+
     def close(self) -> None:
         """Free the environment."""
         self._owner.close()

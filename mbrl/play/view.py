@@ -96,7 +96,10 @@ def pictures_of(session: Session) -> list[tuple[str, Picture]]:
     for branch in session.branches:
         if branch.number != session.branch_number:
             row: Moment = branch.moments[min(session.cursor, len(branch.moments) - 1)]
-            found += [(f"real {branch.number}", row.real["pixels"]), (f"imagined {branch.number}", row.imagined["pixels"])]
+            found += [
+                (f"real {branch.number}", row.real["pixels"]),
+                (f"imagined {branch.number}", row.imagined["pixels"]),
+            ]
     return found
 
 

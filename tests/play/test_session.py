@@ -32,7 +32,7 @@ def test_both_worlds_take_the_same_action() -> None:
     played = session()
     before = played.moment
     after = played.step([0.5, 0.0])
-    assert after.real["state"][:2] == pytest.approx(before.real["state"][:2] + [0.5 * STRIDE, 0.0], abs=1e-6)
+    assert after.real["state"][:2] == pytest.approx(before.real["state"][:2] + np.array([STRIDE / 2, 0]), abs=1e-6)
     assert after.imagined_reward == 0.5
     change = after.imagined["pixels"].astype(int) - before.real["pixels"]
     assert len(np.unique(change % 256)) == 1 and after.measures["doubt"] == change.flat[0] % 256
@@ -208,7 +208,10 @@ def test_saved_episodes_are_read_by_every_reader(tmp_path: Path) -> None:
     check_records(records, "it")
     assert len(records) == len(played.moments) and read_metadata(path)["task"] == "toy"
     assert (records["action"][1:-1].numpy() == np.stack([row.action for row in played.moments[2:]])).all()
-    assert records["success"][-2] and records["truncated"][:, 0].tolist() == [False] * (len(records) - 2) + [True, False]
+    assert records["success"][-2] and records["truncated"][:, 0].tolist() == [False] * (len(records) - 2) + [
+        True,
+        False,
+    ]
     assert float(records["reward"][-2]) == pytest.approx(played.moment.reward - 2.0)
     (whole,) = load_episodes(tmp_path / "play", SIDE)
     assert (whole["pixels"] == records["pixels"]).all()

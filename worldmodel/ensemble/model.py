@@ -12,9 +12,10 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
-from worldmodel.base import WorldModel, require_finite
+from worldmodel.base import WorldModel
 from worldmodel.ensemble.members import Gaussian, Members
 from worldmodel.ensemble.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, held_out
+from worldmodel.finite import require_finite
 
 FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
 MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
