@@ -26,6 +26,7 @@ from mbrl.play.player import PERSON, Player
 MAX_BROWSERS = 16
 MAX_LISTED = 500  # episodes of a source
 IDLE = 10.0  # seconds without a message, after which another browser may take over
+REPLACED = 4001  # closes the connection of a browser that has come back; a copied tab then takes another name
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -65,6 +66,7 @@ class PlayServer:
             Exception: whatever the loading raised.
         """
         self.parts = await asyncio.to_thread(self.player.start)
+        self._greeting = json.dumps({"kind": "hello", **self._hello()})
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_LETTERS)
         app.add_routes(
             [web.get("/", self._page), web.get("/socket", self._socket), web.get("/video/{name}", self._video)]
@@ -154,11 +156,11 @@ class PlayServer:
         """Close the older connection of a browser that has come back."""
         for older in [each for each in self._browsers if name and each.name == name]:
             self._leave(older)
-            await older.socket.close()
+            await older.socket.close(code=REPLACED)
 
     def _enter(self, browser: Browser) -> None:
         self._browsers.append(browser)
-        browser.answer(json.dumps({"kind": "hello", **self._hello()}))
+        browser.answer(self._greeting)
         if self._newest is not None:
             browser.show(self._newest)
         if self._steering is None:

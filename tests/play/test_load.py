@@ -9,7 +9,6 @@ import torch
 
 from mbrl.cli import main as cli
 from mbrl.collecting.demonstrations import record
-from mbrl.errors import UserError
 from mbrl.play.load import load_parts
 from mbrl.play.network import listen
 from tests.play.runs import make_run, make_weights

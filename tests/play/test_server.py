@@ -20,7 +20,7 @@ from mbrl.play import server as module
 from mbrl.play.browser import MAX_MESSAGE, MAX_REPLIES, Browser
 from mbrl.play.controls import controls
 from mbrl.play.network import accepts_host, listen
-from mbrl.play.server import MAX_BROWSERS, PlayServer
+from mbrl.play.server import MAX_BROWSERS, REPLACED, PlayServer
 from mbrl.play.view import decode
 from tests.play.worlds import parts
 
@@ -188,6 +188,9 @@ def test_a_browser_that_comes_back_steers_again(tmp_path: Path) -> None:
         await hear(old, "role", steers=True)
         new = await join(client, "one")
         assert (await hear(new, "role", browsers=1))["steers"]
+        while (await old.receive(PATIENCE)).type is not WSMsgType.CLOSE:
+            pass
+        assert old.close_code == REPLACED
 
     run(tmp_path, test)
 

@@ -18,10 +18,10 @@ from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from worldmodel.base import LatentWorldModel, Learned
+from worldmodel.finite import require_finite
 from worldmodel.rssm.losses import kl_losses, squared_error
 from worldmodel.rssm.networks import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures
 from worldmodel.rssm.recurrence import Latent, Recurrence
-from worldmodel.finite import require_finite
 
 NO_CLASS = 255  # a packed categorical without a class, as in the initial state
 SCALES = {"reconstruction": 1.0, "reward": 1.0, "continue": 1.0, "dynamics": 1.0, "representation": 0.1}
