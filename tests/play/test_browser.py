@@ -48,7 +48,8 @@ PLACE = """name => {
 }"""
 # What a screen reader has no name for.
 UNNAMED = """() => [...document.querySelectorAll("button, input, select, canvas")].filter(each =>
-  each.checkVisibility() && !(each.ariaLabel || each.labels?.length || each.textContent.trim() || each.closest("button")?.ariaLabel)
+  each.checkVisibility() &&
+  !(each.ariaLabel || each.labels?.length || each.textContent.trim() || each.closest("button")?.ariaLabel)
 ).map(each => each.outerHTML.slice(0, 80))"""
 
 
