@@ -176,3 +176,20 @@ def test_a_latent_state_knows_its_task() -> None:
             state, prediction = model.step(state, torch.zeros(2, 2))
     torch.testing.assert_close(prediction["task"], TASKS, atol=0.2, rtol=0)
     torch.testing.assert_close(prediction["reward"].flatten(), torch.tensor([1.0, 0.0]), atol=0.2, rtol=0)
+
+
+def test_temperature_and_measures_are_those_of_the_inner_model() -> None:
+    class Doubting(Signed):
+        temperature = 1.0
+
+        def set_temperature(self, value: float) -> None:
+            self.temperature = value
+
+        def measure_all(self) -> None:
+            self.measures = ("doubt",)
+
+    model = TaskConditioned(Doubting, actions=2, tasks=2)
+    assert (model.temperature, model.measures) == (1.0, ())
+    model.set_temperature(0.5)
+    model.measure_all()
+    assert (model.temperature, model.model.temperature, model.measures) == (0.5, 0.5, ("doubt",))

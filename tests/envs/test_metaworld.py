@@ -263,3 +263,19 @@ model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><camera name="a"/></w
 Renderer(model, mujoco.MjData(model), camera="a")
 """
     assert last_line(code, MUJOCO_EGL_DEVICE_ID="99").startswith("OSError: no OpenGL to render with (egl: ")
+
+
+@pytest.mark.parametrize(
+    ("camera", "mirrored", "axes"),
+    [
+        ("corner", False, ((0, 1), (1, 1))),
+        ("corner", True, ((0, -1), (1, 1))),
+        ("corner2", False, ((1, 1), (0, -1))),
+        ("topview", False, ((0, 1), (1, 1))),
+    ],
+)
+def test_it_says_which_actions_go_right_and_up_in_the_pictures(camera: str, mirrored: bool, axes: object) -> None:
+    env = MetaWorld("reach", camera=camera, mirrored=mirrored, resolution=8)
+    env.reset()
+    assert env.picture_axes == axes
+    env.close()
