@@ -63,10 +63,10 @@ class Renderer:
             raise UserError(f"unknown camera {camera!r}: choose one of {', '.join(cameras)}")
         self._mujoco, self._model, self._data = mujoco, model, data
         self._orientation = _orientation(camera, mirrored)
+        reduced = _reduced_model(model, resolution, quality)
+        # Last: a renderer that is collected as garbage in between would leave no context current.
         self._gl = open_context(resolution)
-        self._context = mujoco.MjrContext(
-            _reduced_model(model, resolution, quality), mujoco.mjtFontScale.mjFONTSCALE_100
-        )
+        self._context = mujoco.MjrContext(reduced, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, _MAX_GEOMS)
         if quality == "fast":

@@ -109,7 +109,7 @@ class FolderSource(Source):
 
 def _seed_in(path: Path) -> int:
     try:
-        return int(json.loads(path.read_text())["seed"])
+        return int(json.loads(path.read_text(encoding="utf-8"))["seed"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no dataset.json of `mbrl collect`: it names no seed") from error
 

@@ -120,7 +120,7 @@ class PlayServer:
         return response
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=files("mbrl.play").joinpath("page.html").read_text(), content_type="text/html")
+        return web.Response(text=files("mbrl.play").joinpath("page.html").read_text(encoding="utf-8"), content_type="text/html")
 
     async def _video(self, request: web.Request) -> web.FileResponse:
         path = self.parts.recordings.video(request.match_info["name"])
