@@ -113,30 +113,31 @@ class PlayServer:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a Host that is not this server, as in DNS rebinding, and add headers."""
         if not accepts_host(request.headers.get("Host", ""), self._host):
-            raise web.HTTPForbidden(text="unknown Host\n", headers=HEADERS)
+            raise web.HTTPForbidden(reason="unknown Host", headers=HEADERS)
         response = await handler(request)
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=files("mbrl.play").joinpath("page.html").read_text(encoding="utf-8"), content_type="text/html")
+        page = files("mbrl.play").joinpath("page.html").read_bytes()
+        return web.Response(body=page, content_type="text/html", charset="utf-8")
 
     async def _video(self, request: web.Request) -> web.FileResponse:
         path = self.parts.recordings.video(request.match_info["name"])
         if path is None:
-            raise web.HTTPNotFound(text="no such video\n")
+            raise web.HTTPNotFound(reason="no such video")
         disposition = f'attachment; filename="{path.name}"'
         return web.FileResponse(path, headers={"Content-Disposition": disposition})
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         """Serve one browser, until it leaves."""
         if urlsplit(request.headers.get("Origin", "")).netloc != request.headers["Host"]:
-            raise web.HTTPForbidden(text="another origin\n")
+            raise web.HTTPForbidden(reason="another origin")
         browser = Browser(request.query.get("id", "")[:64])
         await self._replace(browser.name)
         if len(self._browsers) >= MAX_BROWSERS:
-            raise web.HTTPServiceUnavailable(text=f"{MAX_BROWSERS} browsers are the most\n")
+            raise web.HTTPServiceUnavailable(reason=f"{MAX_BROWSERS} browsers are the most")
         await browser.socket.prepare(request)
         self._enter(browser)
         sending = asyncio.create_task(browser.send())
