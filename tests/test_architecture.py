@@ -177,6 +177,7 @@ def _runs_code(call: ast.Call, safe: set[str]) -> list[str]:
 
 
 TEXT = ("read_text", "write_text", "open")
+BINARY = ("os.open", "Image.open", "self.open", "self._file.open")  # the last opens a member of an archive
 
 
 def test_the_encoding_of_every_text_file_is_named() -> None:
@@ -193,7 +194,7 @@ def _decodes_by_locale(call: ast.Call) -> bool:
     if "text" in given or "universal_newlines" in given:
         return True
     method = function.rpartition(".")[2]
-    if method not in TEXT or "encoding" in given or function in ("os.open", "Image.open", "self.open"):
+    if method not in TEXT or "encoding" in given or function in BINARY:
         return False
     arguments = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     return not (method == "open" and any("b" in str(argument) for argument in arguments))
