@@ -6,12 +6,33 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from mbrl.errors import UserError
+
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name. `auto` is the GPU if there is one."""
+    """The device of a name. `auto` is the GPU if there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    here = available_devices()
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch knows no device of this type.
+        device = None
+    if device is None or f"{device.type}:{device.index or 0}" not in here:
+        names = ", ".join(["auto", *(name.removesuffix(":0") for name in here)])
+        raise UserError(f"device={name} is not allowed: this machine has {names}")
+    return device
+
+
+def available_devices() -> list[str]:
+    """Names of the devices of this machine with their index, such as cuda:1."""
+    found = ["cpu:0"]
+    found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return found + ["mps:0"] * torch.backends.mps.is_available()
 
 
 def fork_rng() -> AbstractContextManager[None]:

@@ -7,16 +7,13 @@ the user allows.
 
 from __future__ import annotations
 
-import builtins
 import inspect
 import sys
 import traceback
-import types
-import typing
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -27,8 +24,13 @@ from yaml import YAMLError
 from mbrl.compose import nearest
 from mbrl.errors import UserError, checks_of_arguments, is_raised
 from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, named_classes
+from mbrl.settings.annotations import class_in, is_callable, types_of
+from mbrl.settings.values import NOTHING, SettingError, describe, entries, plain_part, require_value
+from policies.ranges import LearningRate, WeightDecay
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+PARTIAL = "_partial_"
+# torch annotates no ranges, and accepts a learning rate of 1e30
+OPTIMIZERS, OPTIMIZER_RANGES = "torch.optim.", {"lr": LearningRate, "weight_decay": WeightDecay}
 
 
 def names_in(folder: Path | None) -> set[str]:
@@ -63,7 +65,7 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
     Raises:
         UserError: a class does not exist or is not of the required kind, or its constructor refuses an argument.
     """
-    check(settings, base, place)
+    settings = check(settings, base, place)
     try:
         with checks_of_arguments():
             return instantiate(settings, _partial_=True)(**objects)
@@ -89,37 +91,69 @@ def _inside_target(error: TypeError) -> bool:
     return module != __name__ and module.split(".")[0] != "hydra"
 
 
-def check(settings: Any, base: Any, place: str) -> None:
-    """Check that every class and function in `settings` is of the required kind, before any of them is called.
+def check(settings: Any, base: Any, place: str) -> dict[str, Any]:
+    """Check every class, function and value in `settings`, before any of the classes and functions is called.
 
     A class must be a subclass of the annotation of the parameter that it is passed to. A function must be annotated to
     return one. A parameter of this project without such an annotation accepts no `_target_`; parameters of a user's own
-    classes may be untyped.
+    classes may be untyped. A value must be what the annotation of its parameter allows, within its range.
 
     Args:
         settings: as in `make`.
         base: the required class, or Any.
         place: as in `make`.
 
+    Returns:
+        The settings, resolved, with integers where whole numbers such as 5e3 are required.
+
     Raises:
-        UserError: one of them is not, or an argument does not exist.
+        UserError: a class or a value is not allowed, or an argument does not exist.
     """
     if OmegaConf.is_config(settings):
         settings = OmegaConf.to_container(settings, resolve=True)
-    if not isinstance(settings, Mapping) or TARGET not in settings:
+    if not isinstance(settings, Mapping):
+        raise SettingError(place, settings, f"settings whose {TARGET} makes a {getattr(base, '__name__', 'part')}")
+    if TARGET not in settings:
         raise UserError(f"{place} names no class: give {place}.{TARGET}")
     unused = [key for key in settings if key in ("_args_", "_convert_", "_recursive_", "_mode_")]
     if unused:
         raise UserError(f"{place}.{unused[0]} is not used here: give arguments by name")
     target = _find(settings[TARGET], f"{place}.{TARGET}")
-    result = target if inspect.isclass(target) else _class_in(_annotations(target).get("return"))
+    result = target if inspect.isclass(target) else class_in(types_of(target).get("return"))
     if base is not Any and not (inspect.isclass(result) and issubclass(result, base)):
         hint = "" if inspect.isclass(result) else f": annotate what it returns, as in `def f(...) -> {base.__name__}`"
         raise UserError(f"{place}.{TARGET}: {settings[TARGET]} makes no {base.__name__}{hint}")
     _check_names(settings, target, place)
-    for key, value in settings.items():
-        if key != TARGET and next(named_classes(value), None) is not None:
-            _check_argument(value, target, key, f"{place}.{key}")
+    return {
+        str(key): value if key == TARGET else _checked_argument(value, target, str(key), f"{place}.{key}")
+        for key, value in settings.items()
+    }
+
+
+def typed(value: Any, annotation: Any, place: str) -> Any:
+    """A value, or settings by name with everything in them, checked and returned as in `check`.
+
+    Args:
+        value: plain values, resolved: null, bools, numbers, text, lists and dictionaries of these.
+        annotation: type that is required.
+        place: key of the value in the configuration.
+    """
+    if not isinstance(value, Mapping):
+        return require_value(value, annotation, place)
+    if TARGET in value:
+        return check(value, class_in(annotation) or Any, place)
+    annotation_of = entries(annotation)
+    if annotation_of is None:
+        raise SettingError(place, value, describe(annotation))
+    found = {}
+    for name, item in value.items():
+        inner = f"{place}.{name}" if place else str(name)
+        try:
+            required = annotation_of(str(name))
+        except KeyError:
+            raise UserError(f"{inner}: there is no such setting") from None
+        found[str(name)] = typed(item, required, inner)
+    return found
 
 
 def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place: str) -> None:
@@ -136,23 +170,30 @@ def _check_names(settings: Mapping[str, Any], target: Callable[..., Any], place:
         return
     names = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     for key in settings:
-        if key not in (TARGET, "_partial_", *names):
+        if key not in (TARGET, PARTIAL, *names):
             raise UserError(f"{place}.{key}: {settings[TARGET]} has no such argument{nearest(key, names)}")
 
 
-def _check_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> None:
-    """Check an argument that contains a `_target_`."""
-    required = _required_class(target, key, value)
-    if required is None or not isinstance(value, Mapping) or TARGET not in value:
-        raise UserError(f"{next(named_classes(value, place))[0]}: no class can be named there")
-    check(value, required, place)
+def _checked_argument(value: Any, target: Callable[..., Any], key: str, place: str) -> Any:
+    """An argument of a class or function, checked and returned as in `check`."""
+    annotation = bool if key == PARTIAL else types_of(target).get(key, Any)
+    if key in OPTIMIZER_RANGES and str(target.__module__).startswith(OPTIMIZERS):
+        annotation = OPTIMIZER_RANGES[key]
+    if next(named_classes(value), None) is not None:
+        required = _required_class(target, annotation, value)
+        if required is None or not isinstance(value, Mapping) or TARGET not in value:
+            raise UserError(f"{next(named_classes(value, place))[0]}: no class can be named there")
+        return check(value, required, place)
+    is_object = plain_part(annotation) is NOTHING and entries(annotation) is None
+    if is_object and not target.__module__.startswith(ALLOWED_PREFIXES):  # A user's own class may convert it.
+        return value
+    return typed(value, annotation, place)
 
 
-def _required_class(target: Callable[..., Any], key: str, value: Any) -> Any:
+def _required_class(target: Callable[..., Any], annotation: Any, value: Any) -> Any:
     """The class that an argument, or the result of its partial, must be of; None if the annotation names no class."""
-    annotation = _annotations(target.__init__ if inspect.isclass(target) else target).get(key)
-    partial = isinstance(value, Mapping) and bool(value.get("_partial_"))
-    required = Callable if _is_callable(annotation) and not partial else _class_in(annotation)
+    partial = isinstance(value, Mapping) and bool(value.get(PARTIAL))
+    required = Callable if is_callable(annotation) and not partial else class_in(annotation)
     known = required not in (None, Any, object)
     return required if known else None if target.__module__.startswith(ALLOWED_PREFIXES) else Any
 
@@ -196,61 +237,3 @@ def _broken(name: Any, module: str, place: str, error: Exception) -> str:
         written = [frame for frame in frames if not frame.filename.startswith("<frozen") and frame.filename != __file__]
         where = f"{written[-1].filename}, line {written[-1].lineno}" if written else module
     return f"{place}: {name} cannot be imported: {type(error).__name__}: {reason} ({where})"
-
-
-class _Names(dict[str, Any]):
-    """Resolves names in annotations to Any, if they are imported for type checkers only."""
-
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._known = known
-
-    def __missing__(self, key: str) -> Any:
-        if key in self._known or hasattr(builtins, key):
-            raise KeyError(key)  # Python then looks in the globals and builtins.
-        return Any
-
-
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    return typing.get_type_hints(function, localns=_Names(getattr(function, "__globals__", {})))
-
-
-def _class_in(annotation: Any) -> Any:
-    """The class X in X, `X | None` or `Callable[..., X]`; None for any other annotation."""
-    annotation = _without_none(annotation)
-    if _is_callable(annotation):
-        return _class_in(typing.get_args(annotation)[-1])
-    return annotation if inspect.isclass(annotation) else None
-
-
-def _is_callable(annotation: Any) -> bool:
-    return typing.get_origin(_without_none(annotation)) is Callable
-
-
-def _without_none(annotation: Any) -> Any:
-    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
-        return annotation
-    classes = [part for part in typing.get_args(annotation) if part is not type(None)]
-    return classes[0] if len(classes) == 1 else None
-
-
-def forwards_to(constructor: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Decorator of a function (or an `__init__`) that passes its `**settings` on to `constructor`.
-
-    In the signature of the function, the keyword-only arguments of `constructor` take the place of `**settings`, except
-    for those that the function has itself. So whatever reads the signature, such as `help` or the check of a
-    configuration, finds every argument.
-
-    Args:
-        constructor: the class or function that takes the settings.
-    """
-    forwarded = [p for p in inspect.signature(constructor).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-    def declare(function: Function) -> Function:
-        signature = inspect.signature(function)
-        own = {name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
-        parameters = [*own.values(), *(p for p in forwarded if p.name not in own)]
-        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return function
-
-    return declare

@@ -24,9 +24,9 @@ from mbrl.build import (
     build_replay,
     env_factory,
     env_steps_per_step,
-    segment_records,
 )
-from mbrl.collecting.collector import check_workers, make_collector, shut_down, steps_of
+from mbrl.checks.train import check
+from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
@@ -42,10 +42,9 @@ from mbrl.run_folder.parts import RandomStates
 from mbrl.run_folder.provenance import record_start
 from mbrl.run_folder.state import FAILURE
 from mbrl.run_folder.videos import imagination_video
-from mbrl.run_folder.wandb import WandbTracker, require_package
+from mbrl.run_folder.wandb import WandbTracker
 
 CLONING_UPDATES = 100  # updates of imitation between two rows of metrics
-STEPS = ("total_env_steps", "checkpoint_every", "eval.every", "eval.episodes")  # settings that are 1 or more
 
 _log = logging.getLogger(__name__)
 
@@ -216,75 +215,3 @@ def finish(config: DictConfig, run: Run) -> None:
             _log.warning("no video of the imagination: %s", error)
             return
         run.logger.video(video, frames, run.progress["env_steps"])
-
-
-def check(config: DictConfig) -> None:
-    """Check settings before anything is built. Numbers of steps such as 1e5 become integers in `config`.
-
-    Raises:
-        UserError: a setting cannot work; the message names it and what is allowed.
-    """
-    for key in STEPS:
-        OmegaConf.update(config, key, whole_number(key, OmegaConf.select(config, key)))
-    per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
-    if config.collect.workers == 1 and per_episode % frames:
-        raise UserError(
-            f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
-            "so that a run can be saved between episodes"
-        )
-    for name in ("imagine_every", "model_fit_every"):
-        every = config.agent.get(name)
-        if every is not None and 0 < every < frames and config.agent.get("real_ratio", 1.0) < 1:
-            raise UserError(
-                f"agent.{name} ({every}) is shorter than collect.frames_per_batch ({frames}): the agent learns once a "
-                "batch, so the calls would follow each other with nothing learned between them; set both alike"
-            )
-    segment = segment_records(config)
-    if per_episode + 1 < segment:
-        raise UserError(
-            f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
-            "of an episode: lengthen env.episode_length"
-        )
-    check_workers(**config.collect)
-    if config.wandb:
-        require_package()
-    check_demonstrations(config)
-    if not isinstance(config.seed, int):
-        raise UserError(f"seed must be a whole number, not {config.seed!r}")
-
-
-def whole_number(name: str, value: Any) -> int:
-    """The value as an integer.
-
-    Raises:
-        UserError: it is not a whole number, or below 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer() or value < 1:
-        raise UserError(f"{name} must be a whole number, 1 or more, not {value!r}")
-    return int(value)
-
-
-def check_demonstrations(config: DictConfig) -> None:
-    """Check the settings of demonstrations.
-
-    Raises:
-        UserError: demonstrations would not be used, or imitation has no demonstrations.
-    """
-    demos, share = config.replay.demos, config.replay.demo_share
-    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
-    if "_target_" not in cloning:
-        raise UserError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
-    if demos is None and (share > 0 or cloning["updates"] > 0):
-        raise UserError(
-            f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "
-            f"({share}): give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
-        )
-    if demos is not None and share == 0 and cloning["updates"] == 0:
-        raise UserError(
-            "replay.demos would not be learned from: give replay.demo_share or agent.cloning.updates above 0"
-        )
-    if cloning["updates"] > 0 and cloning["weight"] > 0 and share == 0:
-        raise UserError(
-            f"agent.cloning.weight ({cloning['weight']}) needs demonstrations in the batches: "
-            "give replay.demo_share above 0, or agent.cloning.weight=0"
-        )

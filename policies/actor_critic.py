@@ -39,6 +39,7 @@ from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 from policies.base import Policy, exploring, gradient_step, require_finite
 from policies.distributions import bounded_normal, logits_around
 from policies.networks import frames_encoder, orthogonal_init, soft_update
+from policies.ranges import Bins, Count, LearningRate, Number, Pixels, PositiveShare, Share, Weight, Width
 from policies.returns import lambda_return
 from policies.specs import action_size, pixel_keys, state_size
 
@@ -124,23 +125,23 @@ class ActorCritic(Policy):
         action_spec: TensorSpec,
         *,
         observation: str = "frames",
-        feature_size: int | None = None,
-        encoder_channels: Sequence[int] = (16, 32, 64),
-        encoder_strides: Sequence[int] = (2, 2, 2),
-        kernel_size: int = 3,
-        hidden_size: int = 256,
-        hidden_layers: int = 3,
-        bins: int = 255,
-        gamma: float = 1 - 1 / 333,
-        lambda_: float = 0.95,
-        entropy: float = 3e-4,
-        clip: float = 0.2,
-        slow_weight: float = 1.0,
-        slow_rate: float = 0.02,
+        feature_size: Width | None = None,
+        encoder_channels: Sequence[Width] = (16, 32, 64),
+        encoder_strides: Sequence[Pixels] = (2, 2, 2),
+        kernel_size: Pixels = 3,
+        hidden_size: Width = 256,
+        hidden_layers: Number = 3,
+        bins: Bins = 255,
+        gamma: Share = 1 - 1 / 333,
+        lambda_: Share = 0.95,
+        entropy: Weight = 3e-4,
+        clip: PositiveShare = 0.2,
+        slow_weight: Weight = 1.0,
+        slow_rate: PositiveShare = 0.02,
         centre_advantages: bool = False,
         calibrate_critic: bool = False,
-        learning_rate: float = 4e-5,
-        warmup: int = 1000,
+        learning_rate: LearningRate = 4e-5,
+        warmup: Count = 1000,
     ) -> None:
         super().__init__()
         self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy

@@ -16,6 +16,7 @@ from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, require_finite
 from policies.networks import RunningNorm, frames_encoder, mlp, random_shift, trunk
+from policies.ranges import LearningRate, Padding, Pixels, Width
 from policies.specs import action_size, pixel_keys, state_size
 
 # Smallest standard deviation of a number in `state`, in its own unit (metres): some barely vary in a few
@@ -76,13 +77,13 @@ class BehaviourCloning(Policy):
         observation_spec: Composite,
         action_spec: TensorSpec,
         *,
-        encoder_channels: Sequence[int],
-        encoder_strides: Sequence[int],
-        kernel_size: int,
-        feature_size: int,
-        hidden_size: int,
-        learning_rate: float,
-        shift_pad: int,
+        encoder_channels: Sequence[Width],
+        encoder_strides: Sequence[Pixels],
+        kernel_size: Pixels,
+        feature_size: Width,
+        hidden_size: Width,
+        learning_rate: LearningRate,
+        shift_pad: Padding,
     ) -> None:
         super().__init__()
         self.keys = pixel_keys(observation_spec) if "frames" in observation_spec.keys() else ["state"]

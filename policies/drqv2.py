@@ -21,6 +21,7 @@ from torchrl.data import Composite, TensorSpec
 from policies.base import Policy, exploring, require_finite, value_metrics
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, bounded, frames_encoder, mlp, random_shift, soft_update, trunk
+from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
 
 SATURATED = 0.95  # magnitude of an action above which tanh has less than a tenth of its slope at 0
@@ -131,20 +132,20 @@ class DrQV2(Policy):
         observation_spec: Composite,
         action_spec: TensorSpec,
         *,
-        encoder_channels: Sequence[int] = (32, 32, 32, 32),
-        encoder_strides: Sequence[int] = (2, 1, 1, 1),
-        kernel_size: int = 3,
-        feature_size: int = 50,
-        hidden_size: int = 1024,
+        encoder_channels: Sequence[Width] = (32, 32, 32, 32),
+        encoder_strides: Sequence[Pixels] = (2, 1, 1, 1),
+        kernel_size: Pixels = 3,
+        feature_size: Width = 50,
+        hidden_size: Width = 1024,
         critic_layer_norm: bool = False,
         squash: Squash = "tanh",
-        learning_rate: float = 1e-4,
-        target_rate: float = 0.01,
-        std_start: float = 1.0,
-        std_end: float = 0.1,
-        std_env_steps: int = 100_000,
-        std_clip: float = 0.3,
-        shift_pad: int = 4,
+        learning_rate: LearningRate = 1e-4,
+        target_rate: PositiveShare = 0.01,
+        std_start: Std = 1.0,
+        std_end: Std = 0.1,
+        std_env_steps: PositiveCount = 100_000,
+        std_clip: Std = 0.3,
+        shift_pad: Padding = 4,
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchrl.data import Composite
 
+from policies.ranges import Scale, Width
 from policies.specs import frames_shape, task_size
 
 
@@ -138,7 +139,7 @@ def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
 
 
 def perceptron(
-    in_size: int, out_size: int, *, hidden_sizes: Sequence[int] = (256, 256), layer_norm: bool = False
+    in_size: int, out_size: int, *, hidden_sizes: Sequence[Width] = (256, 256), layer_norm: bool = False
 ) -> nn.Sequential:
     """`mlp` with the hidden sizes, which a configuration chooses, apart from the sizes of input and output."""
     return mlp((in_size, *hidden_sizes, out_size), layer_norm=layer_norm)
@@ -202,7 +203,7 @@ class RunningNorm(nn.Module):
     variance: Tensor
     count: Tensor
 
-    def __init__(self, size: int, *, min_std: float = 1e-3) -> None:
+    def __init__(self, size: int, *, min_std: Scale = 1e-3) -> None:
         super().__init__()
         self.min_std = min_std
         self.register_buffer("mean", torch.zeros(size))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from policies.base import Imagine, Plan, Planner
+from policies.ranges import Candidates, Horizon, Number, PositiveStd, ShareBelowOne, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +35,13 @@ class SamplingPlanner(Planner):
         ValueError: a number is out of range.
     """
 
-    horizon: int
-    candidates: int
-    elites: int
-    iterations: int
-    std: float = 1.0
-    min_std: float = 0.05
-    momentum: float = 0.0
+    horizon: Horizon
+    candidates: Candidates
+    elites: Candidates
+    iterations: Number
+    std: PositiveStd = 1.0
+    min_std: PositiveStd = 0.05
+    momentum: ShareBelowOne = 0.0
     warm_start: bool = True
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class MPPI(SamplingPlanner):
             rewards differ by tens between plans, pixel errors to a goal by thousandths.
     """
 
-    temperature: float = 0.5
+    temperature: Weight = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from policies.networks import orthogonal_init
+from policies.ranges import Expansion, Number, Width
 
 
 class Residual(nn.Module):
@@ -19,7 +20,7 @@ class Residual(nn.Module):
         return output
 
 
-def bro_net(in_size: int, out_size: int, *, width: int, blocks: int) -> nn.Sequential:
+def bro_net(in_size: int, out_size: int, *, width: Width, blocks: Number) -> nn.Sequential:
     """BroNet (Nauman et al. 2024, arXiv 2405.16158): [*B, in] -> [*B, out].
 
     Linear, LayerNorm, ReLU; then `blocks` residual blocks (Linear, LayerNorm, ReLU, Linear, LayerNorm); then Linear.
@@ -33,7 +34,7 @@ def bro_net(in_size: int, out_size: int, *, width: int, blocks: int) -> nn.Seque
     return _initialised(*stem, *(block() for _ in range(blocks)), nn.Linear(width, out_size))
 
 
-def simba(in_size: int, out_size: int, *, width: int, blocks: int, expansion: int = 4) -> nn.Sequential:
+def simba(in_size: int, out_size: int, *, width: Width, blocks: Number, expansion: Expansion = 4) -> nn.Sequential:
     """SimBa (Lee et al. 2024, arXiv 2410.09754) without its normalisation of inputs: [*B, in] -> [*B, out].
 
     Linear; then `blocks` residual blocks (LayerNorm, Linear to `expansion` times the width, ReLU, Linear back);

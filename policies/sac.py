@@ -20,6 +20,7 @@ from torchrl.data import Composite, TensorSpec
 from policies.base import Policy, exploring, require_finite, value_metrics
 from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
+from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
 
 Network = Callable[[int, int], nn.Module]  # (input size, output size) -> a module [*B, in] -> [*B, out]
@@ -102,13 +103,13 @@ class SAC(Policy):
         actor_network: Network = perceptron,
         critic_network: Network = layer_norm_perceptron,
         normalizer: Callable[[int], RunningNorm] | None = None,
-        critics: int = 2,
-        value_scale: float = 1.0,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 0.0,
-        target_rate: float = 0.005,
-        temperature: float = 1.0,
-        target_entropy: float | None = None,
+        critics: Number = 2,
+        value_scale: Scale = 1.0,
+        learning_rate: LearningRate = 3e-4,
+        weight_decay: WeightDecay = 0.0,
+        target_rate: PositiveShare = 0.005,
+        temperature: Scale = 1.0,
+        target_entropy: Entropy | None = None,
     ) -> None:
         super().__init__()
         if critics < 1 or temperature <= 0 or value_scale <= 0:

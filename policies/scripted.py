@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 
 from policies.base import Policy, exploring
+from policies.ranges import Std
 
 
 class _ScriptedActor(nn.Module):
@@ -51,7 +52,7 @@ class ScriptedPolicy(Policy):
         noise: standard deviation of the Gaussian noise on actions while exploring; 0 adds none.
     """
 
-    def __init__(self, observation_spec: Composite, action_spec: TensorSpec, *, task: str, noise: float = 0.0) -> None:
+    def __init__(self, observation_spec: Composite, action_spec: TensorSpec, *, task: str, noise: Std = 0.0) -> None:
         super().__init__()
         if noise < 0:
             raise ValueError(f"noise is {noise}: a standard deviation must be 0 or more")

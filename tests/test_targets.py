@@ -9,7 +9,8 @@ import pytest
 from torch import nn
 
 from mbrl.errors import UserError
-from mbrl.targets import check, forwards_to, make, names_in
+from mbrl.settings.annotations import forwards_to
+from mbrl.targets import check, make, names_in
 from policies.base import Policy
 from worldmodel.base import WorldModel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mbrl.errors import UserError
+from policies.ranges import Count, PositiveCount, Weight
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Cloning:
         env_steps: env steps over which the weight falls linearly to 0.
     """
 
-    updates: int = 0
-    weight: float = 0.0
-    env_steps: int = 1
+    updates: Count = 0
+    weight: Weight = 0.0
+    env_steps: PositiveCount = 1
 
     def __post_init__(self) -> None:
         if self.updates < 0 or self.weight < 0 or self.env_steps < 1:

@@ -25,6 +25,7 @@ from mbrl.agents.learners import Learner, Metrics
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from policies.base import Policy, gradient_step, require_finite
+from policies.ranges import Horizon, Weight
 from worldmodel.base import LatentWorldModel
 
 FEATURES = "features"  # key of the features of a latent state, the input of the actor-critic
@@ -219,8 +220,8 @@ class DreamerV3(Agent):
         imagination: None = None,
         *,
         schedule: Schedule,
-        horizon: int,
-        replay_value_weight: float,
+        horizon: Horizon,
+        replay_value_weight: Weight,
         cloning: Cloning | None = None,
     ) -> None:
         self.horizon = horizon

@@ -20,6 +20,8 @@ from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT, EpisodeBuffer
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.schema import Maybe, TensorType
 from policies.base import Policy
+from policies.ranges import Count, PositiveCount, Share, Std
+from policies.ranges import Horizon as Steps
 from worldmodel.base import WorldModel
 
 _log = logging.getLogger(__name__)
@@ -90,12 +92,12 @@ class Imagination:
         *,
         action_spec: TensorSpec,
         resolution: int | None = None,
-        rollouts: int,
-        horizon: int | Mapping[str, int],
-        retain: int,
-        n_step: int | None = None,
-        noise: float | None = None,
-        recent_starts: float = 0.0,
+        rollouts: PositiveCount,
+        horizon: Steps | Mapping[str, Count],
+        retain: PositiveCount,
+        n_step: Steps | None = None,
+        noise: Std | None = None,
+        recent_starts: Share = 0.0,
         cut_above: PerEstimate = None,
         weigh_by: PerEstimate = None,
         optimism: PerEstimate = None,

@@ -14,6 +14,7 @@ from torch import Tensor
 from mbrl.agents.learners import Metrics
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
+from policies.ranges import Horizon, PositiveCount
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import correlation, moving_psnr, within_start_rank_correlation
 
@@ -44,10 +45,10 @@ class ModelError:
         *,
         gamma: float,
         episode_env_steps: int,
-        every: int,
-        starts: int,
-        horizon: int,
-        plans: int,
+        every: PositiveCount,
+        starts: PositiveCount,
+        horizon: Horizon,
+        plans: PositiveCount,
     ) -> None:
         if min(every, starts, horizon, plans) < 1:
             raise UserError("agent.model_error: every, starts, horizon and plans must be 1 or more")

@@ -20,6 +20,7 @@ from mbrl.data.episodes import read_episode, read_episodes
 from mbrl.data.published import read_published
 from mbrl.errors import UserError
 from policies.base import Plan, Planner, Policy, exploring
+from policies.ranges import CandidatesOrNone, Horizon, PositiveShare
 from worldmodel.base import WorldModel
 
 
@@ -52,10 +53,10 @@ class PlanningPolicy(Policy):
         *,
         observation_spec: Composite,
         action_spec: TensorSpec,
-        gamma: float,
-        replan_every: int = 1,
-        proposals: int = 0,
-        samples: int = 1,
+        gamma: PositiveShare,
+        replan_every: Horizon = 1,
+        proposals: CandidatesOrNone = 0,
+        samples: Horizon = 1,
         goal: str | None = None,
     ) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from mbrl.errors import UserError
+from policies.ranges import Count, Horizon, PositiveCount, Ratio, Share
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,16 @@ class Schedule:
         UserError: a rate is too low, or the ratio leaves the real or the imagined part of a batch empty.
     """
 
-    batch_size: int
-    updates_per_step: float
-    learning_starts: int
-    real_ratio: float = 1.0
-    model_batch_size: int = 16
-    segment_length: int = 12
-    model_updates_first: int = 0
-    model_updates_per_step: float = 0.0
-    model_fit_every: int = 0
-    imagine_every: int = 100
+    batch_size: PositiveCount
+    updates_per_step: Ratio
+    learning_starts: Count
+    real_ratio: Share = 1.0
+    model_batch_size: PositiveCount = 16
+    segment_length: Horizon = 12
+    model_updates_first: Count = 0
+    model_updates_per_step: Ratio = 0.0
+    model_fit_every: Count = 0
+    imagine_every: PositiveCount = 100
 
     def __post_init__(self) -> None:
         from_one = ("batch_size", "model_batch_size", "segment_length", "imagine_every")

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mbrl.errors import UserError
+from policies.ranges import Weight
 from worldmodel.base import WorldModel
 
 MIN_WEIGHT = 1e-8  # so that a batch can be drawn even where every transition is very uncertain
-PerEstimate = Mapping[str, float | None] | None  # a number for each estimate; None: it is not used
+PerEstimate = Mapping[str, Weight | None] | None  # a number for each estimate; None: it is not used
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
@@ -18,6 +18,7 @@ from mbrl.errors import UserError
 from mbrl.processes.workers import Watch, end_with_parent, starting_workers
 from mbrl.replay.replay import TRAJECTORY
 from policies.base import Policy
+from policies.ranges import PositiveCount, Workers
 
 BACKENDS = ("process", "ray")
 SHUTDOWN_SECONDS = 2.0
@@ -38,11 +39,11 @@ def make_collector(
     policy: Policy,
     *,
     seed: int,
-    workers: int = 1,
-    frames_per_batch: int,
+    workers: Workers = 1,
+    frames_per_batch: PositiveCount,
     random_steps: int,
     first_episode: int = 0,
-    backend: str = "process",
+    backend: Literal["process", "ray"] = "process",
 ) -> Collector:
     """A collector that yields [frames_per_batch] steps at a time, for ever.
 

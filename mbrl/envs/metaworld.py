@@ -20,7 +20,8 @@ from mbrl.envs.gym import wrap_gym
 from mbrl.envs.rendering import Quality, Renderer, check_image_settings
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
 from mbrl.errors import UserError
-from mbrl.targets import forwards_to
+from mbrl.settings.annotations import forwards_to
+from policies.ranges import Bonus, FrameStack, PositiveCount, Resolution
 
 Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]
@@ -65,14 +66,14 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         worker: int = 0,
         *,
         pixels: bool = True,
-        resolution: int = 64,
+        resolution: Resolution = 64,
         camera: str = "corner",
         mirrored: bool = False,
         quality: Quality = "fast",
-        action_repeat: int = 2,
-        episode_length: int = 200,
+        action_repeat: PositiveCount = 2,
+        episode_length: PositiveCount = 200,
         goals: Goals = "fresh",
-        success_bonus: float = 0.0,
+        success_bonus: Bonus = 0.0,
         first_episode: int = 0,
     ) -> None:
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
@@ -182,7 +183,7 @@ def make_env(
     seed: int = 0,
     worker: int = 0,
     *,
-    frame_stack: int = 3,
+    frame_stack: FrameStack = 3,
     snapshots: bool = False,
     **settings: Any,
 ) -> EnvBase:

@@ -19,7 +19,8 @@ from mbrl.envs.gym import wrap_gym
 from mbrl.envs.metaworld import MetaWorld, Observation
 from mbrl.envs.simulator import Snapshot, resolve_task, task_names
 from mbrl.errors import UserError
-from mbrl.targets import forwards_to
+from mbrl.settings.annotations import forwards_to
+from policies.ranges import FrameStack
 
 ALL = "all"
 
@@ -126,7 +127,7 @@ def make_env(
     worker: int = 0,
     *,
     task: str = "",
-    frame_stack: int = 3,
+    frame_stack: FrameStack = 3,
     snapshots: bool = False,
     **settings: Any,
 ) -> EnvBase:

@@ -17,6 +17,7 @@ from torchrl.envs import EnvBase
 from mbrl.data.episodes import SNAPSHOT
 from mbrl.envs.snapshots import SnapshotLayout
 from mbrl.errors import UserError
+from policies.ranges import Horizon
 from worldmodel.base import Outcome, WorldModel
 
 
@@ -39,7 +40,7 @@ class SimulatorModel(WorldModel):
     context_keys = (SNAPSHOT,)
 
     def __init__(
-        self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase, max_horizon: int = 100
+        self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase, max_horizon: Horizon = 100
     ) -> None:
         super().__init__()
         if SNAPSHOT not in observation_spec.keys():

@@ -17,7 +17,8 @@ from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
 from mbrl.errors import UserError
-from mbrl.targets import forwards_to
+from mbrl.settings.annotations import forwards_to
+from policies.ranges import FrameStack, PositiveCount, Resolution
 
 STRIDE = 0.1  # distance that an action of 1 moves the agent in one env step; the side of the image is 1
 NEAR = 0.12  # success within this distance of the goal
@@ -55,9 +56,9 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         worker: int = 0,
         *,
         pixels: bool = True,
-        resolution: int = 64,
-        action_repeat: int = 1,
-        episode_length: int = 50,
+        resolution: Resolution = 64,
+        action_repeat: PositiveCount = 1,
+        episode_length: PositiveCount = 50,
         first_episode: int = 0,
     ) -> None:
         if resolution < 8:
@@ -144,7 +145,13 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
 @forwards_to(Toy)
 def make_env(
-    task: str = "toy", seed: int = 0, worker: int = 0, *, frame_stack: int = 3, snapshots: bool = False, **settings: Any
+    task: str = "toy",
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    frame_stack: FrameStack = 3,
+    snapshots: bool = False,
+    **settings: Any,
 ) -> EnvBase:
     """Make the toy a TorchRL environment. `env.seek` is that of `Toy`.
 

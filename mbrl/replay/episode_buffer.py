@@ -23,6 +23,7 @@ from mbrl.replay.episode_table import Episode, EpisodeTable, check_table
 from mbrl.replay.latents import Latents
 from mbrl.replay.storage import InMemory, MemoryMaps, refuse_non_finite
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
+from policies.ranges import FrameStack, Horizon, PositiveShare
 from policies.returns import n_step
 
 WEIGHT = "weight"
@@ -52,9 +53,9 @@ class EpisodeBuffer:
         self,
         capacity: int,
         *,
-        frame_stack: int = 3,
-        n_step: int = 3,
-        gamma: float = 0.99,
+        frame_stack: FrameStack = 3,
+        n_step: Horizon = 3,
+        gamma: PositiveShare = 0.99,
         reserve: int = 0,
         directory: Path | None = None,
         fields: Mapping[str, TensorType | Maybe] | None = None,

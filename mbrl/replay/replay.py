@@ -16,7 +16,8 @@ from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.storage import MemoryMaps
 from mbrl.run_folder.schema import Maybe, Schema
-from mbrl.targets import forwards_to
+from mbrl.settings.annotations import forwards_to
+from policies.ranges import PositiveCount, Share
 
 RECENT = 0.25  # share of the episodes that are the newest
 TRAJECTORY = ("collector", "traj_ids")
@@ -34,7 +35,7 @@ class Replay:
 
     @forwards_to(EpisodeBuffer)
     def __init__(
-        self, capacity: int, *, demo_share: float = 0.0, directory: Path | None = None, **options: Any
+        self, capacity: PositiveCount, *, demo_share: Share = 0.0, directory: Path | None = None, **options: Any
     ) -> None:
         if not 0 <= demo_share <= 1:
             raise UserError(f"replay.demo_share must lie in [0, 1], not {demo_share}")

@@ -16,6 +16,7 @@ from worldmodel.base import WorldModel
 from worldmodel.ensemble.members import Gaussian, Members
 from worldmodel.ensemble.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, held_out
 from worldmodel.finite import require_finite
+from worldmodel.ranges import Number, OpenShare, PositiveCount, Share, Width
 
 FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
 MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
@@ -76,17 +77,17 @@ class ProbabilisticEnsemble(WorldModel):
         action_spec: TensorSpec,
         *,
         optimizer: Callable[..., torch.optim.Optimizer],
-        members: int = 7,
-        elites: int = 5,
-        width: int = 200,
-        layers: int = 4,
+        members: Number = 7,
+        elites: Number = 5,
+        width: Width = 200,
+        layers: Number = 4,
         residual: bool = True,
         sampled: bool = False,
-        batch_size: int = 256,
-        recent_share: float = 0.5,
-        holdout: float = 0.1,
-        check_every: int = 25,
-        patience: int = 3,
+        batch_size: PositiveCount = 256,
+        recent_share: Share = 0.5,
+        holdout: OpenShare = 0.1,
+        check_every: PositiveCount = 25,
+        patience: PositiveCount = 3,
         uncertainty: bool = False,
     ) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ L tokens. Source: iVideoGPT (Wu et al., NeurIPS 2024, arXiv 2405.15223).
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -27,6 +27,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, decay_groups, gradient_step, mode
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
+from worldmodel.ranges import Frames, Number
 
 
 class IVideoGPT(WorldModel):
@@ -72,12 +73,12 @@ class IVideoGPT(WorldModel):
         optimizers: Optimizers,
         training: TrainingPlan,
         sampling: Sampling,
-        segment_length: int,
-        horizon: int | None = None,
-        ensemble: int = 1,
+        segment_length: Frames,
+        horizon: Frames | None = None,
+        ensemble: Number = 1,
         uncertainty: bool = False,
         conditioning: Conditioning = ACTIONS,
-        precision: str = "float32",
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
         pretrained: str | None = None,
         defects: PublishedDefects = NO_DEFECTS,
     ) -> None:

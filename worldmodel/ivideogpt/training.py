@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldmodel.ranges import Count, Frames, Scale, Weight
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -31,14 +33,14 @@ class TrainingPlan:
             None: no perceptual loss.
     """
 
-    tokenizer_updates: int
-    tokenizer_every: int
+    tokenizer_updates: Count
+    tokenizer_every: Count
     later_encoders: bool = False
-    tokenizer_frames: int | None = None
-    warmup_updates: int = 0
-    clip_norm: float = 1.0
-    reward_weight: float = 1.0
-    state_weight: float = 1.0
+    tokenizer_frames: Frames | None = None
+    warmup_updates: Count = 0
+    clip_norm: Scale = 1.0
+    reward_weight: Weight = 1.0
+    state_weight: Weight = 1.0
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def trains_tokenizer(self, updates: int) -> bool:

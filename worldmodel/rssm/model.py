@@ -19,6 +19,7 @@ from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from worldmodel.base import LatentWorldModel, Learned
 from worldmodel.finite import require_finite
+from worldmodel.ranges import Count, Frames, LearningRate, Number, Share, Weight, Width
 from worldmodel.rssm.losses import kl_losses, squared_error
 from worldmodel.rssm.networks import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures
 from worldmodel.rssm.recurrence import Latent, Recurrence
@@ -75,14 +76,14 @@ class RSSM(LatentWorldModel):
         action_spec: TensorSpec,
         *,
         pixels: bool,
-        units: int = 64,
-        categoricals: int = 32,
-        blocks: int = 8,
-        unimix: float = 0.01,
-        free_nats: float = 1.0,
-        context_length: int = 5,
-        learning_rate: float = 4e-5,
-        warmup: int = 1000,
+        units: Width = 64,
+        categoricals: Width = 32,
+        blocks: Number = 8,
+        unimix: Share = 0.01,
+        free_nats: Weight = 1.0,
+        context_length: Frames = 5,
+        learning_rate: LearningRate = 4e-5,
+        warmup: Count = 1000,
     ) -> None:
         super().__init__()
         if units < 32 or units % 16:

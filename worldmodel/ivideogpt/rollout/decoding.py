@@ -22,6 +22,7 @@ from worldmodel.ivideogpt.precision import has_bfloat16_kernels
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.transformer.llama import NORM_EPS, DecoderLayer
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+from worldmodel.ranges import Codes, Weight
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
 CACHED_TOKENS = 2048
@@ -39,8 +40,8 @@ class Sampling:
         ValueError: A value is out of range.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
+    temperature: Weight = 1.0
+    top_k: Codes | None = None
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from worldmodel.ranges import Codes, Count, Number, Scale, ShareBelowOne, Side, Weight, Width
+
 
 @dataclass(frozen=True)
 class AutoencoderSizes:
@@ -20,11 +22,11 @@ class AutoencoderSizes:
         ValueError: A size is less than 1.
     """
 
-    block_out_channels: Sequence[int] = (128, 256, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 64
-    norm_groups: int = 32
-    stem_patch: int = 1
+    block_out_channels: Sequence[Width] = (128, 256, 512)
+    layers_per_block: Number = 2
+    latent_channels: Width = 64
+    norm_groups: Number = 32
+    stem_patch: Side = 1
 
     def __post_init__(self) -> None:
         # A list of a configuration becomes a tuple, so that settings compare and are written as JSON.
@@ -49,10 +51,10 @@ class CrossAttentionSizes:
         ValueError: norm_groups or heads is less than 1.
     """
 
-    max_resolution: int = 16
-    norm_groups: int = 32
-    heads: int = 4
-    dropout: float = 0.1
+    max_resolution: Side = 16
+    norm_groups: Number = 32
+    heads: Number = 4
+    dropout: ShareBelowOne = 0.1
 
     def __post_init__(self) -> None:
         _check_positive("cross_attention", {"norm_groups": self.norm_groups, "heads": self.heads})
@@ -77,9 +79,9 @@ class MovingAverage:
         ValueError: A value is out of range, or there is a warm-up without revival, which is what seeds the codebook.
     """
 
-    decay: float = 0.99
-    revive_below: float = 0.0
-    warmup: int = 0
+    decay: ShareBelowOne = 0.99
+    revive_below: ShareBelowOne = 0.0
+    warmup: Count = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.revive_below < 1.0 or not 0.0 <= self.decay < 1.0:
@@ -108,10 +110,10 @@ class Codebooks:
         moving_average: How codes follow their latents. None: by the codebook loss, as published.
     """
 
-    context_codes: int = 8192
-    dynamics_codes: int = 8192
-    code_dim: int | None = None
-    commitment: float = 1.0
+    context_codes: Codes = 8192
+    dynamics_codes: Codes = 8192
+    code_dim: Width | None = None
+    commitment: Weight = 1.0
     standardise: bool = False
     moving_average: MovingAverage | None = None
 
@@ -126,7 +128,7 @@ class StaticScene:
         copy_gate: The decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
     """
 
-    background_batches: int = 0
+    background_batches: Count = 0
     copy_gate: bool = False
 
 
@@ -142,10 +144,10 @@ class TokenizerLoss:
         perceptual_weight: Weight of the perceptual loss, if there is one (TrainingPlan.perceptual).
     """
 
-    motion_weight: float = 0.0
-    motion_scale: float = 0.1
-    squared_weight: float = 0.0
-    perceptual_weight: float = 1.0
+    motion_weight: Weight = 0.0
+    motion_scale: Scale = 0.1
+    squared_weight: Weight = 0.0
+    perceptual_weight: Weight = 1.0
 
 
 def _check_positive(group: str, sizes: dict[str, int]) -> None:

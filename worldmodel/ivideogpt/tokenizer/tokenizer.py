@@ -24,6 +24,7 @@ from worldmodel.ivideogpt.tokenizer.settings import (
     StaticScene,
     TokenizerLoss,
 )
+from worldmodel.ranges import Frames, Side
 
 CONTRAST = 4.0  # Scales deviations from the background: their standard deviation where things move is about a quarter.
 PUBLISHED_AUTOENCODER = AutoencoderSizes()
@@ -57,9 +58,9 @@ class CompressiveTokenizer(nn.Module):
     def __init__(
         self,
         *,
-        resolution: int = 64,
-        context_length: int = 2,
-        patch: int = 4,
+        resolution: Side = 64,
+        context_length: Frames = 2,
+        patch: Side = 4,
         autoencoder: AutoencoderSizes = PUBLISHED_AUTOENCODER,
         cross_attention: CrossAttentionSizes = PUBLISHED_CROSS_ATTENTION,
         codebooks: Codebooks = PUBLISHED_CODEBOOKS,

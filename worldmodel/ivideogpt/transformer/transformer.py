@@ -14,6 +14,7 @@ from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.transformer.heads import Heads, symlog
 from worldmodel.ivideogpt.transformer.llama import LanguageModel
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
+from worldmodel.ranges import Number, NumberOrNone, Positions, ShareBelowOne, Width
 
 INITIAL_STD = 0.02
 
@@ -56,14 +57,14 @@ class VideoTransformer(nn.Module):
         layout: TokenLayout,
         action_dim: int | None,
         *,
-        width: int,
-        layers: int,
-        heads: int,
-        mlp_width: int,
-        reward_heads: int = 1,
-        proprioception: int = 0,
-        attention_dropout: float = 0.0,
-        max_positions: int = 1024,
+        width: Width,
+        layers: Number,
+        heads: Number,
+        mlp_width: Width,
+        reward_heads: NumberOrNone = 1,
+        proprioception: NumberOrNone = 0,
+        attention_dropout: ShareBelowOne = 0.0,
+        max_positions: Positions = 1024,
     ) -> None:
         super().__init__()
         if width % (2 * heads):

@@ -1,0 +1,50 @@
+"""The types of the settings under `agent`, which are the arguments of several constructors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from mbrl.agents.agent import Agent
+from mbrl.agents.imagination import Imagination
+from mbrl.agents.model_error import ModelError
+from mbrl.agents.planning import PlanningPolicy
+from mbrl.agents.schedule import Schedule
+from mbrl.settings.annotations import types_of
+from mbrl.settings.values import Arguments, SettingError
+from mbrl.targets import check, typed
+from policies.base import Planner, Policy
+from policies.ranges import Horizon, PositiveShare
+from worldmodel.base import WorldModel
+
+# What are no arguments of the agent's class: its parts, its schedule, and settings that others refer to.
+TYPES: dict[str, Any] = {
+    "policy": Policy,
+    "world_model": WorldModel | None,
+    "planner": Planner | None,
+    "imagination": Annotated[Mapping[str, Any], Arguments(Imagination)] | None,
+    "planning": Annotated[Mapping[str, Any], Arguments(PlanningPolicy)] | None,
+    "model_error": Annotated[Mapping[str, Any], Arguments(ModelError)] | None,
+    "name": str,
+    "pixels": bool,
+    "snapshots": bool,
+    "n_step": Horizon,
+    "gamma": PositiveShare,
+}
+
+
+def check_agent(settings: Any, place: str) -> dict[str, Any]:
+    """The settings of an agent, resolved and checked as in `mbrl.targets.check`.
+
+    Args:
+        settings: plain settings by name, resolved.
+        place: their key, for error messages.
+    """
+    if not isinstance(settings, Mapping):
+        raise SettingError(place, settings, "an agent: choose one with agent=NAME")
+    types = {**types_of(Schedule), **TYPES}
+    if "policy" not in settings:
+        raise SettingError(f"{place}.policy", None, "settings whose _target_ makes a Policy")
+    found = {key: typed(value, types[key], f"{place}.{key}") for key, value in settings.items() if key in types}
+    own = check({key: value for key, value in settings.items() if key not in types}, Agent, place)
+    return {key: own[key] if key in own else found[key] for key in settings}

@@ -1,0 +1,138 @@
+"""The types of the settings of `mbrl train`, and settings that must fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict
+
+from annotated_types import Interval
+from omegaconf import DictConfig
+from torchrl.envs import EnvBase
+
+from mbrl.build import agent_steps_per_episode, segment_records
+from mbrl.checks.agent import check_agent
+from mbrl.checks.typed import require_types
+from mbrl.collecting.collector import check_workers, make_collector
+from mbrl.device import pick_device
+from mbrl.errors import UserError
+from mbrl.replay.replay import Replay
+from mbrl.run_folder.wandb import require_package
+from mbrl.settings.values import Arguments, SettingError
+from mbrl.targets import check as check_target
+from mbrl.targets import typed
+from policies.ranges import PositiveCount
+
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what numpy takes
+Threads = Annotated[int, Interval(ge=1, le=1024)]
+
+
+class Evaluation(TypedDict):
+    """The settings under `eval`."""
+
+    every: PositiveCount
+    episodes: PositiveCount
+    seed: Seed
+
+
+class Weights(TypedDict):
+    """The settings under `worldmodel`, which agents refer to."""
+
+    pretrained: str | None
+    precision: Literal["float32", "bfloat16", "auto"]
+
+
+def check_env(settings: Any, place: str) -> dict[str, Any]:
+    """The settings of an environment, checked as in `mbrl.targets.check`."""
+    if settings is None:
+        raise SettingError(place, settings, "an environment: choose one with env=NAME")
+    found = check_target(settings, EnvBase, place)
+    if "episode_length" not in found or "task" not in found or "pixels" not in found:
+        raise UserError(f"{place} must have the settings task, pixels and episode_length")
+    return found
+
+
+def check_replay(settings: Any, place: str) -> dict[str, Any]:
+    """The settings of the replay, checked as in `mbrl.targets.check`; `demos` is no argument of its class."""
+    if not isinstance(settings, Mapping):
+        raise SettingError(place, settings, "settings by name")
+    demos = typed(settings.get("demos"), str | None, f"{place}.demos")
+    found = check_target({key: value for key, value in settings.items() if key != "demos"}, Replay, place)
+    return {**found, "demos": demos}
+
+
+# In the order in which they are checked: agents and the replay refer to the environment.
+TYPES: dict[str, Any] = {
+    "env": check_env,
+    "agent": check_agent,
+    "replay": check_replay,
+    "collect": Annotated[Mapping[str, Any], Arguments(make_collector)],
+    "eval": Evaluation,
+    "worldmodel": Weights,
+    "seed": Seed,
+    "total_env_steps": PositiveCount,
+    "checkpoint_every": PositiveCount,
+    "device": str,
+    "threads": Threads | None,
+    "video": bool,
+    "wandb": str | None,
+    "run_dir": str,
+}
+
+
+def check(config: DictConfig) -> None:
+    """Check settings before anything is built. Numbers of steps such as 1e5 become integers in `config`.
+
+    Raises:
+        UserError: a setting cannot work; the message names it and what is allowed.
+    """
+    require_types(config, TYPES)
+    pick_device(config.device)
+    per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
+    if config.collect.workers == 1 and per_episode % frames:
+        raise UserError(
+            f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
+            "so that a run can be saved between episodes"
+        )
+    for name in ("imagine_every", "model_fit_every"):
+        every = config.agent.get(name)
+        if every is not None and 0 < every < frames and config.agent.get("real_ratio", 1.0) < 1:
+            raise UserError(
+                f"agent.{name} ({every}) is shorter than collect.frames_per_batch ({frames}): the agent learns once a "
+                "batch, so the calls would follow each other with nothing learned between them; set both alike"
+            )
+    segment = segment_records(config)
+    if per_episode + 1 < segment:
+        raise UserError(
+            f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
+            "of an episode: lengthen env.episode_length"
+        )
+    check_workers(**config.collect)
+    if config.wandb:
+        require_package()
+    check_demonstrations(config)
+
+
+def check_demonstrations(config: DictConfig) -> None:
+    """Check the settings of demonstrations.
+
+    Raises:
+        UserError: demonstrations would not be used, or imitation has no demonstrations.
+    """
+    demos, share = config.replay.demos, config.replay.demo_share
+    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
+    if "_target_" not in cloning:
+        raise UserError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
+    if demos is None and (share > 0 or cloning["updates"] > 0):
+        raise UserError(
+            f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "
+            f"({share}): give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
+        )
+    if demos is not None and share == 0 and cloning["updates"] == 0:
+        raise UserError(
+            "replay.demos would not be learned from: give replay.demo_share or agent.cloning.updates above 0"
+        )
+    if cloning["updates"] > 0 and cloning["weight"] > 0 and share == 0:
+        raise UserError(
+            f"agent.cloning.weight ({cloning['weight']}) needs demonstrations in the batches: "
+            "give replay.demo_share above 0, or agent.cloning.weight=0"
+        )
