@@ -32,6 +32,7 @@ from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
 from mbrl.run_folder.paths import CHECKPOINTS
 from mbrl.run_folder.schema import TensorType
+from mbrl.settings.memory import require_memory_of
 from mbrl.targets import check, make
 from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
@@ -39,6 +40,7 @@ from worldmodel.base import WorldModel
 # Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
 PARTS = ("policy", "world_model", "imagination", "planner", "planning", "model_error")
 REFERENCES = ("name", "pixels", "snapshots", "n_step", "gamma")
+REFERS_TO_ENV = {"env", "simulator"}  # settings of a world model that build an environment
 RATES = tuple(field.name for field in fields(Schedule))
 
 _log = logging.getLogger(__name__)
@@ -57,8 +59,7 @@ def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[...
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     if evaluation and "success_bonus" in settings:
         settings["success_bonus"] = 0.0
-    check(settings, EnvBase, "env")
-    return partial(_make_env, settings)
+    return partial(_make_env, check(settings, EnvBase, "env"))
 
 
 def _make_env(settings: dict[str, Any], **options: Any) -> EnvBase:
@@ -76,9 +77,12 @@ def agent_steps_per_episode(config: DictConfig) -> int:
 
 def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     """The policy for an environment's specs, with weights drawn from the run's seed."""
+    device, specs = pick_device(config.device), _specs(env)
+    make_policy = partial(make, config.agent.policy, Policy, place="agent.policy", **specs)
+    require_memory_of(make_policy, "agent.policy", device)
     torch.manual_seed(config.seed)
-    policy: Policy = make(config.agent.policy, Policy, place="agent.policy", **_specs(env))
-    return policy.to(pick_device(config.device))
+    policy: Policy = make_policy()
+    return policy.to(device)
 
 
 def build_schedule(config: DictConfig) -> Schedule:
@@ -105,7 +109,6 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
     """The world model, conditioned on the task if the environment has several; None if no world model is trained."""
     if config.agent.get("world_model") is None or not learns_model(config):
         return None
-    torch.manual_seed(config.seed)
     observed = {key: spec for key, spec in env.observation_spec.items() if key != "task"}
     actions, multi_task = env.action_spec.shape[-1], "task" in env.observation_spec.keys()
 
@@ -115,6 +118,9 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
         return model
 
     tasks = env.observation_spec["task"].shape[-1] if multi_task else 0
+    if not REFERS_TO_ENV & set(config.agent.world_model):
+        require_memory_of(partial(make_model, actions), "agent.world_model", pick_device(config.device))
+    torch.manual_seed(config.seed)
     model = TaskConditioned(make_model, actions, tasks) if multi_task else make_model(actions)
     return model.to(pick_device(config.device))
 

@@ -217,7 +217,9 @@ def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequ
             continue
         for line in _swept_values(override):
             name = line.split("=", 1)[1]
-            if name not in (*known[group], "null"):
+            if name == "null":  # Hydra takes no null here.
+                raise UserError(f"{line} is not allowed: choose one of {', '.join(known[group])}")
+            if name not in known[group]:
                 raise UserError(f"no {group} named {name!r}{nearest(name, known[group])}")
 
 

@@ -23,8 +23,8 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:  # torch knows no device of this type.
         device = None
     if device is None or f"{device.type}:{device.index or 0}" not in here:
-        names = ", ".join(["auto", *(name.removesuffix(":0") for name in here)])
-        raise UserError(f"device={name} is not allowed: this machine has {names}")
+        names = ", ".join(found.removesuffix(":0") for found in here)
+        raise UserError(f"device={name} is not allowed: it must be auto, or a device of this machine: {names}")
     return device
 
 

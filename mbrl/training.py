@@ -25,6 +25,7 @@ from mbrl.build import (
     env_factory,
     env_steps_per_step,
 )
+from mbrl.checks.sizes import require_batches
 from mbrl.checks.train import check
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
@@ -102,6 +103,7 @@ def build(config: DictConfig) -> Run:
         seed=config.eval.seed,
     )
     policy = build_policy(config, evaluator.env)
+    require_batches(config, evaluator.env, policy)
     replay = build_replay(config, directory / "replay", evaluator.env, policy)
     agent = build_agent(config, evaluator.env, policy, replay)
     require_regular_files(directory)

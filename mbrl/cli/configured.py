@@ -105,8 +105,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
 
     _require_one_action(parsed)
     module = CONFIGURED[verb].module
-    swept = parsed.multirun and verb == "train"
-    folders = prepare(parsed.overrides, import_module(module).check, config_dir) if swept else []
+    folders = prepare(verb, parsed.overrides, import_module(module).check, config_dir) if parsed.multirun else []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
     def job(config: DictConfig) -> None:
@@ -162,8 +161,12 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
     from mbrl.cli.summary import opening, summary
     from mbrl.start import train_unless_finished
 
+    def announce() -> None:
+        print(f"mbrl: {opening(Path(config.run_dir), config)}", file=sys.stderr)
+
+    trained = train_unless_finished(config, announce)
     folder = Path(config.run_dir)
-    if not train_unless_finished(config, lambda: print(f"mbrl: {opening(folder, config)}", file=sys.stderr)):
+    if not trained:
         print(f"mbrl: {folder} was finished before: nothing was done", file=sys.stderr)
     print(summary(folder, config_dir), file=sys.stderr)
     return folder

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl.build import env_factory
+from mbrl.checks.sizes import require_sizes
 from mbrl.cli.errors import explain, one_line, root_cause
 from mbrl.cli.summary import opening
 from mbrl.compose import composed_jobs, groups
@@ -28,11 +29,12 @@ Result = TypeVar("Result")
 
 
 def prepare(
-    arguments: Sequence[str], check: Callable[[DictConfig], None], config_dir: Path | None = None
+    verb: str, arguments: Sequence[str], check: Callable[[DictConfig], None], config_dir: Path | None = None
 ) -> list[Path]:
     """Check every job of a sweep and claim its folder, so that `mbrl status` lists all jobs from the start.
 
     Args:
+        verb: train, or another verb with a configuration, whose jobs claim their folders when they run.
         arguments: Hydra's overrides.
         check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
@@ -43,22 +45,22 @@ def prepare(
     Raises:
         UserError: a job cannot be run, two jobs have the same folder, or a folder belongs to another configuration.
     """
-    jobs = composed_jobs(arguments, config_dir=config_dir)
-    folders: dict[Path, list[str]] = {}
-    environments: set[str] = set()
+    jobs = composed_jobs(arguments, verb, config_dir)
     for overrides, config in jobs:
-        folder, job = Path(config.run_dir), " ".join(overrides)
-        try:
+        with _naming_job(overrides):
             check(config)
-            environment = OmegaConf.to_yaml(config.env, resolve=True)
-            if environment not in environments:
-                env_factory(config)(seed=0).close()
-                environments.add(environment)
-        except Exception as error:
-            cause = root_cause(error)
-            if not isinstance(cause, UserError):
-                raise
-            raise UserError(f"{cause} (in the job {job})") from error
+    if verb != "train":
+        return []
+    folders: dict[Path, list[str]] = {}
+    sizes: set[str] = set()
+    for overrides, config in jobs:
+        with _naming_job(overrides):
+            size = OmegaConf.to_yaml({key: config[key] for key in ("env", "agent", "replay", "device")}, resolve=True)
+            if size not in sizes:
+                with closing(env_factory(config)(seed=0)) as env:
+                    require_sizes(config, env)
+                sizes.add(size)
+        folder = Path(config.run_dir)
         if folder in folders:
             raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir, arguments)))
         folders[folder] = overrides
@@ -66,6 +68,18 @@ def prepare(
         for folder, (_, config) in zip(folders, jobs, strict=True):
             claim(folder, config)
     return list(folders)
+
+
+@contextmanager
+def _naming_job(overrides: Sequence[str]) -> Iterator[None]:
+    """Add the job to the message of an error that the user can fix."""
+    try:
+        yield
+    except Exception as error:
+        cause = root_cause(error)
+        if not isinstance(cause, UserError):
+            raise
+        raise UserError(f"{cause} (in the job {' '.join(overrides)})") from error
 
 
 def _shared_folder_error(folder: Path, one: Sequence[str], other: Sequence[str], known: Container[str]) -> str:

@@ -22,6 +22,8 @@ from accelerate.utils import DistributedDataParallelKwargs
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torchrl.data import Bounded, Composite, Unbounded
 
+from mbrl.checks.sizes import FLOAT
+from mbrl.checks.typed import require_types
 from mbrl.data.augmentation import Augmentation
 from mbrl.data.mixture import Mixture, loader
 from mbrl.device import pick_device
@@ -29,11 +31,13 @@ from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
+from mbrl.pretraining.settings import TYPES
 from mbrl.processes.stopping import StopRequest
 from mbrl.processes.workers import end_with_parent, naming_dead_loaders, starting_workers
 from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.files import remove_leftovers, require_regular_files
 from mbrl.run_folder.lock import FolderLock
+from mbrl.settings.memory import require_memory, require_memory_of
 from mbrl.targets import make
 from worldmodel.base import WorldModel
 
@@ -230,9 +234,11 @@ def build_model(config: DictConfig, data: Mixture) -> Any:
     observations = Composite(pixels=Bounded(0, 255, (3, data.resolution, data.resolution), dtype=torch.uint8))
     if "state" in data.keys:
         observations["state"] = Unbounded((data[0]["state"].shape[-1],))
-    torch.manual_seed(config.seed)
     specs = {"observation_spec": observations, "action_spec": Bounded(-1, 1, (data.action_dim or 1,))}
-    return make(config.worldmodel, WorldModel, place="worldmodel", **specs)
+    make_model = partial(make, config.worldmodel, WorldModel, place="worldmodel", **specs)
+    require_memory_of(make_model, "worldmodel", pick_device(config.device))
+    torch.manual_seed(config.seed)
+    return make_model()
 
 
 def build_phase(config: DictConfig, run: PretrainingRun, name: str) -> Phase:
@@ -267,16 +273,15 @@ def check(config: DictConfig) -> None:
         UserError: A setting is out of range.
     """
     weight_by_folder(config.data)
-    least = {"batch_size": 1, "log_every": 1, "checkpoint_every": 1, "workers": 0}
-    least |= {"validation.every": 0, "validation.batches": 1, "validation.batch_size": 1}
-    least |= {"video.every": 0, "video.segments": 1}
-    for name in PHASES:
-        least |= {f"{name}.steps": 0, f"{name}.warmup": 0, f"{name}.accumulate": 1}
-        if not 0 <= config[name].ema_decay < 1:
-            raise UserError(f"{name}.ema_decay must be 0 or more and less than 1, not {config[name].ema_decay}")
-    for key, value in least.items():
-        if OmegaConf.select(config, key) < value:
-            raise UserError(f"{key} must be {value} or more, not {OmegaConf.select(config, key)}")
+    require_types(config, TYPES)
+    device = pick_device(config.device)
+    segment = config.worldmodel.segment_length * 3 * config.worldmodel.tokenizer.resolution**2  # numbers
+    for key, segments in (
+        ("batch_size", config.batch_size),
+        ("validation.batch_size", config.validation.batch_size),
+        ("video.segments", config.video.segments),
+    ):
+        require_memory(f"{key}={segments}", segments * segment * FLOAT, device)
     if config.worldmodel.pretrained is None:
         warmup = OmegaConf.select(config, f"worldmodel.{WARMUP}", default=0)
         if config.tokenizer.steps <= warmup:

@@ -24,6 +24,7 @@ from mbrl.settings.annotations import members, types_of
 
 NOTHING = typing.Never  # of an annotation that allows no plain value
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "text"}
+MOST_DIGITS = 1e15  # a larger number is shown as 1e+16
 LONGEST = 120  # letters of a value in an error message
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -38,7 +39,7 @@ class SettingError(UserError):
     """
 
     def __init__(self, place: str, value: Any, allowed: str) -> None:
-        typed = override_of(place, value)
+        typed = override_of(place, _whole(value) if not isinstance(value, float) or abs(value) < MOST_DIGITS else value)
         if len(typed) > LONGEST:
             typed = f"{typed[:LONGEST]}…"
         super().__init__(f"{typed} is not allowed: it must be {allowed}")
@@ -123,13 +124,17 @@ def entries(annotation: Any) -> Callable[[str], Any] | None:
     for member in members(annotation):
         origin = get_origin(member) or member
         if member in (Any, object):
-            return lambda _: Any
+            return _same(Any)
         if typing.is_typeddict(member):
             return typing.get_type_hints(member, include_extras=True).__getitem__
         if inspect.isclass(origin) and issubclass(origin, Mapping):
-            of_values = get_args(member)[1] if get_args(member) else Any
-            return lambda _, found=of_values: found
+            return _same(get_args(member)[1] if get_args(member) else Any)
     return None
+
+
+def _same(annotation: Any) -> Callable[[str], Any]:
+    """A function that returns the same annotation for every name."""
+    return lambda name: annotation
 
 
 def _metadata(annotation: Any) -> list[Any]:
@@ -154,7 +159,7 @@ def describe(annotation: Any) -> str:
     if origin is Callable:
         return f"settings whose _target_ makes a {_name(arguments[-1])}"
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return f"settings by name, each {describe(arguments[1])}"
+        return "settings by name" + (f", each {describe(arguments[1])}" if arguments[1] is not Any else "")
     if inspect.isclass(origin) and issubclass(origin, Sequence):
         return f"a list, each {describe(arguments[0])}"
     if annotation in WORDS:
@@ -183,4 +188,5 @@ def _limits(metadata: Sequence[Any]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:g}" if abs(value) >= 1e6 else str(value)
+    text = str(int(value) if float(value).is_integer() else value)
+    return text if len(text) <= 10 else f"{value:g}"
