@@ -101,7 +101,7 @@ class ActorCritic(Policy):
         hidden_size: width of the hidden layers of the actor and of the critic.
         hidden_layers: number of them.
         bins: number of symexp-spaced values of the critic's categorical distribution.
-        gamma: discount of one step, in [0, 1].
+        gamma: discount of one step, in (0, 1].
         lambda_: λ of the λ-returns, in [0, 1].
         entropy: weight of the entropy bonus.
         clip: ε, the largest distance of the likelihood ratio from 1.
@@ -132,7 +132,7 @@ class ActorCritic(Policy):
         hidden_size: Width = 256,
         hidden_layers: Number = 3,
         bins: Bins = 255,
-        gamma: Share = 1 - 1 / 333,
+        gamma: PositiveShare = 1 - 1 / 333,
         lambda_: Share = 0.95,
         entropy: Weight = 3e-4,
         clip: PositiveShare = 0.2,

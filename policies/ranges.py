@@ -19,8 +19,8 @@ PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
 Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish
 Weight = Annotated[float, Interval(ge=0, le=1e6)]  # of a term of a loss
-Std = Annotated[float, Interval(ge=0, le=10)]  # of noise on actions, which lie in [-1, 1]
-PositiveStd = Annotated[float, Interval(gt=0, le=10)]
+Std = Annotated[float, Interval(ge=0, le=2)]  # of noise on actions, which lie in [-1, 1]
+PositiveStd = Annotated[float, Interval(gt=0, le=2)]
 Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
 Entropy = Annotated[float, Interval(ge=-1e6, le=1e6)]  # in nats
 Expansion = Annotated[int, Interval(ge=1, le=64)]  # of the width inside a block
@@ -32,5 +32,5 @@ Horizon = Annotated[int, Interval(ge=1, le=10_000)]  # steps of a rollout, a pla
 Ratio = Annotated[float, Interval(ge=0, le=1e6)]  # of updates to steps
 FrameStack = Annotated[int, Interval(ge=1, le=100)]
 Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of a picture, in pixels
-Bonus = Annotated[float, Interval(ge=-1e6, le=1e6)]  # added to a reward
+Factor = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of a term that is added to a reward or taken from it
 Workers = Annotated[int, Interval(ge=1, le=1024)]  # processes

@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.agents.uncertainty import PerEstimate, UncertaintyRules
+from mbrl.agents.uncertainty import Factors, PerEstimate, UncertaintyRules
 from mbrl.data.episodes import OBSERVATIONS, record_fields
 from mbrl.envs.imagined import ImaginationEnv, check_horizon
 from mbrl.errors import UserError
@@ -100,7 +100,7 @@ class Imagination:
         recent_starts: Share = 0.0,
         cut_above: PerEstimate = None,
         weigh_by: PerEstimate = None,
-        optimism: PerEstimate = None,
+        optimism: Factors = None,
         divide_pixels_twice: bool = False,
     ) -> None:
         self._warned, self.noise = False, noise

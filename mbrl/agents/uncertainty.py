@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mbrl.errors import UserError
-from policies.ranges import Weight
+from policies.ranges import Factor, Weight
 from worldmodel.base import WorldModel
 
 MIN_WEIGHT = 1e-8  # so that a batch can be drawn even where every transition is very uncertain
 PerEstimate = Mapping[str, Weight | None] | None  # a number for each estimate; None: it is not used
+Factors = Mapping[str, Factor | None] | None  # the same with numbers that may be negative
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class UncertaintyRules:
     optimism: Mapping[str, float]
 
     @classmethod
-    def of(cls, cut_above: PerEstimate, weigh_by: PerEstimate, optimism: PerEstimate = None) -> UncertaintyRules:
+    def of(cls, cut_above: PerEstimate, weigh_by: PerEstimate, optimism: Factors = None) -> UncertaintyRules:
         """From settings in which None stands for an estimate that is not used."""
         settings_of_rules = ((settings or {}).items() for settings in (cut_above, weigh_by, optimism))
         return cls(*({name: value for name, value in items if value is not None} for items in settings_of_rules))

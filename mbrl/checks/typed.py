@@ -18,17 +18,20 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # an interpolation that is the value 
 Check = Callable[[Any, str], Any]  # settings and their key -> the settings, checked
 
 
-def require_types(config: DictConfig, types: Mapping[str, Any]) -> None:
-    """Check the settings of a composed configuration, in the order of `types`.
+def require_types(config: DictConfig, types: Mapping[str, Any], *, composed: bool = True) -> None:
+    """Check the settings of a configuration, in the order of `types`.
 
     Args:
         config: whole numbers that are floats, such as 5e3, become integers in it.
         types: key -> annotation, or a function that checks the settings under this key. Other keys are not checked.
+        composed: whether every key must be there. That of an older run folder may lack some.
 
     Raises:
         UserError: a value is not what its type allows; says how it was typed and what is allowed.
     """
     for key, wanted in types.items():
+        if key not in config and not composed:
+            continue
         try:
             settings = _plain(config, key)
             checked = wanted(settings, key) if _is_check(wanted) else typed(settings, wanted, key)

@@ -2,11 +2,21 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from mbrl.cli import verbs as run
+from policies.ranges import Horizon as Frames
+from policies.ranges import PositiveCount, Resolution, Std, Workers
 
+Many = Annotated[int, Interval(ge=1, le=10**6)]  # of episodes, segments, rollouts
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
+Videos = Annotated[int, Interval(ge=0, le=1000)]
+Port = Annotated[int, Interval(ge=0, le=2**16 - 1)]  # 0 is any that is free
+Seconds = Annotated[float, Interval(ge=0.1, le=86400)]
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -46,10 +56,10 @@ def _add_evaluate(verbs: Any) -> None:
     verb = _add_verb(verbs, "evaluate", run.evaluate, "play a run's checkpoint on a fixed list of goals", examples)
     as_trained = "(default: as in the run's own evaluations)"
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
-    verb.add_argument("--episodes", type=_positive, metavar="N", help=f"number of episodes {as_trained}")
-    verb.add_argument("--seed", type=int, metavar="S", help=f"seed of the list of goals {as_trained}")
+    verb.add_argument("--episodes", type=_option(Many), metavar="N", help=f"number of episodes {as_trained}")
+    verb.add_argument("--seed", type=_option(Seed), metavar="S", help=f"seed of the list of goals {as_trained}")
     newest = "env steps of the checkpoint to load (default: the newest)"
-    verb.add_argument("--checkpoint", type=_positive, metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--checkpoint", type=_option(PositiveCount), metavar="ENV_STEPS", help=newest)
     verb.add_argument("--video", type=Path, metavar="FILE", help="write the first four episodes to this .mp4 or .gif")
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     _add_config_dir(verb)
@@ -72,16 +82,22 @@ def _add_predict(verbs: Any) -> None:
         "model", type=Path, metavar="MODEL", help="a run's folder, or weights: a folder or a Hugging Face id"
     )
     verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, not used in training")
-    verb.add_argument("--horizon", type=int, metavar="H", help="steps to imagine (default: the model's longest)")
     verb.add_argument(
-        "--segments", type=int, default=64, metavar="M", help="number of segments to measure (default: 64)"
+        "--horizon", type=_option(Frames), metavar="H", help="steps to imagine (default: the model's longest)"
+    )
+    verb.add_argument(
+        "--segments", type=_option(Many), default=64, metavar="M", help="number of segments to measure (default: 64)"
     )
     samples = "rollouts of each segment; scores are of their mean and of the best (default: 1)"
-    verb.add_argument("--samples", type=int, default=1, metavar="K", help=samples)
-    verb.add_argument("--batch-size", type=int, default=16, metavar="B", help="rollouts in parallel (default: 16)")
-    verb.add_argument("--videos", type=int, default=4, metavar="N", help="number of videos to write (default: 4)")
+    verb.add_argument("--samples", type=_option(Many), default=1, metavar="K", help=samples)
     verb.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the segments and of sampling (default: 0)"
+        "--batch-size", type=_option(Many), default=16, metavar="B", help="rollouts in parallel (default: 16)"
+    )
+    verb.add_argument(
+        "--videos", type=_option(Videos), default=4, metavar="N", help="number of videos to write (default: 4)"
+    )
+    verb.add_argument(
+        "--seed", type=_option(Seed), default=0, metavar="S", help="seed of the segments and of sampling (default: 0)"
     )
     lpips = "weights of torchvision's VGG16 and of the lpips package: adds LPIPS"
     verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
@@ -110,10 +126,10 @@ def _add_play(verbs: Any) -> None:
     data = "a folder of recorded episodes to start from, beside the run's own replay"
     verb.add_argument("--data", type=Path, metavar="FOLDER", help=data)
     newest = "env steps of the checkpoint to load (default: the newest)"
-    verb.add_argument("--checkpoint", type=_positive, metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--checkpoint", type=_option(Many), metavar="ENV_STEPS", help=newest)
     host = "address to listen on; any but the default lets others in, who may then watch and steer (default: 127.0.0.1)"
     verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    verb.add_argument("--port", type=_port, default=8420, metavar="PORT", help="port to listen on (default: 8420)")
+    verb.add_argument("--port", type=_option(Port), default=8420, metavar="PORT", help="port to listen on (default: 8420)")
     _add_config_dir(verb)
 
 
@@ -157,7 +173,7 @@ def _add_status(verbs: Any) -> None:
     verb = _add_verb(verbs, "status", run.status, "show how far the runs in a folder are", examples)
     verb.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of runs at any depth, or a run's folder")
     watch = "refresh every SECONDS (10 without a number) until all runs have ended"
-    verb.add_argument("--watch", type=float, nargs="?", const=10.0, metavar="SECONDS", help=watch)
+    verb.add_argument("--watch", type=_option(Seconds), nargs="?", const=10.0, metavar="SECONDS", help=watch)
 
 
 def _add_compare(verbs: Any) -> None:
@@ -179,19 +195,21 @@ def _add_demos(verbs: Any) -> None:
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
     verb.add_argument(
         "--episodes",
-        type=_positive,
+        type=_option(Many),
         default=5,
         metavar="N",
         help="number of successful episodes to record (default: 5)",
     )
     verb.add_argument(
         "--noise",
-        type=float,
+        type=_option(Std),
         default=0.1,
         metavar="S",
         help="standard deviation of the noise on actions (default: 0.1)",
     )
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the goals and the noise (default: 0)")
+    verb.add_argument(
+        "--seed", type=_option(Seed), default=0, metavar="S", help="seed of the goals and the noise (default: 0)"
+    )
     _add_camera(verb)
     verb.add_argument(
         "--output", type=Path, metavar="FOLDER", help="folder for the episodes (default: runs/demos/TASK)"
@@ -201,7 +219,10 @@ def _add_demos(verbs: Any) -> None:
 def _add_camera(verb: argparse.ArgumentParser) -> None:
     as_set = "(default: as in configs/env/metaworld.yaml)"
     verb.add_argument(
-        "--resolution", type=_positive, metavar="R", help=f"width and height of the frames, in pixels {as_set}"
+        "--resolution",
+        type=_option(Resolution),
+        metavar="R",
+        help=f"width and height of the frames, in pixels {as_set}",
     )
     verb.add_argument("--camera", metavar="NAME", help=f"Meta-World's camera: corner, corner2, ... {as_set}")
 
@@ -216,14 +237,22 @@ def _add_collect(verbs: Any) -> None:
     )
     verb.add_argument("tasks", nargs="+", metavar="TASK", help="names of tasks, such as door-lock; all: the 50 tasks")
     episodes = "number for each task, divided evenly among the policies (default: 10)"
-    verb.add_argument("--episodes", type=_positive, default=10, metavar="N", help=episodes)
+    verb.add_argument("--episodes", type=_option(Many), default=10, metavar="N", help=episodes)
     policies = "scripted, noisy (scripted with noise) or random; one or more (default: scripted)"
     verb.add_argument("--policy", nargs="+", default=["scripted"], metavar="NAME", help=policies)
     verb.add_argument(
-        "--noise", type=float, default=0.3, metavar="S", help="standard deviation of the noise of noisy (default: 0.3)"
+        "--noise",
+        type=_option(Std),
+        default=0.3,
+        metavar="S",
+        help="standard deviation of the noise of noisy (default: 0.3)",
     )
-    verb.add_argument("--workers", type=_positive, default=1, metavar="W", help="number of processes (default: 1)")
-    verb.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the goals and the noise (default: 0)")
+    verb.add_argument(
+        "--workers", type=_option(Workers), default=1, metavar="W", help="number of processes (default: 1)"
+    )
+    verb.add_argument(
+        "--seed", type=_option(Seed), default=0, metavar="S", help="seed of the goals and the noise (default: 0)"
+    )
     _add_camera(verb)
     verb.add_argument(
         "--output",
@@ -240,15 +269,19 @@ def _add_bench(verbs: Any) -> None:
     verb.add_argument("--device", help="measure the pieces of the suite on this GPU, e.g. cuda or cuda:1")
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be 1 or more")
-    return value
+def _option(annotation: Any) -> Callable[[str], Any]:
+    """A function that reads an option and checks it as a setting of that type is checked."""
 
+    def read(text: str) -> Any:
+        from mbrl.settings.values import SettingError, require_value  # imports pydantic
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"{value} is no port: 1 to 65535, or 0 for any that is free")
-    return value
+        value: int | float | str = text
+        with suppress(ValueError):
+            value = float(text)
+            value = int(text)
+        try:
+            return require_value(value, annotation, "it")
+        except SettingError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be {error.allowed}") from error
+
+    return read

@@ -43,9 +43,16 @@ class Version(argparse.Action):
         parser.exit()
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """The parser of all verbs, and their names."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mbrl",
         description="Model-based reinforcement learning for robot manipulation.",
         epilog=EPILOG,

@@ -95,7 +95,10 @@ def compare(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     from mbrl.bench import run_benchmarks
+    from mbrl.device import pick_device
 
+    if options.device is not None:
+        pick_device(options.device)
     results = run_benchmarks(options.names, options.device)
     widths = (60, 10, 14, 0)
     print_table([("benchmark", "value", "unit", "target")], widths)

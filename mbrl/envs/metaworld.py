@@ -21,7 +21,7 @@ from mbrl.envs.rendering import Quality, Renderer, check_image_settings
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
 from mbrl.errors import UserError
 from mbrl.settings.annotations import forwards_to
-from policies.ranges import Bonus, FrameStack, PositiveCount, Resolution
+from policies.ranges import FrameStack, PositiveCount, Resolution, Weight
 
 Goals = Literal["fresh", "fixed"]
 Observation = dict[str, npt.NDArray[Any]]
@@ -73,7 +73,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         action_repeat: PositiveCount = 2,
         episode_length: PositiveCount = 200,
         goals: Goals = "fresh",
-        success_bonus: Bonus = 0.0,
+        success_bonus: Weight = 0.0,
         first_episode: int = 0,
     ) -> None:
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)

@@ -5,8 +5,9 @@ python -m tests.faults --every 5  kills and I/O errors at every fifth file opera
 python -m tests.faults --short    a few of each, as the test suite does
 
 A line for each kind of fault: how many were tried; how many the run survived, which is that it went on and ended equal,
-to the bit, to one that was left alone; after how many the command said one clear line and left with a non-zero exit
-code; and how many did neither. The exit status is 1 where there are any of those.
+to the bit, to one that was left alone (of a setting: that it was accepted, and means something); after how many the
+command said one clear line and left with a non-zero exit code; and how many did neither. The exit status is 1 where
+there are any of those.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tests.faults import damage, errors, folders, kills, malformed, planted
+from tests.faults import damage, errors, folders, kills, malformed, planted, settings
 from tests.faults.runs import AGENTS, Result, Whole
 
 
@@ -31,6 +32,7 @@ def results(agents: Iterable[str], folder: Path, *, every: int, short: bool) -> 
     yield from planted.tried(folder / "planted", short=short)
     yield from malformed.tried(folder / "malformed", short=short)
     yield from folders.tried(folder / "folders", short=short)
+    yield from settings.tried(folder / "settings", short=short)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,85 +1,136 @@
-"""Nonsense in every numeric setting of every agent, up to the construction of its run."""
+"""Nonsense in every numeric setting, up to the construction of what it sets: told in one line, or meaningful."""
 
 import logging
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from mbrl import training
 from mbrl.cli.errors import explain, root_cause
 from mbrl.compose import configurations, groups, override_of
-from mbrl.training import build, check
+from mbrl.pretraining import pretrain
 from tests.demonstrations import write_toy
 from tests.faults.runs import Result
 
 SMALL = ["experiment=smoke", "total_env_steps=60", "env.episode_length=20", "device=cpu", "threads=1"]
-WITH_DEMOS = ("bc",)  # agents that need demonstrations
+ENVS = ("metaworld", "mt10")  # beside the toy environment, in which every agent is built
 NONSENSE: tuple[Any, ...] = (-1, 0, "abc", None, 1e30, 2.5)
 SHORT_AGENTS, SHORT_EVERY = ("sac", "mbpo_ivideogpt"), 17
 
 
-def tried(folder: Path, *, agents: tuple[str, ...] = (), short: bool) -> Iterator[Result]:
-    """Each value of NONSENSE in each setting that is a number or null, agent by agent, in the toy environment."""
+class Composed(NamedTuple):
+    """A configuration in which every setting under `prefix` gets each value of NONSENSE.
+
+    Attributes:
+        name: of the kind of fault.
+        config: the configuration as it is.
+        build: builds what it sets, in the folder that is its second argument.
+        prefix: beginning of the keys.
+    """
+
+    name: str
+    config: DictConfig
+    build: Callable[[DictConfig, Path], None]
+    prefix: str = ""
+
+
+def tried(folder: Path, *, short: bool) -> Iterator[Result]:
+    """Each value of NONSENSE in each setting that is a number, a list or null."""
     folder.mkdir(parents=True, exist_ok=True)
-    demos = write_toy(folder / "demos", 2, episode_length=20, resolution=64)
     logging.disable(logging.WARNING)
-    for agent in agents or (SHORT_AGENTS if short else groups()["agent"]):
-        overrides = [*SMALL, f"env={'metaworld' if agent == 'scripted' else 'toy'}", f"agent={agent}"]
-        overrides += [f"replay.demos={demos}"] * (agent in WITH_DEMOS)
-        with configurations():
-            whole = compose("train", overrides=overrides)
-        assert _fault(whole, folder / "run") is None, f"{agent} is built as it is"
-        cases = [(key, value) for key in _numbers(whole) for value in NONSENSE]
-        for key, value in cases[:: SHORT_EVERY if short else 1]:
-            yield _try(whole, agent, key, value, folder / "run")
+    try:
+        demos = write_toy(folder / "demos", 4, episode_length=20, resolution=64)
+        for composed in _composed(demos, short):
+            fault = _fault(composed, composed.config, folder / "run")
+            assert fault is None, f"{composed.name} cannot be built as it is: {fault}"
+            cases = [(key, value) for key in _numbers(composed) for value in NONSENSE]
+            for key, value in cases[:: SHORT_EVERY if short else 1]:
+                yield _try(composed, key, value, folder / "run")
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-def _numbers(config: DictConfig) -> list[str]:
-    """Keys of all settings that are numbers or null."""
+def _composed(demos: str, short: bool) -> Iterator[Composed]:
+    for agent in SHORT_AGENTS if short else groups()["agent"]:
+        # The scripted policy is that of a task of Meta-World, and cloning needs demonstrations.
+        env = "metaworld" if agent == "scripted" else "toy"
+        needed = [f"replay.demos={demos}"] * (agent == "bc")
+        config = _compose("train", *SMALL, f"env={env}", f"agent={agent}", *needed)
+        yield Composed(f"nonsense in a setting, {agent}", config, _build_run)
+    if short:
+        return
+    for env in ENVS:
+        config = _compose("train", *SMALL, f"env={env}", "agent=sac")
+        yield Composed(f"nonsense in a setting, {env}", config, _build_run, "env.")
+    config = _compose("pretrain", f"data={{{demos}: 1.0}}", "device=cpu", "threads=1", "workers=0")
+    yield Composed("nonsense in a setting, pretrain", config, _build_pretraining)
+
+
+def _compose(root: str, *overrides: str) -> DictConfig:
+    with configurations():
+        return compose(root, overrides=list(overrides))
+
+
+def _build_run(config: DictConfig, folder: Path) -> None:
+    config.run_dir = str(folder)
+    training.check(config)
+    training.build(config).close()
+
+
+def _build_pretraining(config: DictConfig, folder: Path) -> None:
+    config.output = str(folder)
+    pretrain.check(config)
+    parts = pretrain.build(config)
+    assert parts.lock is not None
+    parts.lock.release()
+    for name in pretrain.PHASES:
+        pretrain.build_phase(config, parts, name)
+
+
+def _numbers(composed: Composed) -> list[str]:
+    """Keys of all settings that are numbers, lists or null; of settings that are those of another place, none."""
     found: list[str] = []
 
-    def visit(node: Any, place: str) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                visit(value, f"{place}.{key}" if place else str(key))
-        elif node is None or (isinstance(node, int | float | list) and not isinstance(node, bool)):
-            found.append(place)
+    def visit(node: DictConfig, place: str) -> None:
+        for key in node:
+            child, value = node._get_node(key), node[key]
+            if isinstance(value, DictConfig):
+                if not child._is_interpolation():
+                    visit(value, f"{place}{key}.")
+            elif not isinstance(value, bool | str):
+                assert value is None or isinstance(value, int | float | ListConfig)
+                found.append(f"{place}{key}")
 
-    visit(OmegaConf.to_container(config, resolve=True), "")
-    return found
+    visit(composed.config, "")
+    return [key for key in found if key.startswith(composed.prefix)]
 
 
-def _try(whole: DictConfig, agent: str, key: str, value: Any, run: Path) -> Result:
-    config = whole.copy()
+def _try(composed: Composed, key: str, value: Any, run: Path) -> Result:
+    config = composed.config.copy()
     OmegaConf.update(config, key, value)
-    fault = _fault(config, run)
-    kind, name = f"nonsense in a setting, {agent}", override_of(key, value)
+    fault = _fault(composed, config, run)
+    name = override_of(key, value)
     if fault is None:
-        return Result(kind, name, "survived")
+        return Result(composed.name, name, "survived")
     explained = explain(root_cause(fault))
     if explained is None:
-        return Result(kind, name, "failed", "".join(traceback.format_exception(fault))[-1500:])
-    return Result(kind, name, "one line", explained[0])
+        return Result(composed.name, name, "failed", "".join(traceback.format_exception(fault))[-1500:])
+    return Result(composed.name, name, "one line", explained[0])
 
 
-def _fault(config: DictConfig, run: Path) -> Exception | None:
-    """The error of building a run; None where it is built."""
+def _fault(composed: Composed, config: DictConfig, run: Path) -> Exception | None:
+    """The error of building; None where it is built."""
     shutil.rmtree(run, ignore_errors=True)
-    OmegaConf.update(config, "run_dir", str(run))
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            build_checked(config)
+            composed.build(config.copy(), run)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what came of the value
         return error
     return None
-
-
-def build_checked(config: DictConfig) -> None:
-    check(config)
-    build(config).close()
