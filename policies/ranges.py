@@ -8,29 +8,36 @@ from typing import Annotated
 
 from annotated_types import Interval
 
+# sizes
 Number = Annotated[int, Interval(ge=1, le=1000)]  # of parts that are built one by one, such as layers
 Width = Annotated[int, Interval(ge=1, le=2**16)]  # of a layer
-Count = Annotated[int, Interval(ge=0, le=10**12)]  # of steps, updates, transitions
+Expansion = Annotated[int, Interval(ge=1, le=64)]  # of the width inside a block
+Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
+Pixels = Annotated[int, Interval(ge=1, le=64)]  # side or stride of a kernel
+Padding = Annotated[int, Interval(ge=0, le=64)]  # in pixels
+Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of a picture, in pixels
+FrameStack = Annotated[int, Interval(ge=1, le=100)]
+Horizon = Annotated[int, Interval(ge=1, le=10_000)]  # steps of a rollout, a plan or a segment
+Candidates = Annotated[int, Interval(ge=1, le=10**6)]  # plans of one draw
+CandidatesOrZero = Annotated[int, Interval(ge=0, le=10**6)]
+Workers = Annotated[int, Interval(ge=1, le=1024)]  # processes
+
+# counts of steps, updates, transitions
+Count = Annotated[int, Interval(ge=0, le=10**12)]
 PositiveCount = Annotated[int, Interval(ge=1, le=10**12)]
-LearningRate = Annotated[float, Interval(gt=0, le=1)]
-WeightDecay = Annotated[float, Interval(ge=0, le=1)]
+Ratio = Annotated[float, Interval(ge=0, le=1e6)]  # of updates to steps
+
+# shares
 Share = Annotated[float, Interval(ge=0, le=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
-Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish
+
+# learning
+LearningRate = Annotated[float, Interval(gt=0, le=1)]
+WeightDecay = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]  # of a term of a loss
+Factor = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of a term that is added to a reward or taken from it
+Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish
+Entropy = Annotated[float, Interval(ge=-1e6, le=1e6)]  # in nats
 Std = Annotated[float, Interval(ge=0, le=2)]  # of noise on actions, which lie in [-1, 1]
 PositiveStd = Annotated[float, Interval(gt=0, le=2)]
-Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
-Entropy = Annotated[float, Interval(ge=-1e6, le=1e6)]  # in nats
-Expansion = Annotated[int, Interval(ge=1, le=64)]  # of the width inside a block
-Pixels = Annotated[int, Interval(ge=1, le=64)]  # side or stride of a kernel
-Padding = Annotated[int, Interval(ge=0, le=64)]  # in pixels
-Candidates = Annotated[int, Interval(ge=1, le=10**6)]  # plans of one draw
-CandidatesOrNone = Annotated[int, Interval(ge=0, le=10**6)]
-Horizon = Annotated[int, Interval(ge=1, le=10_000)]  # steps of a rollout, a plan or a segment
-Ratio = Annotated[float, Interval(ge=0, le=1e6)]  # of updates to steps
-FrameStack = Annotated[int, Interval(ge=1, le=100)]
-Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of a picture, in pixels
-Factor = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of a term that is added to a reward or taken from it
-Workers = Annotated[int, Interval(ge=1, le=1024)]  # processes

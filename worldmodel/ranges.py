@@ -8,18 +8,25 @@ from typing import Annotated
 
 from annotated_types import Interval
 
+# sizes
 Number = Annotated[int, Interval(ge=1, le=1000)]  # of parts that are built one by one, such as layers
+NumberOrZero = Annotated[int, Interval(ge=0, le=1000)]
 Width = Annotated[int, Interval(ge=1, le=2**16)]  # of a layer
 Codes = Annotated[int, Interval(ge=1, le=2**20)]  # of a codebook
 Side = Annotated[int, Interval(ge=1, le=8192)]  # of a picture or a map of features, in pixels
-Count = Annotated[int, Interval(ge=0, le=10**12)]  # of steps, updates, transitions
-PositiveCount = Annotated[int, Interval(ge=1, le=10**12)]
 Frames = Annotated[int, Interval(ge=1, le=10_000)]  # of a segment or a rollout
-LearningRate = Annotated[float, Interval(gt=0, le=1)]
+Positions = Annotated[int, Interval(ge=1, le=2**20)]  # tokens of a segment
+
+# counts of steps, updates, transitions
+Count = Annotated[int, Interval(ge=0, le=10**12)]
+PositiveCount = Annotated[int, Interval(ge=1, le=10**12)]
+
+# shares
 Share = Annotated[float, Interval(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
-Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish
-Weight = Annotated[float, Interval(ge=0, le=1e6)]  # of a term of a loss
-NumberOrNone = Annotated[int, Interval(ge=0, le=1000)]
 OpenShare = Annotated[float, Interval(gt=0, lt=1)]
-Positions = Annotated[int, Interval(ge=1, le=2**20)]  # tokens of a segment
+
+# learning
+LearningRate = Annotated[float, Interval(gt=0, le=1)]
+Weight = Annotated[float, Interval(ge=0, le=1e6)]  # of a term of a loss
+Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish

@@ -41,9 +41,8 @@ def require_memory(what: str, needed: int, device: torch.device) -> None:
     """
     free = free_memory(device)
     if needed > free:
-        raise UserError(
-            f"{what} needs {needed / GIB:.1f} GiB of memory, and {device.type} has {free / GIB:.1f} GiB free"
-        )
+        room = f"{needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free on {device.type}"
+        raise UserError(f"{what} needs {room}: make it smaller")
 
 
 def require_memory_of(make: Callable[[], nn.Module], place: str, device: torch.device) -> None:
@@ -66,4 +65,4 @@ def require_memory_of(make: Callable[[], nn.Module], place: str, device: torch.d
         return
     weights = sum(p.numel() * p.element_size() * (COPIES if p.requires_grad else 1) for p in parameters)
     numbers = sum(p.numel() for p in parameters)
-    require_memory(f"{place} has {numbers / 1e6:.0f} million weights, and training them", weights, device)
+    require_memory(f"{place} has {numbers / 1e6:.0f} million weights: training them", weights, device)

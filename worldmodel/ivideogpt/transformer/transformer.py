@@ -14,7 +14,7 @@ from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.transformer.heads import Heads, symlog
 from worldmodel.ivideogpt.transformer.llama import LanguageModel
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
-from worldmodel.ranges import Number, NumberOrNone, Positions, ShareBelowOne, Width
+from worldmodel.ranges import Number, NumberOrZero, Positions, ShareBelowOne, Width
 
 INITIAL_STD = 0.02
 
@@ -61,8 +61,8 @@ class VideoTransformer(nn.Module):
         layers: Number,
         heads: Number,
         mlp_width: Width,
-        reward_heads: NumberOrNone = 1,
-        proprioception: NumberOrNone = 0,
+        reward_heads: NumberOrZero = 1,
+        proprioception: NumberOrZero = 0,
         attention_dropout: ShareBelowOne = 0.0,
         max_positions: Positions = 1024,
     ) -> None:
