@@ -25,7 +25,7 @@ from mbrl.compose import nearest
 from mbrl.errors import UserError, checks_of_arguments, is_raised
 from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, named_classes
 from mbrl.settings.annotations import class_in, is_callable, types_of
-from mbrl.settings.values import NOTHING, SettingError, describe, entries, plain_part, require_value
+from mbrl.settings.values import NOTHING, SettingError, describe, entries, plain_part, require_value, required
 from policies.ranges import LearningRate, WeightDecay
 
 PARTIAL = "_partial_"
@@ -149,10 +149,18 @@ def typed(value: Any, annotation: Any, place: str) -> Any:
     for name, item in value.items():
         inner = f"{place}.{name}" if place else str(name)
         try:
-            required = annotation_of(str(name))
+            wanted = annotation_of(str(name))
         except KeyError:
             raise UserError(f"{inner}: there is no such setting") from None
-        found[str(name)] = typed(item, required, inner)
+        try:
+            found[str(name)] = typed(item, wanted, inner)
+        except SettingError as error:
+            if str(name).isidentifier():
+                raise
+            raise SettingError(place, value, describe(annotation)) from error  # A path can be no part of a key.
+    for name, wanted in required(annotation).items():
+        if name not in found:
+            raise UserError(f"{place}.{name} is missing: it must be {describe(wanted)}")
     return found
 
 

@@ -10,8 +10,9 @@ from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
+from mbrl.errors import UserError
 from mbrl.settings.annotations import types_of
-from mbrl.settings.values import Arguments, SettingError
+from mbrl.settings.values import Arguments, SettingError, describe
 from mbrl.targets import check, typed
 from policies.base import Planner, Policy
 from policies.ranges import Horizon, PositiveShare
@@ -24,7 +25,10 @@ TYPES: dict[str, Any] = {
     "planner": Planner | None,
     "imagination": Annotated[Mapping[str, Any], Arguments(Imagination)] | None,
     "planning": Annotated[Mapping[str, Any], Arguments(PlanningPolicy)] | None,
-    "model_error": Annotated[Mapping[str, Any], Arguments(ModelError)] | None,
+    "model_error": Annotated[
+        Mapping[str, Any], Arguments(ModelError, given=("simulator", "gamma", "episode_env_steps"))
+    ]
+    | None,
     "name": str,
     "pixels": bool,
     "snapshots": bool,
@@ -46,5 +50,12 @@ def check_agent(settings: Any, place: str) -> dict[str, Any]:
     if "policy" not in settings:
         raise SettingError(f"{place}.policy", None, "settings whose _target_ makes a Policy")
     found = {key: typed(value, types[key], f"{place}.{key}") for key, value in settings.items() if key in types}
+    for key in ("batch_size", "updates_per_step", "learning_starts", "name", "pixels", "n_step"):
+        if key not in found:
+            raise UserError(f"{place}.{key} is missing: it must be {describe(types[key])}")
+    for part, settings_of_it in (("planner", "planning"), ("world_model", "imagination")):
+        used = part == "planner" or found.get("real_ratio", 1) < 1
+        if used and found.get(part) is not None and found.get(settings_of_it) is None:
+            raise SettingError(f"{place}.{settings_of_it}", None, f"settings by name, because there is a {part}")
     own = check({key: value for key, value in settings.items() if key not in types}, Agent, place)
     return {key: own[key] if key in own else found[key] for key in settings}

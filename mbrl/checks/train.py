@@ -17,7 +17,7 @@ from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.wandb import require_package
-from mbrl.settings.values import Arguments, SettingError
+from mbrl.settings.values import Arguments, SettingError, describe
 from mbrl.targets import check as check_target
 from mbrl.targets import typed
 from policies.ranges import PositiveCount
@@ -55,6 +55,8 @@ def check_replay(settings: Any, place: str) -> dict[str, Any]:
     """The settings of the replay, checked as in `mbrl.targets.check`; `demos` is no argument of its class."""
     if not isinstance(settings, Mapping):
         raise SettingError(place, settings, "settings by name")
+    if "capacity" not in settings:
+        raise UserError(f"{place}.capacity is missing: it must be {describe(PositiveCount)}")
     demos = typed(settings.get("demos"), str | None, f"{place}.demos")
     found = check_target({key: value for key, value in settings.items() if key != "demos"}, Replay, place)
     return {**found, "demos": demos}
@@ -65,7 +67,7 @@ TYPES: dict[str, Any] = {
     "env": check_env,
     "agent": check_agent,
     "replay": check_replay,
-    "collect": Annotated[Mapping[str, Any], Arguments(make_collector)],
+    "collect": Annotated[Mapping[str, Any], Arguments(make_collector, given=("seed", "random_steps"))],
     "eval": Evaluation,
     "worldmodel": Weights,
     "seed": Seed,

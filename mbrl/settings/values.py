@@ -47,10 +47,15 @@ class SettingError(UserError):
 
 
 class Arguments:
-    """Metadata of an annotation of settings: they are arguments of a constructor that is not named in `_target_`."""
+    """Metadata of an annotation of settings: they are arguments of a constructor that is not named in `_target_`.
 
-    def __init__(self, of: Callable[..., Any]) -> None:
-        self.of = of
+    Args:
+        of: the constructor.
+        given: arguments that are no settings.
+    """
+
+    def __init__(self, of: Callable[..., Any], given: Collection[str] = ()) -> None:
+        self.of, self.given = of, given
 
 
 def require_value(value: Any, annotation: Any, place: str) -> Any:
@@ -120,7 +125,8 @@ def entries(annotation: Any) -> Callable[[str], Any] | None:
     """The annotation of each entry of settings by name; None if the annotation allows no such settings."""
     for arguments in _metadata(annotation):
         if isinstance(arguments, Arguments):
-            return types_of(arguments.of).__getitem__
+            types = types_of(arguments.of)
+            return {name: types[name] for name in types if name not in arguments.given}.__getitem__
     for member in members(annotation):
         origin = get_origin(member) or member
         if member in (Any, object):
@@ -130,6 +136,21 @@ def entries(annotation: Any) -> Callable[[str], Any] | None:
         if inspect.isclass(origin) and issubclass(origin, Mapping):
             return _same(get_args(member)[1] if get_args(member) else Any)
     return None
+
+
+def required(annotation: Any) -> dict[str, Any]:
+    """Names and annotations of the settings that an annotation of settings by name requires."""
+    for arguments in _metadata(annotation):
+        if isinstance(arguments, Arguments):
+            return {
+                name: types_of(arguments.of)[name]
+                for name, parameter in inspect.signature(arguments.of).parameters.items()
+                if parameter.default is parameter.empty
+                and name not in arguments.given
+                and plain_part(types_of(arguments.of)[name]) is not NOTHING
+            }
+    typed = [member for member in members(annotation) if typing.is_typeddict(member)]
+    return typing.get_type_hints(typed[0], include_extras=True) if typed else {}
 
 
 def _same(annotation: Any) -> Callable[[str], Any]:

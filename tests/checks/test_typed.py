@@ -74,6 +74,25 @@ def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.
         check(composed([*TOY, "agent=sac", f"device={device}"]))
 
 
+@pytest.mark.parametrize(
+    ("agent", "lines", "message"),
+    [
+        ("mbpo", ["~agent.imagination.rollouts"], "agent.imagination.rollouts is missing: it must be a whole number"),
+        ("mbpo", ["agent.imagination=null"], "agent.imagination=null is not allowed: it must be settings by name"),
+        ("mpc_ivideogpt", ["agent.planning=null"], "agent.planning=null is not allowed: it must be settings by name"),
+        ("sac", ["~agent.batch_size"], "agent.batch_size is missing: it must be a whole number"),
+        ("sac", ["~replay.capacity"], "replay.capacity is missing: it must be a whole number"),
+        ("sac", ["~eval.every"], "eval.every is missing: it must be a whole number"),
+        ("sac", ["+collect.seed=3"], "collect.seed: there is no such setting"),
+        ("sac", ["+eval.foo=3"], "eval.foo: there is no such setting"),
+    ],
+)
+def test_a_setting_that_is_missing_or_unknown_is_told(agent: str, lines: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check(composed([*TOY, f"agent={agent}", *lines]))
+    assert str(error.value).startswith(message)
+
+
 def test_null_for_a_group_names_what_can_be_chosen() -> None:
     with pytest.raises(UserError, match=r"^env=null is not allowed: choose one of .*toy"):
         composed(["env=null"])

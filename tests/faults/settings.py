@@ -69,7 +69,9 @@ def _composed(demos: str, short: bool) -> Iterator[Composed]:
     for env in ENVS:
         config = _compose("train", *SMALL, f"env={env}", "agent=sac")
         yield Composed(f"nonsense in a setting, {env}", config, _build_run, "env.")
-    config = _compose("pretrain", f"data={{{demos}: 1.0}}", "device=cpu", "threads=1", "workers=0", "validation.share=0.5")
+    config = _compose(
+        "pretrain", f"data={{{demos}: 1.0}}", "device=cpu", "threads=1", "workers=0", "validation.share=0.5"
+    )
     yield Composed("nonsense in a setting, pretrain", config, _build_pretraining)
 
 
