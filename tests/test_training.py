@@ -180,9 +180,9 @@ def test_the_replay_reserves_no_more_than_the_run_can_fill(tmp_path):
     ("override", "message"),
     [
         ("collect.frames_per_batch=7", "must divide"),
-        ("total_env_steps=0", "total_env_steps must be a whole number, 1 or more, not 0"),
-        ("checkpoint_every=1.5", "checkpoint_every must be a whole number"),
-        ("eval.every=.inf", "eval.every must be a whole number"),
+        ("total_env_steps=0", r"^total_env_steps=0 is not allowed: it must be a whole number in \[1, "),
+        ("checkpoint_every=1.5", r"^checkpoint_every=1\.5 is not allowed: it must be a whole number"),
+        ("eval.every=.inf", r"^eval\.every='?\.?inf'? is not allowed: it must be a whole number"),
         ("eval.episodes=0", "eval.episodes"),
         ("replay.demo_share=2", "demo_share"),
     ],

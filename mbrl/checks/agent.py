@@ -18,6 +18,7 @@ from policies.base import Planner, Policy
 from policies.ranges import Horizon, PositiveShare
 from worldmodel.base import WorldModel
 
+MEASURED = ("simulator", "gamma", "episode_env_steps")  # arguments of ModelError that are no settings
 # What are no arguments of the agent's class: its parts, its schedule, and settings that others refer to.
 TYPES: dict[str, Any] = {
     "policy": Policy,

@@ -105,7 +105,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
 
     _require_one_action(parsed)
     module = CONFIGURED[verb].module
-    folders = prepare(verb, parsed.overrides, import_module(module).check, config_dir) if parsed.multirun else []
+    folders = prepare(parsed.overrides, import_module(module).check, config_dir, verb) if parsed.multirun else []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
     def job(config: DictConfig) -> None:

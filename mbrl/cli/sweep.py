@@ -15,7 +15,7 @@ from mbrl.build import env_factory
 from mbrl.checks.sizes import require_sizes
 from mbrl.cli.errors import explain, one_line, root_cause
 from mbrl.cli.summary import opening
-from mbrl.compose import composed_jobs, groups
+from mbrl.compose import ROOT_CONFIG, composed_jobs, groups
 from mbrl.errors import UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.run_folder.files import write_atomically
@@ -29,18 +29,21 @@ Result = TypeVar("Result")
 
 
 def prepare(
-    verb: str, arguments: Sequence[str], check: Callable[[DictConfig], None], config_dir: Path | None = None
+    arguments: Sequence[str],
+    check: Callable[[DictConfig], None],
+    config_dir: Path | None = None,
+    verb: str = ROOT_CONFIG,
 ) -> list[Path]:
     """Check every job of a sweep and claim its folder, so that `mbrl status` lists all jobs from the start.
 
     Args:
-        verb: train, or another verb with a configuration, whose jobs claim their folders when they run.
         arguments: Hydra's overrides.
         check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
+        verb: train, or another verb with a configuration, whose jobs claim their folders when they run.
 
     Returns:
-        The run folders of the jobs.
+        The run folders of the jobs; [] for another verb.
 
     Raises:
         UserError: a job cannot be run, two jobs have the same folder, or a folder belongs to another configuration.
@@ -49,7 +52,7 @@ def prepare(
     for overrides, config in jobs:
         with _naming_job(overrides):
             check(config)
-    if verb != "train":
+    if verb != ROOT_CONFIG:
         return []
     folders: dict[Path, list[str]] = {}
     sizes: set[str] = set()
