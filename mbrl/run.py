@@ -269,9 +269,12 @@ class Run:
     def _plain_env(self) -> EnvBase:
         """The environment of training, which gives the specs."""
         from mbrl.build import env_factory
+        from mbrl.checks.train import TYPES
+        from mbrl.checks.typed import require_types
 
         if "env" not in self.config:
             raise UserError(f"{self.folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
+        require_types(self.config, TYPES, composed=False)  # The file may be anyone's.
         return env_factory(self.config)(seed=self.config.seed)
 
     def _load(self, name: str, part: Part) -> None:

@@ -38,6 +38,7 @@ WeightDecay = Annotated[float, Interval(ge=0, le=1)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]  # of a term of a loss
 Factor = Annotated[float, Interval(ge=-1e6, le=1e6)]  # of a term that is added to a reward or taken from it
 Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish
+Norm = Annotated[float, Interval(gt=0, le=1e12)]  # of a gradient; a large one clips nothing
 Entropy = Annotated[float, Interval(ge=-1e6, le=1e6)]  # in nats
 Std = Annotated[float, Interval(ge=0, le=2)]  # of noise on actions, which lie in [-1, 1]
 PositiveStd = Annotated[float, Interval(gt=0, le=2)]

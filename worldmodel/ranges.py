@@ -30,3 +30,4 @@ OpenShare = Annotated[float, Interval(gt=0, lt=1)]
 LearningRate = Annotated[float, Interval(gt=0, le=1)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]  # of a term of a loss
 Scale = Annotated[float, Interval(gt=0, le=1e6)]  # a factor that must not vanish
+Norm = Annotated[float, Interval(gt=0, le=1e12)]  # of a gradient; a large one clips nothing

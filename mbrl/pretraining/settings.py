@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from mbrl.checks.train import Seed, Threads
 from mbrl.data.augmentation import Augmentation
-from policies.ranges import Count, LearningRate, PositiveCount, Scale, Share, ShareBelowOne, WeightDecay
+from policies.ranges import Count, LearningRate, Norm, PositiveCount, Scale, Share, ShareBelowOne, WeightDecay
 from worldmodel.base import WorldModel
 
 OpenShare = Annotated[float, Interval(gt=0, lt=1)]
@@ -40,7 +40,7 @@ class PhaseSettings(TypedDict):
     warmup: Count
     final_learning_rate_share: Share
     weight_decay: WeightDecay
-    clip_norm: Scale
+    clip_norm: Norm
     accumulate: PositiveCount
     ema_decay: ShareBelowOne
 

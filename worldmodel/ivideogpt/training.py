@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldmodel.ranges import Count, Frames, Scale, Weight
+from worldmodel.ranges import Count, Frames, Norm, Weight
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TrainingPlan:
     later_encoders: bool = False
     tokenizer_frames: Frames | None = None
     warmup_updates: Count = 0
-    clip_norm: Scale = 1.0
+    clip_norm: Norm = 1.0
     reward_weight: Weight = 1.0
     state_weight: Weight = 1.0
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
