@@ -26,11 +26,11 @@ from mbrl.errors import UserError, checks_of_arguments, is_raised
 from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, named_classes
 from mbrl.settings.annotations import class_in, is_callable, types_of
 from mbrl.settings.values import NOTHING, SettingError, describe, entries, plain_part, require_value, required
-from policies.ranges import LearningRate, WeightDecay
+from policies.ranges import Share, WeightDecay
 
 PARTIAL = "_partial_"
-# torch annotates no ranges, and accepts a learning rate of 1e30
-OPTIMIZERS, OPTIMIZER_RANGES = "torch.optim.", {"lr": LearningRate, "weight_decay": WeightDecay}
+# torch annotates no ranges, and accepts a learning rate of 1e30; one of 0 trains nothing
+OPTIMIZERS, OPTIMIZER_RANGES = "torch.optim.", {"lr": Share, "weight_decay": WeightDecay}
 
 
 def names_in(folder: Path | None) -> set[str]:

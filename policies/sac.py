@@ -125,9 +125,6 @@ class SAC(Policy):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.target_rate = target_rate
         self.target_entropy = -actions / 2 if target_entropy is None else target_entropy
-        if self.target_entropy >= actions * math.log(2):
-            most = f"{actions * math.log(2):.2f}, that of uniform actions"
-            raise ValueError(f"sac: target_entropy is {target_entropy}: it must be below {most}")
         adam = partial(torch.optim.AdamW, lr=learning_rate, fused=True)
         self.optimizers = {
             "critic": adam(self.critic.parameters(), weight_decay=weight_decay),

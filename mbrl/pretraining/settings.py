@@ -9,7 +9,7 @@ from annotated_types import Interval
 
 from mbrl.checks.train import Seed, Threads
 from mbrl.data.augmentation import Augmentation
-from policies.ranges import Count, LearningRate, Norm, PositiveCount, Scale, Share, ShareBelowOne, WeightDecay
+from policies.ranges import Count, Norm, PositiveCount, Scale, Share, ShareBelowOne, WeightDecay
 from worldmodel.base import WorldModel
 
 OpenShare = Annotated[float, Interval(gt=0, lt=1)]
@@ -36,7 +36,7 @@ class PhaseSettings(TypedDict):
     """The settings of a phase, under its name."""
 
     steps: Count
-    learning_rate: LearningRate
+    learning_rate: Share  # 0 trains nothing
     warmup: Count
     final_learning_rate_share: Share
     weight_decay: WeightDecay

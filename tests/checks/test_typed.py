@@ -33,7 +33,7 @@ TOY = ["env=toy", "experiment=smoke"]
         ("sac", "wandb=true", "text or null"),
         ("mbpo", "agent.imagine_every=0", "a whole number in [1, 1e+12]"),
         ("mbpo", "agent.world_model.check_every=0", "a whole number in [1, 1e+12]"),
-        ("mbpo", "agent.world_model.optimizer.lr=1e30", "a number in (0, 1]"),
+        ("mbpo", "agent.world_model.optimizer.lr=1e30", "a number in [0, 1]"),
         ("mbpo", "agent.imagination.cut_above.reward_std=abc", "a number in [0, 1000000] or null"),
         ("mbpo", "agent.model_error.plans=0", "a whole number in [1, 1e+12]"),
         ("drqv2", "agent.policy.std_start=1e30", "a number in [0, 2]"),
