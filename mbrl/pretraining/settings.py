@@ -50,7 +50,7 @@ TYPES: dict[str, Any] = {
     "tokenizer": PhaseSettings,
     "transformer": PhaseSettings,
     "worldmodel": WorldModel,
-    "data": Mapping[str, Scale],
+    "data": Mapping[str, Scale] | list,  # see pretrain.weight_by_folder
     "output": str,
     "seed": Seed,
     "threads": Threads | None,

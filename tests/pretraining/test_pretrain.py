@@ -224,7 +224,7 @@ def test_impossible_settings(data, tmp_path, override, message):
 def test_a_weight_must_be_a_number():
     with initialize_config_module("configs", version_base="1.3"):
         config = compose("pretrain", ["data={some/folder: much}"])
-    with pytest.raises(ValueError, match=r"^data='?\{.*some/folder.*:much\}'? is not allowed: .* each a number in"):
+    with pytest.raises(ValueError, match="the weight of some/folder is 'much'"):
         run(config)
 
 
