@@ -11,4 +11,4 @@ pytestmark = pytest.mark.process
 def test_a_few_faults_of_each_kind():
     done = run_command("--short", program="tests.faults.__main__")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 8, "a heading and a line for each kind"
+    assert len(done.stdout.splitlines()) == 10, "a heading and a line for each kind"
