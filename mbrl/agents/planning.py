@@ -37,9 +37,8 @@ class PlanningPolicy(Policy):
         replan_every: agent steps that a plan is followed before the next is made, 1 to the planner's horizon.
         proposals: M of the N candidates are rollouts of the prior, exploring, in the world model.
         samples: imagined rollouts of each candidate, whose mean is its score. 1 suffices for a model without chance.
-        goal: an episode file, or a folder with one, whose last frame is the goal. The score of a plan is then minus the
-            mean squared error between the goal and the last imagined frame, pixels in [0, 1], and rewards do not count.
-            None scores by rewards.
+        goal: an episode file, or a folder with one, whose last frame is the goal. A plan then scores minus the mean
+            squared error between the goal and the last imagined frame, pixels in [0, 1]. None: it scores by rewards.
 
     Raises:
         UserError: settings do not fit together.

@@ -126,10 +126,12 @@ def _add_play(verbs: Any) -> None:
     data = "a folder of recorded episodes to start from, beside the run's own replay"
     verb.add_argument("--data", type=Path, metavar="FOLDER", help=data)
     newest = "env steps of the checkpoint to load (default: the newest)"
-    verb.add_argument("--checkpoint", type=_option(Many), metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--checkpoint", type=_option(PositiveCount), metavar="ENV_STEPS", help=newest)
     host = "address to listen on; any but the default lets others in, who may then watch and steer (default: 127.0.0.1)"
     verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    verb.add_argument("--port", type=_option(Port), default=8420, metavar="PORT", help="port to listen on (default: 8420)")
+    verb.add_argument(
+        "--port", type=_option(Port), default=8420, metavar="PORT", help="port to listen on (default: 8420)"
+    )
     _add_config_dir(verb)
 
 
