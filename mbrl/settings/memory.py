@@ -23,7 +23,7 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # There is no limit, or its file says "max".
-        limit, taken = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        limit, taken = (int((GROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
         free = min(free, limit - taken)
     return free
 

@@ -51,8 +51,7 @@ class IVideoGPT(WorldModel):
         conditioning: Whether the model reads actions and a goal frame.
         precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
-            weights, and `tokenizer` and `transformer` are not called, see official.load_parts. The tokenizer is not
-            trained alone at first, because its tokens have their meaning already. None: random weights.
+            weights (see official.load_parts), and the tokenizer is not trained alone at first. None: random weights.
         defects: Defects of the published implementation; none by default.
 
     Raises:
