@@ -74,16 +74,14 @@ class Run:
     @cached_property
     def config(self) -> DictConfig:
         """Every setting, resolved."""
-        from mbrl.run_folder.config import load_config, require_whole
+        from mbrl.run_folder.config import load_config
 
         named: Collection[str] = ()
         if self._config_dir is not None:
             from mbrl.targets import names_in
 
             named = names_in(self._config_dir)
-        config = load_config(self.folder, named)
-        require_whole(config, self.folder)
-        return config
+        return load_config(self.folder, named)
 
     @property
     def curve(self) -> Any:
@@ -122,8 +120,9 @@ class Run:
         from mbrl.build import env_factory
         from mbrl.envs.gym import with_recurrent_state
 
-        make = env_factory(self.config, evaluation=True)
-        env = make(seed=self.config.eval.seed if seed is None else seed, **settings)
+        config = self._whole_config
+        make = env_factory(config, evaluation=True)
+        env = make(seed=config.eval.seed if seed is None else seed, **settings)
         return with_recurrent_state(env, self._acting[0].carried)
 
     @cached_property
@@ -146,7 +145,7 @@ class Run:
         from mbrl.run_folder.parts import ModulePart
         from worldmodel.base import WorldModel
 
-        if self.config.agent.get("planner") is None:
+        if self._whole_config.agent.get("planner") is None:
             with closing(self._plain_env()) as env, fork_rng():
                 model = build_world_model(self.config, env)
             if model is not None:
@@ -233,7 +232,7 @@ class Run:
         from mbrl.build import agent_steps_per_episode, env_factory
         from mbrl.collecting.evaluation import Evaluator, film
 
-        settings, acting = self.config.eval, self._acting[0]
+        settings, acting = self._whole_config.eval, self._acting[0]
         make_env = env_factory(self.config, evaluation=True)
         evaluator = Evaluator(
             make_env,
@@ -269,13 +268,22 @@ class Run:
     def _plain_env(self) -> EnvBase:
         """The environment of training, which gives the specs."""
         from mbrl.build import env_factory
+
+        config = self._whole_config
+        return env_factory(config)(seed=config.seed)
+
+    @cached_property
+    def _whole_config(self) -> DictConfig:
+        """The settings, checked for building from them: the file may be cut off, or anyone's."""
         from mbrl.checks.train import TYPES
         from mbrl.checks.typed import require_types
+        from mbrl.run_folder.config import require_whole
 
-        if "env" not in self.config:
+        if "env" not in self.config and "agent" not in self.config:
             raise UserError(f"{self.folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
-        require_types(self.config, TYPES, composed=False)  # The file may be anyone's.
-        return env_factory(self.config)(seed=self.config.seed)
+        require_whole(self.config, self.folder)
+        require_types(self.config, TYPES, composed=False)
+        return self.config
 
     def _load(self, name: str, part: Part) -> None:
         """Load a part from the run's checkpoint.
