@@ -269,21 +269,14 @@ class Run:
         """The environment of training, which gives the specs."""
         from mbrl.build import env_factory
 
-        config = self._whole_config
-        return env_factory(config)(seed=config.seed)
+        return env_factory(self._whole_config)(seed=self.config.seed)
 
     @cached_property
     def _whole_config(self) -> DictConfig:
         """The settings, checked for building from them: the file may be cut off, or anyone's."""
-        from mbrl.checks.train import TYPES
-        from mbrl.checks.typed import require_types
-        from mbrl.run_folder.config import require_whole
+        from mbrl.checks.train import check_written
 
-        if "env" not in self.config and "agent" not in self.config:
-            raise UserError(f"{self.folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
-        require_whole(self.config, self.folder)
-        require_types(self.config, TYPES, composed=False)
-        return self.config
+        return check_written(self.config, self.folder)
 
     def _load(self, name: str, part: Part) -> None:
         """Load a part from the run's checkpoint.

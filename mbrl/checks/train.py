@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Interval
@@ -16,6 +17,7 @@ from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
+from mbrl.run_folder.config import require_whole
 from mbrl.run_folder.wandb import require_package
 from mbrl.settings.values import Arguments, SettingError, describe
 from mbrl.targets import check as check_target
@@ -114,6 +116,19 @@ def check(config: DictConfig) -> None:
     check_demonstrations(config)
 
 
+def check_written(config: DictConfig, folder: Path) -> DictConfig:
+    """The settings of a run folder, checked before something is built from them: the file may be cut off, or anyone's.
+
+    Raises:
+        UserError: it is no run's, or a setting is missing or wrong.
+    """
+    if "env" not in config and "agent" not in config:
+        raise UserError(f"{folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
+    require_whole(config, folder)
+    require_types(config, TYPES, composed=False)
+    return config
+
+
 def check_demonstrations(config: DictConfig) -> None:
     """Check the settings of demonstrations.
 
@@ -121,9 +136,7 @@ def check_demonstrations(config: DictConfig) -> None:
         UserError: demonstrations would not be used, or imitation has no demonstrations.
     """
     demos, share = config.replay.demos, config.replay.demo_share
-    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0, "_target_": None}
-    if "_target_" not in cloning:
-        raise UserError(f"{config.agent.name} imitates no demonstrations: leave agent.cloning out")
+    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0}
     if demos is None and (share > 0 or cloning["updates"] > 0):
         raise UserError(
             f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "

@@ -145,9 +145,9 @@ def test_other_settings_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     [
         (["reech"], "unknown Meta-World task 'reech': did you mean reach"),
         (["reach", "--policy", "scriptd"], "unknown policy 'scriptd': choose among scripted, noisy, random"),
-        (["reach", "--noise", "-1"], "noise (-1.0) and seed (0) must be 0 or more"),
+        (["reach", "--noise", "-1"], "--noise: '-1' is not allowed: it must be a number in [0, 2]"),
         (["reach", "--camera", "front"], "unknown camera 'front'"),
-        (["reach", "--resolution", "3"], "resolution is 3: it must be 8 or more"),
+        (["reach", "--resolution", "3"], "--resolution: '3' is not allowed: it must be a whole number in [8, 8192]"),
     ],
 )
 def test_a_slip_costs_one_line_and_makes_no_folder(
