@@ -183,7 +183,8 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
         (["agent=drqv2", *CLONED[1:], "env.action_repeat=2"], "of action_repeat 1, and the environment's .* is 2"),
         (["agent=random", "replay.demo_share=0.5", "+agent.cloning._target_=mbrl.agents.cloning.Cloning",
           "+agent.cloning.updates=5", "+agent.cloning.weight=0"], "RandomPolicy imitates no demonstrations"),
-        (["agent=random", "experiment=demonstrations"], r"agent\.cloning=.* is not allowed: it must be settings whose _target_ makes a Cloning or null"),
+        (["agent=random", "experiment=demonstrations"],
+         r"agent\.cloning=.* is not allowed: it must be settings whose _target_ makes a Cloning or null"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learned_from_is_refused(tmp_path, overrides, message):
