@@ -46,7 +46,13 @@ def discount(env: Mapping[str, Any]) -> float:
     return float(min(max(1 - 5 / agent_steps, 0.95), 0.995))
 
 
+def case(value: Any, cases: Mapping[Any, Any], otherwise: Any) -> Any:
+    """What stands beside `value` in `cases`, or `otherwise`; in configurations `${case:${env.task},{hammer:1},2}`."""
+    return cases.get(value, otherwise)
+
+
 OmegaConf.register_new_resolver("discount", discount, replace=True)
+OmegaConf.register_new_resolver("case", case, replace=True)
 
 
 def groups(config_dir: Path | None = None, arguments: Sequence[str] = ()) -> dict[str, list[str]]:
