@@ -102,6 +102,24 @@ class WorldModel(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} learns by update, not by fit")
 
+    def kinds_of_updates(self, updates: int) -> dict[int, int]:
+        """Count updates that take the same time, to foresee how long training takes.
+
+        Args:
+            updates: Updates from now on.
+
+        Returns:
+            For each kind, the number of the first such update, counted from 0, and how many there are.
+        """
+        return {0: updates} if updates else {}
+
+    def skip_to(self, update: int) -> None:  # noqa: B027 - a model all of whose updates are alike has nothing to skip
+        """Make the next update one of the kind of `update`, with the weights as they are, to measure how long it takes.
+
+        Args:
+            update: Number of an update, as in `kinds_of_updates`.
+        """
+
     @abstractmethod
     def start(self, context: TensorDictBase) -> Any:
         """Encode real steps once.

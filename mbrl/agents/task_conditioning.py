@@ -60,6 +60,12 @@ class TaskConditioned(WorldModel):
     def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
         return self.model.fit(_with_task(transitions), max_updates)
 
+    def kinds_of_updates(self, updates: int) -> dict[int, int]:
+        return self.model.kinds_of_updates(updates)
+
+    def skip_to(self, update: int) -> None:
+        self.model.skip_to(update)
+
     def start(self, context: TensorDictBase) -> TaskState:
         return TaskState(self.model.start(_with_task(context)), context["task"][:, -1])
 

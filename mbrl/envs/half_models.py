@@ -60,6 +60,12 @@ class HalfModel(WorldModel):
         """Train the learned model, both of its halves."""
         return self.learned.update(batch)
 
+    def kinds_of_updates(self, updates: int) -> dict[int, int]:
+        return self.learned.kinds_of_updates(updates)
+
+    def skip_to(self, update: int) -> None:
+        self.learned.skip_to(update)
+
     def start(self, context: TensorDictBase) -> Halves:
         """As WorldModel.start; the context must hold `snapshot`."""
         return Halves(self.learned.start(context[:, -self.learned.context_length :]), self.simulator.start(context))

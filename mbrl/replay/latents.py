@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,12 @@ class Latents:
     def __init__(self, size: int, types: Mapping[str, TensorType] | None = None) -> None:
         self.size, self._types = size, types or {}
         self.values: TensorDictBase | None = None  # [size], once there are any
+
+    @property
+    def room(self) -> int:
+        """Bytes of memory that the latents of all records take."""
+        each = sum(math.prod(int(n or 0) for n in shape) * dtype.itemsize for dtype, shape in self._types.values())
+        return self.size * each
 
     def read(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
         """Those of records [N]; `unknown` [] stands for what nobody has noted."""

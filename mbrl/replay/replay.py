@@ -162,6 +162,11 @@ class Replay:
         if isinstance(self.online.storage, MemoryMaps):
             self.online.storage.require_disk_space()
 
+    @property
+    def room(self) -> int:
+        """Bytes of the files that the records are kept in; 0 for records in memory."""
+        return self.online.storage.room if isinstance(self.online.storage, MemoryMaps) else 0
+
     def flush(self) -> None:
         """Write records to the disk that the system still holds in memory."""
         if isinstance(self.online.storage, MemoryMaps) and self.online.head:

@@ -103,6 +103,11 @@ class MemoryMaps:
     def _bytes(self, key: str) -> int:
         return self.size * math.prod(self._shapes[key]) * self.fields[key].dtype.itemsize
 
+    @property
+    def room(self) -> int:
+        """Bytes of the files."""
+        return sum(self._bytes(key) for key in self.fields)
+
     def require_disk_space(self) -> None:
         """Say how much room the files will take, and refuse where the disk has less.
 
@@ -111,7 +116,7 @@ class MemoryMaps:
         """
         existing = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
         taken = sum(file.stat().st_blocks * 512 for file in self.directory.glob(f"*{SUFFIX}"))
-        size = sum(self._bytes(key) for key in self.fields)
+        size = self.room
         needed, free = size - taken, shutil.disk_usage(existing).free - SPARE
         if needed > max(free, 0):
             raise UserError(

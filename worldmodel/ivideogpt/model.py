@@ -201,6 +201,12 @@ class IVideoGPT(WorldModel):
         self.updates += 1
         return metrics
 
+    def kinds_of_updates(self, updates: int) -> dict[int, int]:
+        return self.plan.kinds_of_updates(int(self.updates), updates)
+
+    def skip_to(self, update: int) -> None:
+        self.updates.fill_(update)
+
     def start(self, context: TensorDictBase) -> ImaginedState:
         """As WorldModel.start; a goal-conditioned model also needs `goal`, one with proprioception `state`."""
         updates = int(self.updates)

@@ -57,6 +57,22 @@ class TrainingPlan:
                 "and would never be seeded from data"
             )
 
+    def kinds_of_updates(self, first: int, updates: int) -> dict[int, int]:
+        """Count the updates that train the same parts: the tokenizer, the transformer, or both.
+
+        Args:
+            first: Number of the first of them.
+            updates: How many there are.
+
+        Returns:
+            The number of the first of each kind, and how many of it there are.
+        """
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for number in range(first, first + updates):
+            kind = (number >= self.tokenizer_updates, self.trains_tokenizer(number))
+            kinds.setdefault(kind, [number, 0])[1] += 1
+        return {number: count for number, count in kinds.values()}
+
 
 @dataclass(frozen=True)
 class Optimizers:

@@ -1,0 +1,226 @@
+"""Measures the parts of a run, each for a few seconds, in a folder that is removed afterwards."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
+
+from mbrl.agents.agent import Agent
+from mbrl.build import (
+    agent_steps_per_episode,
+    build_agent,
+    build_checkpoints,
+    build_policy,
+    build_replay,
+    env_factory,
+    env_steps_per_step,
+)
+from mbrl.collecting.collector import make_collector, shut_down, steps_of
+from mbrl.collecting.evaluation import Evaluator
+from mbrl.estimating.counts import Counts, Lengths
+from mbrl.malloc import keep_freed_memory
+from mbrl.replay.replay import Replay
+from mbrl.run_folder.checkpoint import KEPT_CHECKPOINTS
+from mbrl.run_folder.parts import RandomStates
+
+SECONDS = 3.0  # each part is measured for at least this long
+LONG = 30.0  # seconds; a part whose first call takes longer is called once, without a call to warm up
+EPISODES = 4  # that the replay of the measurement has room for
+FITTED = 50  # gradient steps of a measured fit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes:
+        env_steps: env steps of the run.
+        seconds: seconds of each part by its name, in the whole run.
+        memory: bytes of memory of the process and its workers at its peak, with all of the replay in memory.
+        gpu_memory: bytes of GPU memory at its peak; 0 without a GPU.
+        disk: bytes of the run folder at its peak: replay and checkpoints.
+    """
+
+    env_steps: int
+    seconds: dict[str, float]
+    memory: int
+    gpu_memory: int
+    disk: int
+
+    @property
+    def hours(self) -> float:
+        return sum(self.seconds.values()) / 3600
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes, for JSON."""
+        return asdict(self)
+
+
+def measure(config: DictConfig) -> Estimate:
+    """Measure each part of a run, and multiply it by how often the run does it.
+
+    Nothing is written to the run folder. Call it in a process of its own, whose peak of memory is the run's.
+
+    Args:
+        config: the configuration of the run, checked.
+
+    Raises:
+        UserError: the run could not be built.
+    """
+    keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with TemporaryDirectory(prefix="mbrl-estimate-") as folder:
+        return _measure(config, Path(folder))
+
+
+def _measure(config: DictConfig, folder: Path) -> Estimate:
+    per_episode, episodes = agent_steps_per_episode(config), min(config.eval.episodes, EPISODES)
+    short = OmegaConf.merge(config, {"total_env_steps": EPISODES * config.env.episode_length, "run_dir": str(folder)})
+    assert isinstance(short, DictConfig)
+    evaluator = Evaluator(
+        env_factory(config, evaluation=True), episodes=episodes, max_steps=per_episode, seed=config.eval.seed
+    )
+    policy = build_policy(short, evaluator.env)
+    replay = build_replay(short, folder / "replay", evaluator.env, policy)
+    whole = OmegaConf.merge(config, {"replay": {"demos": None}})
+    assert isinstance(whole, DictConfig)
+    filled = build_replay(whole, Path(config.run_dir) / "replay", evaluator.env, policy)
+    agent = build_agent(short, evaluator.env, policy, replay)
+    counts, stopwatch = Counts.of(agent, lengths_of(config)), Stopwatch(policy.device)
+    collected, episode = _collect(config, agent, replay, stopwatch)
+    seconds = {"collect": counts.agent_steps * collected}
+    seconds |= _learn(agent, replay, counts, stopwatch)
+    if counts.assessments and agent.model_error is not None:
+        assess = agent.model_error
+        seconds["model_error"] = counts.assessments * stopwatch.mean(lambda: assess(episode))
+    evaluation = stopwatch.mean(lambda: evaluator(agent.acting))
+    seconds["evaluate"] = counts.evaluations * evaluation * config.eval.episodes / episodes
+    evaluator.close()
+    progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
+    checkpoints = build_checkpoints(folder, agent, replay, progress, RandomStates())
+    seconds["checkpoint"] = counts.checkpoints * stopwatch.once(lambda: checkpoints.save(0))
+    saved = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*"))
+    gpu = torch.cuda.max_memory_reserved(policy.device) if policy.device.type == "cuda" else 0
+    kept = min(KEPT_CHECKPOINTS + 1, counts.checkpoints)  # one more while it is written
+    latents = filled.online.latents.room - replay.online.latents.room
+    memory = peak_memory() + filled.room - replay.room + latents
+    return Estimate(config.total_env_steps, seconds, memory, gpu, filled.room + kept * (saved + latents))
+
+
+def lengths_of(config: DictConfig) -> Lengths:
+    """The lengths of a run, from its configuration."""
+    return Lengths(
+        env_steps=config.total_env_steps,
+        repeat=env_steps_per_step(config),
+        per_episode=agent_steps_per_episode(config),
+        per_batch=config.collect.frames_per_batch,
+        workers=config.collect.workers,
+        eval_every=config.eval.every,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+def _collect(
+    config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwatch
+) -> tuple[float, TensorDictBase]:
+    """Collect an episode of each worker at least. Returns the seconds of an agent step, and the last episode."""
+    collector = make_collector(env_factory(config), agent.acting, seed=config.seed, random_steps=0, **config.collect)
+    try:
+        steps, taken, finished = steps_of(collector), 0, []
+        next(steps)  # starts the workers
+        collector.reset()
+        began = time.monotonic()
+        while not finished or len(replay.online) == 0 or time.monotonic() - began < SECONDS:
+            batch = next(steps)
+            finished = replay.extend(batch) or finished
+            taken += batch.numel()
+        stopwatch.wait()
+        return (time.monotonic() - began) / taken, finished[-1]
+    finally:
+        shut_down(collector)
+
+
+def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -> dict[str, float]:
+    """Seconds that every kind of learning takes in the whole run, by its name."""
+    seconds: dict[str, float] = {}
+    agent.set_env_steps(0)
+    if counts.imitations:
+        seconds["imitate"] = counts.imitations * stopwatch.mean(lambda: agent.learner.imitate(replay, 1.0))
+    if agent.model_learner is not None and counts.model_updates:
+        model, learner = agent.model_learner.world_model, agent.model_learner
+        if model.fits:
+            transitions = replay.steps(*model.observations).to(model.device)
+            model.fit(transitions, FITTED)
+            updates: list[float] = []
+            each = stopwatch.mean(lambda: updates.append(float(model.fit(transitions, FITTED)["updates"])))
+            seconds["world_model"] = sum(counts.model_updates.values()) * each * len(updates) / sum(updates)
+        else:
+            seconds["world_model"] = 0.0
+            for number, count in sorted(counts.model_updates.items()):
+
+                def update(number: int = number) -> None:
+                    model.skip_to(number)
+                    learner.update(replay)
+
+                seconds["world_model"] += count * stopwatch.mean(update)
+    if counts.imaginations and agent.imagination is not None:
+        seconds["imagine"] = counts.imaginations * stopwatch.mean(agent.imagination.run)
+    if counts.policy_updates:
+        seconds["policy"] = counts.policy_updates * stopwatch.mean(lambda: agent.learner.update(replay, 0.0))
+    return seconds
+
+
+class Stopwatch:
+    """Times calls, and waits for a GPU to finish what it was given.
+
+    Args:
+        device: where the calls compute.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def once(self, call: Callable[[], object]) -> float:
+        """Seconds of one call."""
+        self.wait()
+        began = time.monotonic()
+        call()
+        self.wait()
+        return time.monotonic() - began
+
+    def mean(self, call: Callable[[], object]) -> float:
+        """Mean seconds of a call, after one to warm up, or of a single call that takes LONG."""
+        first = self.once(call)
+        if first > LONG:
+            return first
+        times: list[float] = []
+        while sum(times) < SECONDS:
+            times.append(self.once(call))
+        return sum(times) / len(times)
+
+
+def peak_memory() -> int:
+    """Bytes of memory of this process at its peak, and of the workers that it started and that have ended."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    status = Path("/proc/self/status")
+    if status.exists():  # there ru_maxrss counts the process that started this one too
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        peak = int(lines["VmHWM"].split()[0]) * 1024
+    return peak
+
