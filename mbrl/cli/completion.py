@@ -29,6 +29,8 @@ def add_completions(verb: argparse.ArgumentParser, name: str) -> None:
     """
     for option in ("--help", "--multirun", "--hydra-help"):
         verb.add_argument(option, action="store_true")
+    if name == "train":
+        verb.add_argument("--estimate", action="store_true")
     verb.add_argument("--cfg", choices=("job", "hydra", "all"))
     verb.add_argument("--config-dir", type=Path)
     settings = verb.add_argument("settings", nargs="*")

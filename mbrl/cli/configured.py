@@ -19,7 +19,8 @@ examples:
   mbrl train worldmodel@agent.world_model=ivideogpt_base
   mbrl train experiment=smoke                   a miniature run, to check the installation
   mbrl train --multirun seed=1,2,3              a sweep, one run after the other; given again, it runs what is missing
-  mbrl train --multirun launch=local agent=sac,mbpo seed=0,1,2     as many in parallel as there are cores
+  mbrl train --multirun launch=local agent=sac,mbpo seed=0,1,2     as many in parallel as this machine has room for
+  mbrl train agent=drqv2 --estimate             hours, memory and disk that it will take here; also with --multirun
   mbrl train --config-dir my_configs agent=mine    an agent of your own, from my_configs/agent/mine.yaml
   mbrl train agent=drqv2 --cfg job              print every setting and stop
 
@@ -67,6 +68,7 @@ CONFIGURED = {
 }
 
 
+ESTIMATE = "--estimate"
 SHOWN = ("cfg", "info", "run", "shell_completion", "hydra_help")  # Hydra's options that run no sweep
 
 
@@ -89,10 +91,12 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
+    from mbrl.cli.jobs import take_gpu
     from mbrl.cli.sweep import failures, prepare, run_job
     from mbrl.compose import CONFIGS, check_overrides
 
     _require_text(arguments)
+    estimates, arguments = _without(ESTIMATE, arguments) if verb == "train" else (False, arguments)
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     config_dir = Path(parsed.config_dir) if parsed.config_dir else None
     if {"-h", "--help"} & set(arguments):
@@ -103,14 +107,25 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     if not (parsed.config_path or parsed.config_name):
         check_overrides(parsed.overrides, verb, config_dir)
 
-    _require_one_action(parsed)
+    _require_one_action(parsed, estimates)
     module = CONFIGURED[verb].module
-    folders = prepare(parsed.overrides, import_module(module).check, config_dir, verb) if parsed.multirun else []
+    swept, overrides = parsed.multirun and verb == "train", parsed.overrides
+    if swept:
+        overrides = _with_study_sweep(overrides, config_dir)
+    if estimates:
+        from mbrl.cli.estimate import estimate
+
+        return estimate(overrides, import_module(module).check, config_dir)
+    folders = prepare(overrides, import_module(module).check, config_dir) if swept else []
+    if swept:
+        arguments = [*arguments, *_jobs_at_a_time(overrides, config_dir)]
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
     def job(config: DictConfig) -> None:
         settings = HydraConfig.get()
         if settings.mode == RunMode.MULTIRUN and verb == "train":
+            if "joblib" in settings.launcher._target_:
+                take_gpu(settings.job.num)
             run_job(config, import_module(module).run, alone="BasicLauncher" in settings.launcher._target_)
             return
         try:
@@ -130,9 +145,44 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     return show_failures(failures(folders), len(folders))
 
 
-def _require_one_action(parsed: Any) -> None:
+def _without(option: str, arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether an option of ours is among the arguments, and the others."""
+    return option in arguments, [argument for argument in arguments if argument != option]
+
+
+def _with_study_sweep(overrides: Sequence[str], config_dir: Path | None) -> Sequence[str]:
+    """The overrides with those that the chosen study sweeps over, checked.
+
+    Raises:
+        UserError: one of them does not exist.
+    """
+    from mbrl.cli.jobs import with_study_sweep
+    from mbrl.compose import check_overrides
+
+    extended = with_study_sweep(overrides, config_dir)
+    if extended != list(overrides):
+        check_overrides(extended, "train", config_dir)
+    return extended
+
+
+def _jobs_at_a_time(overrides: Sequence[str], config_dir: Path | None) -> list[str]:
+    """The setting of Hydra's launcher for how many jobs of a sweep go at a time here; says why to stderr."""
+    from mbrl.cli.jobs import Machine, at_a_time, chooses_jobs, hydra_settings
+    from mbrl.compose import composed_jobs
+
+    if not chooses_jobs(hydra_settings(overrides, config_dir).launcher):
+        return []
+    jobs = [config for _, config in composed_jobs(overrides, config_dir=config_dir)]
+    number, reason = at_a_time(jobs, Machine.here())
+    print(f"mbrl: {number} of {len(jobs)} jobs at a time ({reason}); hydra.launcher.n_jobs=N for N", file=sys.stderr)
+    return [f"hydra.launcher.n_jobs={number}"]
+
+
+def _require_one_action(parsed: Any, estimates: bool) -> None:
     """Refuse, before a folder is claimed, what Hydra would refuse after it."""
     shown = [f"--{name.replace('_', '-')}" for name in SHOWN if getattr(parsed, name)]
+    if shown and estimates:
+        raise UserError(f"{ESTIMATE} and {shown[0]} exclude each other: give one of them")
     if parsed.multirun and shown:
         raise UserError(f"--multirun and {shown[0]} exclude each other: {shown[0]} without --multirun shows one run")
 
@@ -161,12 +211,8 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
     from mbrl.cli.summary import opening, summary
     from mbrl.start import train_unless_finished
 
-    def announce() -> None:
-        print(f"mbrl: {opening(Path(config.run_dir), config)}", file=sys.stderr)
-
-    trained = train_unless_finished(config, announce)
     folder = Path(config.run_dir)
-    if not trained:
+    if not train_unless_finished(config, lambda: print(f"mbrl: {opening(folder, config)}", file=sys.stderr)):
         print(f"mbrl: {folder} was finished before: nothing was done", file=sys.stderr)
     print(summary(folder, config_dir), file=sys.stderr)
     return folder

@@ -15,14 +15,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl.cli.errors import show
+from mbrl.cli.jobs import ALIKE, Machine, at_a_time, chooses_jobs, hydra_settings, kind_of
 from mbrl.cli.tables import print_table
 from mbrl.compose import composed_jobs
 from mbrl.errors import UserError
 from mbrl.estimating.measure import Estimate, measure
 
 GB = 1e9
-# Settings that hardly change what a run takes: runs that differ in these alone are measured once.
-ALIKE = ("seed", "run_dir", "env.task", "replay.demos", "replay.demo_share")
 HEADER = ("run", "runs", "env steps/s", "hours", "memory", "GPU memory", "disk")
 
 
@@ -30,22 +29,22 @@ def estimate(
     arguments: Sequence[str],
     check: Callable[[DictConfig], None],
     config_dir: Path | None = None,
-    at_a_time: Callable[[Sequence[DictConfig]], int] = lambda _: 1,
 ) -> int:
     """Measure each kind of run of a command and print a table; returns the exit code.
+
+    Runs that differ in seed and task alone are of one kind.
 
     Args:
         arguments: Hydra's overrides, of a run or of a sweep.
         check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
-        at_a_time: how many of these runs go side by side.
     """
     jobs = composed_jobs(arguments, config_dir=config_dir)
     for _, config in jobs:
         check(config)
     kinds: dict[str, list[int]] = {}
     for number, (_, config) in enumerate(jobs):
-        kinds.setdefault(_kind(config), []).append(number)
+        kinds.setdefault(kind_of(config), []).append(number)
     rows, hours, disk = [HEADER], 0.0, 0.0
     for count, numbers in enumerate(kinds.values(), 1):
         overrides, config = jobs[numbers[0]]
@@ -58,18 +57,12 @@ def estimate(
         disk += measured.disk * len(numbers)
     print_table(rows)
     if len(jobs) > 1:
-        together = at_a_time([config for _, config in jobs])
+        local = chooses_jobs(hydra_settings(arguments, config_dir).launcher)
+        together = at_a_time([config for _, config in jobs], Machine.here())[0] if local else 1
         print(f"all {len(jobs)} runs: {hours:.3g} h one after the other, {disk / GB:.1f} GB on disk")
         if together > 1:
             print(f"{together} at a time: {hours / together:.3g} h, if they do not slow each other down")
     return 0
-
-
-def _kind(config: DictConfig) -> str:
-    settings = config.copy()
-    for key in ALIKE:
-        OmegaConf.update(settings, key, None, force_add=True)
-    return OmegaConf.to_yaml(settings, resolve=True)
 
 
 def _name(overrides: Sequence[str], config: DictConfig) -> str:

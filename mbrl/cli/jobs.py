@@ -1,0 +1,139 @@
+"""The jobs of a sweep: those that a study brings, how many go at a time on this machine, and on which GPU each goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mbrl.build import env_factory, learns_model
+from mbrl.compose import ROOT_CONFIG, configurations
+from mbrl.device import pick_device
+from mbrl.targets import make
+from policies.base import Policy
+from worldmodel.base import WorldModel
+
+GIB = 2**30
+# What is reckoned for a job, on the machine and likewise on a GPU. Runs of state in runs/reference took 0.8 GB.
+PROCESS, PICTURES = 1.0 * GIB, 1.0 * GIB  # bytes: of any job, and of one with pixels besides
+# Bytes of a trained weight: 16 for itself, its gradient and Adam's two means; the rest is for activations, as in
+# `mbrl bench memory`, where iVideoGPT's base size takes 14.5 GB.
+WEIGHT = 64
+JOBS_PER_GPU = 4  # Small networks leave a GPU idle between their kernels, and four jobs fill the gaps.
+# Settings that hardly change what a run takes.
+ALIKE = ("seed", "run_dir", "env.task", "replay.demos", "replay.demo_share")
+REFERS_TO_ENV = {"env", "simulator"}  # settings of a world model that build an environment
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def with_study_sweep(arguments: Sequence[str], config_dir: Path | None = None) -> list[str]:
+    """The arguments of a sweep with `hydra.sweeper.params` of the files that they choose, as Hydra's sweeper reads them.
+
+    Args:
+        arguments: overrides, checked. Each takes the place of the parameter of its name.
+        config_dir: a user's own folder of configurations.
+    """
+    params = hydra_settings(arguments, config_dir).sweeper.get("params") or {}
+    given = {line.split("=", 1)[0].lstrip("+") for line in arguments}
+    return [*(f"{key}={value}" for key, value in params.items() if key not in given), *arguments]
+
+
+def hydra_settings(arguments: Sequence[str], config_dir: Path | None = None) -> DictConfig:
+    """The settings `hydra` of a sweep, which hold its sweeper and its launcher; arguments as in `with_study_sweep`."""
+    parser = OverridesParser.create()
+    chosen = [line for line in arguments if not parser.parse_override(line).is_sweep_override()]
+    with configurations(config_dir):
+        settings: DictConfig = compose(ROOT_CONFIG, overrides=chosen, return_hydra_config=True).hydra
+    return settings
+
+
+def chooses_jobs(launcher: DictConfig) -> bool:
+    """Whether the number of jobs at a time is left to this program: with launch=local, unless n_jobs says it."""
+    return "joblib" in launcher._target_ and launcher.n_jobs == -1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What jobs share.
+
+    Attributes:
+        cores: CPU cores that this process may use.
+        memory: bytes that are free.
+        gpus: bytes that are free on each visible GPU.
+    """
+
+    cores: int
+    memory: float
+    gpus: tuple[float, ...] = ()
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine at present."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        gpus = tuple(float(torch.cuda.mem_get_info(index)[0]) for index in range(torch.cuda.device_count()))
+        return cls(cores, float(psutil.virtual_memory().available), gpus)
+
+
+def at_a_time(jobs: Sequence[DictConfig], machine: Machine) -> tuple[int, str]:
+    """How many jobs go side by side, by cores, memory and GPUs, and the reason in words.
+
+    Args:
+        jobs: configurations of all jobs of a sweep. The largest decides.
+        machine: where they go.
+    """
+    threads = max(job.threads or machine.cores for job in jobs)
+    memory = max(memory_of(job) for job in {kind_of(job): job for job in jobs}.values())
+    limits = {
+        f"{machine.cores} cores, {threads} for each": machine.cores // threads,
+        f"{machine.memory / GIB:.1f} GiB of free memory, {memory / GIB:.1f} for each": int(machine.memory // memory),
+        f"{len(jobs)} jobs": len(jobs),
+    }
+    if machine.gpus and any(pick_device(job.device).type == "cuda" for job in jobs):
+        fitting = sum(min(JOBS_PER_GPU, int(free // memory)) for free in machine.gpus)
+        free = sum(machine.gpus) / GIB
+        limits[f"{len(machine.gpus)} GPUs with {free:.1f} GiB free, {memory / GIB:.1f} for each"] = fitting
+    reason, number = min(limits.items(), key=lambda limit: limit[1])
+    return max(1, number), reason
+
+
+def kind_of(config: DictConfig) -> str:
+    """The settings of a run without those that hardly change what it takes."""
+    settings = config.copy()
+    for key in ALIKE:
+        OmegaConf.update(settings, key, None, force_add=True)
+    return OmegaConf.to_yaml(settings, resolve=True)
+
+
+def memory_of(config: DictConfig) -> float:
+    """Bytes that are reckoned for a run, on the machine and on a GPU, by its weights and whether it has pixels."""
+    with closing(env_factory(config)(seed=0)) as env, torch.device("meta"):
+        specs = {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
+        parts: list[nn.Module] = [make(config.agent.policy, Policy, place="agent.policy", **specs)]
+        model = config.agent.get("world_model")
+        if model is not None and learns_model(config) and not REFERS_TO_ENV & set(model):
+            settings = OmegaConf.merge(model, {"pretrained": None} if "pretrained" in model else {})
+            parts.append(make(settings, WorldModel, place="agent.world_model", **specs))
+    weights = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    return PROCESS + PICTURES * bool(config.env.pixels) + WEIGHT * weights
+
+
+def take_gpu(job: int) -> None:
+    """Give this process one of the visible GPUs for good, if there are several. Jobs of one process share it.
+
+    Args:
+        job: number of the first job of this process, from 0.
+    """
+    if torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
+        return
+    given = os.environ.get(VISIBLE)
+    names = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
+    os.environ[VISIBLE] = names[job % len(names)].strip()
