@@ -1,12 +1,16 @@
-"""The device that a run computes on, and torch's random generators on it."""
+"""The device that a run computes on, torch's random generators on it, and whether it repeats a result to the bit."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from mbrl.errors import UserError
+
+WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # the values with which cuBLAS repeats itself
 
 
 def pick_device(name: str) -> torch.device:
@@ -44,3 +48,34 @@ def fork_rng() -> AbstractContextManager[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     fork: AbstractContextManager[None] = torch.random.fork_rng(devices)
     return fork
+
+
+@contextmanager
+def repeating(deterministic: bool) -> Iterator[None]:
+    """Compute with algorithms that give the same bits each time, on a GPU too; an operation without one is refused.
+
+    On the CPU torch's usual algorithms do so with the same number of threads.
+
+    Args:
+        deterministic: False leaves everything as it is.
+
+    Raises:
+        UserError: the environment makes cuBLAS compute otherwise.
+    """
+    if not deterministic:
+        yield
+        return
+    given = os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when the GPU is first used
+    if given not in WORKSPACES:
+        raise UserError(
+            f"deterministic=true needs {WORKSPACE}={WORKSPACES[0]} or {WORKSPACES[1]}, not {given}: unset it"
+        )
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        _, cudnn.deterministic, cudnn.benchmark = before

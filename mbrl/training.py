@@ -29,6 +29,8 @@ from mbrl.checks.sizes import require_batches
 from mbrl.checks.train import check
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.device import pick_device, repeating
+from mbrl.envs.opengl import draw_on
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.processes.stopping import StopRequest
@@ -82,14 +84,18 @@ def run(config: DictConfig) -> Path:
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    parts = build(config)
-    try:
-        with parts.stop.on_sigterm():
-            clone(config, parts)
-            train(config, parts)
-            finish(config, parts)
-    finally:
-        parts.close()
+    device = pick_device(config.device)
+    if device.type == "cuda":
+        draw_on(device.index or 0)
+    with repeating(config.deterministic):
+        parts = build(config)
+        try:
+            with parts.stop.on_sigterm():
+                clone(config, parts)
+                train(config, parts)
+                finish(config, parts)
+        finally:
+            parts.close()
     return parts.directory
 
 

@@ -81,7 +81,9 @@ class UncertaintyRules:
 
     def weights(self, estimates: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
         """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
-        total = torch.stack([estimates[name].cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
+        # On the CPU, where sums so far are always added up in the same order.
+        total = torch.stack([estimates[name].cpu().cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
+        total = total.to(next(iter(estimates.values())).device)
         horizon = total.shape[1]
         last = (torch.arange(horizon, device=total.device) + n_step - 1).clamp(max=horizon - 1).expand_as(total)
         if self.cut_above:  # the rewards of a transition are not summed beyond a cut

@@ -166,13 +166,19 @@ def _rendering() -> Check:
     probe = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
     if probe.returncode == 0:
         renderer = probe.stdout.strip()
-        if _in_software(renderer) and shutil.which("nvidia-smi"):
+        if _in_software(renderer) and (shutil.which("nvidia-smi") or _cuda_is_there()):
             found = f"{backend} renders in software ({renderer}) although there is a GPU"
             return Check("OpenGL", found, f"export __EGL_VENDOR_LIBRARY_FILENAMES={_nvidia_vendor_file()}")
         return Check("OpenGL", f"{backend} works: {renderer}")
     reason = probe.stderr.strip().rsplit("\n", 1)[-1]
     fix = f"sudo apt-get install -y {GL_PACKAGES}" if backend == EGL else f"unset {CHOICE}"
     return Check("OpenGL", f"{backend} fails: {reason}", fix, needed=True)
+
+
+def _cuda_is_there() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _in_software(renderer: str) -> bool:

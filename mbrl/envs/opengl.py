@@ -18,6 +18,8 @@ REFUSED = "MBRL_REFUSED_MUJOCO_GL"  # the user's choice, if it cannot be importe
 EGL, OSMESA, GLFW = "egl", "osmesa", "glfw"
 OFF = ("disable", "disabled", "off", "false", "0")  # as MuJoCo reads them
 ON = ("enable", "enabled", "on", "true", "1", "glx", GLFW)  # what MuJoCo takes for GLFW
+DEVICE = "MUJOCO_EGL_DEVICE_ID"  # environment variable of MuJoCo: a number in EGL's own order of devices
+CUDA_DEVICE_NV = 0x323A  # of the extension EGL_NV_device_cuda: an EGL device's number in CUDA
 DEFAULT = EGL if sys.platform == "linux" else GLFW
 
 
@@ -59,6 +61,38 @@ def _problem(name: str) -> str | None:
     return None
 
 
+def draw_on(gpu: int) -> None:
+    """Have pictures drawn on a GPU, here and in the processes that this one starts.
+
+    MuJoCo draws on EGL's first device unless MUJOCO_EGL_DEVICE_ID names another. EGL counts devices in an order of its
+    own, and CUDA_VISIBLE_DEVICES hides none from it. With one device, another OpenGL or a choice of the user's nothing
+    changes.
+
+    Args:
+        gpu: its number in CUDA, among those that CUDA_VISIBLE_DEVICES shows.
+    """
+    if DEVICE in os.environ or chosen() != EGL or REFUSED in os.environ:
+        return
+    numbers = _cuda_numbers()
+    if len(numbers) > 1 and numbers.count(gpu) == 1:
+        os.environ[DEVICE] = str(numbers.index(gpu))
+
+
+def _cuda_numbers() -> list[int | None]:
+    """For each EGL device its number in CUDA, as CUDA_VISIBLE_DEVICES numbers them; None for one that is not CUDA's."""
+    egl: Any = importlib.import_module("mujoco.egl.egl_ext")
+    address = egl.eglGetProcAddress("eglQueryDeviceAttribEXT")
+    if not address:
+        return []
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_ssize_t))(address)
+    numbers: list[int | None] = []
+    for device in egl.eglQueryDevicesEXT():
+        found = ctypes.c_ssize_t(-1)
+        known = query(ctypes.cast(device, ctypes.c_void_p), CUDA_DEVICE_NV, ctypes.byref(found))
+        numbers.append(found.value if known and found.value >= 0 else None)
+    return numbers
+
+
 def open_context(resolution: int) -> Any:
     """Make an OpenGL context for square images, and make it current.
 
@@ -69,6 +103,8 @@ def open_context(resolution: int) -> Any:
     try:
         if name in OFF or REFUSED in os.environ:
             raise OSError(_problem(name) or f"{CHOICE} switches it off")
+        if name == EGL:
+            draw_on(0)
         context_class = importlib.import_module(f"mujoco.{GLFW if name in ON else name}").GLContext
         context_class._context = None  # Without it, a context whose constructor fails raises when it is collected.
         context = context_class(resolution, resolution)

@@ -131,9 +131,7 @@ def lengths_of(config: DictConfig) -> Lengths:
     )
 
 
-def _collect(
-    config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwatch
-) -> tuple[float, TensorDictBase]:
+def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwatch) -> tuple[float, TensorDictBase]:
     """Collect an episode of each worker at least. Returns the seconds of an agent step, and the last episode."""
     collector = make_collector(env_factory(config), agent.acting, seed=config.seed, random_steps=0, **config.collect)
     try:
@@ -223,4 +221,3 @@ def peak_memory() -> int:
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         peak = int(lines["VmHWM"].split()[0]) * 1024
     return peak
-

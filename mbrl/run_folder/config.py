@@ -15,7 +15,7 @@ from mbrl.run_folder.files import require_regular_files, write_atomically
 from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
 
 # what may differ between a run and its continuation
-IGNORED_ON_RESUME = ("run_dir", "threads", "eval.every", "video", "wandb", "collect.backend")
+IGNORED_ON_RESUME = ("run_dir", "threads", "deterministic", "eval.every", "video", "wandb", "collect.backend")
 TARGET = "_target_"
 # whose classes any configuration may name
 ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")

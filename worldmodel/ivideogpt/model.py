@@ -24,7 +24,7 @@ from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.rollout.rollout import ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import ACTIONS, Conditioning, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, decay_groups, gradient_step, mode
+from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, decay_groups, mode, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
 from worldmodel.ranges import Frames, Number
@@ -295,11 +295,5 @@ class IVideoGPT(WorldModel):
 
     def _step(self, name: str, batch: TensorDictBase, done: int) -> dict[str, Tensor]:
         """Take one gradient step on one part; returns its metrics."""
-        with mode(self.objectives[name], True):
-            metrics = self.objectives[name](batch)
-        loss = metrics.pop("loss")
-        optimizer, plan = self._optimizers[name], self.plan
-        norm = gradient_step(
-            optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name
-        )
-        return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}
+        parts = (self.objectives[name], self._optimizers[name], self.plan)
+        return train_part(*parts, batch, done=done, name=name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldmodel.ranges import Count, Frames, Norm, Weight
@@ -139,3 +140,32 @@ def gradient_step(
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * min(1.0, (done + 1) / max(warmup, 1))
     optimizer.step()
     return norm
+
+
+def train_part(
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    plan: TrainingPlan,
+    batch: TensorDictBase,
+    *,
+    done: int,
+    name: str,
+) -> dict[str, Tensor]:
+    """Take one gradient step on a part of the model.
+
+    Args:
+        objective: Gives the metrics of a batch, of which `loss` is minimised.
+        optimizer: As in `gradient_step`.
+        plan: Warm-up and clipping.
+        batch: [B, T] as for `IVideoGPT.update`.
+        done: As in `gradient_step`.
+        name: As in `gradient_step`.
+
+    Returns:
+        Metrics by name, detached.
+    """
+    with mode(objective, True):
+        metrics: dict[str, Tensor] = objective(batch)
+    loss = metrics.pop("loss")
+    norm = gradient_step(optimizer, loss, done=done, warmup=plan.warmup_updates, clip_norm=plan.clip_norm, name=name)
+    return {**metrics, f"{name}_loss": loss.detach(), f"{name}_gradient_norm": norm}

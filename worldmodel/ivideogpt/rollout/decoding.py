@@ -26,6 +26,7 @@ from worldmodel.ranges import Codes, Weight
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
 CACHED_TOKENS = 2048
+FIXED_POINT = 2.0**40  # of 1, for chances as whole numbers
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ class Sampling:
 
 
 def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = logits.softmax(-1).cumsum(-1)
+    chances = logits.softmax(-1)
+    if chances.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # There torch refuses to add up floating-point numbers. Whole numbers have the same sum in any order.
+        cumulative = (chances.double() * FIXED_POINT).long().cumsum(-1).double()
+    else:
+        cumulative = chances.cumsum(-1)
     index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
     return index.clamp_(max=logits.shape[-1] - 1)  # rounding may put the last draw at the very end
 

@@ -1,0 +1,61 @@
+"""`mbrl train --estimate` is near what a run then takes, and leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+
+from mbrl.cli.configured import run_configured
+from mbrl.compose import composed
+from mbrl.errors import UserError
+from mbrl.estimating import measure as measuring
+from mbrl.training import check, run
+from tests.command import run_command
+from tests.run_folders import rows
+from tests.test_training import TOY
+
+pytestmark = pytest.mark.process
+LONGER = ["total_env_steps=600", "checkpoint_every=200", "eval.every=300"]  # seconds
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("agent", ["drqv2", "mbpo"])
+def test_a_run_takes_what_was_estimated(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "SECONDS", 0.7)
+    config = composed([f"agent={agent}", "experiment=smoke", *TOY, *LONGER, "run_dir=runs/toy"])
+    check(config)
+    estimate = measuring.measure(config)
+    assert not Path("runs").exists()
+    folder = run(config)
+    seconds = rows(folder)[-1]["wall_time"]
+    assert 0.5 < estimate.hours * 3600 / seconds < 2, estimate.seconds
+    written = [file for part in ("replay", "checkpoints") for file in (folder / part).rglob("*")]
+    size = sum(file.stat().st_size for file in written)
+    assert 0.5 < estimate.disk / size < 2, (estimate.disk, size)
+
+
+def test_a_sweep_is_estimated_and_no_folder_is_claimed() -> None:
+    done = run_command("train", "--multirun", "--estimate", "agent=random", "seed=0,1", *TOY)
+    assert done.returncode == 0, done.stderr
+    header, row, total = done.stdout.splitlines()
+    assert header.split() == "run runs env steps/s hours memory GPU memory disk".split()
+    assert row.split()[:2] == ["random", "2"]
+    assert total.startswith("all 2 runs: ") and "measuring random on toy (1 of 1)" in done.stderr
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--estimate", "--cfg", "job", *TOY], "--estimate and --cfg exclude each other"),
+        (["--estimate", *TOY, "seed=x"], "seed must be a whole number"),
+    ],
+)
+def test_an_estimate_of_what_cannot_be_run_is_one_clear_line(arguments: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        run_configured("train", arguments)
+    with pytest.raises(UserError, match="no option '--estimate'"):
+        run_configured("pretrain", ["--estimate"])
