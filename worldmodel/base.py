@@ -113,7 +113,7 @@ class WorldModel(nn.Module, ABC):
         """
         return {0: updates} if updates else {}
 
-    def skip_to(self, update: int) -> None:  # noqa: B027 - a model all of whose updates are alike has nothing to skip
+    def skip_to(self, update: int) -> None:
         """Make the next update one of the kind of `update`, with the weights as they are, to measure how long it takes.
 
         Args:

@@ -109,23 +109,20 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
 
     _require_one_action(parsed, estimates)
     module = CONFIGURED[verb].module
-    swept, overrides = parsed.multirun and verb == "train", parsed.overrides
-    if swept:
-        overrides = _with_study_sweep(overrides, config_dir)
+    swept = parsed.multirun and verb == "train"
+    overrides = _with_study_sweep(parsed.overrides, config_dir) if swept else parsed.overrides
     if estimates:
         from mbrl.cli.estimate import estimate
 
         return estimate(overrides, import_module(module).check, config_dir)
     folders = prepare(overrides, import_module(module).check, config_dir) if swept else []
-    if swept:
-        arguments = [*arguments, *_jobs_at_a_time(overrides, config_dir)]
+    arguments = [*arguments, *(_jobs_at_a_time(overrides, config_dir) if swept else [])]
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
     def job(config: DictConfig) -> None:
         settings = HydraConfig.get()
         if settings.mode == RunMode.MULTIRUN and verb == "train":
-            if "joblib" in settings.launcher._target_:
-                take_gpu(settings.job.num)
+            take_gpu(settings.job.num, settings.launcher)
             run_job(config, import_module(module).run, alone="BasicLauncher" in settings.launcher._target_)
             return
         try:

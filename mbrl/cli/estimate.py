@@ -45,7 +45,8 @@ def estimate(
     kinds: dict[str, list[int]] = {}
     for number, (_, config) in enumerate(jobs):
         kinds.setdefault(kind_of(config), []).append(number)
-    rows, hours, disk = [HEADER], 0.0, 0.0
+    rows: list[tuple[str, ...]] = [HEADER]
+    hours, disk = 0.0, 0.0
     for count, numbers in enumerate(kinds.values(), 1):
         overrides, config = jobs[numbers[0]]
         name = _name(overrides, config)
@@ -109,7 +110,7 @@ def main() -> int:
         config = OmegaConf.create(sys.stdin.read())
         assert isinstance(config, DictConfig)
         print(json.dumps(measure(config).as_dict()))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is shown as the command line shows every error
         return show(error, in_run=False)
     return 0
 

@@ -36,7 +36,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def with_study_sweep(arguments: Sequence[str], config_dir: Path | None = None) -> list[str]:
-    """The arguments of a sweep with `hydra.sweeper.params` of the files that they choose, as Hydra's sweeper reads them.
+    """The arguments of a sweep with `hydra.sweeper.params` of the files that they choose, as Hydra's sweeper has them.
 
     Args:
         arguments: overrides, checked. Each takes the place of the parameter of its name.
@@ -126,13 +126,14 @@ def memory_of(config: DictConfig) -> float:
     return PROCESS + PICTURES * bool(config.env.pixels) + WEIGHT * weights
 
 
-def take_gpu(job: int) -> None:
-    """Give this process one of the visible GPUs for good, if there are several. Jobs of one process share it.
+def take_gpu(job: int, launcher: DictConfig) -> None:
+    """Give this process of launch=local one of the visible GPUs for good, if there are several. Its jobs share it.
 
     Args:
         job: number of the first job of this process, from 0.
+        launcher: the settings of Hydra's launcher.
     """
-    if torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
+    if "joblib" not in launcher._target_ or torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
         return
     given = os.environ.get(VISIBLE)
     names = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]

@@ -135,7 +135,8 @@ def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwa
     """Collect an episode of each worker at least. Returns the seconds of an agent step, and the last episode."""
     collector = make_collector(env_factory(config), agent.acting, seed=config.seed, random_steps=0, **config.collect)
     try:
-        steps, taken, finished = steps_of(collector), 0, []
+        steps, taken = steps_of(collector), 0
+        finished: list[TensorDictBase] = []
         next(steps)  # starts the workers
         collector.reset()
         began = time.monotonic()

@@ -12,6 +12,9 @@ from mbrl.compose import composed, composed_jobs
 from tests.test_training import TOY
 
 
+LOCAL = OmegaConf.create({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"})
+
+
 def test_a_study_brings_its_sweep() -> None:
     lines = with_study_sweep(["experiment=ivideogpt_paper"])
     assert "seed=0,1,2,3,4" in lines
@@ -69,12 +72,12 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     taken = []
     for job in range(3):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-7a")
-        take_gpu(job)
+        take_gpu(job, LOCAL)
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    take_gpu(1)
+    take_gpu(1, LOCAL)
     assert taken == ["4", "GPU-7a", "4"] and os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    take_gpu(1)
+    take_gpu(1, LOCAL)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3", "there is one"

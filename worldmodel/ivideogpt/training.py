@@ -72,7 +72,7 @@ class TrainingPlan:
         for number in range(first, first + updates):
             kind = (number >= self.tokenizer_updates, self.trains_tokenizer(number))
             kinds.setdefault(kind, [number, 0])[1] += 1
-        return {number: count for number, count in kinds.values()}
+        return {number: count for number, count in kinds.values()}  # noqa: C416 - lists of two are no items to mypy
 
 
 @dataclass(frozen=True)
