@@ -21,6 +21,7 @@ from hydra._internal.utils import get_args_parser
 import mbrl.bench
 import mbrl.pretraining.pretrain
 import mbrl.training
+from mbrl.cli.configured import ESTIMATE
 from mbrl.cli.main import CONFIGURED, build_parser
 from mbrl.collecting.collect import POLICIES
 from mbrl.compose import composed_jobs, groups, settings_of
@@ -81,7 +82,8 @@ def check_mbrl(arguments: list[str], folder: Path, whole: bool = True) -> None:
 
 def check_configured(verb: str, arguments: list[str], folder: Path, whole: bool) -> None:
     """Compose every configuration that the arguments ask for, and check it as the verb does."""
-    parsed, unknown = get_args_parser().parse_known_args([word for word in arguments if word not in ("-h", "--help")])
+    ours = ("-h", "--help", *([ESTIMATE] if verb == "train" else []))
+    parsed, unknown = get_args_parser().parse_known_args([word for word in arguments if word not in ours])
     assert not unknown, f"mbrl {verb} has no option {unknown[0]}"
     config_dir = parsed.config_dir and own_agents(folder)
     overrides = []

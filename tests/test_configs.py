@@ -137,6 +137,26 @@ def test_base_models_have_the_published_sizes(name, tokenizer, transformer):
     assert sum(p.numel() for p in model.transformer.llm.parameters()) == transformer
 
 
+PAPER = "experiment=ivideogpt_paper"
+
+
+def test_the_paper_trains_the_published_sizes_at_the_published_rates() -> None:
+    settings = config(PAPER, "agent=mbpo_ivideogpt").agent
+    published = config("+policy@part=drqv2", "+worldmodel@model=ivideogpt_base", PAPER)
+    assert settings.policy == published.part == config(PAPER, "agent=drqv2").agent.policy
+    assert settings.world_model == published.model
+    assert settings.updates_per_step * settings.batch_size == 512 and settings.real_ratio == 0.5
+    assert settings.model_updates_per_step * settings.model_batch_size == pytest.approx(0.2 * 16)
+    dreamer = config(PAPER, "agent=dreamerv3").agent
+    assert dreamer.updates_per_step * dreamer.batch_size * dreamer.segment_length == 512  # its train ratio
+
+
+@pytest.mark.parametrize(("task", "demos", "share"), [("hammer", "runs/demos/hammer", 0.03), ("door-lock", None, 0.0)])
+def test_the_paper_has_demonstrations_of_all_tasks_but_one(task: str, demos: str | None, share: float) -> None:
+    replay = config(PAPER, f"env.task={task}").replay
+    assert (replay.demos, replay.demo_share) == (demos, share)
+
+
 def test_what_a_study_sets_for_one_agent_names_both() -> None:
     files = {file.stem for file in (ROOT / "experiment" / "per_agent").glob("*.yaml")}
     assert files <= {f"{study}_{agent}" for study in names("experiment") for agent in names("agent")}

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_module
 
 from mbrl.agents.agent import Agent
 from mbrl.data.episodes import to_records, write_episodes
+from mbrl.device import repeating
 from mbrl.envs.toy import make_env
 from mbrl.run_folder.paths import checkpoint_folders
 from mbrl.training import check, run
@@ -210,3 +211,37 @@ def test_the_end_is_evaluated_whatever_the_interval(tmp_path):
     folder = run(compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=50", "eval.every=1000"))
     rows = (folder / "eval.csv").read_text().splitlines()
     assert len(rows) == 2 and rows[1].startswith("50,") and (folder / "curve.png").exists()
+
+
+TINY_PAPER = [  # its model and its batches, made small
+    "experiment=ivideogpt_paper", "agent=mbpo_ivideogpt", "env.task=door-lock", "total_env_steps=80",
+    "checkpoint_every=40", "env.episode_length=40", "collect.frames_per_batch=10", "eval.every=80", "eval.episodes=1",
+    "video=false", "agent.learning_starts=20", "agent.batch_size=8", "agent.model_batch_size=2",
+    "agent.model_updates_first=4", "agent.imagine_every=20", "agent.imagination.rollouts=2",
+    "agent.imagination.horizon=3", "agent.imagination.retain=2", "worldmodel.precision=float32",
+    "agent.policy.encoder_channels=[8,8,8,8]", "agent.policy.hidden_size=32",
+    "agent.world_model.tokenizer.autoencoder.block_out_channels=[32,32,32]",
+    "agent.world_model.tokenizer.autoencoder.layers_per_block=1",
+    "agent.world_model.tokenizer.codebooks.context_codes=64", "agent.world_model.tokenizer.codebooks.dynamics_codes=64",
+    "agent.world_model.transformer.width=32", "agent.world_model.transformer.layers=1",
+    "agent.world_model.transformer.heads=2", "agent.world_model.transformer.mlp_width=64",
+    "agent.world_model.training.tokenizer_updates=2", "agent.world_model.training.tokenizer_every=2",
+]  # fmt: skip
+
+
+@pytest.mark.process
+def test_a_job_of_the_paper_in_miniature_to_the_same_bits(tmp_path: Path) -> None:
+    """With and without `deterministic`: on a CPU the usual algorithms repeat a run too."""
+    usual = run(compose_config(tmp_path / "usual", *TINY_PAPER))
+    assert run(compose_config(tmp_path / "repeating", *TINY_PAPER, "deterministic=true")).exists()
+    assert not torch.are_deterministic_algorithms_enabled(), "the setting is the run's"
+    assert rows(usual) == rows(tmp_path / "repeating")
+
+
+def test_deterministic_refuses_a_workspace_that_does_not_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ValueError, match="deterministic=true needs CUBLAS_WORKSPACE_CONFIG=:4096:8 or :16:8, not :0:0"):
+        with repeating(True):
+            pass
+    with repeating(False):
+        assert not torch.are_deterministic_algorithms_enabled()

@@ -11,7 +11,6 @@ from mbrl.cli.jobs import GIB, Machine, at_a_time, chooses_jobs, hydra_settings,
 from mbrl.compose import composed, composed_jobs
 from tests.test_training import TOY
 
-
 LOCAL = OmegaConf.create({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"})
 
 

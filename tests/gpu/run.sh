@@ -54,9 +54,8 @@ figures() {
 }
 
 train() {
-  timeout "$(left)" python3 -m mbrl train env.task=window-close agent.gamma=0.95 total_env_steps="${STEPS:-20000}" \
-    eval.every=2500 eval.episodes=10 threads=1 video=false checkpoint_every=5000 "$@" \
-    >"$work/$(echo "$*" | tr -c 'a-z0-9\n' _).log" 2>&1
+  timeout "$(left)" python3 -m mbrl train experiment=gpu "run_dir=$work/runs/\${agent.name}/\${env.task}/seed\${seed}" \
+    "total_env_steps=${STEPS:-20000}" "$@" >"$work/$(echo "$*" | tr -c 'a-z0-9\n' _).log" 2>&1
 }
 
 # The tasks of the studies are held out of the recorded data.
@@ -78,15 +77,12 @@ pretrain() {
     video.every=0 checkpoint_every=1000 log_every=50 worldmodel.tokenizer.patch=2 >"$work/pretrain.log" 2>&1
 }
 
-# The model of `strong` has 4x4 tokens a frame, encoders that go on learning, and ten times the updates.
 study() {
-  local strong=(agent.world_model.tokenizer.patch=2 agent.world_model.training.later_encoders=true
-    agent.model_updates_per_step=0.5 agent.model_batch_size=16)
   for seed in 0 1 2; do
-    train agent=mbpo_ivideogpt seed=$seed run_dir="$work/runs/strong/window-close/seed$seed" "${strong[@]}" &
+    train agent=mbpo_ivideogpt seed=$seed &
   done
-  train agent=drqv2 seed=0 run_dir="$work/runs/drqv2/window-close/seed0" &
-  train agent=dreamerv3 seed=0 run_dir="$work/runs/dreamerv3/window-close/seed0" &
+  train agent=drqv2 seed=0 &
+  train agent=dreamerv3 seed=0 &
   (record && pretrain) &
   wait
   say "trained"
