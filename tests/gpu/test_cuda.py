@@ -20,6 +20,7 @@ from mbrl.bench import encoders
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
 from policies.random import RandomPolicy
+from tests.run_folders import rows
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 
 pytestmark = pytest.mark.gpu
@@ -117,3 +118,11 @@ def test_a_world_model_is_pretrained(tmp_path: Path) -> None:
     quiet = ["validation.every=0", "video.every=0", "workers=0", f"device={GPU}"]
     command("pretrain", f"data={{{tmp_path}/data: 1.0}}", f"output={tmp_path}/nano", *quiet, *short)
     assert list((tmp_path / "nano" / "transformer").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("agent", ["drqv2", "mbpo_ivideogpt", "dreamerv3"])
+def test_a_deterministic_run_gives_the_same_bits_twice(agent: str, tmp_path: Path) -> None:
+    settings = ["experiment=smoke", f"agent={agent}", f"device={GPU}", "video=false", "deterministic=true"]
+    for name in ("one", "other"):
+        command("train", *settings, f"run_dir={tmp_path}/{name}")
+    assert rows(tmp_path / "one") == rows(tmp_path / "other")
