@@ -103,22 +103,11 @@ class WorldModel(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} learns by update, not by fit")
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:
-        """Count updates that take the same time, to foresee how long training takes.
-
-        Args:
-            updates: Updates from now on.
-
-        Returns:
-            For each kind, the number of the first such update, counted from 0, and how many there are.
-        """
+        """The next updates by kind, those of one kind taking the same time: number of its first, and how many."""
         return {0: updates} if updates else {}
 
     def skip_to(self, update: int) -> None:
-        """Make the next update one of the kind of `update`, with the weights as they are, to measure how long it takes.
-
-        Args:
-            update: Number of an update, as in `kinds_of_updates`.
-        """
+        """Make the next update one of the kind of number `update`, with the weights as they are, to time it."""
 
     @abstractmethod
     def start(self, context: TensorDictBase) -> Any:

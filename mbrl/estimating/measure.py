@@ -194,22 +194,22 @@ class Stopwatch:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def once(self, call: Callable[[], object]) -> float:
-        """Seconds of one call."""
+    def once(self, work: Callable[[], object]) -> float:
+        """Seconds of the work."""
         self.wait()
         began = time.monotonic()
-        call()
+        work()
         self.wait()
         return time.monotonic() - began
 
-    def mean(self, call: Callable[[], object]) -> float:
-        """Mean seconds of a call, after one to warm up, or of a single call that takes LONG."""
-        first = self.once(call)
+    def mean(self, work: Callable[[], object]) -> float:
+        """Mean seconds of the work, after once to warm up; or of the first time, where that takes LONG."""
+        first = self.once(work)
         if first > LONG:
             return first
         times: list[float] = []
         while sum(times) < SECONDS:
-            times.append(self.once(call))
+            times.append(self.once(work))
         return sum(times) / len(times)
 
 
