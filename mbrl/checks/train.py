@@ -77,6 +77,7 @@ TYPES: dict[str, Any] = {
     "checkpoint_every": PositiveCount,
     "device": str,
     "threads": Threads | None,
+    "deterministic": bool,
     "video": bool,
     "wandb": str | None,
     "run_dir": str,

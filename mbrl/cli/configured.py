@@ -87,12 +87,9 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     """
     import hydra
     from hydra._internal.utils import get_args_parser
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import DictConfig
 
-    from mbrl.cli.jobs import take_gpu
-    from mbrl.cli.sweep import failures, prepare, run_job
+    from mbrl.cli.sweep import failures, prepare
     from mbrl.compose import CONFIGS, check_overrides
 
     _require_text(arguments)
@@ -108,38 +105,48 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
         check_overrides(parsed.overrides, verb, config_dir)
 
     _require_one_action(parsed, estimates)
-    module = CONFIGURED[verb].module
-    swept = parsed.multirun and verb == "train"
+    check, swept = import_module(CONFIGURED[verb].module).check, parsed.multirun and verb == "train"
     overrides = _with_study_sweep(parsed.overrides, config_dir) if swept else parsed.overrides
     if estimates:
         from mbrl.cli.estimate import estimate
 
-        return estimate(overrides, import_module(module).check, config_dir)
-    folders = prepare(overrides, import_module(module).check, config_dir) if swept else []
-    arguments = [*arguments, *(_jobs_at_a_time(overrides, config_dir) if swept else [])]
+        return estimate(overrides, check, config_dir)
+    folders = prepare(overrides, check, config_dir, verb) if parsed.multirun else []
+    launched = _jobs_at_a_time(overrides, config_dir) if swept else []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
     def job(config: DictConfig) -> None:
-        settings = HydraConfig.get()
-        if settings.mode == RunMode.MULTIRUN and verb == "train":
-            take_gpu(settings.job.num, settings.launcher)
-            run_job(config, import_module(module).run, alone="BasicLauncher" in settings.launcher._target_)
-            return
-        try:
-            folder = run_once(config, config_dir) if verb == "train" else import_module(module).run(config)
-            if folder is not None:  # None in all processes but one
-                print(folder)
-        except Exception as error:
-            # Errors are printed here, because Hydra prints a line of its own before main() receives them. In a sweep
-            # the next run follows instead.
-            if settings.mode == RunMode.MULTIRUN or os.environ.get(TRACEBACK):
-                raise
-            sys.exit(show(error))
+        _job(config, verb, config_dir)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Otherwise Hydra prints errors itself, and main() does not receive them.
-    sys.argv = [f"mbrl {verb}", *arguments]
+    sys.argv = [f"mbrl {verb}", *arguments, *launched]
     job()
     return show_failures(failures(folders), len(folders))
+
+
+def _job(config: Any, verb: str, config_dir: Path | None) -> None:
+    """Do what the verb does with one configuration, which Hydra has composed."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from mbrl.cli.jobs import take_gpu
+    from mbrl.cli.sweep import run_job
+
+    settings, module = HydraConfig.get(), import_module(CONFIGURED[verb].module)
+    if settings.mode == RunMode.MULTIRUN and verb == "train":
+        take_gpu(settings.job.num, settings.launcher)
+        run_job(config, module.run, alone="BasicLauncher" in settings.launcher._target_)
+        return
+    try:
+        folder = run_once(config, config_dir) if verb == "train" else module.run(config)
+        if folder is not None:  # None in all processes but one
+            print(folder)
+    except Exception as error:
+        # Errors are printed here, because Hydra prints a line of its own before main() receives them. In a sweep
+        # the next run follows instead.
+        if settings.mode == RunMode.MULTIRUN or os.environ.get(TRACEBACK):
+            raise
+        sys.exit(show(error))
 
 
 def _without(option: str, arguments: Sequence[str]) -> tuple[bool, list[str]]:

@@ -8,16 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mbrl.build import env_factory, learns_model
+from mbrl.build import REFERS_TO_ENV, env_factory, learns_model
 from mbrl.compose import ROOT_CONFIG, configurations
 from mbrl.device import pick_device
+from mbrl.settings.memory import free_memory
 from mbrl.targets import make
 from policies.base import Policy
 from worldmodel.base import WorldModel
@@ -31,7 +31,6 @@ WEIGHT = 64
 JOBS_PER_GPU = 4  # Small networks leave a GPU idle between their kernels, and four jobs fill the gaps.
 # Settings that hardly change what a run takes.
 ALIKE = ("seed", "run_dir", "env.task", "replay.demos", "replay.demo_share")
-REFERS_TO_ENV = {"env", "simulator"}  # settings of a world model that build an environment
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -79,8 +78,8 @@ class Machine:
     def here(cls) -> Machine:
         """This machine at present."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        gpus = tuple(float(torch.cuda.mem_get_info(index)[0]) for index in range(torch.cuda.device_count()))
-        return cls(cores, float(psutil.virtual_memory().available), gpus)
+        gpus = tuple(float(free_memory(torch.device("cuda", index))) for index in range(torch.cuda.device_count()))
+        return cls(cores, float(free_memory(torch.device("cpu"))), gpus)
 
 
 def at_a_time(jobs: Sequence[DictConfig], machine: Machine) -> tuple[int, str]:
