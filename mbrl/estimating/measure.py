@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
@@ -98,12 +99,12 @@ def _measure(config: DictConfig, folder: Path) -> Estimate:
     filled = build_replay(whole, Path(config.run_dir) / "replay", evaluator.env, policy)
     agent = build_agent(short, evaluator.env, policy, replay)
     counts, stopwatch = Counts.of(agent, lengths_of(config)), Stopwatch(policy.device)
-    collected, episode = _collect(config, agent, replay, stopwatch)
-    seconds = {"collect": counts.agent_steps * collected}
+    collected = _collect(config, agent, replay, stopwatch)
+    seconds = {"collect": counts.agent_steps * collected.seconds}
     seconds |= _learn(agent, replay, counts, stopwatch)
     if counts.assessments and agent.model_error is not None:
         assess = agent.model_error
-        seconds["model_error"] = counts.assessments * stopwatch.mean(lambda: assess(episode))
+        seconds["model_error"] = counts.assessments * stopwatch.mean(lambda: assess(collected.episode))
     evaluation = stopwatch.mean(lambda: evaluator(agent.acting))
     seconds["evaluate"] = counts.evaluations * evaluation * config.eval.episodes / episodes
     evaluator.close()
@@ -114,7 +115,7 @@ def _measure(config: DictConfig, folder: Path) -> Estimate:
     gpu = torch.cuda.max_memory_reserved(policy.device) if policy.device.type == "cuda" else 0
     kept = min(KEPT_CHECKPOINTS + 1, counts.checkpoints)  # one more while it is written
     latents = filled.online.latents.room - replay.online.latents.room
-    memory = peak_memory() + filled.room - replay.room + latents
+    memory = peak_memory() + collected.workers_memory + filled.room - replay.room + latents
     return Estimate(config.total_env_steps, seconds, memory, gpu, filled.room + kept * (saved + latents))
 
 
@@ -131,8 +132,16 @@ def lengths_of(config: DictConfig) -> Lengths:
     )
 
 
-def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwatch) -> tuple[float, TensorDictBase]:
-    """Collect an episode of each worker at least. Returns the seconds of an agent step, and the last episode."""
+class _Collected(NamedTuple):
+    """Seconds of an agent step, the last episode, and bytes of memory of the worker processes."""
+
+    seconds: float
+    episode: TensorDictBase
+    workers_memory: int
+
+
+def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwatch) -> _Collected:
+    """Collect until an episode has ended, and for SECONDS at least."""
     collector = make_collector(env_factory(config), agent.acting, seed=config.seed, random_steps=0, **config.collect)
     try:
         steps, taken = steps_of(collector), 0
@@ -145,7 +154,9 @@ def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwa
             finished = replay.extend(batch) or finished
             taken += batch.numel()
         stopwatch.wait()
-        return (time.monotonic() - began) / taken, finished[-1]
+        seconds = (time.monotonic() - began) / taken
+        workers = sum(worker.memory_info().rss for worker in psutil.Process().children(recursive=True))
+        return _Collected(seconds, finished[-1], workers)
     finally:
         shut_down(collector)
 
@@ -214,7 +225,7 @@ class Stopwatch:
 
 
 def peak_memory() -> int:
-    """Bytes of memory of this process at its peak, and of the workers that it started and that have ended."""
+    """Bytes of memory of this process at its peak."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     status = Path("/proc/self/status")

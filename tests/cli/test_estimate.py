@@ -52,7 +52,7 @@ def test_a_sweep_is_estimated_and_no_folder_is_claimed() -> None:
     ("arguments", "words"),
     [
         (["--estimate", "--cfg", "job", *TOY], "--estimate and --cfg exclude each other"),
-        (["--estimate", *TOY, "seed=x"], "seed must be a whole number"),
+        (["--estimate", *TOY, "seed=x"], "seed=x is not allowed: it must be a whole number"),
     ],
 )
 def test_an_estimate_of_what_cannot_be_run_is_one_clear_line(arguments: list[str], words: str) -> None:
