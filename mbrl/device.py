@@ -16,11 +16,14 @@ WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # the v
 def pick_device(name: str) -> torch.device:
     """The device of a name. `auto` is the GPU if there is one.
 
+    A GPU may from then on round the factors of float32 matrix products to TF32, but where `exact_products` forbids it,
+    and choose the algorithm of a convolution by trying them.
+
     Raises:
         UserError: there is no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     here = available_devices()
     try:
         device = torch.device(name)
@@ -29,6 +32,9 @@ def pick_device(name: str) -> torch.device:
     if device is None or f"{device.type}:{device.index or 0}" not in here:
         names = ", ".join(found.removesuffix(":0") for found in here)
         raise UserError(f"device={name} is not allowed: it must be auto, or a device of this machine: {names}")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     return device
 
 

@@ -32,12 +32,11 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 from torchrl.modules import SymExpTwoHot
-from torchrl.modules.distributions import TruncatedNormal
 from torchrl.modules.value_norm import PercentileValueNorm
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from policies.base import Policy, exploring, gradient_step, require_finite
-from policies.distributions import bounded_normal, logits_around
+from policies.distributions import BoundedNormal, bounded_normal, logits_around
 from policies.networks import frames_encoder, orthogonal_init, soft_update
 from policies.ranges import Bins, Count, LearningRate, Number, Pixels, PositiveShare, Share, Weight, Width
 from policies.returns import lambda_return
@@ -75,7 +74,7 @@ class StochasticActor(TensorDictModuleBase):
         features: Tensor = self.encoder(*(observed[key] for key in self.in_keys))
         return features
 
-    def distribution(self, features: Tensor) -> TruncatedNormal:
+    def distribution(self, features: Tensor) -> BoundedNormal:
         """Features [*B, D] -> a distribution of actions in [-1, 1], event shape [A]."""
         return bounded_normal(self.head(features))
 

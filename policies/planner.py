@@ -66,11 +66,11 @@ class SamplingPlanner(Planner):
         """
         mean = previous if self.warm_start else torch.zeros_like(previous)
         std = torch.full_like(mean, self.std)
+        finite = torch.ones((), dtype=torch.bool, device=mean.device)
         for _ in range(self.iterations):
             candidates = self._draw(mean, std, proposals)
             scores = imagine(candidates)
-            if not bool(torch.isfinite(scores).all()):
-                raise FloatingPointError("an imagined score is not finite: the world model has diverged")
+            finite = finite & torch.isfinite(scores).all()
             best, index = scores.topk(self.elites, 1)
             elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))  # [B, E, H, A]
             weights = self.weights(best)[..., None, None]
@@ -78,6 +78,8 @@ class SamplingPlanner(Planner):
             new_std = (weights * (elites - new_mean[:, None]).square()).sum(1).sqrt()
             mean = torch.lerp(new_mean, mean, self.momentum)
             std = torch.lerp(new_std, std, self.momentum).clamp(self.min_std, self.std)
+        if not bool(finite):  # once a plan, because reading it waits for the GPU
+            raise FloatingPointError("an imagined score is not finite: the world model has diverged")
         return Plan(mean, std)
 
     def _draw(self, mean: Tensor, std: Tensor, proposals: Tensor | None) -> Tensor:

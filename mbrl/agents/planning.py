@@ -198,10 +198,10 @@ class PlanningActor(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = tensordict.select(*self.in_keys).reshape(-1)
-        replanned = (rows["plan_left"] == 0).squeeze(-1)
-        mean, std = rows["plan_mean"].clone(), rows["plan_std"].clone()
-        if replanned.any():
-            mean[replanned], std[replanned] = self.plan(rows[replanned])
+        mean, std, replanned = rows["plan_mean"].clone(), rows["plan_std"].clone(), rows["plan_left"][:, 0] == 0
+        due = replanned.nonzero().squeeze(1)  # numbers of rows: each index by a mask would wait for the GPU
+        if len(due):
+            mean[due], std[due] = self.plan(rows[due])
         action = mean[:, 0]
         if exploring():
             action = (action + std[:, 0] * torch.randn_like(action)).clamp(-1.0, 1.0)

@@ -74,7 +74,7 @@ def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], o
     state, action, reward, after = real
     inputs = model.of_inputs(torch.cat([state, action], -1))
     targets = torch.cat([model.of_states(after - state), model.of_rewards(reward)], -1)
-    all_targets = torch.ones(targets.shape[1], dtype=torch.bool)
+    all_targets = torch.arange(targets.shape[1])
 
     def step() -> None:
         rows = torch.randint(len(inputs), (members.count, model.batch_size))

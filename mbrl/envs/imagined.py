@@ -116,6 +116,10 @@ class ImaginationEnv(EnvBase):
         out["reward"] = prediction["reward"]
         return out
 
+    def any_done(self, tensordict: TensorDictBase) -> bool:
+        """As `EnvBase.any_done`; all rollouts end together, so that no flag is read from a GPU before they do."""
+        return self._steps >= self.horizon and super().any_done(tensordict)
+
     def estimates(self) -> dict[str, Tensor]:
         """Uncertainty estimates of the rollout since the last reset, by name, float32 [B, H]."""
         return {name: torch.cat(values, 1) for name, values in self._estimates.items() if values}

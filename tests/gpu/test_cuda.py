@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from mbrl.bench import encoders
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
 from policies.random import RandomPolicy
+from tests.parts_on_a_device import PARTS
 from tests.run_folders import rows
+from tests.test_device import MEASURED
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 
 pytestmark = pytest.mark.gpu
@@ -76,6 +79,21 @@ def test_updates_leave_finite_weights_and_metrics_on_the_gpu(name: str) -> None:
         metrics = policy.update(batch)
     assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
     assert {value.device.type for value in metrics.values()} == {"cuda"}
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if MEASURED[name] == (1, 0)])
+def test_an_update_waits_for_the_gpu_once_as_on_the_pretended_one(name: str) -> None:
+    call = PARTS[name](torch.device(GPU))
+    call()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waited = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
+    assert len(waited) <= 1, waited
 
 
 def test_a_plan_towards_a_goal(monkeypatch: pytest.MonkeyPatch) -> None:

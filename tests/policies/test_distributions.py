@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scipy.stats import truncnorm
+from torchrl.modules.distributions import TruncatedNormal
 
 from policies.distributions import bounded_normal
 
@@ -29,3 +30,27 @@ def test_draws_lie_within_the_bounds_and_have_its_moments() -> None:
     theirs = truncnorm((-1 - mean) / std, (1 - mean) / std, mean, std)
     torch.testing.assert_close(drawn.mean((0, 1)).double(), torch.as_tensor(theirs.mean()), atol=0.015, rtol=0)
     torch.testing.assert_close(drawn.std((0, 1)).double(), torch.as_tensor(theirs.std()), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_draws_densities_and_gradients_are_to_the_bit_those_of_torchrl(spread: float) -> None:
+    parameters = spread * torch.randn(200, 8)
+    found = []
+    for ours in (True, False):
+        leaf = parameters.clone().requires_grad_()
+        actions = bounded_normal(leaf)
+        if not ours:
+            actions = TruncatedNormal(actions.loc, actions.scale, low=-1.0, high=1.0)
+        torch.manual_seed(1)
+        drawn = actions.sample()
+        drawn[0], drawn[1] = 1.0, -1.0
+        density, entropy = actions.log_prob(drawn), actions.entropy()
+        ((density - density.detach()).exp() * torch.linspace(-1, 1, 200) + 3e-4 * entropy).mean().backward()
+        found.append((drawn, density, entropy, actions.mode, leaf.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_no_action_outside_the_bounds_has_a_density() -> None:
+    actions = bounded_normal(PARAMETERS)
+    assert actions.log_prob(torch.tensor([[0.0, 1.01, 0.0]])).item() == -torch.inf
+    assert torch.isfinite(actions.log_prob(torch.tensor([[0.0, 1.0, -1.0]])))

@@ -58,7 +58,7 @@ class Members(nn.Module):
         return Gaussian(mean, LOWEST + F.softplus(capped - LOWEST))
 
     def loss(self, predicted: Gaussian, targets: Tensor, wanted: Tensor) -> Tensor:
-        """Of targets [M, B, O] where `wanted` bool [O], summed over members; 0-d.
+        """Of the entries `wanted` int64 of targets [M, B, O], summed over members; 0-d.
 
         The negative log-likelihood of each entry times its deviation (beta-NLL of Seitzer et al. 2022, arXiv
         2203.09168, with beta 0.5). By the likelihood alone, entries that hardly ever move, and whose variance falls,

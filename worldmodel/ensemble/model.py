@@ -109,6 +109,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
         self.register_buffer("source", torch.full((self.state_dim,), COPIED_NOWHERE))
         self.register_buffer("elites", torch.arange(elites))
+        self._predicted_of: tuple[Tensor | None, int, Tensor] = (None, 0, torch.empty(0))
         self._optimizers = {"ensemble": optimizer(self.members.parameters())}
 
     @property
@@ -122,18 +123,20 @@ class ProbabilisticEnsemble(WorldModel):
     def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
         index = transitions["index"]
         held = held_out(index, self.holdout)
-        if held.all() or not held.any():
+        trained_on, held_back = (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)  # row numbers
+        if not len(trained_on) or not len(held_back):
             raise ValueError(f"{len(index)} transitions are too few to hold out {self.holdout} of them: collect more")
-        self._measure(transitions, ~held)
-        data, judged = self._data(transitions[~held]), self._data(transitions[held][-MAX_HELD_OUT:])
-        counts = self._counts(int(held.sum()), len(judged.inputs))
-        shares = self._shares(index[~held])
+        self._measure(transitions, trained_on)
+        data, judged = self._data(transitions[trained_on]), self._data(transitions[held_back][-MAX_HELD_OUT:])
+        counts = self._counts(len(held_back), len(judged.inputs))
+        shares = self._shares(index[trained_on])
         best, errors = self._snapshot(), self._errors(judged, counts)
         updates = waited = 0
         losses = []
         while updates < max_updates and waited < self.patience:
             steps = min(self.check_every, max_updates - updates)
             losses += [self._gradient_step(data, shares) for _ in range(steps)]
+            require_finite({"ensemble_loss": torch.stack(losses[-steps:]).sum()}, "agent.world_model.optimizer.lr")
             updates += steps
             now = self._errors(judged, counts)
             better = now < 0.99 * errors
@@ -146,7 +149,7 @@ class ProbabilisticEnsemble(WorldModel):
         return {"loss": loss, "updates": torch.tensor(float(updates)), **self._judge(judged, errors)}
 
     def _measure(self, transitions: TensorDictBase, training: Tensor) -> None:
-        """Find the copied entries, from all transitions, and the scales, from the training transitions."""
+        """Find the copied entries, from all transitions, and the scales, from the rows `training` int64."""
         state, after = transitions["state"], transitions["next", "state"]
         self.source.copy_(copies(state, after))
         self.of_inputs.measure(torch.cat([state, transitions["action"]], -1)[training])
@@ -171,8 +174,16 @@ class ProbabilisticEnsemble(WorldModel):
 
     @property
     def _predicted(self) -> Tensor:
-        """Which of the D + 1 outputs are not copied, bool."""
-        return torch.cat([self.source == COPIED_NOWHERE, self.source.new_ones(1, dtype=torch.bool)])
+        """Numbers int64 of those of the D + 1 outputs that are not copied.
+
+        They are found once for each value of `source`: their number is not known without waiting for the GPU.
+        """
+        source, (known, version, numbers) = self.source, self._predicted_of
+        if known is not source or version != source._version:
+            wanted = torch.cat([source == COPIED_NOWHERE, source.new_ones(1, dtype=torch.bool)])
+            numbers = wanted.nonzero().squeeze(1)
+            self._predicted_of = source, source._version, numbers
+        return numbers
 
     def _shares(self, index: Tensor) -> list[Tensor]:
         """The bootstrap of each member: rows of the data, repeated as often as they are drawn."""
@@ -182,7 +193,6 @@ class ProbabilisticEnsemble(WorldModel):
     def _gradient_step(self, data: Data, shares: list[Tensor]) -> Tensor:
         batch = data.rows(torch.stack([self._draw(share) for share in shares]))
         loss = self.members.loss(self.members(batch.inputs), batch.targets, self._predicted)
-        require_finite({"ensemble_loss": loss}, "agent.world_model.optimizer.lr")
         optimizer = self._optimizers["ensemble"]
         optimizer.zero_grad()
         loss.backward()
@@ -211,7 +221,7 @@ class ProbabilisticEnsemble(WorldModel):
         """
         mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
         squared = counts @ (mean - judged.targets).square()  # [M, D + 1]
-        states = squared[:, self._predicted][:, :-1]
+        states = squared[:, self._predicted[:-1]]
         return squared[:, -1] + (states.mean(1) if states.shape[1] else 0.0)
 
     @torch.no_grad()
@@ -226,7 +236,7 @@ class ProbabilisticEnsemble(WorldModel):
 
     def _keep(self, best: list[Tensor], better: Tensor) -> None:
         for kept, parameter in zip(best, self.members.parameters(), strict=True):
-            kept[better] = parameter.detach()[better]
+            kept.copy_(torch.where(better[:, None, None], parameter.detach(), kept))
 
     def _restore(self, best: list[Tensor]) -> None:
         for kept, parameter in zip(best, self.members.parameters(), strict=True):
@@ -281,6 +291,6 @@ class ProbabilisticEnsemble(WorldModel):
         """Uncertainty estimates from the mean predictions of the elites [E, B, D + 1]."""
         # torch.std over the first dimension was measured 60 times slower than this.
         spread = (means - means.mean(0)).square_().mean(0).sqrt_()
-        states = spread[:, :-1][:, self.source == COPIED_NOWHERE]
+        states = spread[:, self._predicted[:-1]]
         rewards = spread[:, -1:] * self.of_rewards.coloured
         return {"disagreement": states.square().mean(-1, keepdim=True).sqrt(), "reward_std": rewards}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from worldmodel.exact_products import exact_products
+
 LEAST_DEVIATION = 1e-4  # what varies less is scaled by this: it is constant, or the simulator's jitter
 COPIED_NOWHERE = -1
 _PROBED = 1000  # transitions that rule out most candidates for a copy
@@ -80,7 +82,9 @@ class Whitener(nn.Module):
         self.coloured.copy_((axes * deviation) @ axes.T)
 
     def forward(self, values: Tensor) -> Tensor:
-        return (values - self.mean) @ self.white
+        with exact_products():
+            return (values - self.mean) @ self.white
 
     def inverse(self, values: Tensor) -> Tensor:
-        return values @ self.coloured + self.mean
+        with exact_products():
+            return values @ self.coloured + self.mean

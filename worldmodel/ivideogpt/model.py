@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 
 from worldmodel.base import Outcome, WorldModel
+from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
@@ -24,7 +25,7 @@ from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.rollout.rollout import ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import ACTIONS, Conditioning, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, decay_groups, mode, train_part
+from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, mode, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
 from worldmodel.ranges import Frames, Number
@@ -91,7 +92,7 @@ class IVideoGPT(WorldModel):
         else:
             configured = by_name("tokenizer", tokenizer) | by_name("transformer", transformer)
             self.tokenizer, members = load_parts(pretrained, action_dim, ensemble, goal, configured)
-        self.transformer, self.others = members[0], nn.ModuleList(members[1:])
+        self.transformer, self.others, self._counter = members[0], nn.ModuleList(members[1:]), HostCounter()
         self.plan, self.precision, self.segment_length = training, Precision(precision), segment_length
         self.context_length = self.tokenizer.context_length - goal
         self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
@@ -104,10 +105,7 @@ class IVideoGPT(WorldModel):
         if pretrained is None:
             training.check_warmup(self.tokenizer.quantize.warmup)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
-        self._optimizers = {
-            "tokenizer": optimizers.tokenizer(self.tokenizer.parameters()),
-            "transformer": optimizers.transformer(decay_groups(nn.ModuleList(members))),
-        }
+        self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members))
         reader = self._reader(action_dim, defects.rewards_off_by_one)
         parts = (self.tokenizer, members, reader)
         self.rollouts = Rollouts(*parts, sampling, futures, self.max_horizon, self.precision, uncertainty, defects)
@@ -191,14 +189,14 @@ class IVideoGPT(WorldModel):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """As WorldModel.update; T may be C + 1 to `segment_length`."""
-        updates = int(self.updates)
+        updates = self._counter.value(self.updates)
         metrics: dict[str, Tensor] = {}
         if updates >= self.plan.tokenizer_updates:
             metrics |= self._step("transformer", batch, updates - self.plan.tokenizer_updates)
         if self.plan.trains_tokenizer(updates):
             self.fix_codes(updates >= self.plan.tokenizer_updates)
             metrics |= self._step("tokenizer", batch, updates)
-        self.updates += 1
+        self._counter.add_one(self.updates)
         return metrics
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:

@@ -94,7 +94,7 @@ class TransformerObjective(nn.Module):
         segment = self.reader(batch)
         with autocast(segment.pixels, self.precision):
             with mode(self._tokenizer[0], False):
-                tokens = self._tokenizer[0].tokenize(segment.frames)
+                tokens = self._tokenizer[0].tokens(segment.frames)
             found = [self._losses(model, tokens, segment) for model in self.transformers]
         if len(found) == 1:
             return found[0]

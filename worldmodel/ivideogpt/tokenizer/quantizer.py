@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.exact_products import exact_products
+from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.processes import from_first_process, mean_over_processes
 from worldmodel.ivideogpt.tokenizer.settings import MovingAverage
+from worldmodel.ivideogpt.transformer.losses import occurrences
 
 CHUNK = 4096  # Latents compared with the codebook at a time, which bounds memory at CHUNK x K floats.
 
@@ -65,6 +68,7 @@ class VectorQuantizer(nn.Module):
         if codes < 1 or dim < 1:
             raise ValueError(f"a codebook needs at least one code of at least one dimension, not {codes} x {dim}")
         self.commitment, self.moving_average, self.positions = commitment, moving_average, positions
+        self._counter = HostCounter()
         self.embedding = nn.Embedding(codes, dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codes, 1.0 / codes)
         self.embedding.weight.requires_grad_(moving_average is None)
@@ -110,9 +114,9 @@ class VectorQuantizer(nn.Module):
 
     def _warming_up(self) -> bool:
         """Whether this training batch is not quantised; counts it."""
-        if not self.warmup or not self.training or int(self.seen) >= self.warmup:
+        if not self.warmup or not self.training or self._counter.value(self.seen) >= self.warmup:
             return False
-        self.seen += 1
+        self._counter.add_one(self.seen)
         return True
 
     def encode(self, latents: Tensor) -> Tensor:
@@ -135,7 +139,8 @@ class VectorQuantizer(nn.Module):
         codebook = self.embedding.weight.float()
         squares = codebook.square().sum(1)  # [K]; |z|^2 is the same for every code, so it is left out
         flat = latents.reshape(-1, codebook.shape[1]).split(CHUNK)
-        nearest = [torch.addmm(squares, rows, codebook.T, alpha=-2.0).argmin(1) for rows in flat]
+        with exact_products():
+            nearest = [torch.addmm(squares, rows, codebook.T, alpha=-2.0).argmin(1) for rows in flat]
         return torch.cat(nearest).view(latents.shape[:-1])
 
     @torch.no_grad()
@@ -153,7 +158,7 @@ class VectorQuantizer(nn.Module):
     def _follow(self, latents: Tensor, codes: Tensor, settings: MovingAverage) -> None:
         """Update the running means, and the codes with them, with latents [M, D] and their codes [M]."""
         share = len(self.usage) / len(codes)
-        counts = torch.bincount(codes, minlength=len(self.usage)).to(self.usage.dtype) * share
+        counts = occurrences(codes, len(self.usage)).to(self.usage.dtype) * share
         self.usage.lerp_(mean_over_processes(counts), 1.0 - settings.decay)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, latents * share)
         self.sums.lerp_(mean_over_processes(sums), 1.0 - settings.decay)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.processes import mean_over_processes
 from worldmodel.ivideogpt.tokenizer.autoencoder import CrossSizes, Decoder, Encoder, NetSizes, check_widths, latent_side
@@ -74,7 +75,7 @@ class CompressiveTokenizer(nn.Module):
         self.latent_side = latent_side(resolution, autoencoder, patch)
         self.context_codes, self.dynamics_codes = codebooks.context_codes, codebooks.dynamics_codes
         self.stem_patch, self.copy_gate, self.loss = autoencoder.stem_patch, static_scene.copy_gate, loss
-        self.background_batches = static_scene.background_batches
+        self.background_batches, self._counter = static_scene.background_batches, HostCounter()
         if self.background_batches:
             self.register_buffer("background", torch.full((3, resolution, resolution), 0.5))
             self.register_buffer("background_seen", torch.zeros((), dtype=torch.int64))
@@ -140,6 +141,11 @@ class CompressiveTokenizer(nn.Module):
         low, high = frames.aminmax()
         if not (low >= 0.0 and high <= 1.0):  # written so that NaN is refused too
             raise ValueError(f"frames must lie in [0, 1], not in [{float(low):.4g}, {float(high):.4g}]")
+        return self.tokens(frames)
+
+    @torch.no_grad()
+    def tokens(self, frames: Tensor) -> Tensor:
+        """As `tokenize`, of frames that are known to lie in [0, 1]: nothing is read back from a GPU."""
         codes, context = self.encode_context(frames[:, : self.context_length])
         future = frames[:, self.context_length :]
         return self.layout.join(codes, self.encode_dynamics(future, context) if future.shape[1] else None)
@@ -217,9 +223,11 @@ class CompressiveTokenizer(nn.Module):
     @torch.no_grad()
     def watch_background(self, frames: Tensor) -> None:
         """Include a training batch [B, T, 3, R, R] in the background, unless it already has all of its batches."""
-        if self.training and self.background_batches and int(self.background_seen) < self.background_batches:
-            self.background_seen += 1
-            self.background.lerp_(mean_over_processes(frames.float().mean((0, 1))), 1.0 / float(self.background_seen))
+        if not self.training or not self.background_batches:
+            return
+        if self._counter.value(self.background_seen) < self.background_batches:
+            seen = self._counter.add_one(self.background_seen)
+            self.background.lerp_(mean_over_processes(frames.float().mean((0, 1))), 1.0 / seen)
 
     def _context_latents(self, frames: Tensor) -> tuple[Tensor, Context]:
         """Latents [B, C, N, D] of frames [B, C, 3, R, R], and the context for the encoder of future frames."""

@@ -32,9 +32,15 @@ def psnr(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     return -10.0 * torch.log10(error.clamp(min=1e-10))
 
 
+def occurrences(codes: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs, int64 [codebook_size]. `torch.bincount` would wait for the GPU twice."""
+    flat = codes.flatten()
+    return flat.new_zeros(codebook_size).scatter_add_(0, flat, torch.ones_like(flat))
+
+
 def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
     """exp of the entropy of the codes' frequencies: how many codes are in effective use, 1 to codebook_size."""
-    share = torch.bincount(codes.flatten(), minlength=codebook_size) / codes.numel()
+    share = occurrences(codes, codebook_size) / codes.numel()
     return torch.exp(-torch.xlogy(share, share).sum())
 
 

@@ -1,0 +1,165 @@
+"""Every part on a pretended GPU: no devices are mixed, and no update waits for the GPU more often than it must."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hydra import compose, initialize_config_module
+
+from mbrl import training
+from mbrl.agents import planning
+from mbrl.agents.agent import Agent
+from mbrl.device import pick_device
+from tests.parts_on_a_device import PARTS
+from tests.pretended_device import GPU, pretended_device
+from tests.run_folders import rows
+from worldmodel.exact_products import exact_products
+from worldmodel.ivideogpt.training import fuse_on_gpu
+
+# What one call asks of the GPU, measured, after a first call: (synchronisations, copies to the GPU). The check that
+# losses are finite is one synchronisation. The others are copies to the CPU, sizes that depend on data (of a fit, which
+# needs them once whatever its length, and twice a check), a counter that other processes share, and TorchRL's checks of
+# a reset. No number may grow: lower it here where it falls.
+MEASURED = {
+    "SAC: update": (1, 0),
+    "SAC: imitation": (1, 0),
+    "DrQ-v2: update": (1, 0),
+    "DrQ-v2: imitation": (1, 0),
+    "actor-critic: update": (1, 0),
+    "actor-critic: imitation": (1, 0),
+    "cloning from state": (1, 0),
+    "cloning from pixels": (1, 0),
+    "DreamerV3 from state: update, with sampling": (6, 8),
+    "DreamerV3 from pixels: update, with sampling": (6, 8),
+    "ensemble: fit of 10 updates": (15, 3),
+    "ensemble: 2 rollouts of 2 steps": (8, 6),
+    "iVideoGPT: tokenizer step": (1, 0),
+    "iVideoGPT: transformer step": (1, 0),
+    "iVideoGPT: 2 rollouts of 2 steps": (12, 6),
+    "iVideoGPT: error on an episode": (3, 8),
+    "a plan by rewards": (3, 0),
+    "a plan towards a goal": (3, 0),
+    "pretraining: tokenizer step": (1, 1),
+    "pretraining: transformer step": (1, 1),
+    "prediction: 2 segments, scored": (46, 42),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_no_part_mixes_devices_or_waits_more_often_than_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "device", GPU)
+    monkeypatch.setattr(planning, "goal_image", lambda _, side: torch.zeros(3, side, side, dtype=torch.uint8))
+    with pretended_device() as counts:
+        call = PARTS[name](GPU)
+        call()
+        synchronisations, to_gpu = counts.synchronisations, counts.to_gpu
+        counts.waited.clear()
+        call()
+    found = (counts.synchronisations - synchronisations, counts.to_gpu - to_gpu)
+    assert found == MEASURED[name], f"it waited at {dict(counts.waited)}"
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine has a GPU of 1 GiB, as far as settings are checked; torch's settings of products stay the same."""
+    monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0"])
+    monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.fp32_precision, convolutions.benchmark
+    yield
+    products.fp32_precision, convolutions.benchmark = before
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("one_gpu")
+def test_a_run_on_the_gpu_goes_on_after_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["agent=mbpo", "env=toy", "experiment=smoke", "device=cuda:0", "total_env_steps=80", "video=false"]
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("train", [*settings, f"run_dir={tmp_path}"])
+    update = Agent.update
+
+    def stop(agent: Agent, replay: Any, agent_steps: int, env_steps: int, *rest: Any) -> Any:
+        if env_steps > 40:
+            raise ArithmeticError("stopped")
+        return update(agent, replay, agent_steps, env_steps, *rest)
+
+    with monkeypatch.context() as patch, pretended_device(), pytest.raises(ArithmeticError):
+        patch.setattr(Agent, "update", stop)
+        training.run(config)
+    with pretended_device():
+        training.run(config)
+    metrics = rows(tmp_path)
+    assert [row["env_steps"] for row in metrics] == sorted(row["env_steps"] for row in metrics)
+    assert any("policy/critic_loss" in row for row in metrics if row["env_steps"] == 80)
+
+
+def test_a_pretended_gpu_refuses_what_cuda_refuses() -> None:
+    with pretended_device() as counts:
+        there, here = torch.randn(3, device=GPU), torch.randn(3)
+        assert there.device == GPU and here.device.type == "cpu" and (there + torch.tensor(2.0)).is_cuda
+        whole = here.long()
+        for mix in (lambda: there + here, lambda: torch.stack([there[0], here[0]]), lambda: whole[there.long() * 0]):
+            with pytest.raises(RuntimeError, match="same device"):
+                mix()
+        with pytest.raises(TypeError, match=r"\.cpu\(\)"):
+            there.numpy()
+        assert counts.synchronisations == counts.to_gpu == 0
+        assert there[torch.tensor([0])].device == GPU and counts.to_gpu == 1
+        assert (there.cpu() + here).device.type == "cpu" and here.to(GPU).device == GPU
+        assert (counts.synchronisations, counts.to_gpu) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "times"),
+    [
+        (lambda x: x.sum().item(), 1),
+        (lambda x: bool((x > 0).all()), 1),
+        (lambda x: x.tolist(), 1),
+        (lambda x: x.nonzero(), 1),
+        (lambda x: x[x > 0], 1),
+        (lambda x: x.unique(), 1),
+        (lambda x: torch.bincount(x.long().abs()), 2),
+        (lambda x: x.repeat_interleave(x.long().abs()), 1),
+        (lambda x: x.clone().copy_(x), 0),
+        (lambda x: x[torch.arange(2, device=x.device)], 0),
+        (lambda x: torch.where(x > 0, x, 0.0).softmax(0), 0),
+    ],
+)
+def test_what_waits_for_the_gpu_is_counted(call: Any, times: int) -> None:
+    with pretended_device() as counts:
+        x = torch.randn(4, device=GPU)
+        call(x)
+    assert counts.synchronisations == times and counts.kernels > 0
+
+
+def test_gradients_and_optimisers_stay_on_the_gpu() -> None:
+    with pretended_device():
+        layer = torch.nn.Linear(3, 2).to(GPU)
+        optimizer = torch.optim.AdamW(layer.parameters())
+        optimizer.register_step_pre_hook(fuse_on_gpu)
+        layer(torch.randn(5, 3, device=GPU)).square().mean().backward()
+        optimizer.step()
+        state = optimizer.state[layer.weight]
+        assert {value.device for value in (layer.weight, layer.weight.grad, *state.values())} == {GPU}
+    assert optimizer.param_groups[0]["fused"] is True
+
+
+def test_an_optimiser_on_the_cpu_is_not_fused() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    fuse_on_gpu(optimizer)
+    assert optimizer.param_groups[0]["fused"] is None
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_gpu_rounds_factors_but_not_where_products_must_be_exact() -> None:
+    products = torch.backends.cuda.matmul
+    pick_device("cuda:0")
+    assert products.fp32_precision == "tf32"
+    with pytest.raises(ArithmeticError), exact_products():
+        assert products.fp32_precision == "ieee"
+        raise ArithmeticError
+    assert products.fp32_precision == "tf32"

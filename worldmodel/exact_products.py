@@ -1,0 +1,20 @@
+"""Matrix products in full float32 on a GPU that otherwise rounds their factors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute matrix products of float32 tensors on a GPU without TF32, which keeps 10 bits of each factor.
+
+    Use it where small differences of large numbers decide. On a CPU it changes nothing.
+    """
+    products = torch.backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
