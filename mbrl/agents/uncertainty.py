@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -81,11 +82,14 @@ class UncertaintyRules:
 
     def weights(self, estimates: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
         """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
-        # On the CPU, where sums so far are always added up in the same order.
-        total = torch.stack([estimates[name].cpu().cumsum(1) / scale for name, scale in self.weigh_by.items()]).sum(0)
-        total = total.to(next(iter(estimates.values())).device)
+        total = torch.stack([_sums_so_far(estimates[name]) / scale for name, scale in self.weigh_by.items()]).sum(0)
         horizon = total.shape[1]
         last = (torch.arange(horizon, device=total.device) + n_step - 1).clamp(max=horizon - 1).expand_as(total)
         if self.cut_above:  # the rewards of a transition are not summed beyond a cut
             last = last.minimum((self.steps(estimates) - 1).clamp(min=0)[:, None])
         return total.gather(1, last).neg().exp().clamp(min=MIN_WEIGHT)
+
+
+def _sums_so_far(values: Tensor) -> Tensor:
+    """The cumulative sum of values [B, H] over steps, added up in order on every device; CUDA's cumsum is not."""
+    return torch.stack(list(accumulate(values.double().unbind(1))), 1).to(values.dtype)

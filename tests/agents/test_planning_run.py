@@ -72,7 +72,7 @@ def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
 
 
 def test_a_planner_without_a_world_model(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"agent\.planner needs an agent\.world_model"):
+    with pytest.raises(ValueError, match=r"agent\.planning=null is not allowed: .* because there is a planner"):
         run(compose_config(tmp_path, *TOY, "agent=drqv2", "+planner@agent.planner=cem", "+agent.segment_length=6"))
 
 
