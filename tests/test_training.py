@@ -68,7 +68,7 @@ def test_smoke_leaves_the_whole_run_folder(smoke):
     last, evaluated = rows(smoke)[-2:]
     assert evaluated["env_steps"] == 120 and "eval/success" in evaluated
     assert (last["env_steps"], last["agent_steps"]) == (120, 60)
-    assert last["gradient_steps"] == 20
+    assert last["gradient_steps"] == 40
     seen = {key.split("/")[0] for row in rows(smoke) for key in row}
     assert {"policy", "world_model", "imagination", "collect", "eval"} <= seen
     assert any("world_model/code_loss" in row for row in rows(smoke)), "the transformer has learned"

@@ -205,10 +205,10 @@ def test_every_mistake_is_one_line(
     write_episodes(tmp_path / "small", toy_episodes(1, side=8))
     write_episodes(tmp_path / "short", toy_episodes(1, side=SIDE, steps=4))
     mistakes = {
-        (data, "--samples", "0"): "--samples must be 1 or more, not 0",
-        (data, "--videos", "-1"): "--videos must be 0 or more, not -1",
+        (data, "--samples", "0"): "argument --samples: '0' is not allowed: it must be a whole number in [1,",
+        (data, "--videos", "-1"): "argument --videos: '-1' is not allowed: it must be a whole number in [0,",
         (data, "--horizon", "11"): "--horizon must be 1 to 10, the longest of this model, not 11",
-        (data, "--horizon", "0"): "--horizon must be 1 to 10",
+        (data, "--horizon", "0"): "argument --horizon: '0' is not allowed: it must be a whole number in [1,",
         (tmp_path / "none",): "does not exist",
         (tmp_path / "small",): "has frames of 8x8, and the model is made for 16x16",
         (tmp_path / "short", "--horizon", "5"): "the horizon can be at most 3",
