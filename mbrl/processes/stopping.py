@@ -33,6 +33,7 @@ class StopRequest:
             yield
             return
         before = signal.signal(signal.SIGTERM, self._ask), signal.getsignal(signal.SIGALRM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Whoever started the run may have blocked it.
         try:
             yield
         finally:
