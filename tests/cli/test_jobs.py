@@ -52,6 +52,7 @@ def test_as_many_jobs_as_there_is_room_for(
 ) -> None:
     monkeypatch.setattr(jobs, "memory_of", lambda config: 2.0 * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(machine.gpus))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(machine.gpus))
     configs = [OmegaConf.create({"threads": 2, "device": device, "seed": seed}) for seed in range(10)]
     assert at_a_time(configs, machine) == (number, reason)
 
