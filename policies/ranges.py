@@ -2,6 +2,8 @@
 
 A configuration is held against them before anything is built. The upper ends are far beyond what anyone trains, and
 low enough that the size of every tensor can be computed.
+
+Neither package imports the other, so that worldmodel has a file of its own.
 """
 
 from typing import Annotated

@@ -20,7 +20,7 @@ from mbrl.data.episodes import read_episode, read_episodes
 from mbrl.data.published import read_published
 from mbrl.errors import UserError
 from policies.base import Plan, Planner, Policy, exploring
-from policies.ranges import CandidatesOrZero, Horizon, PositiveShare
+from policies.ranges import Candidates, CandidatesOrZero, Horizon, PositiveShare
 from worldmodel.base import WorldModel
 
 
@@ -55,7 +55,7 @@ class PlanningPolicy(Policy):
         gamma: PositiveShare,
         replan_every: Horizon = 1,
         proposals: CandidatesOrZero = 0,
-        samples: Horizon = 1,
+        samples: Candidates = 1,
         goal: str | None = None,
     ) -> None:
         super().__init__()
