@@ -89,7 +89,10 @@ def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figu
                 shown[run.agent] = run.agent
                 style = {**styles[run.agent], "linewidth": 1.0}
                 axis.plot(steps, values, **style, alpha=0.8, marker="." if len(steps) == 1 else "")
-        if np.isfinite(panel.perfect):
+        if not axis.lines:
+            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+            axis.set(xticks=[], yticks=[])
+        elif np.isfinite(panel.perfect):
             axis.axhline(panel.perfect, color="#444444", linestyle=":", linewidth=1.2)
         axis.set_title(panel.title, fontsize="medium")
         axis.set_xlabel("env steps", fontsize="small")
