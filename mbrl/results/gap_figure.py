@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from mbrl.results.intervals import Floats
 from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, drawing, legend, style_axes
+from mbrl.results.style import Style, draw_run, drawing, legend, small_panel
 
 COLUMNS = 3
 PREFIXES = ("model_error/", "policy/q_")
@@ -87,17 +86,13 @@ def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figu
             steps, values = _series(panel, measured[run.state.folder])
             if len(steps):
                 shown[run.agent] = run.agent
-                style = {**styles[run.agent], "linewidth": 1.0}
-                axis.plot(steps, values, **style, alpha=0.8, marker="." if len(steps) == 1 else "")
+                draw_run(axis, steps, values, styles[run.agent])
         if not axis.lines:
             axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
             axis.set(xticks=[], yticks=[])
         elif np.isfinite(panel.perfect):
             axis.axhline(panel.perfect, color="#444444", linestyle=":", linewidth=1.2)
-        axis.set_title(panel.title, fontsize="medium")
-        axis.set_xlabel("env steps", fontsize="small")
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        style_axes(axis)
+        small_panel(axis, panel.title)
     legend(figure, styles, shown, COLUMNS)
     return figure
 

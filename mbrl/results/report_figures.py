@@ -12,13 +12,12 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from mbrl.errors import one_line
 from mbrl.results.grouping import short_name
 from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, drawing, legend, style_axes
+from mbrl.results.style import Style, draw_run, drawing, legend, small_panel
 
 # prefixes of metrics of the world model; DreamerV3 trains its model in one update with the policy
 MODEL = ("world_model/", "imagination/", "policy/model_")
@@ -98,12 +97,8 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
     for axis, name in zip(axes, names, strict=False):
         for run, metrics in series:
             if name in metrics:
-                style = {**styles[run.agent], "linewidth": 1.0}
-                axis.plot(*metrics[name], **style, alpha=0.8, marker="" if len(metrics[name][0]) > 1 else ".")
-        axis.set_title(short_name(name), fontsize="medium")
-        axis.set_xlabel("env steps", fontsize="small")
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        style_axes(axis)
+                draw_run(axis, *metrics[name], styles[run.agent])
+        small_panel(axis, short_name(name))
     legend(figure, styles, {run.agent: run.agent for run, metrics in series if metrics}, COLUMNS)
     return figure
 

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter
 
 from mbrl.results.curves import PUBLISHED
+from mbrl.results.intervals import Floats
 from mbrl.run_folder.files import write_atomically
 
 Style = Mapping[str, Any]  # keyword arguments of a line
@@ -62,6 +63,19 @@ def style_axes(axis: Axes) -> None:
     axis.grid(color="#d8d8d8", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def small_panel(axis: Axes, title: str) -> None:
+    """Give one of many panels over env steps its title, label and grid."""
+    axis.set_title(title, fontsize="medium")
+    axis.set_xlabel("env steps", fontsize="small")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    style_axes(axis)
+
+
+def draw_run(axis: Axes, steps: Floats, values: Floats, style: Style) -> None:
+    """Draw a metric of one run in the style of its agent, thinner; a single value as a point."""
+    axis.plot(steps, values, **{**style, "linewidth": 1.0}, alpha=0.8, marker="." if len(steps) == 1 else "")
 
 
 def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str], columns: int) -> None:
