@@ -22,9 +22,9 @@ from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
 from mbrl.agents.task_conditioning import TaskConditioned
-from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT, record_fields, view_name
+from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
 from mbrl.device import pick_device
-from mbrl.envs.simulator_model import SimulatorModel
+from mbrl.envs.simulator_model import simulator_for
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
 from mbrl.replay.replay import Replay
@@ -267,10 +267,7 @@ def build_model_error(config: DictConfig, env: EnvBase, world_model: WorldModel 
     settings = config.agent.get("model_error")
     if settings is None or world_model is None or world_model.goal_conditioned:
         return None
-    simulator = None
-    if SNAPSHOT in env.observation_spec.keys():
-        specs = {"observation_spec": env.observation_spec, "action_spec": env.action_spec}
-        simulator = SimulatorModel(**specs, env=env_factory(config)(seed=config.seed))
+    simulator = simulator_for(env, partial(env_factory(config), seed=config.seed))
     per_episode = agent_steps_per_episode(config) * env_steps_per_step(config)
     return ModelError(world_model, simulator, gamma=config.replay.gamma, episode_env_steps=per_episode, **settings)
 

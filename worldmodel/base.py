@@ -211,9 +211,9 @@ class WorldModel(nn.Module, ABC):
         pixels = prediction["pixels"] if last_frame and prediction is not None else None
         return Outcome(torch.cat(known, 1) if known else None, pixels)
 
-    def reconstruct(self, context: TensorDictBase) -> Tensor:
-        """Frames uint8 of real steps [B, C], encoded and decoded; unchanged for a model without a tokenizer."""
-        pixels: Tensor = context["pixels"]
+    def reconstruct(self, steps: TensorDictBase) -> Tensor:
+        """Frames uint8 of real steps [B, T], T >= C, encoded and decoded; unchanged for a model without a tokenizer."""
+        pixels: Tensor = steps["pixels"]
         return pixels
 
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:

@@ -5,20 +5,22 @@ S starts, N plans from each, C context frames, H horizon, A action.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 
 from mbrl.agents.learners import Metrics
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
 from policies.ranges import Horizon, PositiveCount
 from worldmodel.base import WorldModel
-from worldmodel.metrics.control import correlation, moving_psnr, within_start_rank_correlation
-
-LEVELS: Mapping[str, tuple[float, float]] = {"low": (-torch.inf, 2.0), "middle": (2.0, 8.0), "high": (8.0, torch.inf)}
+from worldmodel.metrics.control import (
+    LEVELS,
+    at_level,
+    correlation,
+    moving_psnr,
+    within_start_rank_correlation,
+)
+from worldmodel.metrics.plans import plan_returns
 
 
 class ModelError:
@@ -96,8 +98,8 @@ class ModelError:
         if model.predicts_reward:
             predicted, real = imagined["reward"], segments["reward"][:, context - 1 : -1]
             metrics["reward_correlation"] = correlation(predicted, real)
-            for name, (low, high) in LEVELS.items():
-                chosen = (real >= low) & (real < high)
+            for name in LEVELS:
+                chosen = at_level(real, name)
                 if chosen.any():
                     metrics |= {f"reward_{name}": predicted[chosen].mean(), f"true_reward_{name}": real[chosen].mean()}
         if "pixels" in model.observations:
@@ -111,14 +113,8 @@ class ModelError:
         if self.simulator is None or not self.world_model.predicts_reward:
             return {}
         context = segments[:, : self.world_model.context_length]
-        actions = torch.rand(len(segments) * self.plans, self.horizon, segments["action"].shape[-1]) * 2 - 1
-        returns = [self._returns(model, context, actions) for model in (self.world_model, self.simulator)]
-        found = within_start_rank_correlation(*returns)
+        actions = torch.rand(len(segments), self.plans, self.horizon, segments["action"].shape[-1]) * 2 - 1
+        models = (self.world_model, self.simulator)
+        predicted, real = (plan_returns(model, context, actions, self.gamma).squeeze(-1) for model in models)
+        found = within_start_rank_correlation(predicted, real)
         return {"plan_rank_correlation": found} if torch.isfinite(found) else {}
-
-    def _returns(self, model: WorldModel, context: TensorDict, actions: Tensor) -> Tensor:
-        """Discounted returns [S, N] of plans [S * N, H, A] in a model."""
-        state = model.fork(model.start(context.to(model.device)), self.plans)
-        reward = model.outcome(state, actions.to(model.device)).reward
-        assert reward is not None
-        return (reward.cpu() * self.gamma ** torch.arange(self.horizon)).sum(1).view(-1, self.plans)

@@ -92,8 +92,8 @@ class TaskConditioned(WorldModel):
     def outcome(self, state: TaskState, actions: Tensor, last_frame: bool = False) -> Outcome:
         return self.model.outcome(state.inner, _append(actions, state.task), last_frame)
 
-    def reconstruct(self, context: TensorDictBase) -> Tensor:
-        return self.model.reconstruct(_with_task(context))
+    def reconstruct(self, steps: TensorDictBase) -> Tensor:
+        return self.model.reconstruct(_with_task(steps))
 
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         return self.model.codes(_with_task(batch))

@@ -5,6 +5,7 @@ B rollouts, n numbers of a snapshot, A action, H horizon.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,11 @@ class SimulatorModel(WorldModel):
         stacked = {key: torch.from_numpy(np.stack([step[key] for step in steps])) for key in steps[0]}
         return torch.stack(snapshots), TensorDict(stacked, batch_size=[len(steps)]).to(self.device)
 
+    def observe(self, state: Tensor, action: Tensor, observed: TensorDictBase) -> tuple[Tensor, TensorDict]:
+        """As WorldModel.observe; what was observed is what the simulator gives."""
+        state, prediction = self.step(state, action)
+        return state, prediction.select("reward")
+
     def fork(self, state: Tensor, n: int) -> Tensor:
         return state.repeat_interleave(n, 0)
 
@@ -104,3 +110,15 @@ class SimulatorModel(WorldModel):
                 frames.append(torch.from_numpy(self._env.observe()["pixels"]))
         device = self.device
         return Outcome(rewards.to(device), torch.stack(frames).to(device) if last_frame else None)
+
+
+def simulator_for(env: EnvBase, make_env: Callable[[], EnvBase]) -> SimulatorModel | None:
+    """The simulator as a world model; None for an environment whose observations have no snapshots.
+
+    Args:
+        env: the environment, for its specs.
+        make_env: makes the environment that is restored.
+    """
+    if SNAPSHOT not in env.observation_spec.keys():
+        return None
+    return SimulatorModel(env.observation_spec, env.action_spec, env=make_env())

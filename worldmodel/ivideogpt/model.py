@@ -256,27 +256,27 @@ class IVideoGPT(WorldModel):
         return Outcome(torch.cat(rewards, 1) if rewards else None, pixels[:, -1] if last_frame else None)
 
     @torch.no_grad()
-    def reconstruct(self, context: TensorDictBase) -> Tensor:
-        """As WorldModel.reconstruct; frames are encoded, quantised and decoded."""
-        frames = self._context_frames(context)
-        with mode(self.tokenizer, False), autocast(frames, self.precision):
-            codes, _ = self.tokenizer.encode_context(frames)
-            decoded = self.tokenizer.context_features_for_decoder(codes, frames).frames.float()
-        return decoded[:, -self.context_length :].clamp(0, 1).mul(255).round().to(torch.uint8)
+    def reconstruct(self, steps: TensorDictBase) -> Tensor:
+        """As WorldModel.reconstruct; the first C frames become context tokens, the others dynamics tokens."""
+        past, future = self.rollouts.reader.split(steps)
+        with mode(self.tokenizer, False), autocast(past, self.precision):
+            codes, encoded = self.tokenizer.encode_context(past)
+            context = self.tokenizer.context_features_for_decoder(codes, past)
+            decoded = context.frames[:, -self.context_length :].float()
+            if future.shape[1]:
+                dynamics = self.tokenizer.encode_dynamics(future, encoded)
+                decoded = torch.cat([decoded, self.tokenizer.decode_dynamics(dynamics, context).float()], 1)
+        return decoded.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     @torch.no_grad()
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         """As WorldModel.codes: of the context (with the goal) [B, C, N], and of the frames after it [B, F, n]."""
-        past, future = self._context_frames(batch[:, : self.context_length]), batch["pixels"][:, self.context_length :]
+        past, future = self.rollouts.reader.split(batch)
         with mode(self.tokenizer, False), autocast(past, self.precision):
             context, features = self.tokenizer.encode_context(past)
-            dynamics = self.tokenizer.encode_dynamics(future.float() / 255, features)
+            dynamics = self.tokenizer.encode_dynamics(future, features)
         sizes = self.layout.context_codes, self.layout.dynamics_codes
         return {"context": (context, sizes[0]), "dynamics": (dynamics, sizes[1])}
-
-    def _context_frames(self, context: TensorDictBase) -> Tensor:
-        """The context frames of the layout in [0, 1], with the goal."""
-        return self.rollouts.reader.context(context)[0].float() / 255
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, which `pretrained` and the loaders in official.py read."""

@@ -118,6 +118,11 @@ class SegmentReader:
             pixels = torch.cat([context["goal"][:, -1:], pixels], 1)
         return pixels, self.read_states(context)[:, -1] if self.proprioception else None
 
+    def split(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """The context frames of the layout, as `context` reads them, and the frames after them, in [0, 1]."""
+        past = self.context(steps[:, : self.context_length])[0]
+        return past.float() / 255, steps["pixels"][:, self.context_length :].float() / 255
+
     def check_pixels(self, pixels: Tensor, wanted: str, frames: int | None = None) -> None:
         """Check pixels.
 

@@ -3,6 +3,7 @@
 B segments, K samples of each, H steps, N values.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 CENTIMETRES = 100.0  # in a metre
 MOVING = 16 / 255  # least change of a channel by which a pixel counts as moving; larger than the noise of rendering
+# Levels of the true reward, from and below: of most random steps, on the way to success, at success.
+LEVELS: Mapping[str, tuple[float, float]] = {"low": (-torch.inf, 2.0), "middle": (2.0, 8.0), "high": (8.0, torch.inf)}
 
 
 def reward_error(predicted: Tensor, real: Tensor) -> Tensor:
@@ -86,8 +89,14 @@ def correlation(predicted: Tensor, real: Tensor) -> Tensor:
     return (a * b).sum() / (a.norm() * b.norm())
 
 
-def within_start_rank_correlation(predicted: Tensor, real: Tensor) -> Tensor:
-    """Spearman's rank correlation of the returns of plans with the true ones, among plans from one start.
+def at_level(real: Tensor, level: str) -> Tensor:
+    """Which true rewards are at a level of LEVELS, bool of the same shape."""
+    low, high = LEVELS[level]
+    return (real >= low) & (real < high)
+
+
+def rank_correlations(predicted: Tensor, real: Tensor) -> Tensor:
+    """Spearman's rank correlation of the returns of plans with the true ones, among the plans from each start.
 
     A model that knows which starts are good, but not what actions do, has a correlation of 0 here. Ranks, because
     the few starts whose predictions vary most would decide a correlation of values.
@@ -97,12 +106,16 @@ def within_start_rank_correlation(predicted: Tensor, real: Tensor) -> Tensor:
         real: the true ones, [B, N].
 
     Returns:
-        Mean over the starts whose true returns differ, 0-d; nan where there is none. A start whose predicted returns
-        are all alike counts as 0.
+        One value for each start whose true returns differ. It is 0 where the predicted returns are all alike.
     """
     told = (real != real[:, :1]).any(1)
     a, b = _centred_ranks(predicted[told]), _centred_ranks(real[told])
-    return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)).mean()
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
+
+
+def within_start_rank_correlation(predicted: Tensor, real: Tensor) -> Tensor:
+    """Mean of `rank_correlations`, 0-d; nan where no start's true returns differ."""
+    return rank_correlations(predicted, real).mean()
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
@@ -113,16 +126,31 @@ def _centred_ranks(values: Tensor) -> Tensor:
 
 
 def moving_psnr(predicted: Tensor, real: Tensor, last: Tensor) -> Tensor:
-    """PSNR of the pixels that move, in dB, 0-d; nan where none does.
+    """PSNR of the pixels that move, in dB, 0-d; nan where none does. Arguments as of `moving_error`."""
+    error, count = moving_error(predicted, real, last)
+    return decibels(error.sum() / count.sum())
+
+
+def moving_error(predicted: Tensor, real: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error of the pixels that move.
 
     Args:
-        predicted: imagined frames uint8 [B, H, 3, R, R].
+        predicted: frames uint8 [B, H, 3, R, R].
         real: the real ones, of the same shape.
         last: the last real frame before them, uint8 [B, 3, R, R]; a pixel moves where `real` differs from it.
+
+    Returns:
+        The sum of the squared error over the channels of these pixels, in [0, 1], and their number; each [B, H].
     """
     frames, target, still = predicted.float() / 255, real.float() / 255, last[:, None].float() / 255
     moving = ((target - still).abs() >= MOVING).any(2, keepdim=True).expand_as(target)
-    return -10 * (frames - target)[moving].square().mean().log10()
+    error = torch.where(moving, (frames - target).square(), 0.0)
+    return error.flatten(2).sum(2, dtype=torch.float64), moving.flatten(2).sum(2)
+
+
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR of a mean squared error of values in [0, 1]."""
+    return -10 * mse.log10()
 
 
 def distance_cm(positions: Tensor, real: Tensor) -> Tensor:
