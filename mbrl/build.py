@@ -151,13 +151,13 @@ def _specs(env: EnvBase) -> dict[str, Any]:
 
 
 def build_replay(
-    config: DictConfig, directory: Path, env: EnvBase, policy: Policy, *, read_only: bool = False
+    config: DictConfig, directory: Path | None, env: EnvBase, policy: Policy, *, read_only: bool = False
 ) -> Replay:
     """The replay, no larger than the run can fill, with its demonstrations.
 
     Args:
         config: the configuration.
-        directory: folder of the memory-mapped files.
+        directory: folder of the memory-mapped files; None keeps the records in memory.
         env: an environment, for its specs.
         policy: the policy, for its latent states.
         read_only: whether existing files are mapped privately, without demonstrations.

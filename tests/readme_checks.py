@@ -24,7 +24,7 @@ import mbrl.training
 from mbrl.cli.configured import ESTIMATE
 from mbrl.cli.main import CONFIGURED, build_parser
 from mbrl.collecting.collect import POLICIES
-from mbrl.compose import composed_jobs, groups, settings_of
+from mbrl.compose import check_overrides, composed_jobs, groups, settings_of
 from mbrl.envs.simulator import resolve_task
 from tests.conftest import TIERS
 from tests.readmes import FOLDERS, ROOT
@@ -123,6 +123,7 @@ def check_verb(arguments: list[str], whole: bool) -> None:
     for name in [*(options.get("tasks") or []), *([options["task"]] if options.get("task") else [])]:
         if name != "all" and not PLACEHOLDER.fullmatch(name):
             resolve_task(name)
+    check_overrides([word for word in options.get("train") or [] if "=" in word])
     for kind, known in (("policy", POLICIES), ("names", mbrl.bench.names())):
         for name in options.get(kind) or []:
             assert name in known or PLACEHOLDER.fullmatch(name), f"there is no {name}; there are {', '.join(known)}"

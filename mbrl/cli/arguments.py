@@ -2,21 +2,14 @@
 
 import argparse
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
-
-from annotated_types import Interval
+from typing import Any
 
 from mbrl.cli import verbs as run
+from mbrl.cli.options import Episodes, Many, Port, Seconds, Seed, Videos, option
 from policies.ranges import Horizon as Frames
 from policies.ranges import PositiveCount, Resolution, Std, Workers
 
-Many = Annotated[int, Interval(ge=1, le=10**6)]  # of episodes, segments, rollouts
-Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
-Videos = Annotated[int, Interval(ge=0, le=1000)]
-Port = Annotated[int, Interval(ge=0, le=2**16 - 1)]  # 0 is any that is free
-Seconds = Annotated[float, Interval(ge=0.1, le=86400)]
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -56,10 +49,10 @@ def _add_evaluate(verbs: Any) -> None:
     verb = _add_verb(verbs, "evaluate", run.evaluate, "play a run's checkpoint on a fixed list of goals", examples)
     as_trained = "(default: as in the run's own evaluations)"
     verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
-    verb.add_argument("--episodes", type=_option(Many), metavar="N", help=f"number of episodes {as_trained}")
-    verb.add_argument("--seed", type=_option(Seed), metavar="S", help=f"seed of the list of goals {as_trained}")
+    verb.add_argument("--episodes", type=option(Many), metavar="N", help=f"number of episodes {as_trained}")
+    verb.add_argument("--seed", type=option(Seed), metavar="S", help=f"seed of the list of goals {as_trained}")
     newest = "env steps of the checkpoint to load (default: the newest)"
-    verb.add_argument("--checkpoint", type=_option(PositiveCount), metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--checkpoint", type=option(PositiveCount), metavar="ENV_STEPS", help=newest)
     verb.add_argument("--video", type=Path, metavar="FILE", help="write the first four episodes to this .mp4 or .gif")
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     _add_config_dir(verb)
@@ -75,29 +68,34 @@ def _add_predict(verbs: Any) -> None:
         "mbrl predict runs/mbpo_ivideogpt/door-lock/seed1 runs/demos/door-lock",
         "mbrl predict RUN DATA --no-probe                without the gripper probes",
         "mbrl predict RUN DATA --samples 20 --lpips vgg16.pth lpips.pth --fvd i3d_pretrained_400.pt",
+        "mbrl predict RUN RUN                            its model before the newest checkpoint, on the episodes since",
+        "mbrl predict MODEL RUN --after 30 --train agent=mbpo_ivideogpt agent.model_updates_first=1900",
+        "                                                train on the first 30 episodes of RUN, measure on the next 10",
     ]
     purpose = "measure a world model on real episodes: videos, error along the horizon, a table"
     verb = _add_verb(verbs, "predict", run.predict, purpose, examples)
     verb.add_argument(
         "model", type=Path, metavar="MODEL", help="a run's folder, or weights: a folder or a Hugging Face id"
     )
-    verb.add_argument("data", type=Path, metavar="DATA", help="a folder of episodes, not used in training")
+    data = "a folder of episodes, not used in training; or a run's folder, whose replay is read"
+    verb.add_argument("data", type=Path, metavar="DATA", help=data)
+    _add_replay(verb)
     verb.add_argument(
-        "--horizon", type=_option(Frames), metavar="H", help="steps to imagine (default: the model's longest)"
+        "--horizon", type=option(Frames), metavar="H", help="steps to imagine (default: the model's longest)"
     )
     verb.add_argument(
-        "--segments", type=_option(Many), default=64, metavar="M", help="number of segments to measure (default: 64)"
+        "--segments", type=option(Many), default=64, metavar="M", help="number of segments to measure (default: 64)"
     )
     samples = "rollouts of each segment; scores are of their mean and of the best (default: 1)"
-    verb.add_argument("--samples", type=_option(Many), default=1, metavar="K", help=samples)
+    verb.add_argument("--samples", type=option(Many), default=1, metavar="K", help=samples)
     verb.add_argument(
-        "--batch-size", type=_option(Many), default=16, metavar="B", help="rollouts in parallel (default: 16)"
+        "--batch-size", type=option(Many), default=16, metavar="B", help="rollouts in parallel (default: 16)"
     )
     verb.add_argument(
-        "--videos", type=_option(Videos), default=4, metavar="N", help="number of videos to write (default: 4)"
+        "--videos", type=option(Videos), default=4, metavar="N", help="number of videos to write (default: 4)"
     )
     verb.add_argument(
-        "--seed", type=_option(Seed), default=0, metavar="S", help="seed of the segments and of sampling (default: 0)"
+        "--seed", type=option(Seed), default=0, metavar="S", help="seed of the segments and of sampling (default: 0)"
     )
     lpips = "weights of torchvision's VGG16 and of the lpips package: adds LPIPS"
     verb.add_argument("--lpips", type=Path, nargs="+", default=(), metavar="FILE", help=lpips)
@@ -108,6 +106,20 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--goal", action="store_true", default=None, help=goal)
     verb.add_argument("--output", type=Path, metavar="FOLDER", help="folder for the results (default: MODEL/predict)")
     _add_config_dir(verb)
+
+
+def _add_replay(verb: argparse.ArgumentParser) -> None:
+    replay = verb.add_argument_group(
+        "options for the replay of a run as DATA; plans are ranked with env.snapshots=true"
+    )
+    after = "leave out the first N episodes (default: those that MODEL was trained on, or all but the newest)"
+    replay.add_argument("--after", type=option(Episodes), metavar="N", help=after)
+    episodes = "number of episodes to measure on (default: 10)"
+    replay.add_argument("--episodes", type=option(Many), metavar="E", help=episodes)
+    starts = "states that plans are ranked from (default: 24)"
+    replay.add_argument("--starts", type=option(Many), metavar="S", help=starts)
+    train = "train a model on the first N episodes, with settings of `mbrl train`; it is kept in the folder MODEL"
+    replay.add_argument("--train", nargs="*", metavar="SETTING", help=train)
 
 
 def _add_play(verbs: Any) -> None:
@@ -126,11 +138,11 @@ def _add_play(verbs: Any) -> None:
     data = "a folder of recorded episodes to start from, beside the run's own replay"
     verb.add_argument("--data", type=Path, metavar="FOLDER", help=data)
     newest = "env steps of the checkpoint to load (default: the newest)"
-    verb.add_argument("--checkpoint", type=_option(PositiveCount), metavar="ENV_STEPS", help=newest)
+    verb.add_argument("--checkpoint", type=option(PositiveCount), metavar="ENV_STEPS", help=newest)
     host = "address to listen on; any but the default lets others in, who may then watch and steer (default: 127.0.0.1)"
     verb.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     verb.add_argument(
-        "--port", type=_option(Port), default=8420, metavar="PORT", help="port to listen on (default: 8420)"
+        "--port", type=option(Port), default=8420, metavar="PORT", help="port to listen on (default: 8420)"
     )
     _add_config_dir(verb)
 
@@ -175,7 +187,7 @@ def _add_status(verbs: Any) -> None:
     verb = _add_verb(verbs, "status", run.status, "show how far the runs in a folder are", examples)
     verb.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of runs at any depth, or a run's folder")
     watch = "refresh every SECONDS (10 without a number) until all runs have ended"
-    verb.add_argument("--watch", type=_option(Seconds), nargs="?", const=10.0, metavar="SECONDS", help=watch)
+    verb.add_argument("--watch", type=option(Seconds), nargs="?", const=10.0, metavar="SECONDS", help=watch)
 
 
 def _add_compare(verbs: Any) -> None:
@@ -197,20 +209,20 @@ def _add_demos(verbs: Any) -> None:
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
     verb.add_argument(
         "--episodes",
-        type=_option(Many),
+        type=option(Many),
         default=5,
         metavar="N",
         help="number of successful episodes to record (default: 5)",
     )
     verb.add_argument(
         "--noise",
-        type=_option(Std),
+        type=option(Std),
         default=0.1,
         metavar="S",
         help="standard deviation of the noise on actions (default: 0.1)",
     )
     verb.add_argument(
-        "--seed", type=_option(Seed), default=0, metavar="S", help="seed of the goals and the noise (default: 0)"
+        "--seed", type=option(Seed), default=0, metavar="S", help="seed of the goals and the noise (default: 0)"
     )
     _add_camera(verb)
     verb.add_argument(
@@ -222,7 +234,7 @@ def _add_camera(verb: argparse.ArgumentParser) -> None:
     as_set = "(default: as in configs/env/metaworld.yaml)"
     verb.add_argument(
         "--resolution",
-        type=_option(Resolution),
+        type=option(Resolution),
         metavar="R",
         help=f"width and height of the frames, in pixels {as_set}",
     )
@@ -239,21 +251,21 @@ def _add_collect(verbs: Any) -> None:
     )
     verb.add_argument("tasks", nargs="+", metavar="TASK", help="names of tasks, such as door-lock; all: the 50 tasks")
     episodes = "number for each task, divided evenly among the policies (default: 10)"
-    verb.add_argument("--episodes", type=_option(Many), default=10, metavar="N", help=episodes)
+    verb.add_argument("--episodes", type=option(Many), default=10, metavar="N", help=episodes)
     policies = "scripted, noisy (scripted with noise) or random; one or more (default: scripted)"
     verb.add_argument("--policy", nargs="+", default=["scripted"], metavar="NAME", help=policies)
     verb.add_argument(
         "--noise",
-        type=_option(Std),
+        type=option(Std),
         default=0.3,
         metavar="S",
         help="standard deviation of the noise of noisy (default: 0.3)",
     )
     verb.add_argument(
-        "--workers", type=_option(Workers), default=1, metavar="W", help="number of processes (default: 1)"
+        "--workers", type=option(Workers), default=1, metavar="W", help="number of processes (default: 1)"
     )
     verb.add_argument(
-        "--seed", type=_option(Seed), default=0, metavar="S", help="seed of the goals and the noise (default: 0)"
+        "--seed", type=option(Seed), default=0, metavar="S", help="seed of the goals and the noise (default: 0)"
     )
     _add_camera(verb)
     verb.add_argument(
@@ -269,21 +281,3 @@ def _add_bench(verbs: Any) -> None:
     verb = _add_verb(verbs, "bench", run.bench, "run benchmarks and print their ratios", examples)
     verb.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks (default: all)")
     verb.add_argument("--device", help="measure the pieces of the suite on this GPU, e.g. cuda or cuda:1")
-
-
-def _option(annotation: Any) -> Callable[[str], Any]:
-    """A function that reads an option and checks it as a setting of that type is checked."""
-
-    def read(text: str) -> Any:
-        from mbrl.settings.values import SettingError, require_value  # imports pydantic
-
-        value: int | float | str = text
-        with suppress(ValueError):
-            value = float(text)
-            value = int(text)
-        try:
-            return require_value(value, annotation, "it")
-        except SettingError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed: it must be {error.allowed}") from error
-
-    return read

@@ -28,21 +28,22 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from mbrl.prediction.measures import describe
     from mbrl.prediction.predict import predict as run
+    from mbrl.prediction.replays import Chosen
+    from mbrl.prediction.tables import tables
 
     settings = vars(options).copy()
     for key in ("run", "model", "data", "output"):
         del settings[key]
+    chosen = Chosen(**{key: settings.pop(key) for key in ("after", "episodes", "starts", "train")})
     # weights from the Hugging Face hub have no local folder
-    model_folder = options.model if options.model.exists() else Path("runs") / options.model.name
+    trained = options.model.exists() or options.train is not None
+    model_folder = options.model if trained else Path("runs") / options.model.name
     output = options.output or model_folder / "predict"
-    rows, left_out = run(options.model, options.data, output, **settings)
-    steps = max(len(row.curve or []) for row in rows)
-    cells = [(row.name, row.value, row.curve[0], row.curve[-1]) if row.curve else row[:2] for row in rows]
-    table = [[str(name), *(format_number(value) for value in values), "", ""][:4] for name, *values in cells]
-    explained = [[*line, describe(line[0])] for line in table]
-    print_table([("measure", "all steps", "step 1", f"step {steps}", ""), *explained])
+    rows, left_out = run(options.model, options.data, output, chosen=chosen, **settings)
+    for table in tables(rows):
+        print_table(table)
+        print()
     for name, reason in left_out.items():
         print(f"left out: {name} ({reason})")
     print(output)

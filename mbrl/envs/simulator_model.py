@@ -74,6 +74,9 @@ class SimulatorModel(WorldModel):
                 "demonstrations or from files (leave replay.demo_share at 0)"
             )
         snapshots: Tensor = context[SNAPSHOT][:, -1].cpu()
+        if snapshots.shape[-1] != self._layout.size:
+            found, wanted = snapshots.shape[-1], self._layout.size
+            raise UserError(f"snapshots of {found} numbers are of another task: this simulator's have {wanted}")
         return snapshots
 
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:

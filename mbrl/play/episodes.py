@@ -26,6 +26,7 @@ from mbrl.envs.snapshots import SnapshotLayout
 from mbrl.errors import UserError
 from mbrl.play.session import Session
 from mbrl.replay.episode_buffer import EpisodeBuffer
+from mbrl.replay.replay import record_episode
 
 MAX_RESETS = 200  # resets that are compared with an episode's first state; 30 ms each in Meta-World
 TOLERANCE = 1e-4  # between a recorded state and the one that replayed actions lead to
@@ -69,9 +70,7 @@ class ReplaySource(Source):
         self.lengths = [episode.length for episode in buffer.episodes]
 
     def read(self, episode: int) -> TensorDictBase:
-        found = self._buffer.episodes[episode]
-        rows = torch.arange(found.start, found.start + found.length) % self._buffer.size
-        return self._buffer.records[rows]
+        return record_episode(self._buffer, episode)
 
     def resets(self, episode: int) -> Resets:
         for number in _outwards(episode // self._workers, MAX_RESETS // self._workers):

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
-from mbrl.compose import CONFIGS
-from mbrl.device import fork_rng, pick_device
+from mbrl.device import fork_rng
 from mbrl.errors import UserError
+from mbrl.prediction.fresh import train_model
 from mbrl.prediction.held_out import GRIPPER, Segments, draw_segments, has_gripper
+from mbrl.prediction.models import LoadedModel, check_predicts_frames, load_model
+from mbrl.prediction.ranking import SAMPLES, rank_plans, reality_of
+from mbrl.prediction.replays import (
+    ALL,
+    STARTS,
+    Chosen,
+    HeldOut,
+    earlier_checkpoint,
+    episodes_of,
+    held_out_numbers,
+    is_run,
+    seen_episodes,
+)
 from mbrl.prediction.report import write_report
 from mbrl.prediction.scores import FOLDS, MetricModels, RolloutPlan, score
-from mbrl.prediction.summary import Row, summarise
+from mbrl.prediction.summary import Row, ranking_rows, summarise
 from mbrl.run import Run
-from mbrl.run_folder.config import read_config
 from mbrl.run_folder.videos import write_comparison
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import success_threshold
@@ -29,66 +40,8 @@ from worldmodel.metrics.probe import PositionProbe, fit_probe
 
 MAX_EPISODES = 400  # kept in memory, 12 KB for each frame of 64 px
 PROBE_UPDATES = 400
+UNLIMITED = 10  # steps to imagine in a model that can imagine any number of steps, such as the simulator
 MAX_PROBE_EPISODES = 200  # more frames than PROBE_UPDATES batches can use
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A world model.
-
-    Attributes:
-        model: the world model, in eval mode.
-        success_bonus: bonus at success that the model's rewards contain and those of recorded episodes do not.
-    """
-
-    model: WorldModel
-    success_bonus: float = 0.0
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-
-def load_model(path: Path, goal: bool | None = None, config_dir: Path | None = None) -> LoadedModel:
-    """Load the world model of a run's newest checkpoint, or of weights in the published layout.
-
-    Args:
-        path: a run folder, a folder of weights, or an id of the Hugging Face hub.
-        goal: whether the weights are goal-conditioned. None reads it from their files, which published ones do not say.
-        config_dir: folder of the user's own configurations, whose classes the run may name.
-
-    Raises:
-        FileNotFoundError: The folder does not exist, or holds no weights.
-        UserError: The run has no world model, or the files cannot be read.
-    """
-    if (path / "tokenizer").is_dir() or not path.exists():
-        return _load_weights(path, goal)
-    run = Run(path, config_dir)
-    if "env" not in run.config:
-        raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not reached its first checkpoint")
-    if run.world_model is None:
-        raise UserError(f"{path} is a run of agent {run.config.agent.name!r}, which learns no world model")
-    check_predicts_frames(run.world_model, path)
-    return LoadedModel(run.world_model, float(run.config.env.get("success_bonus", 0.0)))
-
-
-def _load_weights(path: Path, goal: bool | None) -> LoadedModel:
-    from mbrl.targets import make
-
-    settings = OmegaConf.create((CONFIGS / "weights.yaml").read_text(encoding="utf-8"))
-    trained = path / "config.yaml"  # written by mbrl pretrain
-    if trained.is_file():
-        settings.segment_length = _segment_length(trained)
-    model: WorldModel = make(settings, WorldModel, place="weights", source=path, goal=goal)
-    return LoadedModel(model.to(pick_device("auto")))
-
-
-def _segment_length(config: Path) -> int:
-    """The segment length T of a model that `mbrl pretrain` trained. UserError if its configuration has none."""
-    length = OmegaConf.select(read_config(config), "worldmodel.segment_length")
-    if not isinstance(length, int):
-        raise UserError(f"{config}: worldmodel.segment_length is {length!r}, not a number of frames")
-    return length
 
 
 def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
@@ -128,24 +81,25 @@ def predict(
     probe: bool = True,
     goal: bool | None = None,
     config_dir: Path | None = None,
+    chosen: Chosen = ALL,
 ) -> tuple[list[Row], dict[str, str]]:
     """Imagine segments of real episodes, and write videos, horizon.png, table.json and table.csv.
 
     Args:
         model_path: run folder, folder of weights, or id of the Hugging Face hub.
-        data: folder of episodes.
+        data: folder of episodes, or of a run, whose replay is read.
         output: folder to write into.
         horizon: H, steps to imagine; None for the longest horizon of the model that the episodes allow.
         segments: number of segments to measure.
         samples: K, rollouts of each segment.
         batch_size: rollouts in a batch.
         videos: number of segments to write as videos.
-        seed: seed of segments, sampled codes and probes.
+        seed: seed of segments, plans, sampled codes and probes.
         lpips: files with the weights of VGG16 and of LPIPS; empty leaves LPIPS out.
         fvd: file with the weights of I3D; None leaves FVD out.
         probe: whether to measure the position of the gripper, whose probes take half a minute of CPU time to fit.
-        goal: see `load_model`.
-        config_dir: see `load_model`.
+        goal, config_dir: see `load_model`.
+        chosen: which episodes of a run's replay.
 
     Returns:
         The rows of the table, and the measures that are left out with the reason.
@@ -155,22 +109,79 @@ def predict(
         UserError: Model, data and arguments do not fit together.
     """
     check_counts({"samples": samples, "segments": segments, "batch-size": batch_size}, videos)
-    loaded = load_model(model_path, goal, config_dir)
-    episodes = load_episodes(data, loaded.model.resolution)
-    check_data(loaded.model, episodes, data)
-    horizon = check_horizon(loaded.model, horizon, fvd is not None, max(map(len, episodes)))
-    drawn = draw_segments(episodes, context=loaded.model.context_length, horizon=horizon, count=segments, seed=seed)
-    plan = RolloutPlan(samples, batch_size, seed, uses_actions=loaded.model.action_dim > 0)
+    loaded, held_out = load(model_path, data, chosen, goal, config_dir)
+    model, episodes = loaded.model, held_out.episodes
+    check_data(model, episodes, data)
+    horizon = check_horizon(model, horizon, fvd is not None, max(map(len, episodes)))
+    drawn = draw_segments(episodes, context=model.context_length, horizon=horizon, count=segments, seed=seed)
     metrics = load_metrics(loaded, episodes, seed, lpips, fvd, probe)
-    with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
-        scores = score(loaded.model, drawn, metrics, plan, bar.update)
-    rows, left_out = summarise(scores, metrics)
-    left_out |= {} if probe else {"gripper": "--no-probe was given"}
+    rows, left_out = measure(model, drawn, metrics, RolloutPlan(samples, batch_size, seed, model.action_dim > 0))
+    ranked, unranked = rank(loaded, held_out, chosen.starts or STARTS, seed, batch_size)
+    rows, left_out = rows + ranked, left_out | unranked | ({} if probe else {"gripper": "--no-probe was given"})
     counts = {"horizon": horizon, "segments": len(drawn), "samples": samples, "seed": seed, "episodes": len(episodes)}
-    write_report(output, rows, left_out, {"model": str(model_path), "data": str(data), **counts})
+    settings = {"model": str(model_path), "data": str(data), **counts, "first_episode": held_out.first}
+    write_report(output, rows, left_out, settings)
     if videos:
         write_videos(output, loaded, drawn[:videos], seed)
     return rows, left_out
+
+
+def load(
+    model_path: Path, data: Path, chosen: Chosen, goal: bool | None = None, config_dir: Path | None = None
+) -> tuple[LoadedModel, HeldOut]:
+    """Load the model, which is trained first where that is asked for, and the episodes to measure it on.
+
+    Arguments and errors as of `predict`.
+    """
+    if not is_run(data):
+        chosen.require_folder(data)
+        loaded = load_model(model_path, goal, config_dir)
+        check_predicts_frames(loaded.model, model_path)
+        return loaded, HeldOut(load_episodes(data, loaded.model.resolution))
+    run, checkpoint = Run(data, config_dir), None
+    if chosen.train is not None:
+        after = chosen.after or 0
+        numbers = held_out_numbers(run, after, chosen)
+        train_model(model_path, run, after, chosen.train, config_dir)
+        if seen_episodes(model_path, run) != after:
+            raise UserError(f"{model_path} holds a model that was trained on other episodes: give another folder")
+    elif model_path.resolve() == data.resolve():
+        checkpoint = earlier_checkpoint(data)
+        earlier = Run(data, config_dir, checkpoint).replay.online
+        numbers = held_out_numbers(run, len(earlier.episodes), chosen)
+    else:
+        numbers = held_out_numbers(run, seen_episodes(model_path, run), chosen)
+    loaded = load_model(model_path, goal, config_dir, checkpoint)
+    check_predicts_frames(loaded.model, model_path)
+    return loaded, HeldOut(episodes_of(run, numbers), run, numbers[0])
+
+
+def measure(
+    model: WorldModel, drawn: Segments, metrics: MetricModels, plan: RolloutPlan
+) -> tuple[list[Row], dict[str, str]]:
+    """Imagine the segments, and summarise the scores."""
+    with tqdm(total=plan.rollouts(len(drawn)), desc="imagining", unit="rollout") as bar:
+        return summarise(score(model, drawn, metrics, plan, bar.update), metrics)
+
+
+def rank(
+    loaded: LoadedModel, held_out: HeldOut, starts: int, seed: int, batch_size: int
+) -> tuple[list[Row], dict[str, str]]:
+    """Rank plans from the states of a run's replay; left out where that cannot be done."""
+    model, run, measure = loaded.model, held_out.run, "ranking of plans"
+    if run is None:
+        return [], {measure: "it needs a run as DATA, whose replay has snapshots of the simulator"}
+    if not model.predicts_reward or model.goal_conditioned:
+        return [], {measure: "the model predicts no rewards, or needs a goal"}
+    reality = reality_of(run, loaded.success_bonus)
+    if reality is None:
+        return [], {measure: f"the replay of {run.folder} has no snapshots: record a run with env.snapshots=true"}
+    with closing(reality.env):
+        context = max(model.context_length, int(run.config.env.get("frame_stack", 1)))
+        drawn = draw_segments(held_out.episodes, context=context, horizon=1, count=starts, seed=seed)
+        with tqdm(total=len(drawn), desc="ranking plans", unit="start") as bar:
+            ranking = rank_plans(model, reality, drawn, seed, max(1, batch_size // SAMPLES), bar.update)
+    return ranking_rows(ranking)
 
 
 def load_metrics(
@@ -199,26 +210,15 @@ def check_counts(positive: Mapping[str, int], videos: int) -> None:
             raise UserError(f"--{name} must be {low} or more, not {value}")
 
 
-def check_predicts_frames(model: WorldModel, path: Path) -> None:
-    """UserError if the model predicts no frames, or needs more than recorded episodes have."""
-    if "pixels" not in model.observations:
-        raise UserError(f"{path}: this world model predicts states, and mbrl predict measures predicted frames")
-    if model.context_keys:
-        needed = ", ".join(model.context_keys)
-        raise UserError(
-            f"{path}: this world model starts from {needed} of the replay, which recorded episodes do not have; the "
-            "run's metrics model_error/* measure it"
-        )
-
-
 def check_horizon(model: WorldModel, horizon: int | None, fvd: bool, frames: int) -> int:
-    """The horizon, by default the longest of the model and of episodes of so many frames.
+    """The horizon, by default the longest of the model (UNLIMITED if it has none) and of episodes of so many frames.
 
     Raises:
         UserError: The model or FVD does not allow it.
     """
     most = model.max_horizon
-    horizon = max(1, min(most, frames - model.context_length)) if horizon is None else horizon
+    longest = most if model.trained_horizon is not None else min(most, UNLIMITED)
+    horizon = max(1, min(longest, frames - model.context_length)) if horizon is None else horizon
     if not 1 <= horizon <= most:
         raise UserError(f"--horizon must be 1 to {most}, the longest of this model, not {horizon}")
     length = model.context_length + horizon
@@ -228,11 +228,22 @@ def check_horizon(model: WorldModel, horizon: int | None, fvd: bool, frames: int
 
 
 def check_data(model: WorldModel, episodes: Sequence[TensorDictBase], data: Path) -> None:
-    """UserError if the episodes lack what the model needs, or have actions of another width."""
+    """UserError if the episodes lack what the model needs, or have frames or actions of another size."""
     for episode in episodes:
         keys = episode.keys()
         if "pixels" not in keys:
             raise UserError(f"{data}: an episode has no pixels, which this model predicts")
+        side = episode["pixels"].shape[-1]
+        if side != model.resolution:
+            raise UserError(
+                f"{data} has frames of {side}x{side}, and the model is made for {model.resolution}x{model.resolution}"
+            )
+        missing = [key for key in model.context_keys if key not in keys]
+        if missing:
+            raise UserError(
+                f"{data}: this world model starts from the {missing[0]} of a step, which its episodes do not have: "
+                "give a run with env.snapshots=true as DATA"
+            )
         if model.action_dim and "action" not in keys:
             raise UserError(f"{data}: an episode has no actions, and this model needs them")
         if model.action_dim and episode["action"].shape[-1] != model.action_dim:

@@ -43,6 +43,10 @@ PANELS = (
         "true actions": "psnr", "shuffled actions": "psnr_shuffled", "zero actions": "psnr_zero",
         "last context frame": "psnr_still",
     }),
+    Panel("Pixels that move", "PSNR (dB)", {
+        "imagined": "psnr_moving", "reconstructed": "psnr_moving_reconstructed",
+        "last context frame": "psnr_moving_still",
+    }),
     Panel("Structural similarity", "SSIM", {"imagined": "ssim", "last context frame": "ssim_still"}),
     Panel("Perceptual distance", "LPIPS", {"imagined": "lpips", "last context frame": "lpips_still"}, True),
     Panel("Reward", "mean absolute error", {"imagined": "reward_error"}, True),
@@ -73,6 +77,8 @@ def _json(rows: Sequence[Row], left_out: Mapping[str, str], settings: Mapping[st
     for row in rows:
         if row.curve is not None:
             measures[row.name]["by_step"] = [_finite(value) for value in row.curve]
+        if row.standard_error is not None:
+            measures[row.name]["standard_error"] = _finite(row.standard_error)
     return json.dumps({"settings": settings, "measures": measures, "left_out": left_out}, indent=1) + "\n"
 
 
@@ -82,13 +88,18 @@ def _finite(value: float) -> Any:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """One line for each number. Step "all" is the value over the horizon, and step 1 is the first imagined frame."""
+    """One line for each number. Step "all" is the value over the horizon, and step 1 is the first imagined frame.
+
+    The standard error of a value has the step "standard error".
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["measure", "step", "value"])
     for row in rows:
         steps = enumerate(row.curve or [], 1)
         writer.writerows([[row.name, "all", repr(row.value)], *([row.name, step, repr(v)] for step, v in steps)])
+        if row.standard_error is not None:
+            writer.writerow([row.name, "standard error", repr(row.standard_error)])
     return stream.getvalue()
 
 

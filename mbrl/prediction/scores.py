@@ -15,6 +15,7 @@ from torch import Tensor
 from mbrl.device import fork_rng
 from mbrl.prediction.held_out import GRIPPER, Segments
 from worldmodel.base import WorldModel
+from worldmodel.metrics.control import moving_error
 from worldmodel.metrics.i3d import I3D
 from worldmodel.metrics.images import Distance, frame_scores
 from worldmodel.metrics.probe import PositionProbe
@@ -52,7 +53,10 @@ class Scores:
     | context/mse, ... | [M, 1, C] | reconstructed context frames |
     | still/mse, ... | [M, 1, H] | copies of the last context frame |
     | shuffled/mse, zero/mse, ... | [M, 1, H] | frames imagined under other actions |
+    | moving/imagined, moving/still, moving/reconstructed | [M, K or 1, H] | squared error of the pixels that move |
+    | moving/pixels | [M, 1, H] | how many move |
     | reward | [M, K, H] | imagined rewards |
+    | observed_reward | [M, H] | rewards that the model reads on real frames |
     | real_reward, success | [M, H] | rewards, with the success bonus, and successes of the data |
     | gripper | [M, K, H, 3] | positions read off imagined frames |
     | gripper_read | [M, 1, H, 3] | positions read off real frames |
@@ -159,6 +163,7 @@ def _imagined(
     rollout = model.predict(batch.before(), actions, samples).unflatten(0, (-1, samples))
     pixels = rollout["pixels"]
     out = frame_scores(pixels, batch.after("pixels"), metrics.lpips)
+    out["moving/imagined"] = torch.stack([_moving(batch, sample)[0] for sample in pixels.unbind(1)], 1)
     if "reward" in rollout.keys() and "reward" in batch:
         out["reward"] = rollout["reward"].squeeze(-1)
     if metrics.probes:
@@ -173,10 +178,16 @@ def _imagined(
 def _real(model: WorldModel, batch: Segments, metrics: MetricModels, codebooks: dict[str, int]) -> dict[str, Tensor]:
     """Scores of the real segments, which do not depend on a sample. Stores the sizes of codebooks in `codebooks`."""
     real, context = batch.after("pixels"), batch.before()["pixels"]
-    out = _compared("still/", context[:, -1:].expand_as(real), real, metrics.lpips)
+    still = context[:, -1:].expand_as(real)
+    out = _compared("still/", still, real, metrics.lpips)
+    out["moving/still"], out["moving/pixels"] = (part.unsqueeze(1) for part in _moving(batch, still))
     if type(model).reconstruct is not WorldModel.reconstruct:  # which returns the real frames
-        out |= _compared("context/", model.reconstruct(batch.before()), context, metrics.lpips)
+        before, after = model.reconstruct(batch.with_goal()).tensor_split([batch.context], 1)
+        out |= _compared("context/", before, context, metrics.lpips)
+        out["moving/reconstructed"] = _moving(batch, after)[0].unsqueeze(1)
     if "reward" in batch:
+        if model.predicts_reward and type(model).observe is not WorldModel.observe:  # which refuses
+            out["observed_reward"] = _observed_rewards(model, batch)
         bonus = metrics.success_bonus * batch.leading("success").float() if "success" in batch else 0.0
         out["real_reward"] = (batch.leading("reward") + bonus).squeeze(-1)
     if "success" in batch:
@@ -189,6 +200,21 @@ def _real(model: WorldModel, batch: Segments, metrics: MetricModels, codebooks: 
     for name, (codes, size) in model.codes(batch.with_goal()).items():
         out[f"codes/{name}"], codebooks[name] = codes, size
     return out
+
+
+def _moving(batch: Segments, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared error of the pixels that move and their number, each [B, H], in the place of the H future frames."""
+    return moving_error(frames, batch.after("pixels"), batch.before()["pixels"][:, -1])
+
+
+def _observed_rewards(model: WorldModel, batch: Segments) -> Tensor:
+    """Rewards [B, H] of the true actions, read on the real frames that they lead to."""
+    state, rewards, future = model.start(batch.before()), [], batch.records[:, batch.context :]
+    actions = batch.leading("action") if model.action_dim else future["pixels"].new_zeros(*future.batch_size, 0)
+    for action, observed in zip(actions.unbind(1), future.unbind(1), strict=True):
+        state, prediction = model.observe(state, action, observed)
+        rewards.append(prediction["reward"])
+    return torch.cat(rewards, 1)
 
 
 def _compared(prefix: str, pixels: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mbrl.prediction.ranking import Ranking
 from mbrl.prediction.scores import MetricModels, Scores
 from worldmodel.metrics.control import (
+    LEVELS,
     Confusion,
+    at_level,
     codebook_usage,
     confusion,
+    correlation,
+    decibels,
     distance_cm,
     reward_error,
 )
@@ -29,11 +35,13 @@ class Row(NamedTuple):
         name: name of the measure, see `mbrl.prediction.measures`.
         value: mean over all steps.
         curve: value at each step of the horizon, [H]; None for measures without.
+        standard_error: of the value; None for measures without.
     """
 
     name: str
     value: float
     curve: list[float] | None = None
+    standard_error: float | None = None
 
 
 def summarise(scores: Scores, metrics: MetricModels) -> tuple[list[Row], dict[str, str]]:
@@ -45,9 +53,10 @@ def summarise(scores: Scores, metrics: MetricModels) -> tuple[list[Row], dict[st
     rows = [*_frames(scores)]
     if metrics.i3d is not None:
         rows.append(Row("fvd", frechet_distance(scores["real_features"], scores["features"].flatten(0, 1))))
-    rows += [*_control(scores)]
+    rows += [*_moving(scores), *_control(scores)]
     if "reward" in scores:
         rows.append(_row("reward_error", reward_error(scores["reward"], scores["real_reward"])))
+        rows += _rewards(scores)
         if "success" in scores and metrics.threshold is not None:
             rows += _success(scores, metrics.threshold)
     if metrics.probes:
@@ -70,7 +79,9 @@ def _missing(scores: Scores, metrics: MetricModels) -> dict[str, str]:
         "fvd": (metrics.i3d is not None, "give its weights with --fvd"),
         "controllability": ("zero/mse" in scores, "the model takes no actions"),
         "controllability, shuffled": (not alone, "there is only one segment"),
+        "moving pixels": (bool(scores["moving/pixels"].any()), "no pixel moves"),
         "reward error": ("reward" in scores, rewards),
+        "rewards on real frames": ("reward" not in scores or "observed_reward" in scores, "the model reads none"),
         "success": (has_success, success),
         "gripper": (bool(metrics.probes), "it needs two episodes with Meta-World's state"),
         "codes": (bool(scores.codebooks), "the model has no codebooks"),
@@ -97,6 +108,50 @@ def _frames(scores: Scores) -> Iterator[Row]:
         if imagined.shape[1] > 1:
             yield from (Row(f"{key}_best", float(best_of_samples(name, values))) for key, values in counted.items())
         yield _row(f"{name}_still", scores[f"still/{name}"].mean((0, 1)))
+
+
+def _moving(scores: Scores) -> Iterator[Row]:
+    """PSNR of the pixels that move, of imagined and reconstructed frames and of copies of the last context frame."""
+    moving = scores["moving/pixels"].sum((0, 1))  # [H]
+    if not moving.sum():
+        return
+    for part, ending in (("imagined", ""), ("still", "_still"), ("reconstructed", "_reconstructed")):
+        if f"moving/{part}" in scores:
+            error = scores[f"moving/{part}"].mean(1).sum(0)
+            curve = decibels(error / moving).tolist() if moving.all() else None  # a still step has no decibels
+            yield Row(f"psnr_moving{ending}", float(decibels(error.sum() / moving.sum())), curve)
+
+
+def _rewards(scores: Scores) -> Iterator[Row]:
+    """How well rewards are predicted where the true reward is low, middle or high, on imagined and on real frames."""
+    imagined, real = scores["reward"], scores["real_reward"]
+    predicted = {"": imagined}
+    if "observed_reward" in scores:
+        predicted["_observed"] = scores["observed_reward"].unsqueeze(1)
+    chosen = {"": torch.ones_like(real, dtype=torch.bool)} | {f"_{level}": at_level(real, level) for level in LEVELS}
+    for level, steps in chosen.items():
+        yield Row(f"reward_steps{level}", float(steps.sum()))
+        if not steps.any():
+            continue
+        yield Row(f"reward_true{level}", float(real[steps].mean()))
+        for ending, values in predicted.items():
+            pairs = [(sample[steps], real[steps]) for sample in values.unbind(1)]
+            found, true = (torch.cat(side) for side in zip(*pairs, strict=True))
+            yield Row(f"reward_mean{level}{ending}", float(found.mean()))
+            if level + ending:  # all imagined steps have it as `reward_error`, with its curve
+                yield Row(f"reward_error{level}{ending}", float((found - true).abs().mean()))
+            related = float(correlation(found, true))
+            if math.isfinite(related):  # a constant correlates with nothing
+                yield Row(f"reward_correlation{level}{ending}", related)
+
+
+def ranking_rows(ranking: Ranking) -> tuple[list[Row], dict[str, str]]:
+    """The rows of a ranking, and the measures that are left out with the reason."""
+    rows = [
+        Row(f"plan_rank_{name}", found.mean, standard_error=found.standard_error)
+        for name, found in ranking.correlations.items()
+    ]
+    return rows, {f"plan_rank_{name}": reason for name, reason in ranking.left_out.items()}
 
 
 def _control(scores: Scores) -> Iterator[Row]:

@@ -198,3 +198,9 @@ class Replay:
         self.online.load_state_dict(state)
         if self.demos is not None:
             self.demos.latents.load_state_dict(state.get("demo_latents", {}))
+
+
+def record_episode(buffer: EpisodeBuffer, number: int) -> TensorDictBase:
+    """The record episode [R] (see `mbrl.data.episodes`) of a number in a buffer, counted from its oldest."""
+    found = buffer.episodes[number]
+    return buffer.records[torch.arange(found.start, found.start + found.length) % buffer.size]

@@ -49,6 +49,13 @@ def test_it_predicts_what_happens(name: str) -> None:
         real = episode["next"][first : first + 5]
         assert torch.equal(predicted["pixels"][row], real["pixels"])
         torch.testing.assert_close(predicted["reward"][row], real["reward"])
+    observed = {"pixels": episode["next", "pixels"][[0, 4]]}
+    after, read = model.observe(model.start(contexts), actions[:, 0], TensorDict(observed, batch_size=[2]))
+    assert torch.equal(after, model.step(model.start(contexts), actions[:, 0])[0]) and list(read.keys()) == ["reward"]
+    torch.testing.assert_close(read["reward"], predicted["reward"][:, 0])
+    other_task = TensorDict(snapshot=contexts["snapshot"][..., 1:], batch_size=[2, 1])
+    with pytest.raises(UserError, match=r"snapshots of \d+ numbers are of another task"):
+        model.start(other_task)
     state = model.fork(model.start(contexts), 2)
     outcome = model.outcome(state, actions.repeat_interleave(2, 0), last_frame=True)
     torch.testing.assert_close(outcome.reward, predicted["reward"][..., 0].repeat_interleave(2, 0))

@@ -308,8 +308,12 @@ def test_models_that_recorded_frames_cannot_measure_are_refused() -> None:
     check_predicts_frames(CountingWorldModel(), Path("run"))
     with pytest.raises(UserError, match="run: this world model predicts states"):
         check_predicts_frames(OfStates(), Path("run"))
-    with pytest.raises(UserError, match="starts from snapshot of the replay"):
-        check_predicts_frames(OfSnapshots(), Path("run"))
+    model = OfSnapshots()
+    model.resolution = SIDE
+    with pytest.raises(
+        UserError, match="data: this world model starts from the snapshot of a step, which its episodes"
+    ):
+        check_data(model, episodes(), Path("data"))
 
 
 def test_the_default_horizon_is_what_model_and_episodes_allow() -> None:

@@ -13,9 +13,7 @@ from worldmodel.metrics.control import rank_correlations
 
 
 @torch.no_grad()
-def plan_returns(
-    model: WorldModel, context: TensorDictBase, actions: Tensor, gamma: float, samples: int = 1
-) -> Tensor:
+def plan_returns(model: WorldModel, context: TensorDictBase, actions: Tensor, gamma: float, samples: int = 1) -> Tensor:
     """Discounted returns of plans in a model that predicts rewards.
 
     Args:

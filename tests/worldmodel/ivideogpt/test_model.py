@@ -136,6 +136,7 @@ def test_reconstruction_and_codes_are_the_tokenizers() -> None:
     model.tokenizer.train()
     kept = model.reconstruct(batch[:, :CONTEXT])
     assert torch.equal(kept, (expected[:, :CONTEXT].clamp(0, 1) * 255).round().to(torch.uint8))
+    assert torch.equal(model.reconstruct(batch), (expected.clamp(0, 1) * 255).round().to(torch.uint8))
     codes = model.codes(batch)
     assert codes.keys() == {"context", "dynamics"}
     assert torch.equal(codes["context"][0], quantized.codes) and codes["context"][1] == 11

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from worldmodel.metrics.control import (
+    LEVELS,
     Confusion,
+    at_level,
     codebook_usage,
     confusion,
     correlation,
     distance_cm,
+    moving_error,
     moving_psnr,
     reward_error,
     success_threshold,
@@ -93,3 +96,16 @@ def test_psnr_of_what_moves_by_hand() -> None:
     imagined[:, :, 0, 0, 0] = 0  # a channel of three is wrong by 1
     assert float(moving_psnr(imagined, real, last)) == pytest.approx(-10 * math.log10(1 / 3))
     assert torch.isnan(moving_psnr(imagined, last[:, None], last))
+    error, count = moving_error(imagined, real, last)
+    assert error.shape == count.shape == (len(imagined), imagined.shape[1])
+    assert float(error.sum() / count.sum()) == pytest.approx(1 / 3)
+
+
+def test_levels_share_no_reward_and_leave_none_out() -> None:
+    rewards = torch.tensor([-3.0, 1.99, 2.0, 7.99, 8.0, 20.0])
+    levels = {name: at_level(rewards, name).tolist() for name in LEVELS}
+    assert levels == {
+        "low": [True, True, False, False, False, False],
+        "middle": [False, False, True, True, False, False],
+        "high": [False, False, False, False, True, True],
+    }
