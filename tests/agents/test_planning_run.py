@@ -93,7 +93,7 @@ def successes(folder: Path) -> tuple[list[float], list[float]]:
 
 def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path: Path, threads: Any) -> None:
     """Meta-World, the planner as it is shipped; it succeeds after 30 to 35 agent steps, and chance never does."""
-    short = ["env.episode_length=100", "total_env_steps=100", "eval.episodes=1", "collect.frames_per_batch=50"]
+    short = ["env.episode_length=80", "total_env_steps=80", "eval.episodes=1", "collect.frames_per_batch=40"]
     assert successes(run(compose_config(tmp_path / "run", *PERFECT, *short))) == ([1.0], [1.0])
 
 

@@ -58,9 +58,19 @@ TEXTS: dict[str, Callable[[Path], Any]] = {  # of JSON and YAML
 }
 
 
-def tried(whole: Whole, *, short: bool) -> Iterator[Result]:
-    """Of checkpoints and the replay, a run that ends must end equal; of logs, with equal weights."""
+def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
+    """Of checkpoints and the replay, a run that ends must end equal; of logs, with equal weights.
+
+    Args:
+        every: cases from one to the next. short: one case alone for every other file.
+    """
     cut = _cut(whole)
+    for file, name, damage in list(_cases(cut, short))[:: 1 if short else every]:
+        yield _try(whole, cut, file, name, damage)
+
+
+def _cases(cut: Path, short: bool) -> Iterator[tuple[Path, str, Callable[[Path], Any]]]:
+    """A file, relative to the run that was cut, with a damage and its name."""
     files = sorted(file.relative_to(cut) for file in cut.rglob("*") if file.is_file() and file.name != ".lock")
     newest = latest_checkpoint(cut).relative_to(cut)
     for number, file in enumerate(files):
@@ -74,7 +84,7 @@ def tried(whole: Whole, *, short: bool) -> Iterator[Result]:
             damages |= TEXTS
         names = list(damages)
         for name in [names[number % len(names)]] if short else names:
-            yield _try(whole, cut, file, name, damages[name])
+            yield file, name, damages[name]
 
 
 def _try(whole: Whole, cut: Path, file: Path, name: str, damage: Callable[[Path], Any]) -> Result:

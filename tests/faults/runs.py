@@ -6,17 +6,25 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from mbrl.cli.main import main
+from tests.command import IMPORTED
 from tests.run_folders import rows, weights
 
+for _name in IMPORTED:  # once, here: a command that is forked imports nothing more
+    import_module(_name)
+
 LONGEST = 120  # seconds that a command may take before it counts as hanging
-AGENTS = ("sac", "mbpo_ivideogpt")  # one that sees states, and one that sees pixels and has every part
+# one that sees states, one that keeps frames, and one that has every part
+AGENTS = ("sac", "drqv2", "mbpo_ivideogpt")
+SHORT_AGENTS = ("drqv2",)
 RUN = [
     "env=toy", "experiment=smoke", "total_env_steps=72", "checkpoint_every=24", "eval.every=36", "video=false",
     "env.episode_length=12", "collect.frames_per_batch=6", "device=cpu",
+    "agent.updates_per_step=0.25",
 ]  # fmt: skip
 
 
