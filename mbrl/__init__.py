@@ -5,7 +5,10 @@ Python interface: `load` opens a run folder, and `train` trains an agent. Both r
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbrl.envs.opengl import choose
@@ -16,6 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "load", "train"]
 
+PROJECT = Path(__file__).parents[1]
+
+
+def _prefer_own_packages() -> None:
+    """Put the folder of this package first on sys.path where a folder of a user hides the packages beside it.
+
+    `python -m mbrl` and PYTHONPATH=. look into the current directory first, which may have a `policies` of its own.
+    Worker processes inherit the path.
+    """
+    for name in ("policies", "worldmodel"):
+        spec = find_spec(name)
+        places = [] if spec is None else list(spec.submodule_search_locations or ())
+        if [str(PROJECT / name)] != places:
+            sys.path.insert(0, str(PROJECT))
+            return
+
+
+_prefer_own_packages()
 choose()  # before MuJoCo is imported
 
 

@@ -173,6 +173,7 @@ def build_replay(
     records = episodes * per_episode
     settings["capacity"] = min(settings["capacity"], records)
     # Two checkpoints are kept. Records of both must stay on disk until a third one is written.
+    # A run shorter than the capacity needs them too: episodes that end early hold more records than their steps.
     interval = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
     reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)

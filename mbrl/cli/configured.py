@@ -89,11 +89,12 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     from hydra._internal.utils import get_args_parser
     from omegaconf import DictConfig
 
-    from mbrl.cli.sweep import failures, prepare
+    from mbrl.cli.sweep import failures, naming_killed_worker, prepare
     from mbrl.compose import CONFIGS, check_overrides
 
     _require_text(arguments)
     estimates, arguments = _without(ESTIMATE, arguments) if verb == "train" else (False, arguments)
+    arguments = _settings_together(arguments)
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     config_dir = Path(parsed.config_dir) if parsed.config_dir else None
     if {"-h", "--help"} & set(arguments):
@@ -120,7 +121,8 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Otherwise Hydra prints errors itself, and main() does not receive them.
     sys.argv = [f"mbrl {verb}", *arguments, *launched]
-    job()
+    with naming_killed_worker():
+        job()
     return show_failures(failures(folders), len(folders))
 
 
@@ -147,6 +149,18 @@ def _job(config: Any, verb: str, config_dir: Path | None) -> None:
         if settings.mode == RunMode.MULTIRUN or os.environ.get(TRACEBACK):
             raise
         sys.exit(show(error))
+
+
+def _settings_together(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments with all settings after the options: Hydra does not read settings on both sides of an option."""
+    from hydra._internal.utils import get_args_parser
+
+    parsed, unread = get_args_parser().parse_known_args(arguments)
+    others = [argument for argument in unread if not argument.startswith("-")]
+    if not others:
+        return arguments
+    settings = [*parsed.overrides, *others]
+    return [*(argument for argument in arguments if argument not in settings), *settings]
 
 
 def _without(option: str, arguments: Sequence[str]) -> tuple[bool, list[str]]:
@@ -187,6 +201,9 @@ def _require_one_action(parsed: Any, estimates: bool) -> None:
     shown = [f"--{name.replace('_', '-')}" for name in SHOWN if getattr(parsed, name)]
     if shown and estimates:
         raise UserError(f"{ESTIMATE} and {shown[0]} exclude each other: give one of them")
+    modes = [line for line in parsed.overrides if line.lstrip("+").split("=", 1)[0] == "hydra.mode"]
+    if modes:
+        raise UserError(f"{modes[0]} is not allowed: a sweep is what --multirun starts, and one run what it does not")
     if parsed.multirun and shown:
         raise UserError(f"--multirun and {shown[0]} exclude each other: {shown[0]} without --multirun shows one run")
 

@@ -16,7 +16,7 @@ from mbrl.checks.sizes import require_sizes
 from mbrl.cli.errors import explain, one_line, root_cause
 from mbrl.cli.summary import opening
 from mbrl.compose import ROOT_CONFIG, composed_jobs, groups
-from mbrl.errors import UserError
+from mbrl.errors import ProcessDied, UserError
 from mbrl.run_folder.config import claim_run_folder, require_own_folder
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.lock import FolderInUse
@@ -128,6 +128,22 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
             write_atomically(folder / FAILURE, "".join([*traceback.format_exception(error), f"{reason}\n"]))
             _log.error("error: %s: %s", folder, reason)
     return None
+
+
+@contextmanager
+def naming_killed_worker() -> Iterator[None]:
+    """Turn joblib's error for a process of launch=local that was killed into one that the command line explains.
+
+    Raises:
+        ProcessDied: a process was killed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "TerminatedWorkerError":  # joblib is an extra: it may not be installed
+            raise
+        reason = "a process of launch=local was killed (out of memory?), and with it the jobs that were under way"
+        raise ProcessDied(f"{reason}; for fewer jobs at a time give hydra.launcher.n_jobs=N") from error
 
 
 def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from mbrl.errors import UserError
 from mbrl.run_folder.files import flush_folder, name_in_errors, remove_folder, sha256_of, write_new
 from mbrl.run_folder.parts import Part
-from mbrl.run_folder.paths import checkpoint_folders, checkpoint_name
+from mbrl.run_folder.paths import checkpoint_folders, checkpoint_name, checkpoint_paths
 from mbrl.run_folder.plain_json import parse_json
 from mbrl.run_folder.schema import Schema, SchemaError, require
 from mbrl.run_folder.tensors import read_tensors, tensor_chunks
@@ -41,6 +41,10 @@ _log = logging.getLogger(__name__)
 
 class DamagedFile(UserError):
     """A file of a run is torn, altered or missing."""
+
+
+class Unfit(UserError):
+    """A checkpoint was written for other parts."""
 
 
 class Checkpoints:
@@ -108,22 +112,22 @@ class Checkpoints:
         flush_folder(folder)
 
     def load_latest(self) -> bool:
-        """Restore the newest checkpoint that is whole; False where there is none at all.
+        """Restore the newest checkpoint that is whole and fits these parts; False where there is none at all.
 
-        Where a newer one is damaged, a warning says so, and how many steps are lost.
+        Where a newer one is damaged or does not fit, a warning says so, and how many steps are lost.
 
         Raises:
-            ValueError: no checkpoint is whole, or one was not written for these parts; or a part could not be saved.
+            ValueError: no checkpoint is whole and fits, or another version wrote one; or a part could not be saved.
             OSError: a file cannot be read.
         """
         schemas = {name: part.schema() for name, part in self._parts.items()}
-        found = checkpoint_folders(self._directory)
+        found = checkpoint_paths(self._directory)
         problems: list[str] = []
         for step in reversed(found):
             path = found[step]
             try:
-                self._load(path, self._read(path, step, schemas))
-            except DamagedFile as error:
+                self._load(self._read(path, step, schemas))
+            except (DamagedFile, Unfit) as error:
                 problems.append(f"{path.name}: {error}")
                 continue
             self.loaded, self._good = step, [step] if problems else list(found)[-KEPT_CHECKPOINTS:]
@@ -150,17 +154,17 @@ class Checkpoints:
             raise UserError(f"{self._directory} holds no checkpoint of {step} {self._unit}{others}")
         schemas = {name: part.schema() for name, part in self._parts.items()}
         try:
-            self._load(found[step], self._read(found[step], step, schemas))
-        except DamagedFile as error:
-            raise DamagedFile(f"{found[step]}: {error}") from error
+            self._load(self._read(found[step], step, schemas))
+        except (DamagedFile, Unfit) as error:
+            raise type(error)(f"{found[step]}: {error}") from error
         self.loaded, self._good = step, [step]
 
-    def _load(self, path: Path, states: Mapping[str, dict[str, Any]]) -> None:
+    def _load(self, states: Mapping[str, dict[str, Any]]) -> None:
         try:
             for name, part in self._parts.items():
                 part.load_state_dict(states[name])
         except SchemaError as error:
-            raise _unfit(path, error) from error
+            raise _unfit(error) from error
 
     def _read(self, path: Path, step: int, schemas: Mapping[str, Schema]) -> dict[str, dict[str, Any]]:
         """The verified state of each part of a checkpoint; nothing is loaded yet."""
@@ -181,7 +185,7 @@ class Checkpoints:
                 states[name] = _join(tensors, values.get(name))
                 require(states[name], schema, name)
             except SchemaError as error:
-                raise _unfit(path, error) from error
+                raise _unfit(error) from error
         return states
 
 
@@ -238,7 +242,7 @@ def _json(file: Path) -> Any:
         if file.stat().st_size > MAX_JSON_BYTES:
             raise DamagedFile(f"{file.name} is too large")
         return parse_json(file.read_bytes())
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DamagedFile(f"{file.name} is missing") from error
     except DamagedFile:
         raise
@@ -246,8 +250,8 @@ def _json(file: Path) -> Any:
         raise DamagedFile(f"{file.name} is no JSON") from error
 
 
-def _unfit(path: Path, error: SchemaError) -> ValueError:
-    return UserError(f"the checkpoint {path} does not fit this configuration: {error}")
+def _unfit(error: SchemaError) -> Unfit:
+    return Unfit(f"it does not fit this configuration: {error}")
 
 
 def _split(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

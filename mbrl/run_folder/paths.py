@@ -16,9 +16,14 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step:012d}"
 
 
-def checkpoint_folders(directory: Path) -> dict[int, Path]:
-    """The checkpoints in a folder by their step, in the order of steps; they may be damaged."""
+def checkpoint_paths(directory: Path) -> dict[int, Path]:
+    """What has the name of a checkpoint, by its step, in the order of steps; a file may be in a folder's place."""
     found = {
         int(match[1]): path for path in directory.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
     }
-    return {step: found[step] for step in sorted(found) if found[step].is_dir()}
+    return {step: found[step] for step in sorted(found)}
+
+
+def checkpoint_folders(directory: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by their step, in the order of steps; they may be damaged."""
+    return {step: path for step, path in checkpoint_paths(directory).items() if path.is_dir()}

@@ -1,5 +1,6 @@
 """Sweeps: every job is checked before the first starts, failures stop nothing, and what is done is not repeated."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+import mbrl
 from mbrl.cli.configured import run_configured
-from mbrl.cli.sweep import LOG, failures, prepare, run_job
+from mbrl.cli.sweep import LOG, failures, naming_killed_worker, prepare, run_job
 from mbrl.compose import check_overrides, composed, composed_jobs
-from mbrl.errors import UserError
+from mbrl.errors import ProcessDied, UserError
 from mbrl.run_folder.state import FAILURE
 from mbrl.training import check
 from tests.run_folders import rows
@@ -133,12 +135,54 @@ def test_a_sweep_that_hydra_refuses_claims_no_folder(option: list[str]) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("arguments", [["hydra.mode=MULTIRUN"], ["--multirun", "+hydra.mode=RUN"]])
+def test_a_sweep_is_started_by_its_option_alone(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"{re.escape(arguments[-1])} is not allowed: a sweep is what --multirun"):
+        run_configured("train", ["seed=0,1", *TOY, *arguments])
+    assert not Path("runs").exists()
+
+
+def test_settings_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    run_configured("train", [*TOY, "agent=random", "--cfg", "job", "seed=7"])
+    settings = OmegaConf.create(capsys.readouterr().out)
+    assert (settings.seed, settings.agent.name, settings.env.episode_length) == (7, "random", 20)
+
+
+def test_a_killed_process_of_joblib_is_named() -> None:
+    class TerminatedWorkerError(Exception):  # as joblib calls its own
+        pass
+
+    named = pytest.raises(ProcessDied, match=r"a process of launch=local was killed .* hydra.launcher.n_jobs=N")
+    with named, naming_killed_worker():
+        raise TerminatedWorkerError("SIGKILL(-9)")
+
+
 def test_folders_of_hydra_searchpath_have_agents_too(tmp_path: Path) -> None:
     (tmp_path / "own" / "agent").mkdir(parents=True)
     (tmp_path / "own" / "agent" / "mine.yaml").write_text("defaults: [random, _self_]\nname: mine\n")
     arguments = [f"hydra.searchpath=[file://{tmp_path}/own]", "agent=mine", "seed=0,1", *TOY]
     check_overrides(arguments)
     assert [config.agent.name for _, config in composed_jobs(arguments)] == ["mine", "mine"]
+
+
+def test_packages_of_somebody_else_hide_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m mbrl` beside them has the path, also where a folder is no package yet."""
+    for folder, file in (("policies", "__init__.py"), ("worldmodel", "notes.txt")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    own = [name for name in sys.modules if name.split(".")[0] in ("policies", "worldmodel")]
+    with monkeypatch.context() as patch:
+        for name in own:
+            patch.delitem(sys.modules, name)
+        patch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        mbrl._prefer_own_packages()
+        found = [find_spec(name) for name in ("policies", "worldmodel", "policies.sac")]
+        assert [spec and Path(str(spec.origin)).relative_to(mbrl.PROJECT).as_posix() for spec in found] == [
+            "policies/__init__.py", "worldmodel/__init__.py", "policies/sac.py",
+        ]  # fmt: skip
+        path = list(sys.path)
+        mbrl._prefer_own_packages()
+        assert sys.path == path, "once is enough"
 
 
 def test_a_package_named_configs_of_somebody_else_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

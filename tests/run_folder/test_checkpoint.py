@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,11 +200,29 @@ def rewrite(folder: Path, change: Any) -> None:
         ("random", lambda state: {**state, "numpy": {**state["numpy"], "position": 10**9}}, "cannot stand at 10"),
     ],
 )  # fmt: skip
-def test_entries_that_are_not_expected_are_refused_by_name(tmp_path, part, change, message):
+def test_entries_that_are_not_expected_are_refused_by_name(tmp_path, caplog, part, change, message):
     saved(tmp_path)
     rewrite(tmp_path, lambda name, state: change(state) if name == part else state)
     with pytest.raises(ValueError, match=f"does not fit this configuration: .*{message}"):
-        Learner().checkpoints(tmp_path).load_latest()
+        Learner().checkpoints(tmp_path).load(300)
+    again = Learner()
+    assert again.checkpoints(tmp_path).load_latest() and again.progress["env_steps"] == 200
+    (warning,) = [record.message for record in caplog.records if "000300" in record.message]
+    assert "does not fit" in warning and warning.endswith("checkpoint-000000000200: 100 env steps are lost")
+
+
+@pytest.mark.parametrize("change", [lambda folder: folder.touch(), lambda folder: folder.mkdir()])
+def test_what_is_no_checkpoint_is_told_with_what_is_lost(tmp_path, caplog, change):
+    saved(tmp_path)
+    folder = latest(tmp_path)
+    shutil.rmtree(folder)
+    change(folder)
+    learner = Learner()
+    checkpoints = learner.checkpoints(tmp_path)
+    assert checkpoints.load_latest() and learner.progress["env_steps"] == 200
+    assert "going on from checkpoint-000000000200: 100 env steps are lost" in caplog.text
+    checkpoints.save(300)
+    assert checkpoints.load_latest() and checkpoints.loaded == 300
 
 
 def test_other_networks_are_refused(tmp_path):
