@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 IMPORTED = [
     "mbrl.cli.main", "mbrl.cli.sweep", "mbrl.start", "mbrl.training", "mbrl.pretraining.pretrain",
-    "mbrl.envs.metaworld", "mbrl.envs.toy", "mbrl.run_folder.tensorboard", "worldmodel.ivideogpt.model", "policies.drqv2", "policies.sac",
-    "scipy", "pandas", "rich.table",
+    "mbrl.envs.metaworld", "mbrl.envs.toy", "mbrl.run_folder.tensorboard", "worldmodel.ivideogpt.model",
+    "policies.drqv2", "policies.sac", "scipy", "pandas", "rich.table",
 ]  # fmt: skip
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)

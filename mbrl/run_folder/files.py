@@ -195,12 +195,20 @@ def require_regular_files(folder: Path) -> None:
 
 
 def remove_folder(folder: Path, hidden: str) -> None:
-    """Remove a folder such that no half of it is ever seen under its own name.
+    """Remove a folder, or a file in its place, such that no half of it is ever seen under its own name.
 
     Args:
         hidden: the name, beside it, that the folder has while it is being removed.
     """
     doomed = folder.with_name(hidden)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _remove(doomed)
     folder.replace(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)  # what cannot be removed now is removed at the next start
+    _remove(doomed)  # what cannot be removed now is removed at the next start
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

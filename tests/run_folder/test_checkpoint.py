@@ -223,6 +223,7 @@ def test_what_is_no_checkpoint_is_told_with_what_is_lost(tmp_path, caplog, chang
     assert "going on from checkpoint-000000000200: 100 env steps are lost" in caplog.text
     checkpoints.save(300)
     assert checkpoints.load_latest() and checkpoints.loaded == 300
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_other_networks_are_refused(tmp_path):
