@@ -123,7 +123,7 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
             return run(config)
         except FolderInUse as error:
             _log.warning("skipped: %s", error)
-        except Exception as error:  # noqa: BLE001 - the other jobs must run after any error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the other jobs must run after any error
             reason = _line(error)
             write_atomically(folder / FAILURE, "".join([*traceback.format_exception(error), f"{reason}\n"]))
             _log.error("error: %s: %s", folder, reason)
@@ -156,7 +156,7 @@ def _last_line(file: Path) -> str:
     return file.read_text(encoding="utf-8").strip().rsplit("\n", 1)[-1]
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     explained = explain(root_cause(error))
     return one_line(explained[0] if explained else f"{type(error).__name__}: {error}")
 

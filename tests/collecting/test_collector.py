@@ -56,7 +56,7 @@ def needs_package(backend: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("backend", ["process", "ray"])
-def test_two_workers_bring_episodes_of_their_own(backend):
+def test_two_workers_bring_episodes_of_their_own(backend, fork_server):
     needs_package(backend)
     replay = collect(4, frames_per_batch=20, workers=2, backend=backend)
     assert len(replay.online.episodes) == 8

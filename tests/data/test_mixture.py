@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from torch.utils.data import DataLoader
 
 from mbrl.data.augmentation import Augmentation
 from mbrl.data.episodes import write_entries, write_episode
@@ -110,7 +111,12 @@ def test_splits_are_disjoint_and_stay_as_data_grow(folders: dict[str, float]) ->
 
 
 @pytest.mark.process
-def test_workers_change_nothing(folders: dict[str, float]) -> None:
+def test_workers_change_nothing(folders: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_server(*given: Any, **options: Any) -> DataLoader[TensorDict]:  # in a tenth of the time of "spawn"
+        context = "forkserver" if options["num_workers"] else None
+        return DataLoader(*given, **options | {"multiprocessing_context": context})
+
+    monkeypatch.setattr("mbrl.data.mixture.DataLoader", from_server)
     data = mixture(folders, augment=Augmentation())
     plain = list(loader(data, 3, 7))
     assert all(same(batch, data[3 + index]) for index, batch in enumerate(plain))

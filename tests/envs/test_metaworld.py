@@ -68,7 +68,7 @@ def fingerprint(_: int) -> bytes:
 
 @pytest.mark.process
 def test_bit_identical_in_another_process() -> None:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:  # a server that has drawn nothing yet
         assert pool.map(fingerprint, [0]) == [fingerprint(0)]
 
 
@@ -237,20 +237,10 @@ def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
-        ({"MUJOCO_GL": "nonsense"}, "(nonsense: MUJOCO_GL must be egl, osmesa or glfw)"),
-        ({"MUJOCO_GL": "osmesa"}, "(osmesa: libOSMesa"),
-        ({"MUJOCO_GL": "glfw", "DISPLAY": ""}, "(glfw: it opens no window, which needs a display)"),
-        ({"MUJOCO_GL": "Off"}, "(off: MUJOCO_GL switches it off)"),
-        ({"MUJOCO_GL": "EGL", "PYOPENGL_PLATFORM": "glx"}, "(egl: PYOPENGL_PLATFORM is glx: it must be egl too"),
-    ],
-)
-def test_an_opengl_that_cannot_work_is_refused_when_rendering(variables: dict[str, str], words: str) -> None:
+def test_an_opengl_that_needs_a_display_is_refused_when_rendering() -> None:
     code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
-    line = last_line(NO_LIBRARY.replace('"EGL"', '"OSMesa"') + code, **variables)
-    assert line.startswith("OSError: no OpenGL to render with ") and words in line
+    line = last_line(code, MUJOCO_GL="glfw", DISPLAY="")
+    assert line.startswith("OSError: no OpenGL to render with (glfw: it opens no window, which needs a display)")
     assert line.endswith("run `mbrl doctor`")
 
 

@@ -1,6 +1,7 @@
 """Pictures are drawn on the GPU that a run computes on."""
 
 import os
+import re
 
 import pytest
 
@@ -43,3 +44,28 @@ def test_a_choice_of_the_user_stays(variable: str, value: str, monkeypatch: pyte
     monkeypatch.setattr(opengl, "_cuda_numbers", lambda: [1, 0])
     opengl.draw_on(0)
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"MUJOCO_GL": "nonsense"}, "(nonsense: MUJOCO_GL must be egl, osmesa or glfw)"),
+        ({"MUJOCO_GL": "osmesa"}, "(osmesa: libOSMesa"),
+        ({"MUJOCO_GL": "Off"}, "(off: MUJOCO_GL switches it off)"),
+        ({"MUJOCO_GL": "EGL", "PYOPENGL_PLATFORM": "glx"}, "(egl: PYOPENGL_PLATFORM is glx: it must be egl too"),
+    ],
+)
+def test_an_opengl_that_cannot_work_is_refused_when_rendering(
+    variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MuJoCo can still be imported: it finds OpenGL switched off. `test_metaworld.py` does so in processes."""
+
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(os, "environ", dict(variables))
+    monkeypatch.setattr(opengl.ctypes, "CDLL", missing)
+    opengl.choose()
+    assert os.environ["MUJOCO_GL"].lower() in opengl.OFF
+    with pytest.raises(OSError, match=re.escape(f"no OpenGL to render with {words}") + ".*run `mbrl doctor`"):
+        opengl.open_context(8)

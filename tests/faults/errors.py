@@ -10,7 +10,7 @@ from tests.faults import operations
 from tests.faults.kills import operations_of
 from tests.faults.runs import Result, Whole, chosen
 
-SHORT = 3
+SHORT = 2
 CODES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 
 

@@ -11,7 +11,7 @@ from mbrl.cli.main import INTERRUPTED
 from tests.faults import operations
 from tests.faults.runs import Result, Whole, chosen
 
-SHORT = 3
+SHORT = 2
 _write = os.write
 
 

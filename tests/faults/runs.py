@@ -143,7 +143,7 @@ class Whole:
 
 
 def chosen(count: int, every: int, short: int | None) -> Sequence[int]:
-    """Each `every`-th of `count` numbers, or `short` of them, evenly spaced."""
+    """Each `every`-th of `count` numbers, or the middles of `short` equal parts of them."""
     if short is None or count <= short:
         return range(0, count, every)
-    return [round(number * (count - 1) / (short - 1)) for number in range(short)]
+    return [count * (2 * number + 1) // (2 * short) for number in range(short)]
