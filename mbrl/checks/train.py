@@ -25,6 +25,7 @@ from mbrl.targets import typed
 from policies.ranges import PositiveCount
 
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what numpy takes
+Episodes = Annotated[int, Interval(ge=1, le=10**6)]
 Threads = Annotated[int, Interval(ge=1, le=1024)]
 
 
@@ -32,7 +33,7 @@ class Evaluation(TypedDict):
     """The settings under `eval`."""
 
     every: PositiveCount
-    episodes: PositiveCount
+    episodes: Episodes
     seed: Seed
 
 

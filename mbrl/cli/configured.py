@@ -232,8 +232,12 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
     from mbrl.cli.summary import opening, summary
     from mbrl.start import train_unless_finished
 
+    def say() -> None:  # the settings have been checked
+        print(f"mbrl: {opening(Path(config.run_dir), config)}", file=sys.stderr)
+
+    trained = train_unless_finished(config, say)
     folder = Path(config.run_dir)
-    if not train_unless_finished(config, lambda: print(f"mbrl: {opening(folder, config)}", file=sys.stderr)):
+    if not trained:
         print(f"mbrl: {folder} was finished before: nothing was done", file=sys.stderr)
     print(summary(folder, config_dir), file=sys.stderr)
     return folder

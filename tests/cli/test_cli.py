@@ -200,6 +200,7 @@ def test_a_setting_that_the_replay_lacks_is_one_line(mbrl: Run) -> None:
         (["--config-dir", "nowhere"], "there is no folder nowhere"),
         (["-m", "agent=drqv2,drqv"], "no agent named 'drqv'; nearest: drqv2"),
         (["-m", "seed=1,2", "env.tsk=reach,hammer"], "no setting named 'env.tsk'"),
+        (["agent=sac", "env=toy", "run_dir=5"], "run_dir=5 is not allowed: it must be text"),
     ],
 )
 def test_a_slip_in_the_settings_costs_one_line(
