@@ -200,7 +200,6 @@ def test_a_setting_that_the_replay_lacks_is_one_line(mbrl: Run) -> None:
         (["--config-dir", "nowhere"], "there is no folder nowhere"),
         (["-m", "agent=drqv2,drqv"], "no agent named 'drqv'; nearest: drqv2"),
         (["-m", "seed=1,2", "env.tsk=reach,hammer"], "no setting named 'env.tsk'"),
-        (["agent=sac", "env=toy", "run_dir=5"], "run_dir=5 is not allowed: it must be text"),
     ],
 )
 def test_a_slip_in_the_settings_costs_one_line(
@@ -212,6 +211,11 @@ def test_a_slip_in_the_settings_costs_one_line(
     assert err.count("\n") == 1
     assert said in err
     assert not training
+
+
+def test_a_run_folder_that_is_no_text_is_one_line(mbrl: Run) -> None:
+    code, _, err = mbrl("train", "experiment=smoke", "env=toy", "agent=random", "run_dir=5")
+    assert (code, err) == (2, "mbrl: error: run_dir=5 is not allowed: it must be text\n")
 
 
 @pytest.mark.parametrize(
