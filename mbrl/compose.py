@@ -234,7 +234,7 @@ def _compose(root: str, lines: list[str], overrides: Sequence[Override], known: 
         compose(root, overrides=lines)
     except YAMLError as error:
         raise UserError(f"a configuration is not YAML: {' '.join(str(error).split())}") from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: of a number as a group's choice
         raise UserError(_explain(root, error, overrides, known)) from error
 
 

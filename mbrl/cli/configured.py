@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from mbrl.cli.errors import RUN_ERROR, TRACEBACK, show
 from mbrl.errors import UserError
@@ -86,7 +86,6 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
         UserError: an option, a setting or a group does not exist.
     """
     import hydra
-    from hydra._internal.utils import get_args_parser
     from omegaconf import DictConfig
 
     from mbrl.cli.sweep import failures, naming_killed_worker, prepare
@@ -95,7 +94,7 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     _require_text(arguments)
     estimates, arguments = _without(ESTIMATE, arguments) if verb == "train" else (False, arguments)
     arguments = _settings_together(arguments)
-    parsed, unknown = get_args_parser().parse_known_args(arguments)
+    parsed, unknown = _read(arguments)
     config_dir = Path(parsed.config_dir) if parsed.config_dir else None
     if {"-h", "--help"} & set(arguments):
         print_help(verb, config_dir)
@@ -151,11 +150,25 @@ def _job(config: Any, verb: str, config_dir: Path | None) -> None:
         sys.exit(show(error))
 
 
-def _settings_together(arguments: Sequence[str]) -> Sequence[str]:
-    """The arguments with all settings after the options: Hydra does not read settings on both sides of an option."""
+def _read(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Hydra's options and overrides, and the arguments that are neither.
+
+    Raises:
+        UserError: an option lacks its value, or has one that it does not take.
+    """
     from hydra._internal.utils import get_args_parser
 
-    parsed, unread = get_args_parser().parse_known_args(arguments)
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign] # by itself it prints the usage and leaves
+    return parser.parse_known_args(arguments)
+
+
+def _settings_together(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments with all settings after the options: Hydra does not read settings on both sides of an option."""
+    parsed, unread = _read(arguments)
     others = [argument for argument in unread if not argument.startswith("-")]
     if not others:
         return arguments

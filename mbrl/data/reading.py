@@ -29,6 +29,8 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         UserError: the file cannot be read. MemoryError, OSError: memory or file descriptors ran out.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe may wait for ever
+        raise UserError(f"{path}: a pipe, a socket or a device, and no file")
     try:
         yield
     except UserError:

@@ -1,6 +1,7 @@
 """Malformed data of each layout: what is wrong with it, and what writes it beside a good episode."""
 
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -317,6 +318,15 @@ PLACES = {
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/hostname\n#EXT-X-ENDLIST\n"
 
 
+def _pipe(write: Callable[[Path], Path]) -> Write:
+    def damage(folder: Path) -> None:
+        file = write(folder)
+        file.unlink()
+        os.mkfifo(file)
+
+    return damage
+
+
 def cases() -> dict[str, Write]:
     """What writes each folder, by what is wrong with it."""
     table: dict[str, Write] = {f"own: {name}": _own(change) for name, change in OWN.items()}
@@ -338,6 +348,7 @@ def cases() -> dict[str, Write]:
         ("LeRobot v3, its episodes", e.write_v3),
     ):
         table |= {f"{layout}: {name}": bytes_of(write, content) for name, content in DAMAGES.items()}
+        table[f"{layout}: a pipe"] = _pipe(write)
     return table | {
         "video: 44 GB in a small archive": _huge_array,
         "video: an array alone": _array_alone,
