@@ -52,8 +52,10 @@ def train_unless_finished(config: DictConfig, on_start: Callable[[], None] = lam
     Returns:
         Whether it was trained. False: the run was finished before.
     """
+    from mbrl.run_folder.checkpoint import Checkpoints
     from mbrl.run_folder.config import require_own_folder
     from mbrl.run_folder.files import remove_leftovers
+    from mbrl.run_folder.paths import CHECKPOINTS
     from mbrl.run_folder.state import is_done
     from mbrl.training import check, run
 
@@ -61,7 +63,8 @@ def train_unless_finished(config: DictConfig, on_start: Callable[[], None] = lam
     folder = Path(config.run_dir)
     require_own_folder(folder, config)
     if is_done(folder, config.total_env_steps):
-        remove_leftovers(folder)  # The process may have been killed while it wrote its last file.
+        remove_leftovers(folder)  # The process may have been killed while it wrote its last file,
+        Checkpoints(folder / CHECKPOINTS, {}).clean()  # or unable to remove a checkpoint.
         return False
     on_start()
     run(config)

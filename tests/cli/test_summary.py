@@ -31,7 +31,11 @@ def test_a_run_ends_with_a_summary_and_is_not_redone(tmp_path: Path, capsys: pyt
     assert f"mbrl evaluate {tmp_path / 'run'} --video film.mp4 --config-dir {tmp_path / 'own'} " in shown
     assert "imagination.mp4" not in shown and "mbrl predict" not in shown, "this agent imagines nothing"
     before = contents(tmp_path / "run")
+    left_over = tmp_path / "run" / "checkpoints" / ".checkpoint-000000000020.old"
+    left_over.mkdir()
+    (left_over / "values.json").touch()
     run_once(config)
+    assert not left_over.exists()
     again = capsys.readouterr().err
     assert again.startswith(f"mbrl: {tmp_path / 'run'} was finished before: nothing was done\n")
     assert "in the last evaluation" in again
