@@ -34,6 +34,7 @@ from mbrl.envs.opengl import draw_on
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.processes.stopping import StopRequest
+from mbrl.processes.tracker import start_quietly
 from mbrl.replay.replay import Replay
 from mbrl.results.plot import plot
 from mbrl.run_folder.checkpoint import Checkpoints
@@ -81,6 +82,7 @@ def run(config: DictConfig) -> Path:
         The run folder: config.yaml, metrics.jsonl, eval.csv, TensorBoard events, checkpoints, curve.png, videos.
     """
     check(config)
+    start_quietly()
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

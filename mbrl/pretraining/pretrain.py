@@ -33,6 +33,7 @@ from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.pretraining.settings import TYPES
 from mbrl.processes.stopping import StopRequest
+from mbrl.processes.tracker import start_quietly
 from mbrl.processes.workers import end_with_parent, naming_dead_loaders, starting_workers
 from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.files import remove_leftovers, require_regular_files
@@ -86,6 +87,7 @@ def run(config: DictConfig) -> Path | None:
         UserError: The settings or the data do not fit together.
     """
     check(config)
+    start_quietly()
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
