@@ -217,7 +217,7 @@ TINY_PAPER = [  # its model and its batches, made small
     "experiment=ivideogpt_paper", "agent=mbpo_ivideogpt", "env.task=door-lock", "total_env_steps=80",
     "checkpoint_every=40", "env.episode_length=40", "collect.frames_per_batch=10", "eval.every=80", "eval.episodes=1",
     "video=false", "agent.learning_starts=20", "agent.batch_size=8", "agent.model_batch_size=2",
-    "agent.model_updates_first=4", "agent.imagine_every=20", "agent.imagination.rollouts=2",
+    "env.resolution=32", "agent.world_model.tokenizer.resolution=32", "agent.model_updates_first=4", "agent.imagine_every=20", "agent.imagination.rollouts=2",
     "agent.imagination.horizon=3", "agent.imagination.retain=2", "worldmodel.precision=float32",
     "agent.policy.encoder_channels=[8,8,8,8]", "agent.policy.hidden_size=32",
     "agent.world_model.tokenizer.autoencoder.block_out_channels=[32,32,32]",
