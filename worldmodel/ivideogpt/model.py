@@ -17,10 +17,12 @@ from torchrl.data import Composite, TensorSpec
 from worldmodel.base import Outcome, WorldModel
 from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
+from worldmodel.ivideogpt.fit import check_fit
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.objectives import TokenizerObjective, TransformerObjective
+from worldmodel.ivideogpt.objectives import RewardObjective, TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.precision import Precision, autocast
+from worldmodel.ivideogpt.rewards import RewardNetwork
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.rollout.rollout import ImaginedState, Rollouts
 from worldmodel.ivideogpt.segments import ACTIONS, Conditioning, SegmentReader
@@ -40,7 +42,7 @@ class IVideoGPT(WorldModel):
         action_spec: Spec of actions [A].
         tokenizer: Makes the tokenizer when called.
         transformer: Makes a transformer when called with (layout, action_dim).
-        optimizers: Optimisers of the two parts.
+        optimizers: Optimisers of the parts.
         training: What each update trains.
         sampling: How codes are sampled in rollouts.
         segment_length: T of the longest training sequence.
@@ -49,6 +51,8 @@ class IVideoGPT(WorldModel):
             and imagine together, see decoding.imagine.
         uncertainty: Whether imagined steps have uncertainty estimates: `token_entropy`; with several reward heads or
             transformers `reward_std`; with several transformers `disagreement`.
+        reward_network: Makes a network that predicts the rewards, in the place of the transformer's heads, when called
+            with (resolution, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
         conditioning: Whether the model reads actions and a goal frame.
         precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
@@ -77,6 +81,7 @@ class IVideoGPT(WorldModel):
         horizon: Frames | None = None,
         ensemble: Number = 1,
         uncertainty: bool = False,
+        reward_network: Callable[[int, int | None], RewardNetwork] | None = None,
         conditioning: Conditioning = ACTIONS,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
         pretrained: str | None = None,
@@ -99,16 +104,20 @@ class IVideoGPT(WorldModel):
         futures = segment_length - self.tokenizer.context_length
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         self.temperature = sampling.temperature
-        self.goal_conditioned, self.predicts_reward = goal, self.transformer.reward_linear is not None
+        self.reward_network = None if reward_network is None else reward_network(self.resolution, action_dim)
+        heads = self.transformer.reward_linear
+        self.goal_conditioned, self.predicts_reward = goal, (heads or self.reward_network) is not None
         self.measures = self._measures() if uncertainty else ()
-        self._check_sizes(observation_spec)
+        check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, goal)
         if pretrained is None:
             training.check_warmup(self.tokenizer.quantize.warmup)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
-        self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members))
+        self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
         reader = self._reader(action_dim, defects.rewards_off_by_one)
         parts = (self.tokenizer, members, reader)
-        self.rollouts = Rollouts(*parts, sampling, futures, self.max_horizon, self.precision, uncertainty, defects)
+        self.rollouts = Rollouts(
+            *parts, sampling, futures, self.max_horizon, self.precision, uncertainty, defects, self.reward_network
+        )
         # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         # In a dict, which torch does not search for modules: their weights are those of the parts.
@@ -116,6 +125,8 @@ class IVideoGPT(WorldModel):
             "tokenizer": TokenizerObjective(self.tokenizer, reader, training, self.precision),
             "transformer": TransformerObjective(*parts, training, self.precision, defects.full_vocabulary_loss),
         }
+        if self.reward_network is not None:
+            self.objectives["reward_network"] = RewardObjective(self.reward_network, reader, self.precision)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,32 +155,6 @@ class IVideoGPT(WorldModel):
         several = heads is not None and heads.out_features * members > 1
         return ("token_entropy", *["reward_std"] * several, *["disagreement"] * (members > 1))
 
-    def _check_sizes(self, observation_spec: Composite) -> None:
-        resolution, pixels = self.tokenizer.resolution, tuple(observation_spec["pixels"].shape)
-        if pixels[-3:] != (3, resolution, resolution):
-            raise ValueError(
-                f"the environment's pixels are {list(pixels)} but the tokenizer is made for {resolution}x"
-                f"{resolution}: set tokenizer.resolution={pixels[-1]}, or the environment's to {resolution}"
-            )
-        if self.context_length < 1:
-            raise ValueError("conditioning.goal: the goal takes one place, so set tokenizer.context_length=2 or more")
-        context, futures = self.tokenizer.context_length, self.segment_length - self.tokenizer.context_length
-        if futures < 1 or self.max_horizon < 1:
-            raise ValueError(
-                f"segment_length {self.segment_length} leaves no future frame after a context of {context}: set it to "
-                f"{context + 1} or more, and horizon (now {self.max_horizon}) to 1 or more"
-            )
-        tokens, most = self.layout.prefix + self.layout.stride * futures, self.transformer.max_positions
-        if tokens > most:
-            raise ValueError(
-                f"a segment of {self.segment_length} frames has {tokens} tokens, more than "
-                f"transformer.max_positions={most}: raise that, or shorten segment_length"
-            )
-        robot = self.transformer.proprioception
-        numbers = observation_spec["state"].shape[-1] if "state" in observation_spec.keys() else 0
-        if robot is not None and numbers < robot.size:
-            raise ValueError(f"transformer.proprioception={robot.size}, but the environment's `state` has {numbers}")
-
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if isinstance(self.plan.perceptual, nn.Module):
             self.plan.perceptual._apply(fn)  # It is no submodule, but follows the model to its device.
@@ -196,6 +181,8 @@ class IVideoGPT(WorldModel):
         if self.plan.trains_tokenizer(updates):
             self.fix_codes(updates >= self.plan.tokenizer_updates)
             metrics |= self._step("tokenizer", batch, updates)
+        if self.reward_network is not None:
+            metrics |= self._step("reward_network", batch, updates)
         self._counter.add_one(self.updates)
         return metrics
 
@@ -216,7 +203,8 @@ class IVideoGPT(WorldModel):
     def step(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, TensorDict]:
         """As WorldModel.step; with proprioception also `state` [B, P]."""
         state, frame = self.rollouts.advance(state, action)
-        state, pixels = self.rollouts.show(state, frame.tokens.unsqueeze(1))
+        led = None if action is None else action.unsqueeze(1)
+        state, (frame,), pixels = self.rollouts.show(state, [frame], led)
         prediction = frame.beside_pixels()
         prediction["pixels"] = pixels.squeeze(1)
         return state, prediction

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldmodel.ivideogpt.precision import Precision, autocast
+from worldmodel.ivideogpt.rewards import RewardNetwork
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
@@ -114,6 +115,39 @@ class TransformerObjective(nn.Module):
         if segment.states is not None:
             metrics["state_loss"] = losses.state_loss.detach()
         return metrics
+
+
+class RewardObjective(nn.Module):
+    """The loss of the reward network on a batch, real frames alone. Its parameters are those of the network.
+
+    Args:
+        network: The network.
+        reader: Reads batches.
+        precision: Precision of the large matrix products.
+    """
+
+    def __init__(self, network: RewardNetwork, reader: SegmentReader, precision: Precision) -> None:
+        super().__init__()
+        self.network, self.reader, self.precision = network, reader, precision
+
+    def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Compute the loss.
+
+        Args:
+            batch: [B, T] with `pixels`, rewards, and `action` where the network reads it.
+
+        Returns:
+            The loss under "loss", and detached metrics; all 0-d.
+        """
+        segment = self.reader(batch)
+        if segment.rewards is None:
+            raise ValueError("the reward network learns from rewards: the data hold none")
+        frames = segment.pixels[:, -segment.rewards.shape[1] - 1 :]
+        with autocast(segment.pixels, self.precision):
+            logits = self.network.logits(frames, segment.actions)
+        loss = self.network.loss(logits, segment.rewards)
+        error = (self.network.expected(logits.detach()) - segment.rewards).abs().mean()
+        return {"loss": loss, "read_reward_error": error}
 
 
 def tokenizer_losses(

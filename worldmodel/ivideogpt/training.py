@@ -82,17 +82,28 @@ class Optimizers:
     Args:
         tokenizer: Called with the parameters of the tokenizer.
         transformer: Called with two groups of parameters: those with weight decay and those without.
+        reward_network: Called as that of the transformer. None: there is no reward network.
+
+    Raises:
+        ValueError: There is a reward network, and no optimiser for it.
     """
 
     tokenizer: Callable[..., torch.optim.Optimizer]
     transformer: Callable[..., torch.optim.Optimizer]
+    reward_network: Callable[..., torch.optim.Optimizer] | None = None
 
-    def make(self, tokenizer: nn.Module, transformers: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    def make(
+        self, tokenizer: nn.Module, transformers: nn.Module, reward_network: nn.Module | None = None
+    ) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by name."""
         made = {
             "tokenizer": self.tokenizer(tokenizer.parameters()),
             "transformer": self.transformer(decay_groups(transformers)),
         }
+        if reward_network is not None:
+            if self.reward_network is None:
+                raise ValueError("a reward_network needs optimizers.reward_network")
+            made["reward_network"] = self.reward_network(decay_groups(reward_network))
         for optimizer in made.values():
             optimizer.register_step_pre_hook(fuse_on_gpu)
         return made

@@ -50,7 +50,7 @@ def make(seed: int = 0, *, tokenizer_updates: int = 0, every: int = 0, lr: float
     return IVideoGPT(
         **{**specs(), **options.pop("specs", {})},
         **{"tokenizer": tokenizer, "transformer": small, **options.pop("parts", {})},
-        optimizers=Optimizers(tokenizer=adam, transformer=adam),
+        optimizers=Optimizers(tokenizer=adam, transformer=adam, reward_network=adam),
         training=TrainingPlan(tokenizer_updates, every, warmup_updates=2),
         **{"sampling": GREEDY, "segment_length": SEGMENT, **options},
     )

@@ -36,7 +36,7 @@ def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> N
     model, decoded = make(), []
     show = model.rollouts.show
     monkeypatch.setattr(
-        model.rollouts, "show", lambda state, tokens: decoded.append(tokens.shape[1]) or show(state, tokens)
+        model.rollouts, "show", lambda state, frames, led: decoded.append(len(frames)) or show(state, frames, led)
     )
     actions = torch.randn(2 * FORKS, SEGMENT - CONTEXT, ACTION)
     model.outcome(forked(model), actions)

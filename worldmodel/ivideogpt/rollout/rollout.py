@@ -15,6 +15,7 @@ from torch import Tensor
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
+from worldmodel.ivideogpt.rewards import RewardNetwork
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
 from worldmodel.ivideogpt.segments import SegmentReader
@@ -58,7 +59,7 @@ class Frame:
     """One imagined frame of R rows, not yet decoded."""
 
     tokens: Tensor  # int64 [R, n]
-    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads; None without a reward head
+    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads or, once decoded, of the network
     robot: Tensor | None  # float32 [R, P]
     measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
 
@@ -78,6 +79,7 @@ class Rollouts:
             become the context of what follows.
         measure: whether each frame says how unsure the model is. precision: of the large matrix products.
         defects: published defects of rollouts; none by default.
+        reward_network: reads the rewards off the decoded frames, in the place of the heads; None: the heads do.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Rollouts:
         precision: Precision,
         measure: bool = False,
         defects: PublishedDefects = NO_DEFECTS,
+        reward_network: RewardNetwork | None = None,
     ) -> None:
+        self.reward_network = reward_network
         self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
         self.layout, self.measure = tokenizer.layout, measure
         self.segment_frames, self.max_horizon = segment_frames, max_horizon
@@ -155,14 +159,34 @@ class Rollouts:
         known = {name: value for name, value in measures.items() if value is not None}
         return replace(state, frame=state.frame + 1, robot=robot), Frame(found.tokens, reward, robot, known)
 
-    def show(self, state: ImaginedState, tokens: Tensor) -> tuple[ImaginedState, Tensor]:
-        """Decode the tokens [R, F, n] of the F newest frames.
+    def show(
+        self, state: ImaginedState, frames: Sequence[Frame], actions: Tensor | None
+    ) -> tuple[ImaginedState, list[Frame], Tensor]:
+        """Decode the F newest frames.
+
+        Args:
+            state: R rows, after these frames.
+            frames: the frames.
+            actions: [R, F, A] that led to them.
 
         Returns:
-            The state, which knows these frames now, and their pixels uint8 [R, F, 3, side, side].
+            The state, which knows these frames now; the frames, with the rewards of the reward network if there is
+            one; and their pixels uint8 [R, F, 3, side, side].
         """
-        pixels = self.pixels(state, tokens)
-        return self._after(state, pixels), pixels
+        pixels = self.pixels(state, torch.stack([frame.tokens for frame in frames], 1))
+        return self._after(state, pixels), self._read(state, frames, pixels, actions), pixels
+
+    @torch.no_grad()
+    def _read(
+        self, state: ImaginedState, frames: Sequence[Frame], pixels: Tensor, actions: Tensor | None
+    ) -> list[Frame]:
+        """Frames with the rewards of the reward network, from the state before their pixels; see `show`."""
+        if self.reward_network is None:
+            return list(frames)
+        seen = torch.cat([state.recent[:, -1:], pixels], 1)
+        with autocast(pixels, self.precision):
+            rewards = self.reward_network(seen, None if actions is None else actions.float())
+        return [replace(frame, reward=reward) for frame, reward in zip(frames, rewards.unbind(1), strict=True)]
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
@@ -171,7 +195,9 @@ class Rollouts:
             frames = pixels.float().view(-1, state.cache.forks, *pixels.shape[1:]) / 255  # forks as frames
             codes = self.tokenizer.encode_dynamics(frames, state.encoded).flatten(0, 1)
         state, frame = self.advance(state, action, codes + self.layout.context_codes)
-        return self._after(state, pixels.unsqueeze(1)), frame
+        shown, actions = pixels.unsqueeze(1), None if action is None else action.unsqueeze(1)
+        (frame,) = self._read(state, [frame], shown, actions)
+        return self._after(state, shown), frame
 
     def _with_room(self, state: ImaginedState) -> ImaginedState:
         """The state, anchored anew where its segment is full."""
@@ -189,6 +215,8 @@ class Rollouts:
     def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
         """Advance under actions [R, H, A]; frames are decoded together where a context is encoded anew and at the end.
 
+        With a reward network all of them are decoded.
+
         Args:
             decode: how many of the last frames are wanted as pixels, 0 to H; others are decoded only for a new context.
 
@@ -198,16 +226,16 @@ class Rollouts:
         frames: list[Frame] = []
         shown = [state.recent[:, :0]]
         for part in actions.split(self.segment_frames, 1):
-            done = len(frames)
+            done, left = len(frames), actions.shape[1] - len(frames) - part.shape[1]
             for action in part.unbind(1):
                 state, frame = self.advance(state, action)
                 frames.append(frame)
-            left = actions.shape[1] - len(frames)
-            wanted = min(len(frames) - done, max(decode - left, 0))
+            wanted = min(part.shape[1], max(decode - left, 0))
             count = max(wanted, self.reader.context_length if left else 0)
+            if self.reward_network is not None:
+                count = part.shape[1]
             if count:
-                newest = torch.stack([frame.tokens for frame in frames[done:][-count:]], 1)
-                state, pixels = self.show(state, newest)
+                state, frames[-count:], pixels = self.show(state, frames[done:][-count:], part[:, -count:])
                 shown.append(pixels[:, pixels.shape[1] - wanted :])
         return frames, torch.cat(shown, 1)
 

@@ -85,8 +85,9 @@ def cached_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor, fork_
     for step, action in enumerate(actions.unbind(1)):
         if step == fork_at:
             state = model.fork(state, FORKS)
-        state, frame = model.rollouts.advance(state, action if step >= fork_at else action[::FORKS])
-        state, pixels = model.rollouts.show(state, frame.tokens.unsqueeze(1))
+        action = action if step >= fork_at else action[::FORKS]
+        state, frame = model.rollouts.advance(state, action)
+        state, _, pixels = model.rollouts.show(state, [frame], action.unsqueeze(1))
         found = (frame.tokens, frame.reward, frame.robot, pixels[:, 0])
         copies = 1 if step >= fork_at else FORKS
         steps.append(tuple(None if part is None else part.repeat_interleave(copies, 0) for part in found))

@@ -1,0 +1,96 @@
+"""The reward network: what it learns, and that its rewards are those of everything that is imagined and observed."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences
+from worldmodel.base import WorldModel
+from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.training import Optimizers
+
+STEPS = SEGMENT - CONTEXT
+NETWORK = partial(RewardNetwork, channels=[8, 8], width=16)
+
+
+def with_network(**options: object) -> IVideoGPT:
+    """A model whose reward network has random weights in its last layer too."""
+    model = make(reward_network=NETWORK, **options)
+    assert model.reward_network is not None
+    torch.nn.init.normal_(model.reward_network.head[-1].weight, std=0.3)
+    return model.eval()
+
+
+def read(model: IVideoGPT, last: Tensor, pixels: Tensor, actions: Tensor) -> Tensor:
+    """Rewards [B, H, 1] that the network reads off pixels [B, H] after the last frames [B]."""
+    assert model.reward_network is not None
+    return model.reward_network(torch.cat([last.unsqueeze(1), pixels], 1), actions).detach()
+
+
+def test_it_begins_at_zero() -> None:
+    frames = torch.randint(0, 256, (2, 4, 3, SIDE, SIDE), dtype=torch.uint8)
+    rewards = NETWORK(SIDE, ACTION)(frames, torch.randn(2, 3, ACTION))
+    torch.testing.assert_close(rewards, torch.zeros(2, 3, 1), atol=1e-4, rtol=0)
+
+
+def test_it_learns_the_mean_of_rewards_that_frames_and_actions_do_not_tell() -> None:
+    """Half of the rewards are 2 and half 20: 11, where a squared error in symlog settles at 6.9."""
+    torch.manual_seed(0)
+    network, rewards = NETWORK(SIDE, None), torch.tensor([2.0, 20.0]).repeat(8).view(1, 16, 1)
+    frames = torch.full((1, 17, 3, SIDE, SIDE), 100, dtype=torch.uint8)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        network.loss(network.logits(frames, None), rewards).backward()
+        optimizer.step()
+    torch.testing.assert_close(network(frames, None), torch.full((1, 16, 1), 11.0), rtol=0.05, atol=0)
+
+
+@pytest.mark.learns
+def test_it_learns_in_the_updates_of_the_model_what_an_action_earns() -> None:
+    torch.manual_seed(0)
+    wide = partial(NETWORK, width=64)
+    model, batch = make(reward_network=wide, tokenizer_updates=1000, lr=1e-2), sequences(16)
+    errors = [float(model.update(batch)["read_reward_error"]) for _ in range(80)]
+    assert errors[-1] < 0.4, "rewards are 3 a, a uniform in [-1, 1]: a constant is 1.5 off"
+
+
+@pytest.mark.parametrize("steps", [1, STEPS, STEPS + 1, 2 * STEPS + 1])
+def test_everything_that_is_imagined_has_its_rewards(steps: int) -> None:
+    model, batch = with_network(horizon=3 * STEPS), sequences(2)
+    context, actions = batch[:, :CONTEXT], torch.randn(2, steps, ACTION)
+    torch.manual_seed(1)
+    found = model.predict(context, actions)
+    expected = read(model, context["pixels"][:, -1], found["pixels"], actions)
+    torch.testing.assert_close(found["reward"], expected, rtol=1e-3, atol=1e-3)
+    torch.manual_seed(1)
+    stepped = WorldModel.predict(model, context, actions)
+    torch.testing.assert_close(found["reward"], stepped["reward"], rtol=0.02, atol=0.02)  # pixels differ by a rounding
+    torch.manual_seed(1)
+    planned = model.outcome(model.start(context), actions).reward
+    torch.testing.assert_close(planned, found["reward"].squeeze(-1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("forks", [1, 3])
+def test_what_is_observed_has_its_rewards(forks: int) -> None:
+    model, batch = with_network(), sequences(2)
+    rows, rewards = batch.repeat_interleave(forks, 0), []
+    state = model.fork(model.start(batch[:, :CONTEXT]), forks)
+    for step in range(CONTEXT, SEGMENT):
+        state, prediction = model.observe(state, rows["action"][:, step - 1], rows[:, step])
+        rewards.append(prediction["reward"])
+    led = rows["action"][:, CONTEXT - 1 : -1]
+    expected = read(model, rows["pixels"][:, CONTEXT - 1], rows["pixels"][:, CONTEXT:], led)
+    torch.testing.assert_close(torch.stack(rewards, 1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_sizes_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match=r"reward_network\.channels=\[8, 6\]"):
+        RewardNetwork(SIDE, ACTION, channels=[8, 6])
+    with pytest.raises(ValueError, match="must halve 5 times"):
+        RewardNetwork(SIDE, ACTION, channels=[8] * 5)
+    with pytest.raises(ValueError, match=r"optimizers\.reward_network"):
+        Optimizers(torch.optim.Adam, torch.optim.Adam).make(*[torch.nn.Linear(1, 1) for _ in range(3)])
