@@ -120,13 +120,26 @@ class IVideoGPT(WorldModel):
         )
         # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
-        # In a dict, which torch does not search for modules: their weights are those of the parts.
-        self.objectives: dict[str, nn.Module] = {
-            "tokenizer": TokenizerObjective(self.tokenizer, reader, training, self.precision),
-            "transformer": TransformerObjective(*parts, training, self.precision, defects.full_vocabulary_loss),
+        self.objectives = self._make_objectives(*parts, training, defects)
+
+    def _make_objectives(
+        self,
+        tokenizer: CompressiveTokenizer,
+        members: list[VideoTransformer],
+        reader: SegmentReader,
+        training: TrainingPlan,
+        defects: PublishedDefects,
+    ) -> dict[str, nn.Module]:
+        """What is minimised, by part; in a dict, which torch does not search for modules: their weights are the parts'."""
+        made: dict[str, nn.Module] = {
+            "tokenizer": TokenizerObjective(tokenizer, reader, training, self.precision),
+            "transformer": TransformerObjective(
+                tokenizer, members, reader, training, self.precision, defects.full_vocabulary_loss
+            ),
         }
         if self.reward_network is not None:
-            self.objectives["reward_network"] = RewardObjective(self.reward_network, reader, self.precision)
+            made["reward_network"] = RewardObjective(self.reward_network, reader, self.precision)
+        return made
 
     @property
     def dtype(self) -> torch.dtype:
