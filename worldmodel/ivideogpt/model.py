@@ -130,7 +130,7 @@ class IVideoGPT(WorldModel):
         training: TrainingPlan,
         defects: PublishedDefects,
     ) -> dict[str, nn.Module]:
-        """What is minimised, by part. In a dict, which torch does not search for modules: the weights are the parts'."""
+        """What is minimised, by part. In a dict, which torch does not search for modules: weights are the parts'."""
         made: dict[str, nn.Module] = {
             "tokenizer": TokenizerObjective(tokenizer, reader, training, self.precision),
             "transformer": TransformerObjective(
