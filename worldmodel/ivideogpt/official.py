@@ -198,6 +198,7 @@ def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
         "hidden_size": transformer.width,
         "num_hidden_layers": len(transformer.llm.model.layers),
         "num_attention_heads": transformer.heads,
+        "condition_tokens": transformer.condition_tokens,
         "vocab_size": transformer.layout.vocabulary,
         "max_position_embeddings": transformer.max_positions,
         "attention_dropout": transformer.attention_dropout,

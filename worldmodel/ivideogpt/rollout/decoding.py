@@ -21,7 +21,7 @@ from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.precision import has_bfloat16_kernels
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.transformer.llama import NORM_EPS, DecoderLayer
-from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer, condition
 from worldmodel.ranges import Codes, Weight
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
@@ -147,7 +147,7 @@ class CachedDecoder:
         head = transformer.llm.lm_head.weight.detach() * self.norm
         self.any_head = _Matrix(head, dtype)
         self.code_head = _Matrix(head[self.layout.context_codes : self.layout.separator], dtype)
-        self.edges = copy.deepcopy(transformer.edges)
+        self.edges, self.condition_tokens = copy.deepcopy(transformer.edges), transformer.condition_tokens
 
     @torch.no_grad()
     def encode(self, tokens: Tensor, frames: int, added: Tensor | None = None) -> KeyValueCache:
@@ -156,11 +156,11 @@ class CachedDecoder:
         Args:
             tokens: int64 [B, P], the context and any future frames that are known already.
             frames: imagined frames to keep room for.
-            added: [B, F, D] that the slots of the known future frames gain (Heads.condition); None for nothing.
+            added: [B, F, D] that the known future frames gain (Heads.condition); None for nothing.
         """
         x = F.embedding(tokens, self.embedding)  # [B, P, D]
         if added is not None:
-            x[:, self.layout.prefix :: self.layout.stride] += added
+            x = condition(x, added, self.layout, self.condition_tokens)
         batch, length, width = x.shape
         cache = KeyValueCache.allocate(
             len(self.layers),
@@ -188,9 +188,14 @@ class CachedDecoder:
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))
 
     def slot(self, rows: int, added: Tensor | None) -> Tensor:
-        """The embedding of a slot [R, D] with what it gains (Heads.condition)."""
+        """The embedding of a slot [R, D] with what its frame gains (Heads.condition)."""
         x = self.embedding[self.layout.slot].repeat(rows, 1)
         return x if added is None else x.add_(added)
+
+    def token(self, tokens: Tensor, added: Tensor | None) -> Tensor:
+        """The embeddings [R, D] of dynamics tokens [R] of a frame that gains [R, D]."""
+        x = F.embedding(tokens, self.embedding)
+        return x.add_(added) if added is not None and self.condition_tokens else x
 
     def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
         """Of normalised states [R, D], float32 [R, V] over the dynamics codes, or over all tokens."""
@@ -233,7 +238,7 @@ def imagine(
 
     Args:
         caches: of R rows, one a decoder; each gains n + 1 tokens.
-        added: [R, D] that each decoder's slot gains (Heads.condition); None for nothing.
+        added: [R, D] that the frame gains in each decoder (Heads.condition); None for nothing.
         measure: whether entropy and disagreement are wanted.
         any_token: sample from the whole vocabulary, see PublishedDefects.
         given: tokens int64 [R, n] of a real frame, which take the place of sampled ones.
@@ -250,7 +255,7 @@ def imagine(
         tokens.append(sampling.choose(mixed, draw) + offset if given is None else given[:, place])
         if measure:
             entropies.append(torch.stack([_entropy(x) for x in (mixed, *logits)]))
-        inputs = [F.embedding(tokens[-1], decoder.embedding) for decoder in decoders]
+        inputs = [decoder.token(tokens[-1], gain) for decoder, gain in zip(decoders, added, strict=True)]
     ends = [
         decoder.advance(x, cache) * decoder.norm for decoder, x, cache in zip(decoders, inputs, caches, strict=True)
     ]

@@ -29,7 +29,7 @@ class Heads:
     proprioception: Proprioception | None
 
     def condition(self, actions: Tensor | None, states: Tensor | None) -> Tensor | None:
-        """What slots gain: of the actions [..., A] that lead to their frames and the states [..., P] before these.
+        """What frames gain: of the actions [..., A] that lead to them and the states [..., P] before them.
 
         Returns:
             [..., D]; None for a model that reads neither.

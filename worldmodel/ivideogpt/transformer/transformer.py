@@ -34,6 +34,21 @@ class TransformerLoss:
     reward: Tensor | None
 
 
+def condition(x: Tensor, added: Tensor, layout: TokenLayout, every_token: bool) -> Tensor:
+    """Embeddings [B, L, D] of a segment with what its future frames gain [B, F, D]; x is left as it is.
+
+    Args:
+        every_token: whether each token of a frame gains it, or the slot before them alone.
+    """
+    x = x.clone()
+    gain = added.to(x.dtype)
+    if every_token:
+        x[:, layout.prefix :] += gain.repeat_interleave(layout.stride, 1)
+    else:
+        x[:, layout.prefix :: layout.stride] += gain
+    return x
+
+
 class VideoTransformer(nn.Module):
     """Next-token prediction over segments, conditioned on actions.
 
@@ -45,6 +60,8 @@ class VideoTransformer(nn.Module):
         reward_heads: linear heads that predict a reward: 0 for none, 1 as published; of several, each starts from
             its own weights and the rollout takes their mean. Where they disagree the model is outside its data.
         proprioception: P, the numbers of the robot's own state that are read and predicted; 0 for none.
+        condition_tokens: whether the action (and the robot's state) is added to every token of its frame. Otherwise,
+            as published, to the slot before them alone, from where few updates do not teach the tokens to fetch it.
         attention_dropout: dropout of the attention weights while training.
         max_positions: the longest segment in tokens.
     """
@@ -63,6 +80,7 @@ class VideoTransformer(nn.Module):
         mlp_width: Width,
         reward_heads: NumberOrZero = 1,
         proprioception: NumberOrZero = 0,
+        condition_tokens: bool = False,
         attention_dropout: ShareBelowOne = 0.0,
         max_positions: Positions = 1024,
     ) -> None:
@@ -71,7 +89,7 @@ class VideoTransformer(nn.Module):
             raise ValueError(f"width {width} must be a multiple of 2 * heads ({2 * heads})")
         if min(reward_heads, proprioception) < 0:
             raise ValueError(f"reward_heads ({reward_heads}) and proprioception ({proprioception}) must be 0 or more")
-        self.layout = layout
+        self.layout, self.condition_tokens = layout, condition_tokens
         self.heads, self.max_positions, self.attention_dropout = heads, max_positions, attention_dropout
         self.llm = LanguageModel(layout.vocabulary, width, layers, heads, mlp_width, attention_dropout)
         self.action_linear = None if action_dim is None else nn.Linear(action_dim, width)
@@ -106,17 +124,14 @@ class VideoTransformer(nn.Module):
         return Heads(self.action_linear, self.reward_linear, self.proprioception)
 
     def embed(self, tokens: Tensor, added: Tensor | None, layout: TokenLayout) -> Tensor:
-        """Tokens [B, L] and what the slots gain [B, F, D] (see Heads.condition), to embeddings [B, L, D]."""
+        """Tokens [B, L] and what each future frame gains [B, F, D] (see Heads.condition), to embeddings [B, L, D]."""
         x = self.llm.model.embed_tokens(tokens)
         if added is None:
             return x
         futures = layout.futures(tokens.shape[1])
         if added.shape[1] != futures:
             raise ValueError(f"{futures} future frames need as many actions, one leading to each; got {added.shape[1]}")
-        slots = x[:, layout.prefix :: layout.stride] + added
-        x = x.clone()
-        x[:, layout.prefix :: layout.stride] = slots.to(x.dtype)
-        return x
+        return condition(x, added, layout, self.condition_tokens)
 
     def hidden(
         self,
