@@ -283,6 +283,12 @@ def test_config_is_json_with_the_published_names(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["num_attention_heads"], config["vocab_size"]) == (48, 3, 66)
 
 
+@pytest.mark.parametrize("every_token", [False, True])
+def test_weights_say_where_actions_are_added(tmp_path: Path, every_token: bool) -> None:
+    save_parts(tmp_path, tokenizer(), transformer(condition_tokens=every_token))
+    assert load_parts(tmp_path, 4)[1][0].condition_tokens is every_token
+
+
 @needs_recording
 def test_greedy_rollout_of_loaded_weights() -> None:
     """As recorded, token for token: uint8 frames, tokenizer, cache, reward head and decoder together."""

@@ -19,9 +19,10 @@ FORKS = 3
 Step = tuple[Tensor, Tensor, Tensor | None, Tensor]  # tokens, reward, robot's state, pixels
 
 
-def build(robot: bool, ensemble: int, goal: bool, acts: bool) -> IVideoGPT:
+def build(robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool) -> IVideoGPT:
     """Weights far from zero, and a horizon across two new anchors."""
     sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "reward_heads": 2, "proprioception": 3 * robot}
+    sizes["condition_tokens"] = every_token
     small = partial(VideoTransformer, **sizes)
     space = specs()
     space["observation_spec"]["state"] = Unbounded((5,))
@@ -97,11 +98,17 @@ def cached_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor, fork_
 BOTH = (False, True)
 
 
-@pytest.mark.parametrize(("robot", "ensemble", "goal", "acts"), list(product(BOTH, (1, 2), BOTH, BOTH)))
+VARIANTS = [(*variant, False) for variant in product(BOTH, (1, 2), BOTH, BOTH)]
+VARIANTS += [(False, 1, False, True, True), (True, 2, True, True, True)]
+
+
+@pytest.mark.parametrize(("robot", "ensemble", "goal", "acts", "every_token"), VARIANTS)
 @torch.no_grad()
-def test_cached_rollouts_are_those_of_teacher_forcing(robot: bool, ensemble: int, goal: bool, acts: bool) -> None:
+def test_cached_rollouts_are_those_of_teacher_forcing(
+    robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool
+) -> None:
     torch.manual_seed(1)
-    model, batch = build(robot, ensemble, goal, acts), sequences(2)
+    model, batch = build(robot, ensemble, goal, acts, every_token), sequences(2)
     batch["state"], batch["goal"] = torch.randn(2, SEGMENT, 5), batch["pixels"][:, -1:].expand_as(batch["pixels"])
     context = batch[:, : CONTEXT - goal]
     for fork_at in (0, 3, 5):
