@@ -112,6 +112,14 @@ class TokenLayout:
         dynamics = tokens[:, self.prefix :].unflatten(1, (futures, self.stride))[..., 1:]
         return context, self.codes(dynamics)
 
+    def corrupt(self, tokens: Tensor, share: float) -> Tensor:
+        """Tokens [B, L] of which a share of the dynamics tokens, drawn at random, are random dynamics tokens."""
+        future = tokens[:, self.prefix :]
+        dynamics = torch.arange(future.shape[1], device=tokens.device) % self.stride > 0
+        swapped = (torch.rand(future.shape, device=tokens.device) < share) & dynamics
+        drawn = torch.randint(self.context_codes, self.separator, future.shape, device=tokens.device)
+        return torch.cat([tokens[:, : self.prefix], torch.where(swapped, drawn, future)], 1)
+
     def codes(self, tokens: Tensor) -> Tensor:
         """Generated tokens to dynamics codes; one from outside that codebook becomes the nearest."""
         return (tokens - self.context_codes).clamp(0, self.dynamics_codes - 1)

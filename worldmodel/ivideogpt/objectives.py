@@ -104,8 +104,8 @@ class TransformerObjective(nn.Module):
 
     def _losses(self, model: nn.Module, tokens: Tensor, segment: Segment) -> dict[str, Tensor]:
         assert isinstance(model, VideoTransformer)
-        plan = self.plan
-        losses = model.losses(tokens, segment.actions, segment.rewards, self.full_vocabulary, segment.states)
+        plan, noise = self.plan, self.plan.token_noise if self.training else 0.0
+        losses = model.losses(tokens, segment.actions, segment.rewards, self.full_vocabulary, segment.states, noise)
         loss = losses.code_loss + plan.reward_weight * losses.reward_loss + plan.state_weight * losses.state_loss
         metrics = {"loss": loss, "code_loss": losses.code_loss.detach(), "token_accuracy": losses.hits.float().mean()}
         if losses.reward is not None and segment.rewards is not None:

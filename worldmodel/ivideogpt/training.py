@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from worldmodel.ranges import Count, Frames, Norm, Weight
+from worldmodel.ranges import Count, Frames, Norm, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class TrainingPlan:
         tokenizer_frames: Future frames of each segment in a tokenizer update, drawn at random. None: all.
         warmup_updates: Updates over which the learning rate of each part rises linearly.
         clip_norm: Maximum norm of the gradient of each part.
+        token_noise: Share of the dynamics tokens that the transformer reads as random ones in training. It then relies
+            less on copying, and survives its own errors in rollouts.
         reward_weight: Weight of the reward loss. The cross-entropy of the tokens has weight 1.
         state_weight: Weight of the loss of the robot's state, where the transformer has proprioception.
         perceptual: Perceptual loss of the tokenizer, from (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss.
@@ -40,6 +42,7 @@ class TrainingPlan:
     tokenizer_frames: Frames | None = None
     warmup_updates: Count = 0
     clip_norm: Norm = 1.0
+    token_noise: Share = 0.0
     reward_weight: Weight = 1.0
     state_weight: Weight = 1.0
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -181,6 +181,7 @@ class VideoTransformer(nn.Module):
         rewards: Tensor | None,
         full_vocabulary: bool = False,
         states: tuple[Tensor, Tensor] | None = None,
+        token_noise: float = 0.0,
     ) -> TransformerLoss:
         """Cross-entropy of the future frames' tokens, mean squared errors of the symlog rewards and of the states.
 
@@ -192,12 +193,13 @@ class VideoTransformer(nn.Module):
             tokens: int64 [B, L]. actions: [B, F, A] leading to the future frames.
             rewards: [B, F, 1] earned on arriving at the future frames, in real units; None for no such loss.
             states: [B, F, P] before and at the future frames, where the model reads them.
+            token_noise: share of the dynamics tokens that are read as random ones; they are predicted as they are.
         """
         layout = self.layout
         before, after = states if states is not None else (None, None)
         if self.proprioception is not None and self.training and before is not None and after is not None:
             self.proprioception.watch(before, after)
-        hidden = self.hidden(tokens, actions, before)
+        hidden = self.hidden(layout.corrupt(tokens, token_noise) if token_noise else tokens, actions, before)
         first_row = 0 if full_vocabulary else layout.context_codes
         logits = F.linear(hidden[:, layout.prefix : -1], self.llm.lm_head.weight[first_row:]).float()
         targets = tokens[:, layout.prefix + 1 :] - first_row

@@ -83,6 +83,32 @@ def test_published_lengths() -> None:
     assert TokenLayout(8192, 8192, 256, 16, 1).length(16) == 511
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_corrupted_are_a_share_of_the_dynamics_tokens(share: float) -> None:
+    torch.manual_seed(0)
+    clean = LAYOUT.join(random_context(200), torch.randint(0, 7, (200, 4, 2)))
+    noisy = LAYOUT.corrupt(clean, share)
+    places = torch.zeros(clean.shape[1], dtype=torch.bool)
+    places[[8, 9, 11, 12, 14, 15, 17, 18]] = True  # after slots at 7, 10, 13 and 16
+    assert torch.equal(noisy[:, ~places], clean[:, ~places])
+    assert noisy[:, places].min() == 5 and noisy[:, places].max() == 11
+    changed = (noisy != clean)[:, places].float().mean().item()
+    assert changed == pytest.approx(share * 6 / 7, abs=0.03), "one random code in seven is the true one"
+
+
+def test_noise_is_read_and_the_true_tokens_are_predicted() -> None:
+    model, clean = make(), LAYOUT.join(random_context(64), torch.randint(0, 7, (64, 3, 2)))
+    actions = torch.zeros(64, 3, 2)
+    torch.manual_seed(3)
+    found = model.losses(clean, actions, None, token_noise=0.5)
+    torch.manual_seed(3)
+    hidden = model.hidden(LAYOUT.corrupt(clean, 0.5), actions)
+    logits = model.llm.lm_head(hidden)[:, LAYOUT.prefix : -1, LAYOUT.context_codes :]
+    expected = F.cross_entropy(logits.flatten(0, 1), clean[:, LAYOUT.prefix + 1 :].flatten() - LAYOUT.context_codes)
+    torch.testing.assert_close(found.code_loss, expected)
+    assert not torch.isclose(found.code_loss, model.losses(clean, actions, None).code_loss)
+
+
 def test_loss_positions_by_hand() -> None:
     model = make()
     tokens = LAYOUT.join(random_context(3), torch.randint(0, 7, (3, 2, 2)))
