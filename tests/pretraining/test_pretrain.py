@@ -45,7 +45,8 @@ GRADIENTS = [
     "worldmodel.optimizers.tokenizer._target_=torch.optim.SGD",
     "worldmodel.optimizers.transformer._target_=torch.optim.SGD",
     "worldmodel.tokenizer.cross_attention.dropout=0", "worldmodel.transformer.attention_dropout=0",
-    "worldmodel.training.tokenizer_frames=null", "worldmodel.tokenizer.loss.motion_weight=0",
+    "worldmodel.training.tokenizer_frames=null", "worldmodel.training.token_noise=0",
+    "worldmodel.tokenizer.loss.motion_weight=0",
     "worldmodel.tokenizer.codebooks.standardise=false", "worldmodel.tokenizer.codebooks.moving_average=null",
 ]  # fmt: skip
 
