@@ -82,6 +82,8 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     require_memory_of(make_policy, "agent.policy", device)
     torch.manual_seed(config.seed)
     policy: Policy = make_policy()
+    if (config.agent.get("cloning") or {}).get("proposals"):
+        policy.keep_clone()
     return policy.to(device)
 
 

@@ -23,7 +23,7 @@ class Policy(nn.Module, ABC):
 
     Attributes:
         actor: reads observation keys (`actor.in_keys`), writes `action` float32 [*B, A] within the action
-            spec. Explores unless torchrl's `exploration_type()` is DETERMINISTIC, MODE or MEAN. The collector runs it.
+            spec. Explores unless torchrl's `exploration_type()` is DETERMINISTIC, MODE or MEAN.
         carried: spec of the recurrent state: keys that the actor writes under "next" and reads at the next step, with
             `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
             among them is stored in the replay, beside the observation that it was computed from.
@@ -38,6 +38,11 @@ class Policy(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    @property
+    def acting(self) -> TensorDictModuleBase:
+        """What the collector and imagination run: the actor, unless something proposes actions beside it."""
+        return self.actor
 
     @property
     def device(self) -> torch.device:
@@ -79,6 +84,15 @@ class Policy(nn.Module, ABC):
             ValueError: this policy does not learn.
         """
         raise ValueError(f"{type(self).__name__} imitates no demonstrations: agent.cloning.updates must be 0")
+
+    def end_cloning(self) -> None:
+        """Go over from imitation to the policy's own losses.
+
+        The moments of the optimisers are forgotten: imitation's second moments are so small that the first steps on
+        another loss would be several times too long.
+        """
+        for optimizer in self.optimizers.values():
+            forget_moments(optimizer)
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
@@ -154,6 +168,14 @@ def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> 
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
+
+
+def forget_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Put an optimiser back to its start."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        if "step" in group:  # LaProp counts the steps of a group, for its warm-up
+            group["step"] = 0
 
 
 def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import Policy, exploring, require_finite, value_metrics
+from policies.base import exploring, require_finite, value_metrics
 from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, bounded, frames_encoder, mlp, random_shift, soft_update, trunk
+from policies.proposals import ValuePolicy, value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
 
@@ -97,12 +98,16 @@ class FramesActor(TensorDictModuleBase):
         """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
         return self.squash(self.head(self.trunk(features)))
 
+    def act(self, features: Tensor) -> Tensor:
+        """Features [*B, D] -> action [*B, A], with noise while exploring."""
+        mean = self.mean(features)
+        return noisy(mean, self.std(), clip=None) if exploring() else mean
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        mean = self.mean(self.encode(tensordict))
-        return tensordict.set("action", noisy(mean, self.std(), clip=None) if exploring() else mean)
+        return tensordict.set("action", self.act(self.encode(tensordict)))
 
 
-class DrQV2(Policy):
+class DrQV2(ValuePolicy):
     """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
 
     Args:
@@ -176,14 +181,21 @@ class DrQV2(Policy):
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
-        self.actor.max_std = std
+        for actor in self._actors:
+            actor.max_std = std
         try:
             yield
         finally:
-            self.actor.max_std = None
+            for actor in self._actors:
+                actor.max_std = None
 
     def set_env_steps(self, n: int) -> None:
-        self.actor.env_steps.fill_(n)
+        for actor in self._actors:
+            actor.env_steps.fill_(n)
+
+    @property
+    def _actors(self) -> list[FramesActor]:
+        return [self.actor] if self.frozen is None else [self.actor, self.frozen]
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         with self._autocast():
@@ -214,12 +226,27 @@ class DrQV2(Policy):
         require_finite({name: metrics[name] for name in ("cloning_loss", "critic_loss")})
         return metrics
 
+    def calibrate(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        with torch.no_grad(), self._autocast():
+            features, following = (self.actor.encode(part, self.shift_pad) for part in (batch, batch["next"]))
+            target = self.target(following, batch)
+        metrics = self._update_critic(features, batch, target)
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        require_finite({"critic_loss": metrics["critic_loss"]})
+        return metrics
+
     def target(self, next_features: Tensor, batch: TensorDictBase) -> Tensor:
-        """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics."""
+        """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics.
+
+        With a frozen clone, the next action is the better of both proposals.
+        """
         following = batch["next"]
         action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
-        value = self.target_critic(next_features, action).amin(dim=0).float()
-        return following["reward"] + batch["gamma"] * ~following["terminated"] * value
+        bootstrap = value(self.target_critic, next_features, action)
+        if self.frozen is not None:
+            cloned = self.frozen.mean(self.frozen.encode(following))
+            bootstrap = bootstrap.maximum(value(self.target_critic, next_features, cloned))
+        return following["reward"] + batch["gamma"] * ~following["terminated"] * bootstrap
 
     def _update_critic(
         self, features: Tensor, batch: TensorDictBase, target: Tensor, extra_loss: Tensor | None = None
@@ -237,10 +264,10 @@ class DrQV2(Policy):
         """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""
         with self._autocast():
             mean = self.actor.mean(features)
-            value = self.critic(features, noisy(mean, self.actor.std(), self.std_clip)).amin(dim=0).float()
-        loss = -value.mean()
+            worth = value(self.critic, features, noisy(mean, self.actor.std(), self.std_clip))
+        loss = -worth.mean()
         if "cloning" in batch.keys():
-            loss = loss + imitation(mean, batch, value)
+            loss = loss + imitation(mean, batch, worth)
         self.optimizers["actor"].zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()

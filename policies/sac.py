@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import Policy, exploring, require_finite, value_metrics
+from policies.base import exploring, require_finite, value_metrics
 from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
+from policies.proposals import ValuePolicy, value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
 
@@ -43,8 +44,9 @@ class StateActor(TensorDictModuleBase):
         self.in_keys, self.out_keys = ["state"], ["action"]
         self.network, self.normalizer = network, normalizer
 
-    def features(self, state: Tensor) -> Tensor:
-        """Inputs of the networks: the state, normalised if there is a normalizer."""
+    def encode(self, observed: TensorDictBase) -> Tensor:
+        """Observation -> inputs of the networks [*B, S]: the state, normalised if there is a normalizer."""
+        state: Tensor = observed["state"]
         return state if self.normalizer is None else self.normalizer(state)
 
     def gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,11 +61,15 @@ class StateActor(TensorDictModuleBase):
         noise = torch.randn_like(mean)
         return squash(mean, log_std, noise)
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        mean, log_std = self.gaussian(self.features(tensordict["state"]))
+    def act(self, features: Tensor) -> Tensor:
+        """Features [*B, S] -> action [*B, A], a sample while exploring."""
+        mean, log_std = self.gaussian(features)
         if exploring():
             mean = mean + log_std.exp() * torch.randn_like(mean)
-        return tensordict.set("action", torch.tanh(mean))
+        return torch.tanh(mean)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return tensordict.set("action", self.act(self.encode(tensordict)))
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +81,7 @@ def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor
     return torch.tanh(pre_tanh), (gaussian - log_slope).sum(dim=-1, keepdim=True)
 
 
-class SAC(Policy):
+class SAC(ValuePolicy):
     """A tanh-Gaussian actor, the minimum of N critics, and a learned temperature that holds the target entropy.
 
     Args:
@@ -151,23 +157,34 @@ class SAC(Policy):
         require_finite({name: metrics[name] for name in ("critic_loss", "cloning_loss")})
         return metrics
 
+    def calibrate(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        features = self.actor.encode(batch)
+        metrics = self._update_critic(features, batch, self.target(batch))
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        require_finite({"critic_loss": metrics["critic_loss"]})
+        return metrics
+
     def _learn_values(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the critics; returns the features of the batch's states, and metrics."""
-        state, following = batch["state"], batch["next"]
         if self.actor.normalizer is not None:
-            self.actor.normalizer.observe(state)
-        features = self.actor.features(state)
-        target = self.target(
-            self.actor.features(following["state"]), following["reward"], batch["gamma"], following["terminated"]
-        )
-        return features, self._update_critic(features, batch, target)
+            self.actor.normalizer.observe(batch["state"])
+        features = self.actor.encode(batch)
+        return features, self._update_critic(features, batch, self.target(batch))
 
     @torch.no_grad()
-    def target(self, next_features: Tensor, reward: Tensor, gamma: Tensor, terminated: Tensor) -> Tensor:
-        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic."""
-        action, log_prob = self.actor.sample(next_features)
-        value = self.target_critic(next_features, action).amin(dim=0) - self.log_temperature.exp() * log_prob
-        return reward + gamma * ~terminated * value
+    def target(self, batch: TensorDictBase) -> Tensor:
+        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic.
+
+        With a frozen clone, the larger of this value and that of the clone's mean action, which has no entropy.
+        """
+        following = batch["next"]
+        features = self.actor.encode(following)
+        action, log_prob = self.actor.sample(features)
+        bootstrap = value(self.target_critic, features, action) - self.log_temperature.exp() * log_prob
+        if self.frozen is not None:
+            cloned = torch.tanh(self.frozen.gaussian(self.frozen.encode(following))[0])
+            bootstrap = bootstrap.maximum(value(self.target_critic, features, cloned))
+        return following["reward"] + batch["gamma"] * ~following["terminated"] * bootstrap
 
     def critic_loss(self, values: Tensor, target: Tensor) -> Tensor:
         """Squared errors of [N, B, 1] against [B, 1]: summed over the critics, averaged over the batch."""
@@ -176,10 +193,10 @@ class SAC(Policy):
     def actor_losses(self, features: Tensor, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """The actor's loss and the entropy of its distribution, both 0-d."""
         action, log_prob = self.actor.sample(features)
-        value = self.critic(features, action).amin(dim=0)
-        loss = (self.log_temperature.detach().exp() * log_prob - value).mean()
+        worth = value(self.critic, features, action)
+        loss = (self.log_temperature.detach().exp() * log_prob - worth).mean()
         if "cloning" in batch.keys():
-            loss = loss + imitation(action, batch, value)
+            loss = loss + imitation(action, batch, worth)
         return loss, -log_prob.detach().mean()
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:

@@ -91,8 +91,8 @@ class Agent:
 
     @property
     def gradient_steps(self) -> int:
-        """Gradient steps of the policy so far, those of imitation included."""
-        return self.updates + self.learner.imitations
+        """Gradient steps of the policy so far, those of imitation and of its critics alone included."""
+        return self.updates + self.learner.imitations + self.learner.calibrations
 
     @property
     def random_steps(self) -> int:
@@ -120,6 +120,8 @@ class Agent:
         for _ in range(min(most, self.cloning_left)):
             means.add("policy", self.learner.imitate(replay, 1.0))
             on_update()
+            if self.cloning_left == 0:
+                self.policy.end_cloning()
         return means.values()
 
     def assess(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
@@ -158,6 +160,9 @@ class Agent:
         if steps < 0 or len(replay.online) == 0:
             return {}
         means = MetricMeans()
+        while self.learner.calibrations < self.cloning.critic_updates:
+            means.add("calibration", self.learner.calibrate(replay))
+            on_update()
         while self.model_learner is not None and self.model_learner.due(steps):
             means.add("world_model", self.model_learner.update(replay))
             on_update()
@@ -193,12 +198,12 @@ class Agent:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of updates. Weights, optimisers and imagined rollouts are other parts of a checkpoint."""
-        return {"counts": self.counts, "cloned": self.learner.imitations}
+        return {"counts": self.counts, "cloned": self.learner.imitations, "calibrated": self.learner.calibrations}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         counts = state["counts"]
         self.updates, self.imaginations = counts["policy"], counts["imagination"]
-        self.learner.imitations = state["cloned"]
+        self.learner.imitations, self.learner.calibrations = state["cloned"], state["calibrated"]
         if self.model_learner is not None:
             self.model_learner.updates, self.model_learner.fits = counts["world_model"], counts["fits"]
 

@@ -19,11 +19,16 @@ class Cloning:
         weight: weight of imitation in the actor's loss at the first env step (see `policies.bc.imitation`). For a
             policy that learns from rollouts: weight of the gradient step of imitation that follows each update.
         env_steps: env steps over which the weight falls linearly to 0.
+        critic_updates: gradient steps of the critics alone on the clone's own episodes, before the actor's first update.
+        proposals: whether the frozen clone goes on proposing actions beside the actor's, for acting and for targets;
+            the critics choose.
     """
 
     updates: Count = 0
     weight: Weight = 0.0
     env_steps: PositiveCount = 1
+    critic_updates: Count = 0
+    proposals: bool = False
 
     def __post_init__(self) -> None:
         if self.updates < 0 or self.weight < 0 or self.env_steps < 1:

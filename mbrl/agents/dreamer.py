@@ -24,7 +24,7 @@ from mbrl.agents.cloning import Cloning
 from mbrl.agents.learners import Learner, Metrics
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
-from policies.base import Policy, gradient_step, require_finite
+from policies.base import Policy, forget_moments, gradient_step, require_finite
 from policies.ranges import Horizon, Weight
 from worldmodel.base import LatentWorldModel
 
@@ -96,6 +96,10 @@ class LatentPolicy(Policy):
     @property
     def behaviour(self) -> Any:
         return self.actor.behaviour
+
+    def end_cloning(self) -> None:
+        """Forget the moments of the actor; the world model's loss stays the same."""
+        forget_moments(self.optimizers["actor"])
 
     def update(self, batch: TensorDictBase) -> Metrics:
         """A LatentLearner updates both parts, not the policy itself."""

@@ -173,7 +173,7 @@ class Imagination:
         self.env.horizon = self.schedule.at(env_steps)
         self.buffer.capacity = self._records(self.horizon)
         with set_exploration_type(ExplorationType.RANDOM), self.policy.limited_noise(self.noise):
-            rollout = self.env.rollout(self.horizon, self.policy.actor, break_when_any_done=False)
+            rollout = self.env.rollout(self.horizon, self.policy.acting, break_when_any_done=False)
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
         estimates, lengths = self.env.estimates(), None

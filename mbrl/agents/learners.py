@@ -13,6 +13,7 @@ from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy
+from policies.proposals import ValuePolicy
 
 Metrics = dict[str, Tensor]
 
@@ -26,10 +27,11 @@ class Learner(ABC):
 
     Attributes:
         imitations: gradient steps on demonstrations alone so far.
+        calibrations: gradient steps of the critics alone so far.
     """
 
     def __init__(self, policy: Policy, batch_size: int) -> None:
-        self.policy, self.batch_size, self.imitations = policy, batch_size, 0
+        self.policy, self.batch_size, self.imitations, self.calibrations = policy, batch_size, 0, 0
 
     @abstractmethod
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
@@ -48,6 +50,12 @@ class Learner(ABC):
         assert replay.demos is not None
         self.imitations += 1
         return self.policy.clone(replay.demos.transitions(self.batch_size).to(self.policy.device), weight)
+
+    def calibrate(self, replay: Replay) -> Metrics:
+        """One gradient step of the policy's critics alone, on real transitions."""
+        assert isinstance(self.policy, ValuePolicy)
+        self.calibrations += 1
+        return self.policy.calibrate(replay.transitions(self.batch_size).to(self.policy.device))
 
 
 class TransitionLearner(Learner):

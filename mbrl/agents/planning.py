@@ -68,7 +68,7 @@ class PlanningPolicy(Policy):
         tasks = ("task",) if "task" in world_model.observations else ()
         check_proposals(proposals, planner, prior)
         image = None if goal is None else goal_image(Path(goal), world_model.resolution)
-        imagination = PlanImagination(world_model, prior.actor if proposals else None, gamma, samples, image)
+        imagination = PlanImagination(world_model, prior.acting if proposals else None, gamma, samples, image)
         self.horizon = planner.horizon
         self.actor: PlanningActor = PlanningActor(
             imagination,

@@ -89,5 +89,5 @@ class Acting(TensorDictModuleBase):
         kind = ExplorationType.RANDOM if self.explore else ExplorationType.DETERMINISTIC
         device = observed.device or torch.device("cpu")
         with set_exploration_type(kind):
-            acted = self.policy.actor(observed.select(*self.in_keys, strict=False).to(self.policy.device))
+            acted = self.policy.acting(observed.select(*self.in_keys, strict=False).to(self.policy.device))
         return observed.update(acted.select(*self.out_keys, strict=False).to(device))

@@ -68,7 +68,7 @@ def make_collector(
     make_env = partial(_make_env, make_env, policy.carried)
     if workers == 1:
         env = make_env(seed=seed, worker=0)
-        collector = Collector(env, policy.actor, **options, **registered)
+        collector = Collector(env, policy.acting, **options, **registered)
         env.seek(first_episode)  # building a collector resets the environment some times
         collector.reset()
         return collector
@@ -82,7 +82,7 @@ def make_collector(
     else:
         options |= registered
     with starting_workers():
-        return Collector(envs, policy.actor, num_collectors=workers, backend=backend, sync=True, **options)
+        return Collector(envs, policy.acting, num_collectors=workers, backend=backend, sync=True, **options)
 
 
 def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:

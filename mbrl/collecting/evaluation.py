@@ -106,7 +106,7 @@ class Evaluator:
             world, memory = LockStep(self.env, episodes), Memory(policy.carried, len(episodes), policy.device)
             while len(rewards) < self.max_steps and not world.done.all():
                 lengths += ~world.done
-                acted = policy.actor(memory.add_to(world.observation.to(policy.device)))
+                acted = policy.acting(memory.add_to(world.observation.to(policy.device)))
                 memory.keep(acted)
                 reward, success = world.step(acted["action"])
                 rewards.append(reward)
@@ -122,7 +122,7 @@ class Evaluator:
         self.env.seek(index)
         with self._acting(policy, self.seed + index):
             away = policy.device != self.env.device
-            return self._recurrent_env.rollout(self.max_steps, policy.actor, auto_cast_to_device=away)
+            return self._recurrent_env.rollout(self.max_steps, policy.acting, auto_cast_to_device=away)
 
     @contextmanager
     def _acting(self, policy: Policy, seed: int) -> Iterator[None]:
