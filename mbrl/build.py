@@ -17,6 +17,7 @@ from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase
 
 from mbrl.agents.agent import Agent
+from mbrl.agents.cloning import Cloning
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
@@ -82,8 +83,9 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     require_memory_of(make_policy, "agent.policy", device)
     torch.manual_seed(config.seed)
     policy: Policy = make_policy()
-    if (config.agent.get("cloning") or {}).get("proposals"):
-        policy.keep_clone()
+    if config.agent.get("cloning") is not None:
+        cloning: Cloning = make(config.agent.cloning, Cloning, place="agent.cloning")
+        cloning.prepare(policy)
     return policy.to(device)
 
 

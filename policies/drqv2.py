@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
 from policies.base import exploring, require_finite, value_metrics
-from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, bounded, frames_encoder, mlp, random_shift, soft_update, trunk
 from policies.proposals import ValuePolicy, value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
@@ -204,7 +203,7 @@ class DrQV2(ValuePolicy):
                 next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)  # [B, 1]
         metrics = self._update_critic(features, batch, target)
-        metrics |= self._update_actor(features.detach(), batch)
+        metrics |= self._update_actor(features.detach())
         soft_update(self.target_critic, self.critic, self.target_rate)
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
@@ -236,17 +235,11 @@ class DrQV2(ValuePolicy):
         return metrics
 
     def target(self, next_features: Tensor, batch: TensorDictBase) -> Tensor:
-        """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics.
-
-        With a frozen clone, the next action is the better of both proposals.
-        """
+        """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics."""
         following = batch["next"]
         action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
-        bootstrap = value(self.target_critic, next_features, action)
-        if self.frozen is not None:
-            cloned = self.frozen.mean(self.frozen.encode(following))
-            bootstrap = bootstrap.maximum(value(self.target_critic, next_features, cloned))
-        return following["reward"] + batch["gamma"] * ~following["terminated"] * bootstrap
+        worth = self.bootstrap(following, next_features, value(self.target_critic, next_features, action))
+        return following["reward"] + batch["gamma"] * ~following["terminated"] * worth
 
     def _update_critic(
         self, features: Tensor, batch: TensorDictBase, target: Tensor, extra_loss: Tensor | None = None
@@ -260,14 +253,12 @@ class DrQV2(ValuePolicy):
         self.optimizers["critic"].step()
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
-    def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""
+    def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
+        """One step of the actor's trunk and head, towards a larger minimum of the critics."""
         with self._autocast():
             mean = self.actor.mean(features)
             worth = value(self.critic, features, noisy(mean, self.actor.std(), self.std_clip))
         loss = -worth.mean()
-        if "cloning" in batch.keys():
-            loss = loss + imitation(mean, batch, worth)
         self.optimizers["actor"].zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()

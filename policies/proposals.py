@@ -16,6 +16,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from policies.base import Policy
 
@@ -76,6 +77,20 @@ class ValuePolicy(Policy):
 
         Arguments, metrics and errors as in `update`.
         """
+
+    def bootstrap(self, observed: TensorDictBase, features: Tensor, own: Tensor) -> Tensor:
+        """The value of the state for a target, [B, 1]: that of the better proposal.
+
+        Args:
+            observed: the observations [B].
+            features: [B, D], what the critics read of them.
+            own: [B, 1], the value of the actor's action.
+        """
+        if self.frozen is None:
+            return own
+        with set_exploration_type(ExplorationType.DETERMINISTIC):
+            cloned = self.frozen.act(self.frozen.encode(observed))
+        return own.maximum(value(self.target_critic, features, cloned))
 
 
 def value(critic: nn.Module, features: Tensor, action: Tensor) -> Tensor:

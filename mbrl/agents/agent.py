@@ -62,6 +62,8 @@ class Agent:
         if planner is not None and self.cloning.updates and not planner.actor.proposals:
             raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         self.learner = learner or learner_for(policy, imagination, schedule)
+        if self.cloning.updates and not self.learner.imitates:
+            raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0")
         trained = world_model is not None and (schedule.imagines or planner is not None)
         self.model_learner = model_learner_for(world_model, schedule) if world_model is not None and trained else None
         self.updates, self.imaginations, self._cloning_weight = 0, 0, 0.0
@@ -160,7 +162,7 @@ class Agent:
         if steps < 0 or len(replay.online) == 0:
             return {}
         means = MetricMeans()
-        while self.learner.calibrations < self.cloning.critic_updates:
+        while self.learner.calibrations < self.cloning.calibrations():
             means.add("calibration", self.learner.calibrate(replay))
             on_update()
         while self.model_learner is not None and self.model_learner.due(steps):
@@ -170,7 +172,10 @@ class Agent:
             means.add("imagination", self._imagine(env_steps))
         while self.updates < int(steps * self.schedule.updates_per_step):
             self.updates += 1
-            means.add("policy", self.learner.update(replay, self._cloning_weight))
+            means.add("policy", self.learner.update(replay))
+            if self._cloning_weight > 0:
+                imitated = self.learner.imitate(replay, self._cloning_weight)
+                means.add("policy", {"cloning_loss": imitated["cloning_loss"]})
             on_update()
         return means.values()
 

@@ -62,7 +62,7 @@ class Counts:
             `WorldModel.kinds_of_updates`. For a model that is fitted, the most that its fits may take.
         fits: fits of a world model that is fitted.
         imaginations: calls of imagination.
-        policy_updates: updates of the policy.
+        policy_updates: updates of the policy, and of its critics alone.
         assessments: comparisons of the world model with new episodes.
         evaluations: evaluations.
         checkpoints: checkpoints.
@@ -96,7 +96,7 @@ class Counts:
             agent_steps=lengths.agent_steps,
             imitations=agent.cloning.updates,
             imaginations=steps // schedule.imagine_every + 1 if imagines else 0,
-            policy_updates=int(steps * schedule.updates_per_step) if learns else 0,
+            policy_updates=int(steps * schedule.updates_per_step) + agent.cloning.calibrations() if learns else 0,
             assessments=env_steps // measured.every if measured is not None and learns else 0,
             evaluations=lengths.evaluations() + first_acts,
             checkpoints=lengths.checkpoints(),

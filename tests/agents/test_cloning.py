@@ -1,13 +1,14 @@
-"""Demonstrations in a run: imitated first, then kept to less and less; and what cannot be learned from is refused."""
+"""Demonstrations in a run: imitated before anything else; and what cannot be learned from is refused."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from mbrl.agents.agent import END_OF_SCHEDULES, Agent
-from mbrl.agents.cloning import Cloning
+from mbrl.agents.cloning import Cloning, Fading, Proposing
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.learners import RolloutLearner
 from mbrl.agents.schedule import Schedule
@@ -15,6 +16,7 @@ from mbrl.data.episodes import write_episodes
 from mbrl.replay.replay import Replay
 from mbrl.results.read_curves import read_curves
 from mbrl.training import build, run, train
+from policies.proposals import ValuePolicy
 from tests.agents.test_imagination import ACTION
 from tests.demonstrations import play_expert, write_toy
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
@@ -22,44 +24,47 @@ from tests.run_folders import build_replay, latest_checkpoint, rows, weights
 from tests.test_training import TOY, compose_config
 
 TOY_SETTINGS = {"episode_length": 20, "resolution": 32}
-CLONED = ["agent=drqv2", "agent.cloning.updates=7", "replay.demo_share=0.5"]
+CLONED = ["agent=drqv2", "agent.cloning.updates=7", "agent.cloning.critic_updates=3", "replay.demo_share=0.5"]
 
 
-class Pupil(BrightnessPolicy):
+class Pupil(BrightnessPolicy, ValuePolicy):
     """Keeps what it is to imitate, and the env steps it is told."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.demonstrated, self.weights, self.env_steps = [], [], -1
+        self.demonstrated, self.weights, self.calibrated, self.env_steps = [], [], [], -1
 
     def clone(self, batch, weight=1.0):
         self.demonstrated.append(batch)
         self.weights.append(weight)
         return {"cloning_loss": torch.ones(())}
 
+    def calibrate(self, batch):
+        self.calibrated.append((batch, len(self.batches)))
+        return {"critic_loss": torch.ones(())}
+
     def set_env_steps(self, n):
         self.env_steps = n
 
 
-def agent_and_replay(**cloning) -> tuple[Agent, Replay]:
+def agent_and_replay(cloning: Cloning) -> tuple[Agent, Replay]:
     replay = Replay(200, demo_share=0.25)
     replay.add_demos([episode(20)])  # frames from 200 on
     replay.online.extend(episode(0)[None])
-    return Agent(
-        Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=Cloning(**cloning)
-    ), replay
+    return Agent(Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=cloning), replay
 
 
 def test_the_weight_falls_to_nothing():
-    cloning = Cloning(updates=1, weight=0.8, env_steps=100)
+    cloning = Fading(updates=1, weight=0.8, env_steps=100)
     assert [cloning.weight_at(n) for n in (0, 25, 50, 100, 1000)] == pytest.approx([0.8, 0.6, 0.4, 0.0, 0.0])
-    assert Cloning(updates=0, weight=0.8, env_steps=100).weight_at(0) == 0.0
-    with pytest.raises(ValueError, match=r"agent\.cloning"):
-        Cloning(updates=-1)
+    assert Fading(updates=0, weight=0.8, env_steps=100).weight_at(0) == 0.0
+    for make in (partial(Cloning, updates=-1), partial(Fading, env_steps=0), partial(Proposing, critic_updates=-1)):
+        with pytest.raises(ValueError, match=r"agent\.cloning\.\w+ is .*: it must be [01] or more"):
+            make()
 
 
 def test_demonstrations_alone_are_imitated_first():
-    agent, replay = agent_and_replay(updates=5)
+    agent, replay = agent_and_replay(Cloning(updates=5))
     assert agent.random_steps == 0, "the clone acts, not chance"
     agent.clone(replay, 3)
     again = Agent(Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=Cloning(updates=5))
@@ -72,22 +77,8 @@ def test_demonstrations_alone_are_imitated_first():
     assert agent.policy.env_steps == END_OF_SCHEDULES, "exploration begins where its schedule ends"
 
 
-def test_demonstrated_rows_are_kept_to_less_and_less():
-    agent, replay = agent_and_replay(updates=1, weight=0.8, env_steps=40)
-    for steps in (11, 15, 25):
-        agent.update(replay, steps, 2 * steps)
-    batches = agent.policy.batches
-    assert len(batches) == 15
-    for index, batch in enumerate(batches[:5]):
-        weight = 0.8 * (1 - (22 if index == 0 else 30) / 40)
-        from_demos = (batch["frames"][:, :1, 0, 0] >= 200).float()
-        assert int(from_demos.sum()) == 2
-        assert torch.allclose(batch["cloning"], weight * from_demos)
-    assert all("cloning" not in batch.keys() for batch in batches[5:]), "after 40 env steps it is over"
-
-
 def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():
-    agent, replay = agent_and_replay(updates=2, weight=0.8, env_steps=40)
+    agent, replay = agent_and_replay(Fading(updates=2, weight=0.8, env_steps=40))
     agent.clone(replay, 2)
     imagination = Imagination(
         CountingWorldModel(), agent.policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=4, horizon=5, retain=2
@@ -103,11 +94,25 @@ def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():
     assert agent.gradient_steps == 15 + 7
 
 
-def test_without_cloning_batches_are_what_they_were():
-    agent, replay = agent_and_replay()
+def test_the_critics_are_calibrated_before_the_first_update():
+    agent, replay = agent_and_replay(Proposing(updates=1, critic_updates=4))
+    agent.clone(replay, 1)
+    assert agent.update(replay, 9, 18) == {} and not agent.policy.calibrated, "the clone still collects"
+    agent.update(replay, 12, 24)
+    again, _ = agent_and_replay(Proposing(updates=1, critic_updates=4))
+    again.load_state_dict(agent.state_dict())
+    again.update(replay, 13, 26)
+    assert [before for _, before in agent.policy.calibrated] == [0] * 4 and not again.policy.calibrated
+    assert all(((batch["frames"] >= 200).any((1, 2, 3)).sum() == 2) for batch, _ in agent.policy.calibrated)
+    assert (agent.gradient_steps, again.gradient_steps) == (1 + 4 + 2, 1 + 4 + 3)
+
+
+def test_without_cloning_nothing_of_it_happens():
+    agent, replay = agent_and_replay(Proposing(updates=0, critic_updates=4))
+    agent.cloning.prepare(agent.policy)
     agent.update(replay, 12, 24)
     assert agent.random_steps == 10 and agent.policy.env_steps == 24
-    assert all({"cloning", "demonstrated"}.isdisjoint(batch.keys()) for batch in agent.policy.batches)
+    assert agent.policy.frozen is None and not agent.policy.calibrated and agent.gradient_steps == 2
 
 
 def compose(tmp_path: Path, *overrides: str, demos: str | None = None):
@@ -163,6 +168,7 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
         with torch.no_grad():  # a clone that always does the same
             parts.agent.policy.actor.head[-1].bias.fill_(100.0)
         parts.agent.learner.imitations = 1
+        parts.agent.policy.end_cloning()
         parts.agent.set_env_steps(0)
         train(config, parts)
         actions = parts.replay.online.transitions(64)["action"]
@@ -178,11 +184,12 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
         (["agent=drqv2", "replay.demos=null", "replay.demo_share=0.5"], "there are no demonstrations"),
         (["agent=drqv2", "replay.demos=null", "agent.cloning.updates=5"], "there are no demonstrations"),
         (["agent=drqv2"], "replay.demos would not be learned from"),
-        (["agent=drqv2", "agent.cloning.updates=5"], "agent.cloning.weight .* needs demonstrations in the batches"),
         (["agent=drqv2", *CLONED[1:], "env.resolution=16"], r"their pixels is \[3, 32, 32\], .* \[3, 16, 16\]"),
         (["agent=drqv2", *CLONED[1:], "env.action_repeat=2"], "of action_repeat 1, and the environment's .* is 2"),
         (["agent=random", "replay.demo_share=0.5", "+agent.cloning._target_=mbrl.agents.cloning.Cloning",
-          "+agent.cloning.updates=5", "+agent.cloning.weight=0"], "RandomPolicy imitates no demonstrations"),
+          "+agent.cloning.updates=5"], "RandomPolicy imitates no demonstrations: set agent.cloning.updates=0"),
+        (["agent=bc", "cloning@agent.cloning=proposals"],
+         "BehaviourCloning has no critics of actions .* set cloning@agent.cloning=fading, or agent.cloning.updates=0"),
         (["agent=random", "experiment=demonstrations"],
          r"agent\.cloning=.* is not allowed: it must be settings whose _target_ makes a Cloning or null"),
     ],
@@ -190,6 +197,7 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
 def test_what_cannot_be_learned_from_is_refused(tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
         run(compose(tmp_path, *overrides))
+    assert not (tmp_path / "run").exists(), "before anything of the run is written"
 
 
 def test_demonstrations_of_something_else_are_refused(tmp_path, caplog):

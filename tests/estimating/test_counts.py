@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mbrl.agents.cloning import Cloning, Proposing
 from mbrl.agents.schedule import Schedule
 from mbrl.estimating.counts import Counts, Lengths
 from worldmodel.ivideogpt.training import TrainingPlan
@@ -20,7 +21,7 @@ def agent(schedule: Schedule, *, fits: bool | None = None, cloning: int = 0, pla
     """What is counted of an agent; `fits` None: it has no world model."""
     model = SimpleNamespace(fits=fits, kinds_of_updates=lambda updates: PLAN.kinds_of_updates(0, updates))
     made = SimpleNamespace(
-        schedule=schedule, cloning=SimpleNamespace(updates=cloning), policy=object(), imagination=None,
+        schedule=schedule, cloning=Cloning(cloning), policy=object(), imagination=None,
         model_error=None, model_learner=None,
     )  # fmt: skip
     made.acting = object() if planner else made.policy
@@ -76,6 +77,12 @@ def test_imitation_is_evaluated_unless_a_planner_acts() -> None:
     imitating = Counts.of(agent(schedule, cloning=20), LENGTHS)
     assert (imitating.imitations, imitating.evaluations) == (20, 5)
     assert Counts.of(agent(schedule, cloning=20, planner=True), LENGTHS).evaluations == 4
+
+
+def test_updates_of_the_critics_alone_are_updates_of_the_policy() -> None:
+    cloned = agent(Schedule(8, 1.0, learning_starts=100))
+    cloned.cloning = Proposing(20, critic_updates=50)
+    assert Counts.of(cloned, LENGTHS).policy_updates == 400 + 50
 
 
 def test_a_run_that_ends_before_learning_starts() -> None:

@@ -82,10 +82,8 @@ def torchrl_loss(policy: SAC) -> SACLoss:
 
 def ours(policy: SAC, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of critics, actor and temperature before any step, in TorchRL's order of draws."""
-    following = batch["next"]
-    target = policy.target(following["state"], following["reward"], batch["gamma"], following["terminated"])
-    critic = policy.critic_loss(policy.critic(batch["state"], batch["action"]), target)
-    actor, entropy = policy.actor_losses(batch["state"], batch)
+    critic = policy.critic_loss(policy.critic(batch["state"], batch["action"]), policy.target(batch))
+    actor, entropy = policy.actor_losses(batch["state"])
     return critic, actor, policy.temperature_loss(entropy)
 
 
@@ -144,11 +142,10 @@ def test_target_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     policy.target_critic = Constant()
     drawn = (torch.full((2, 2), 0.25), torch.full((2, 1), 4.0))
     monkeypatch.setattr(policy.actor, "sample", lambda features: drawn)
-    target = policy.target(
-        torch.zeros(2, 5), torch.full((2, 1), 5.0), torch.full((2, 1), 0.9), torch.tensor([[False], [True]])
-    )
+    batch = random_batch()[:2]
+    batch["next", "reward"], batch["next", "terminated"] = torch.full((2, 1), 5.0), torch.tensor([[False], [True]])
     # The lower critic: 2 * (0.25 + 0.25 + 1) = 3, less 0.5 * 4 for the entropy. Terminated: the reward alone.
-    torch.testing.assert_close(target, torch.tensor([[5.0 + 0.9 * (3.0 - 2.0)], [5.0]]))
+    torch.testing.assert_close(policy.target(batch), torch.tensor([[5.0 + 0.9 * (3.0 - 2.0)], [5.0]]))
 
 
 @pytest.mark.parametrize("target_entropy", [-50.0, 50.0])
@@ -182,7 +179,7 @@ def test_update_moves_what_it_should() -> None:
 def test_the_actor_loss_trains_no_critic() -> None:
     policy = small()
     frozen = {name: value.clone() for name, value in policy.critic.named_parameters()}
-    policy._update_actor(torch.rand(4, 5), TensorDict())
+    policy._update_actor(torch.rand(4, 5))
     for name, value in policy.critic.named_parameters():
         assert torch.equal(value, frozen[name]) and value.grad is None, name
 
@@ -207,7 +204,7 @@ def test_states_are_normalised_by_what_was_replayed() -> None:
     batch["state"] = 3.0 + 2.0 * batch["state"]
     policy.update(batch)
     torch.testing.assert_close(policy.actor.normalizer.mean, batch["state"].mean(0))
-    features = policy.actor.features(batch["state"])
+    features = policy.actor.encode(batch)
     torch.testing.assert_close(features.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(features.std(0, correction=0), torch.ones(5))
     with set_exploration_type(ExplorationType.DETERMINISTIC):
