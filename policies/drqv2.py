@@ -131,6 +131,8 @@ class DrQV2(ValuePolicy):
         precision: "float32", or "bfloat16" for autocast, which is faster only on hardware that computes in it.
     """
 
+    target_critic: TwinCritic
+
     def __init__(
         self,
         observation_spec: Composite,

@@ -100,6 +100,8 @@ class SAC(ValuePolicy):
             uniform interval of width e^-0.5 = 0.6; -A gives 0.37.
     """
 
+    target_critic: Critics
+
     def __init__(
         self,
         observation_spec: Composite,

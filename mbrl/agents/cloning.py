@@ -77,13 +77,14 @@ class Proposing(Cloning):
     critic_updates: Count = 0
 
     def prepare(self, policy: Policy) -> None:
-        if self.updates and not isinstance(policy, ValuePolicy):
+        if not self.updates:
+            return
+        if not isinstance(policy, ValuePolicy):
             raise UserError(
                 f"{type(policy).__name__} has no critics of actions to choose between its own and a clone's: set "
                 "cloning@agent.cloning=fading, or agent.cloning.updates=0"
             )
-        if self.updates:
-            policy.keep_clone()
+        policy.keep_clone()
 
     def calibrations(self) -> int:
         return self.critic_updates if self.updates else 0
