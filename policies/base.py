@@ -5,17 +5,20 @@ Policies import no world model and no environment. Specs and sizes are passed in
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.nn.probabilistic import InteractionType, interaction_type
+from tensordict.nn.probabilistic import InteractionType, interaction_type, set_interaction_type
 from torch import Tensor, nn
 from torchrl.data import Composite
+
+from policies.proposals import Proposals, value
 
 
 class Policy(nn.Module, ABC):
@@ -111,6 +114,61 @@ class Policy(nn.Module, ABC):
             n: env steps (control steps, action repeat counted).
         """
         # This method is not abstract, because most policies have no schedule.
+
+
+class ValuePolicy(Policy):
+    """A policy with critics of actions, which may choose between its own action and that of a frozen clone.
+
+    IBRL (Hu et al. 2023, arXiv 2311.02198): a clone of demonstrations proposes actions beside the actor's, for acting
+    and for the targets of the critics. WSRL (Zhou et al. 2024, arXiv 2412.07762): the critics are calibrated on the
+    clone's own episodes before the actor learns. *B batch shape, D features, A action, N critics.
+
+    Attributes:
+        target_critic: features [*B, D], action [*B, A] -> values [N, *B, 1].
+        frozen: the actor as it was when imitation ended; None unless `keep_clone` was called.
+    """
+
+    target_critic: nn.Module
+    frozen: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = None
+
+    @property
+    def acting(self) -> TensorDictModuleBase:
+        """The actor, or the better of its actions and those of the frozen clone."""
+        return self.actor if self.frozen is None else Proposals(self.actor, self.frozen, self.target_critic)
+
+    def keep_clone(self) -> None:
+        """Let a frozen clone propose actions from now on, also for the targets. `end_cloning` sets its weights."""
+        self.frozen = copy.deepcopy(self.actor).requires_grad_(False)
+
+    def end_cloning(self) -> None:
+        super().end_cloning()
+        if self.frozen is not None:
+            self.frozen.load_state_dict(self.actor.state_dict())
+
+    @abstractmethod
+    def calibrate(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient step of the critics alone; the actor and its encoder stay as they are.
+
+        Arguments, metrics and errors as in `update`.
+        """
+
+    def bootstrap(self, observed: TensorDictBase, features: Tensor, own: Tensor) -> Tensor:
+        """The value of the state for a target, [B, 1]: that of the better proposal.
+
+        Args:
+            observed: the observations [B].
+            features: [B, D], what the critics read of them.
+            own: [B, 1], the value of the actor's action.
+        """
+        if self.frozen is None:
+            return own
+        with set_interaction_type(InteractionType.DETERMINISTIC):
+            cloned = self.frozen.act(self.frozen.encode(observed))
+        return own.maximum(value(self.target_critic, features, cloned))
 
 
 Imagine = Callable[[Tensor], Tensor]  # actions [B, N, H, A] -> scores [B, N]; higher is better

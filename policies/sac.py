@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import exploring, require_finite, value_metrics
+from policies.base import ValuePolicy, exploring, require_finite, value_metrics
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
-from policies.proposals import ValuePolicy, value
+from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
 

@@ -22,7 +22,7 @@ from mbrl.prediction.scores import MetricModels, RolloutPlan, score
 from mbrl.pretraining.phase import Phase
 from mbrl.replay.replay import Replay
 from policies.actor_critic import ActorCritic
-from policies.base import Policy
+from policies.base import Policy, ValuePolicy
 from policies.bc import BehaviourCloning
 from policies.drqv2 import DrQV2
 from policies.planner import CEM
@@ -56,8 +56,11 @@ def rollouts(rows: int = 4, horizon: int = 3) -> TensorDict:
 
 
 def learning(verb: str, make: Callable[..., Policy], spec: Composite, device: torch.device) -> Part:
-    """One call of `update` or `clone` of a policy on a batch that is on the device."""
-    policy = make(spec, ACTIONS).to(device)
+    """One call of a verb of a policy on a batch that is on the device; one with a critic of actions keeps a clone."""
+    policy = make(spec, ACTIONS)
+    if isinstance(policy, ValuePolicy):
+        policy.keep_clone()
+    policy.to(device)
     batch = transitions(spec) if policy.learns_from == "transitions" or verb == "clone" else rollouts()
     return partial(getattr(policy, verb), batch.to(device))
 
@@ -174,8 +177,10 @@ def predicting(device: torch.device) -> Part:
 PARTS: dict[str, Callable[[torch.device], Part]] = {
     "SAC: update": partial(learning, "update", SAC, NUMBERS),
     "SAC: imitation": partial(learning, "clone", SAC, NUMBERS),
+    "SAC: critics alone": partial(learning, "calibrate", SAC, NUMBERS),
     "DrQ-v2: update": partial(learning, "update", drqv2, FRAMES),
     "DrQ-v2: imitation": partial(learning, "clone", drqv2, FRAMES),
+    "DrQ-v2: critics alone": partial(learning, "calibrate", drqv2, FRAMES),
     "actor-critic: update": partial(learning, "update", actor_critic, NUMBERS),
     "actor-critic: imitation": partial(learning, "clone", actor_critic, NUMBERS),
     "cloning from state": partial(learning, "clone", imitator, NUMBERS),

@@ -26,8 +26,10 @@ from worldmodel.ivideogpt.training import fuse_on_gpu
 MEASURED = {
     "SAC: update": (1, 0),
     "SAC: imitation": (1, 0),
+    "SAC: critics alone": (1, 0),
     "DrQ-v2: update": (1, 0),
     "DrQ-v2: imitation": (1, 0),
+    "DrQ-v2: critics alone": (1, 0),
     "actor-critic: update": (1, 0),
     "actor-critic: imitation": (1, 0),
     "cloning from state": (1, 0),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from mbrl.errors import UserError
-from policies.base import Policy
-from policies.proposals import ValuePolicy
+from policies.base import Policy, ValuePolicy
 from policies.ranges import Count, PositiveCount, Weight
 
 

@@ -12,8 +12,7 @@ from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.base import Policy
-from policies.proposals import ValuePolicy
+from policies.base import Policy, ValuePolicy
 
 Metrics = dict[str, Tensor]
 
