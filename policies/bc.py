@@ -1,4 +1,4 @@
-"""Behaviour cloning: a policy that imitates demonstrations.
+"""Behaviour cloning: a policy that imitates demonstrations, and the imitation term of other actors' losses.
 
 B batch, K frames stacked, R resolution, S state, A action.
 """
@@ -22,6 +22,25 @@ from policies.specs import action_size, pixel_keys, state_size
 # Smallest standard deviation of a number in `state`, in its own unit (metres): some barely vary in a few
 # demonstrations, and vary more later.
 MIN_STD = 0.01
+
+
+def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
+    """Imitation term of an actor's loss -Q: weight · |Q| · squared error, a mean over the demonstrated rows.
+
+    The factor |Q|, the batch's mean, makes the weight independent of the reward scale. TD3+BC (Fujimoto and Gu 2021,
+    arXiv 2106.06860) scales Q instead, and its α is 1 / weight.
+
+    Args:
+        action: the actor's actions, [B, A].
+        batch: `action` [B, A] and `cloning` [B, 1], the weight of a row: 0 where it was not demonstrated.
+        value: the critics' values of the actor's actions, [B, 1].
+
+    Returns:
+        0-d.
+    """
+    weight = batch["cloning"]
+    error = (action.float() - batch["action"]).square().mean(-1, keepdim=True)
+    return (weight * error).sum() / (weight > 0).sum().clamp(min=1) * value.detach().abs().mean()
 
 
 class Imitator(nn.Module):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
 from policies.base import ValuePolicy, exploring, require_finite, value_metrics
+from policies.bc import imitation
 from policies.networks import ConvEncoder, TwinCritic, bounded, frames_encoder, mlp, random_shift, soft_update, trunk
 from policies.proposals import value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
@@ -205,7 +206,7 @@ class DrQV2(ValuePolicy):
                 next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)  # [B, 1]
         metrics = self._update_critic(features, batch, target)
-        metrics |= self._update_actor(features.detach())
+        metrics |= self._update_actor(features.detach(), batch)
         soft_update(self.target_critic, self.critic, self.target_rate)
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
@@ -255,12 +256,14 @@ class DrQV2(ValuePolicy):
         self.optimizers["critic"].step()
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
-    def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head, towards a larger minimum of the critics."""
+    def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""
         with self._autocast():
             mean = self.actor.mean(features)
             worth = value(self.critic, features, noisy(mean, self.actor.std(), self.std_clip))
         loss = -worth.mean()
+        if "cloning" in batch.keys():
+            loss = loss + imitation(mean, batch, worth)
         self.optimizers["actor"].zero_grad(set_to_none=True)
         loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()

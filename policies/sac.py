@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
 from policies.base import ValuePolicy, exploring, require_finite, value_metrics
+from policies.bc import imitation
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
@@ -141,7 +142,7 @@ class SAC(ValuePolicy):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         features, metrics = self._learn_values(batch)
-        metrics |= self._update_actor(features)
+        metrics |= self._update_actor(features, batch)
         soft_update(self.target_critic, self.critic, self.target_rate)
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics
@@ -189,11 +190,13 @@ class SAC(ValuePolicy):
         """Squared errors of [N, B, 1] against [B, 1]: summed over the critics, averaged over the batch."""
         return len(values) * F.mse_loss(values, target.expand_as(values))
 
-    def actor_losses(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def actor_losses(self, features: Tensor, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """The actor's loss and the entropy of its distribution, both 0-d."""
         action, log_prob = self.actor.sample(features)
         worth = value(self.critic, features, action)
         loss = (self.log_temperature.detach().exp() * log_prob - worth).mean()
+        if "cloning" in batch.keys():
+            loss = loss + imitation(action, batch, worth)
         return loss, -log_prob.detach().mean()
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:
@@ -208,9 +211,9 @@ class SAC(ValuePolicy):
         self.optimizers["critic"].step()
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
-    def _update_actor(self, features: Tensor) -> dict[str, Tensor]:
+    def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor, and one of the temperature towards the target entropy."""
-        loss, entropy = self.actor_losses(features)
+        loss, entropy = self.actor_losses(features, batch)
         for name in ("actor", "temperature"):
             self.optimizers[name].zero_grad(set_to_none=True)
         (loss + self.temperature_loss(entropy)).backward(inputs=[*self.actor.parameters(), self.log_temperature])

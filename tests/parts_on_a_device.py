@@ -39,11 +39,11 @@ NETWORKS = {"encoder_channels": (8,), "encoder_strides": (2,), "kernel_size": 3,
 
 
 def transitions(spec: Composite, rows: int = 6) -> TensorDict:
-    """Random transitions [B], half of them imagined."""
+    """Random transitions [B], half of them imagined, with demonstrations among them."""
     after = spec.expand(rows).rand().update({"reward": torch.rand(rows, 1), "terminated": torch.zeros(rows, 1).bool()})
     batch = spec.expand(rows).rand().update({"action": torch.rand(rows, ACTION) * 2 - 1, "next": after})
     half = torch.arange(rows)[:, None] % 2
-    return batch.update({"gamma": torch.full((rows, 1), 0.9), "imagined": half.bool()})
+    return batch.update({"gamma": torch.full((rows, 1), 0.9), "cloning": half.float(), "imagined": half.bool()})
 
 
 def rollouts(rows: int = 4, horizon: int = 3) -> TensorDict:

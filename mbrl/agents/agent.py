@@ -172,10 +172,7 @@ class Agent:
             means.add("imagination", self._imagine(env_steps))
         while self.updates < int(steps * self.schedule.updates_per_step):
             self.updates += 1
-            means.add("policy", self.learner.update(replay))
-            if self._cloning_weight > 0:
-                imitated = self.learner.imitate(replay, self._cloning_weight)
-                means.add("policy", {"cloning_loss": imitated["cloning_loss"]})
+            means.add("policy", self.learner.update(replay, self._cloning_weight))
             on_update()
         return means.values()
 

@@ -1,8 +1,8 @@
-"""How demonstrations are imitated, and what keeps the cloned skill when the policy goes on to learn by itself."""
+"""When demonstrations are imitated, and what keeps the cloned skill while the policy learns by itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from mbrl.errors import UserError
 from policies.base import Policy, ValuePolicy
@@ -11,79 +11,54 @@ from policies.ranges import Count, PositiveCount, Weight
 
 @dataclass(frozen=True)
 class Cloning:
-    """Behaviour cloning before the first env step, and no imitation after that.
+    """Behaviour cloning before the first env step, then an imitation term whose weight falls to 0.
 
     A policy that was cloned acts from the first env step: no step is random.
 
     Args:
         updates: gradient steps on demonstrations alone before the first env step; 0 disables imitation.
-
-    Raises:
-        UserError: a setting is too low.
+        weight: weight of imitation in the actor's loss at the first env step (see `policies.bc.imitation`). For a
+            policy that learns from rollouts: weight of the gradient step of imitation that follows each update.
+        env_steps: env steps over which the weight falls linearly to 0.
+        critic_updates: gradient steps of the critics alone before the first update, on what the clone collected until
+            `learning_starts` and on demonstrations.
+        proposals: whether a frozen clone proposes actions beside the actor's, between which the critics choose, see
+            `policies.base.ValuePolicy`.
     """
 
     updates: Count = 0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            least, value = int(field.name == "env_steps"), getattr(self, field.name)
-            if not value >= least:
-                raise UserError(f"agent.cloning.{field.name} is {value}: it must be {least} or more")
-
-    def prepare(self, policy: Policy) -> None:
-        """Give a new policy what this needs, before its weights are loaded or trained.
-
-        Raises:
-            UserError: the policy cannot have it.
-        """
-
-    def weight_at(self, env_steps: int) -> float:
-        """Weight of the gradient step of imitation that follows each update, after this number of env steps."""
-        return 0.0
-
-    def calibrations(self) -> int:
-        """Gradient steps of the critics alone before the first update."""
-        return 0
-
-
-@dataclass(frozen=True)
-class Fading(Cloning):
-    """Cloning, then a gradient step of imitation after each update, whose weight falls to 0.
-
-    Args:
-        updates: as in `Cloning`.
-        weight: weight of that step at the first env step.
-        env_steps: env steps over which the weight falls linearly to 0.
-    """
-
     weight: Weight = 0.0
     env_steps: PositiveCount = 1
-
-    def weight_at(self, env_steps: int) -> float:
-        return self.weight * max(0.0, 1.0 - env_steps / self.env_steps) if self.updates else 0.0
-
-
-@dataclass(frozen=True)
-class Proposing(Cloning):
-    """Cloning, then a frozen clone that proposes actions beside the actor's: the critics choose (see `ValuePolicy`).
-
-    Args:
-        updates: as in `Cloning`.
-        critic_updates: gradient steps of the critics alone, on the episodes that the clone collected until
-            `agent.learning_starts` and on `replay.demo_share` of demonstrations, before the actor's first update.
-    """
-
     critic_updates: Count = 0
+    proposals: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.updates, self.weight, self.critic_updates) < 0 or self.env_steps < 1:
+            raise UserError(
+                f"agent.cloning: updates ({self.updates}), weight ({self.weight}) and critic_updates "
+                f"({self.critic_updates}) must be 0 or more, env_steps ({self.env_steps}) 1 or more"
+            )
 
     def prepare(self, policy: Policy) -> None:
-        if not self.updates:
+        """Give a new policy a frozen clone if it is asked for, before weights are loaded or trained.
+
+        Raises:
+            UserError: the policy has no critics of actions, which this needs.
+        """
+        if not self.updates or not (self.critic_updates or self.proposals):
             return
         if not isinstance(policy, ValuePolicy):
             raise UserError(
-                f"{type(policy).__name__} has no critics of actions to choose between its own and a clone's: set "
-                "cloning@agent.cloning=fading, or agent.cloning.updates=0"
+                f"{type(policy).__name__} has no critics of actions: set agent.cloning.critic_updates=0 and "
+                "agent.cloning.proposals=false"
             )
-        policy.keep_clone()
+        if self.proposals:
+            policy.keep_clone()
 
     def calibrations(self) -> int:
+        """Gradient steps of the critics alone before the first update; 0 where nothing was cloned."""
         return self.critic_updates if self.updates else 0
+
+    def weight_at(self, env_steps: int) -> float:
+        """The weight of imitation after this number of env steps; 0 where nothing was cloned."""
+        return self.weight * max(0.0, 1.0 - env_steps / self.env_steps) if self.updates else 0.0

@@ -130,7 +130,7 @@ class LatentLearner(Learner):
     def imitates(self) -> bool:
         return True
 
-    def update(self, replay: Replay) -> Metrics:
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
         model, behaviour = self.policy.world_model, self.policy.behaviour
         segments, fitted = self._learn(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
         features = model.features(fitted.state)  # [B, T, F]
@@ -144,7 +144,14 @@ class LatentLearner(Learner):
         loss = fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss
         gradient_step(loss, self.policy.optimizers.values())
         behaviour.update_slow_critic()
-        return {**_model_metrics(fitted), **losses.metrics, "replay_value_loss": replay_loss.detach()}
+        cloning_metrics = self.imitate(replay, cloning_weight) if cloning_weight > 0 else {}
+        # Metrics of the world model on the replay replace those on demonstrations.
+        return {
+            **cloning_metrics,
+            **_model_metrics(fitted),
+            **losses.metrics,
+            "replay_value_loss": replay_loss.detach(),
+        }
 
     def imitate(self, replay: Replay, weight: float) -> Metrics:
         """One gradient step of imitation.

@@ -33,20 +33,16 @@ class Learner(ABC):
         self.policy, self.batch_size, self.imitations, self.calibrations = policy, batch_size, 0, 0
 
     @abstractmethod
-    def update(self, replay: Replay) -> Metrics:
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
         """One update of the policy.
 
         Args:
             replay: the real steps.
+            cloning_weight: weight of imitation in this update; 0 leaves it out.
 
         Returns:
             Metrics by name: detached 0-d tensors.
         """
-
-    @property
-    def imitates(self) -> bool:
-        """Whether the policy can imitate demonstrations."""
-        return type(self.policy).clone is not Policy.clone
 
     def imitate(self, replay: Replay, weight: float) -> Metrics:
         """One gradient step on demonstrations alone, its loss times `weight`; arguments as in `update`."""
@@ -59,6 +55,11 @@ class Learner(ABC):
         assert isinstance(self.policy, ValuePolicy)
         self.calibrations += 1
         return self.policy.calibrate(replay.transitions(self.batch_size).to(self.policy.device))
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the policy can imitate demonstrations."""
+        return type(self.policy).clone is not Policy.clone
 
 
 class TransitionLearner(Learner):
@@ -81,8 +82,12 @@ class TransitionLearner(Learner):
             )
         self.real, self.imagination = schedule.real, imagination if schedule.imagines else None
 
-    def update(self, replay: Replay) -> Metrics:
-        return self.policy.update(self._batch(replay).to(self.policy.device))
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        batch = self._batch(replay)
+        demonstrated = batch.pop("demonstrated", None)
+        if cloning_weight > 0 and demonstrated is not None:
+            batch["cloning"] = cloning_weight * demonstrated
+        return self.policy.update(batch.to(self.policy.device))
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         if self.imagination is None or len(self.imagination) == 0:  # empty: every rollout was cut at its first step
@@ -91,6 +96,8 @@ class TransitionLearner(Learner):
         if self.real == 0:
             return imagined
         real = replay.transitions(self.real)
+        if "demonstrated" in real.keys():
+            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
         real = real.select(*imagined.keys(True, True))
         for part in (real, imagined):
             part["imagined"] = torch.full((len(part), 1), part is imagined)
@@ -99,6 +106,8 @@ class TransitionLearner(Learner):
 
 class RolloutLearner(Learner):
     """Updates a policy on whole imagined rollouts.
+
+    Imitation takes a gradient step of its own after each update, because no imagined rollout is demonstrated.
 
     Args:
         policy: as in `Learner`.
@@ -120,8 +129,11 @@ class RolloutLearner(Learner):
             raise UserError("this policy learns from imagined rollouts: give agent.world_model and agent.imagination")
         self.imagination = imagination
 
-    def update(self, replay: Replay) -> Metrics:
-        return self.policy.update(self.imagination.rollouts(self.batch_size).to(self.policy.device))
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        metrics = self.policy.update(self.imagination.rollouts(self.batch_size).to(self.policy.device))
+        if cloning_weight > 0:
+            metrics |= self.imitate(replay, cloning_weight)
+        return metrics
 
 
 def learner_for(policy: Policy, imagination: Imagination | None, schedule: Schedule) -> Learner:

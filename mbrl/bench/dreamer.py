@@ -66,7 +66,7 @@ def learner_update(
     )  # fmt: skip
     replay.online.extend(records)
     parameters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    return lambda: learner.update(replay), parameters
+    return lambda: learner.update(replay, 0.0), parameters
 
 
 def _sample(config: DictConfig, spec: Any) -> TensorDict:

@@ -138,13 +138,18 @@ def check_demonstrations(config: DictConfig) -> None:
         UserError: demonstrations would not be used, or imitation has no demonstrations.
     """
     demos, share = config.replay.demos, config.replay.demo_share
-    updates = (config.agent.get("cloning") or {"updates": 0})["updates"]
-    if demos is None and (share > 0 or updates > 0):
+    cloning = config.agent.get("cloning") or {"updates": 0, "weight": 0.0}
+    if demos is None and (share > 0 or cloning["updates"] > 0):
         raise UserError(
-            f"there are no demonstrations for agent.cloning.updates ({updates}) and replay.demo_share ({share}): "
-            f"give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
+            f"there are no demonstrations for agent.cloning.updates ({cloning['updates']}) and replay.demo_share "
+            f"({share}): give replay.demos=FOLDER (`mbrl demos {config.env.task}` records some)"
         )
-    if demos is not None and share == 0 and updates == 0:
+    if demos is not None and share == 0 and cloning["updates"] == 0:
         raise UserError(
             "replay.demos would not be learned from: give replay.demo_share or agent.cloning.updates above 0"
+        )
+    if cloning["updates"] > 0 and cloning["weight"] > 0 and share == 0:
+        raise UserError(
+            f"agent.cloning.weight ({cloning['weight']}) needs demonstrations in the batches: "
+            "give replay.demo_share above 0, or agent.cloning.weight=0"
         )

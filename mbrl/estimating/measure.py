@@ -187,7 +187,7 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
     if counts.imaginations and agent.imagination is not None:
         seconds["imagine"] = counts.imaginations * stopwatch.mean(agent.imagination.run)
     if counts.policy_updates:
-        seconds["policy"] = counts.policy_updates * stopwatch.mean(lambda: agent.learner.update(replay))
+        seconds["policy"] = counts.policy_updates * stopwatch.mean(lambda: agent.learner.update(replay, 0.0))
     return seconds
 
 

@@ -69,8 +69,17 @@ class Replay:
         logging.getLogger(__name__).info("%d demonstrations, %d steps", len(episodes), total - len(episodes))
 
     def transitions(self, batch_size: int) -> TensorDict:
-        """See EpisodeBuffer.transitions; `demo_share` of the batch comes from the demonstrations."""
-        return self._mixed(batch_size, lambda buffer, n: buffer.transitions(n))
+        """See EpisodeBuffer.transitions; `demo_share` of the batch comes from the demonstrations.
+
+        Where there are demonstrations, `demonstrated` bool [B, 1] says which rows are theirs.
+        """
+        return self._mixed(batch_size, self._transitions)
+
+    def _transitions(self, buffer: EpisodeBuffer, batch_size: int) -> TensorDict:
+        batch = buffer.transitions(batch_size)
+        if self.demos is not None:
+            batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos)
+        return batch
 
     def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations.

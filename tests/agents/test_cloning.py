@@ -1,14 +1,13 @@
-"""Demonstrations in a run: imitated before anything else; and what cannot be learned from is refused."""
+"""Demonstrations in a run: imitated first, then kept to less and less; and what cannot be learned from is refused."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from mbrl.agents.agent import END_OF_SCHEDULES, Agent
-from mbrl.agents.cloning import Cloning, Fading, Proposing
+from mbrl.agents.cloning import Cloning
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.learners import RolloutLearner
 from mbrl.agents.schedule import Schedule
@@ -24,7 +23,9 @@ from tests.run_folders import build_replay, latest_checkpoint, rows, weights
 from tests.test_training import TOY, compose_config
 
 TOY_SETTINGS = {"episode_length": 20, "resolution": 32}
-CLONED = ["agent=drqv2", "agent.cloning.updates=7", "agent.cloning.critic_updates=3", "replay.demo_share=0.5"]
+CLONED = [
+    "agent=drqv2", "agent.cloning.updates=7", "agent.cloning.critic_updates=3", "replay.demo_share=0.5",
+]  # fmt: skip
 
 
 class Pupil(BrightnessPolicy, ValuePolicy):
@@ -47,24 +48,26 @@ class Pupil(BrightnessPolicy, ValuePolicy):
         self.env_steps = n
 
 
-def agent_and_replay(cloning: Cloning) -> tuple[Agent, Replay]:
+def agent_and_replay(**cloning) -> tuple[Agent, Replay]:
     replay = Replay(200, demo_share=0.25)
     replay.add_demos([episode(20)])  # frames from 200 on
     replay.online.extend(episode(0)[None])
-    return Agent(Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=cloning), replay
+    return Agent(
+        Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=Cloning(**cloning)
+    ), replay
 
 
 def test_the_weight_falls_to_nothing():
-    cloning = Fading(updates=1, weight=0.8, env_steps=100)
+    cloning = Cloning(updates=1, weight=0.8, env_steps=100)
     assert [cloning.weight_at(n) for n in (0, 25, 50, 100, 1000)] == pytest.approx([0.8, 0.6, 0.4, 0.0, 0.0])
-    assert Fading(updates=0, weight=0.8, env_steps=100).weight_at(0) == 0.0
-    for make in (partial(Cloning, updates=-1), partial(Fading, env_steps=0), partial(Proposing, critic_updates=-1)):
-        with pytest.raises(ValueError, match=r"agent\.cloning\.\w+ is .*: it must be [01] or more"):
-            make()
+    assert Cloning(updates=0, weight=0.8, env_steps=100).weight_at(0) == 0.0
+    for wrong in ({"updates": -1}, {"weight": -1.0}, {"env_steps": 0}, {"critic_updates": -1}):
+        with pytest.raises(ValueError, match=r"agent\.cloning: .* must be 0 or more"):
+            Cloning(**wrong)
 
 
 def test_demonstrations_alone_are_imitated_first():
-    agent, replay = agent_and_replay(Cloning(updates=5))
+    agent, replay = agent_and_replay(updates=5)
     assert agent.random_steps == 0, "the clone acts, not chance"
     agent.clone(replay, 3)
     again = Agent(Pupil(), schedule=Schedule(8, updates_per_step=1, learning_starts=10), cloning=Cloning(updates=5))
@@ -77,8 +80,22 @@ def test_demonstrations_alone_are_imitated_first():
     assert agent.policy.env_steps == END_OF_SCHEDULES, "exploration begins where its schedule ends"
 
 
+def test_demonstrated_rows_are_kept_to_less_and_less():
+    agent, replay = agent_and_replay(updates=1, weight=0.8, env_steps=40)
+    for steps in (11, 15, 25):
+        agent.update(replay, steps, 2 * steps)
+    batches = agent.policy.batches
+    assert len(batches) == 15
+    for index, batch in enumerate(batches[:5]):
+        weight = 0.8 * (1 - (22 if index == 0 else 30) / 40)
+        from_demos = (batch["frames"][:, :1, 0, 0] >= 200).float()
+        assert int(from_demos.sum()) == 2
+        assert torch.allclose(batch["cloning"], weight * from_demos)
+    assert all("cloning" not in batch.keys() for batch in batches[5:]), "after 40 env steps it is over"
+
+
 def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():
-    agent, replay = agent_and_replay(Fading(updates=2, weight=0.8, env_steps=40))
+    agent, replay = agent_and_replay(updates=2, weight=0.8, env_steps=40)
     agent.clone(replay, 2)
     imagination = Imagination(
         CountingWorldModel(), agent.policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=4, horizon=5, retain=2
@@ -95,24 +112,26 @@ def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():
 
 
 def test_the_critics_are_calibrated_before_the_first_update():
-    agent, replay = agent_and_replay(Proposing(updates=1, critic_updates=4))
+    agent, replay = agent_and_replay(updates=1, critic_updates=4)
     agent.clone(replay, 1)
     assert agent.update(replay, 9, 18) == {} and not agent.policy.calibrated, "the clone still collects"
     agent.update(replay, 12, 24)
-    again, _ = agent_and_replay(Proposing(updates=1, critic_updates=4))
+    again, _ = agent_and_replay(updates=1, critic_updates=4)
     again.load_state_dict(agent.state_dict())
     again.update(replay, 13, 26)
     assert [before for _, before in agent.policy.calibrated] == [0] * 4 and not again.policy.calibrated
-    assert all(((batch["frames"] >= 200).any((1, 2, 3)).sum() == 2) for batch, _ in agent.policy.calibrated)
+    for batch, _ in agent.policy.calibrated:
+        assert int((batch["frames"][:, 0, 0, 0] >= 200).sum()) == 2, "as in updates, demonstrations are among them"
     assert (agent.gradient_steps, again.gradient_steps) == (1 + 4 + 2, 1 + 4 + 3)
 
 
-def test_without_cloning_nothing_of_it_happens():
-    agent, replay = agent_and_replay(Proposing(updates=0, critic_updates=4))
+def test_without_cloning_batches_are_what_they_were():
+    agent, replay = agent_and_replay(critic_updates=4, proposals=True)
     agent.cloning.prepare(agent.policy)
     agent.update(replay, 12, 24)
     assert agent.random_steps == 10 and agent.policy.env_steps == 24
     assert agent.policy.frozen is None and not agent.policy.calibrated and agent.gradient_steps == 2
+    assert all({"cloning", "demonstrated"}.isdisjoint(batch.keys()) for batch in agent.policy.batches)
 
 
 def compose(tmp_path: Path, *overrides: str, demos: str | None = None):
@@ -141,7 +160,7 @@ def test_bc_runs_in_the_loop(tmp_path, pixels):
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     """Killed after its first checkpoint, a run that imitates first does not imitate again, and ends the same."""
     demos = write_toy(tmp_path / "demos", 2, **TOY_SETTINGS)
-    overrides = [*TOY, f"agent={agent}", *CLONED[1:], f"replay.demos={demos}"]
+    overrides = [*TOY, f"agent={agent}", *CLONED[1:], "agent.cloning.proposals=true", f"replay.demos={demos}"]
     whole = run(compose_config(tmp_path / "whole", *overrides))
     update = Agent.update
 
@@ -184,12 +203,14 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
         (["agent=drqv2", "replay.demos=null", "replay.demo_share=0.5"], "there are no demonstrations"),
         (["agent=drqv2", "replay.demos=null", "agent.cloning.updates=5"], "there are no demonstrations"),
         (["agent=drqv2"], "replay.demos would not be learned from"),
+        (["agent=drqv2", "agent.cloning.updates=5"], "agent.cloning.weight .* needs demonstrations in the batches"),
         (["agent=drqv2", *CLONED[1:], "env.resolution=16"], r"their pixels is \[3, 32, 32\], .* \[3, 16, 16\]"),
         (["agent=drqv2", *CLONED[1:], "env.action_repeat=2"], "of action_repeat 1, and the environment's .* is 2"),
         (["agent=random", "replay.demo_share=0.5", "+agent.cloning._target_=mbrl.agents.cloning.Cloning",
-          "+agent.cloning.updates=5"], "RandomPolicy imitates no demonstrations: set agent.cloning.updates=0"),
-        (["agent=bc", "cloning@agent.cloning=proposals"],
-         "BehaviourCloning has no critics of actions .* set cloning@agent.cloning=fading, or agent.cloning.updates=0"),
+          "+agent.cloning.updates=5", "+agent.cloning.weight=0"],
+         "RandomPolicy imitates no demonstrations: set agent.cloning.updates=0"),
+        (["agent=bc", "agent.cloning.proposals=true"],
+         "BehaviourCloning has no critics of actions: set agent.cloning.critic_updates=0 and"),
         (["agent=random", "experiment=demonstrations"],
          r"agent\.cloning=.* is not allowed: it must be settings whose _target_ makes a Cloning or null"),
     ],
@@ -197,7 +218,7 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
 def test_what_cannot_be_learned_from_is_refused(tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
         run(compose(tmp_path, *overrides))
-    assert not (tmp_path / "run").exists(), "before anything of the run is written"
+    assert not (tmp_path / "run" / "config.yaml").exists(), "before the run folder belongs to this run"
 
 
 def test_demonstrations_of_something_else_are_refused(tmp_path, caplog):

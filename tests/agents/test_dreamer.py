@@ -175,10 +175,10 @@ def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path, monkeypatch):
 
     updates = itertools.count(1)
 
-    def cut(learner: LatentLearner, replay: Replay) -> Any:
+    def cut(learner: LatentLearner, replay: Replay, weight: float) -> Any:
         if next(updates) == 18:
             raise KeyboardInterrupt
-        return update(learner, replay)
+        return update(learner, replay, weight)
 
     monkeypatch.setattr(LatentLearner, "update", cut)
     cut_run = config(*schedule, f"run_dir={tmp_path / 'cut'}")

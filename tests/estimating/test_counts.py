@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mbrl.agents.cloning import Cloning, Proposing
+from mbrl.agents.cloning import Cloning
 from mbrl.agents.schedule import Schedule
 from mbrl.estimating.counts import Counts, Lengths
 from worldmodel.ivideogpt.training import TrainingPlan
@@ -81,7 +81,7 @@ def test_imitation_is_evaluated_unless_a_planner_acts() -> None:
 
 def test_updates_of_the_critics_alone_are_updates_of_the_policy() -> None:
     cloned = agent(Schedule(8, 1.0, learning_starts=100))
-    cloned.cloning = Proposing(20, critic_updates=50)
+    cloned.cloning = Cloning(20, critic_updates=50)
     assert Counts.of(cloned, LENGTHS).policy_updates == 400 + 50
 
 

@@ -9,7 +9,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from mbrl.envs.toy import make_env
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from policies.base import Policy
-from policies.bc import BehaviourCloning
+from policies.bc import BehaviourCloning, imitation
 from policies.random import RandomPolicy
 from tests.demonstrations import play_expert
 
@@ -19,6 +19,22 @@ SIZES = {
 }  # fmt: skip
 ACTION = Bounded(-1, 1, (2,))
 STATE = Composite(state=Unbounded((4,)))
+
+
+def test_imitation_by_hand():
+    """Rows 0 and 2 were demonstrated: errors (0.5² + 1²) / 2 and 2² / 2, weight 0.3, mean |Q| (10 + 20 + 30) / 3."""
+    batch = TensorDict(
+        action=torch.tensor([[0.5, 0.0], [1.0, 1.0], [1.0, -1.0]]), cloning=torch.tensor([[0.3], [0.0], [0.3]])
+    )
+    action = torch.tensor([[0.0, 1.0], [0.0, 0.0], [-1.0, -1.0]], requires_grad=True)
+    value = torch.tensor([[10.0], [-20.0], [30.0]], requires_grad=True)
+    loss = imitation(action, batch, value)
+    assert loss.item() == pytest.approx(0.3 * (0.625 + 2.0) / 2 * 20.0)
+    loss.backward()
+    assert value.grad is None, "values are not drawn to where imitation is easy"
+    assert torch.equal(action.grad[1], torch.zeros(2)), "what was not demonstrated is not imitated"
+    batch["cloning"] = torch.zeros(3, 1)
+    assert imitation(action, batch, value).item() == 0.0
 
 
 def steering(policy: Policy, **settings) -> float:

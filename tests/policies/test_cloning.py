@@ -1,4 +1,4 @@
-"""Learners that imitate first, and go on with their own losses."""
+"""Learners that imitate first, and keep to what was demonstrated while their critics learn."""
 
 import pytest
 import torch
@@ -28,6 +28,9 @@ def sac() -> SAC:
 def actor_critic() -> ActorCritic:
     spec = Composite(state=Unbounded((5,)))
     return ActorCritic(spec, ACTION, observation="state", hidden_size=64, hidden_layers=2, learning_rate=1e-2, warmup=1)
+
+
+LEARNERS = pytest.mark.parametrize("make", [drqv2, sac])
 
 
 def batch() -> TensorDict:
@@ -86,3 +89,37 @@ def test_the_encoder_learns_from_imitation_and_not_from_values() -> None:
         assert not torch.equal(learner.actor.encoder.layers[0].weight, before)
     for ours, theirs in zip(policy.actor.parameters(), again.actor.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.learns
+@LEARNERS
+def test_the_cloning_term_holds_the_actor_to_what_was_demonstrated(make) -> None:
+    """From the same clone, updates on the same rows: the more they weigh, the less the actor leaves them."""
+    left = []
+    for weight in (0.0, 100.0):
+        torch.manual_seed(0)
+        policy, rows = make(), batch()
+        policy.set_env_steps(2**62)
+        for _ in range(200):
+            policy.clone(rows)
+        rows["cloning"] = torch.full((ROWS, 1), weight)
+        with torch.no_grad():  # a critic that wants another action
+            for parameter in policy.critic.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        for _ in range(50):
+            policy.update(rows)
+        left.append(error(policy, rows))
+    assert left[1] < 0.3 * left[0], left
+
+
+@LEARNERS
+def test_a_weight_of_nothing_changes_nothing(make) -> None:
+    learners = []
+    for key in (None, "cloning"):
+        torch.manual_seed(0)
+        policy, rows = make(), batch()
+        if key:
+            rows[key] = torch.zeros(ROWS, 1)
+        policy.update(rows)
+        learners.append(policy.state_dict())
+    assert all(torch.equal(value, learners[1][name]) for name, value in learners[0].items())

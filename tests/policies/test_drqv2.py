@@ -129,7 +129,7 @@ def test_the_actor_loss_trains_neither_encoder_nor_critics() -> None:
         for name, value in policy.named_parameters()
         if not name.startswith(("actor.trunk", "actor.head"))
     }
-    policy._update_actor(torch.rand(4, policy.actor.encoder.out_features))
+    policy._update_actor(torch.rand(4, policy.actor.encoder.out_features), TensorDict())
     for name, value in frozen.items():
         assert torch.equal(policy.get_parameter(name), value), name
 

@@ -83,7 +83,7 @@ def torchrl_loss(policy: SAC) -> SACLoss:
 def ours(policy: SAC, batch: TensorDict) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of critics, actor and temperature before any step, in TorchRL's order of draws."""
     critic = policy.critic_loss(policy.critic(batch["state"], batch["action"]), policy.target(batch))
-    actor, entropy = policy.actor_losses(batch["state"])
+    actor, entropy = policy.actor_losses(batch["state"], batch)
     return critic, actor, policy.temperature_loss(entropy)
 
 
@@ -179,7 +179,7 @@ def test_update_moves_what_it_should() -> None:
 def test_the_actor_loss_trains_no_critic() -> None:
     policy = small()
     frozen = {name: value.clone() for name, value in policy.critic.named_parameters()}
-    policy._update_actor(torch.rand(4, 5))
+    policy._update_actor(torch.rand(4, 5), TensorDict())
     for name, value in policy.critic.named_parameters():
         assert torch.equal(value, frozen[name]) and value.grad is None, name
 
