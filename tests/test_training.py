@@ -230,7 +230,7 @@ TINY_PAPER = [  # its model and its batches, made small
 ]  # fmt: skip
 
 
-@pytest.mark.process
+@pytest.mark.slow  # 10 s
 def test_a_job_of_the_paper_in_miniature_to_the_same_bits(tmp_path: Path) -> None:
     """With and without `deterministic`: on a CPU the usual algorithms repeat a run too."""
     usual = run(compose_config(tmp_path / "usual", *TINY_PAPER))

@@ -99,7 +99,10 @@ def test_the_model_is_exact() -> None:
 @pytest.mark.learns
 @pytest.mark.parametrize(
     ("observation", "known", "updates", "gain"),
-    [("state", ("state",), 120, 2.5), ("frames", ("pixels", "state"), 500, 1.2)],
+    [
+        ("state", ("state",), 120, 2.5),
+        pytest.param("frames", ("pixels", "state"), 500, 1.2, marks=pytest.mark.slow),  # 10 s
+    ],
 )
 def test_learns_the_toy_in_imagination(observation: str, known: tuple[str, ...], updates: int, gain: float) -> None:
     torch.manual_seed(0)

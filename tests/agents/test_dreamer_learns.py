@@ -19,7 +19,8 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.timeout(900)  # a minute's work, on a machine that may have much else to do
+@pytest.mark.slow  # 17 s; the parts of it have known answers of their own
+@pytest.mark.timeout(900)
 def test_learns_the_toy(tmp_path):
     with initialize_config_module("configs", version_base="1.3"):
         run(compose("train", [*SETTINGS, f"run_dir={tmp_path / 'run'}"]))

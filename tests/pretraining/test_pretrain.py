@@ -232,7 +232,11 @@ def test_a_weight_must_be_a_number():
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("accumulate", "start"),
-    [(1, run_two_processes), (2, run_two_processes), pytest.param(2, run_with_torchrun, marks=pytest.mark.slow)],
+    [
+        (2, run_two_processes),
+        pytest.param(1, run_two_processes, marks=pytest.mark.slow),
+        pytest.param(2, run_with_torchrun, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_have_the_gradients_of_one(data, tmp_path, accumulate, start):
     more = [*GRADIENTS, f"tokenizer.accumulate={accumulate}", f"transformer.accumulate={accumulate}"]

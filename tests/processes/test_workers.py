@@ -95,6 +95,15 @@ def ignores_signals(ready) -> None:
     ready.send("still there")
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: pytest that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_workers_leave_signals_of_a_terminal_or_a_cluster_to_their_parent():
     receive, send = fork.Pipe(duplex=False)
     with starting_workers():
