@@ -105,8 +105,8 @@ class IVideoGPT(WorldModel):
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         self.temperature = sampling.temperature
         self.reward_network = None if reward_network is None else reward_network(self.resolution, action_dim)
-        heads = self.transformer.reward_linear
-        self.goal_conditioned, self.predicts_reward = goal, (heads or self.reward_network) is not None
+        readers = (self.transformer.reward_linear, self.reward_network)
+        self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
         self.measures = self._measures() if uncertainty else ()
         check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, goal)
         if pretrained is None:
