@@ -27,7 +27,8 @@ from mbrl.bench import Row, _published_loop
 from mbrl.bench._machine import copy_bandwidth, count_flops, matmul_rate, median_seconds, row, time_shares
 from mbrl.bench._models import BASE, NANO, build, starts
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, imagine
+from worldmodel.ivideogpt.rollout.decoding import CachedDecoder
+from worldmodel.ivideogpt.rollout.frames import imagine
 
 HORIZON = 10
 HORIZONS = (5, 10, 20, 40)
@@ -89,7 +90,8 @@ def lower_bound_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     state, imagined = model.rollouts.advance(model.start(context), actions[:, 0])
     decoding = count_flops(partial(model.rollouts.pixels, state, imagined.tokens.unsqueeze(1)))
     caches = state.caches[0]
-    read = (caches.prefix_keys.nbytes + caches.prefix_values.nbytes + caches.own.nbytes) * model.layout.stride
+    passes = 1 if decoder.parallel else model.layout.stride
+    read = (caches.prefix_keys.nbytes + caches.prefix_values.nbytes + caches.own.nbytes) * passes
     outputs, width = decoder.layers[0].gate_up.weight.shape
     return {
         "weight matmuls": 1e3 * products / matmul_rate(model.dtype, batch, width, outputs),

@@ -30,20 +30,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([(first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)], -1)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Attention of q, k, v [B, h, L, d], each token to itself and those before it; [B, h, L, d].
 
-    ``scale`` multiplies the scores; None for d^-0.5.
+    Args:
+        scale: multiplies the scores; None for d^-0.5.
+        mask: added to the scores [L, L] of another order than that of the tokens; 0 or -inf.
     """
     length = q.shape[2]
     if not _plain(q) or length > PLAIN_TOKENS:
-        fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, is_causal=True, scale=scale)
+        given = None if mask is None else mask.to(q.dtype)
+        fused = partial(
+            F.scaled_dot_product_attention, attn_mask=given, dropout_p=dropout, is_causal=mask is None, scale=scale
+        )
         if dropout and q.device.type == "cpu" and q.requires_grad:
             # There the kernel knows no dropout, and what torch does instead keeps several numbers for every pair of
             # tokens of every layer until the backward pass: more than all else together. Made again, they are few.
             return checkpoint(fused, q, k, v, use_reentrant=False)
         return fused(q, k, v)
-    future = q.new_full((length, length), float("-inf")).triu(1)
+    future = q.new_full((length, length), float("-inf")).triu(1) if mask is None else mask.to(q.dtype)
     keys = k.flatten(0, 1).transpose(1, 2)
     alpha = q.shape[-1] ** -0.5 if scale is None else scale
     return _weigh(torch.baddbmm(future, q.flatten(0, 1), keys, alpha=alpha), v, dropout)

@@ -283,10 +283,13 @@ def test_config_is_json_with_the_published_names(tmp_path: Path) -> None:
     assert (config["hidden_size"], config["num_attention_heads"], config["vocab_size"]) == (48, 3, 66)
 
 
-@pytest.mark.parametrize("every_token", [False, True])
-def test_weights_say_where_actions_are_added(tmp_path: Path, every_token: bool) -> None:
-    save_parts(tmp_path, tokenizer(), transformer(condition_tokens=every_token))
-    assert load_parts(tmp_path, 4)[1][0].condition_tokens is every_token
+@pytest.mark.parametrize("changed", [False, True])
+def test_weights_say_where_actions_are_added_and_how_tokens_are_predicted(tmp_path: Path, changed: bool) -> None:
+    saved = transformer(condition_tokens=changed, parallel=changed)
+    save_parts(tmp_path, tokenizer(), saved)
+    loaded = load_parts(tmp_path, 4)[1][0]
+    assert (loaded.condition_tokens, loaded.queries is not None) == (changed, changed)
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 @needs_recording

@@ -13,7 +13,7 @@ from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.official import load_parts
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
-from worldmodel.ivideogpt.rollout.decoding import imagine as together
+from worldmodel.ivideogpt.rollout.frames import imagine as together
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 LAYOUT = TokenLayout(context_codes=3, dynamics_codes=4, context_tokens=2, dynamics_tokens=3, context_length=1)

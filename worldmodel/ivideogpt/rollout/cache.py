@@ -1,7 +1,7 @@
-"""Keys and values of one rollout: the context encoded once, then one token at a time.
+"""Keys and values of one rollout: the context encoded once, then a token, or all places of a frame, at a time.
 
 B rows of context, R = B * forks rows of rollout, h heads, d head width, P context tokens, S room for later
-tokens.
+tokens, q tokens at a time.
 """
 
 from dataclasses import dataclass, replace
@@ -57,41 +57,41 @@ class KeyValueCache:
         return replace(self, own=self.own.repeat_interleave(n, 2), forks=self.forks * n)
 
     def attend(self, layer: int, qkv: Tensor, dropout: float) -> Tensor:
-        """Write one token's key and value in place, and attend to everything up to it.
+        """Write the keys and values of q tokens in place, and attend from each to all up to the last of them.
 
         The context's part of the products is one for all forks of a row, so their context is read once. The
         whole room takes part, its empty places hidden: shapes stay the same from token to token (so that one
         kernel serves all of them), and a slice of the room would be copied before the product.
 
         Args:
-            qkv: [R, 3, h, d] of the cache's type; the query carries the scale of the scores.
+            qkv: [R, q, 3, h, d] of the cache's type; the queries carry the scale of the scores.
 
         Returns:
-            [R, h, d].
+            [R, q, h, d].
         """
-        rows, _, heads, width = qkv.shape
-        own = self.own[layer]
-        own[:, :, :, self.filled] = qkv[:, 1:].transpose(0, 1)
-        query = qkv[:, 0].reshape(rows * heads, 1, width)
-        shared = self._gather(query, heads)  # [B * h, forks, d]
-        context = torch.bmm(shared, self.prefix_keys[layer].flatten(0, 1).transpose(1, 2))  # [B * h, forks, P]
-        later = torch.baddbmm(self.future[self.filled], query, own[0].flatten(0, 1).transpose(1, 2))  # [R * h, 1, S]
+        rows, count, _, heads, width = qkv.shape
+        own, last = self.own[layer], self.filled + count - 1
+        own[:, :, :, self.filled : last + 1] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+        query = qkv[:, :, 0].transpose(1, 2).reshape(rows * heads, count, width)
+        shared = self._gather(query, heads)  # [B * h, forks * q, d]
+        context = torch.bmm(shared, self.prefix_keys[layer].flatten(0, 1).transpose(1, 2))  # [B * h, forks * q, P]
+        later = torch.baddbmm(self.future[last], query, own[0].flatten(0, 1).transpose(1, 2))  # [R * h, q, S]
         weights = torch.cat([self._scatter(context, heads), later], -1).softmax(-1)
         if dropout:
             weights = F.dropout(weights, dropout)
         before, after = weights.split([context.shape[-1], later.shape[-1]], -1)
         found = torch.bmm(self._gather(before, heads), self.prefix_values[layer].flatten(0, 1))
-        out = torch.baddbmm(self._scatter(found, heads), after, own[1].flatten(0, 1))  # [R * h, 1, d]
-        return out.view(rows, heads, width)
+        out = torch.baddbmm(self._scatter(found, heads), after, own[1].flatten(0, 1))  # [R * h, q, d]
+        return out.view(rows, heads, count, width).transpose(1, 2)
 
     def _gather(self, x: Tensor, heads: int) -> Tensor:
-        """[R * h, 1, m] to [B * h, forks, m]: the forks of a row side by side."""
+        """[R * h, q, m] to [B * h, forks * q, m]: the forks of a row side by side."""
         if self.forks == 1:
             return x
-        return x.view(-1, self.forks, heads, x.shape[-1]).transpose(1, 2).flatten(0, 1)
+        return x.view(-1, self.forks, heads, *x.shape[1:]).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
     def _scatter(self, x: Tensor, heads: int) -> Tensor:
         """The inverse of ``_gather``."""
         if self.forks == 1:
             return x
-        return x.unflatten(0, (-1, heads)).transpose(1, 2).reshape(-1, 1, x.shape[-1])
+        return x.unflatten(1, (self.forks, -1)).unflatten(0, (-1, heads)).transpose(1, 2).flatten(0, 2)

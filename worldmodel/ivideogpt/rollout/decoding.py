@@ -1,6 +1,6 @@
-"""Token by token decoding through a key/value cache, on a snapshot of the transformer's weights.
+"""Decoding through a key/value cache, on a snapshot of the transformer's weights.
 
-R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame.
+R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame, q tokens at a time.
 
 A token of a small batch is many small operations over much memory, so the snapshot is laid out for few of them:
 the weight of each RMS norm is multiplied into the matrix after it, queries, keys and values are one product, and
@@ -9,9 +9,7 @@ one complex product turns queries and keys and scales the queries.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,7 @@ from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.precision import has_bfloat16_kernels
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.transformer.llama import NORM_EPS, DecoderLayer
-from worldmodel.ivideogpt.transformer.transformer import VideoTransformer, condition
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ranges import Codes, Weight
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
@@ -128,7 +126,7 @@ def _normalise(x: Tensor) -> Tensor:
 
 
 class CachedDecoder:
-    """A snapshot of a transformer for imagining: encode a context once, then go on token by token.
+    """A snapshot of a transformer for imagining: encode a context once, then go on by tokens, or by whole frames.
 
     Args:
         transformer: the weights are copied; a later update of it does not change this decoder.
@@ -148,19 +146,22 @@ class CachedDecoder:
         self.any_head = _Matrix(head, dtype)
         self.code_head = _Matrix(head[self.layout.context_codes : self.layout.separator], dtype)
         self.edges, self.condition_tokens = copy.deepcopy(transformer.edges), transformer.condition_tokens
+        self.queries = copy.deepcopy(transformer.queries)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the tokens of a frame are predicted together."""
+        return self.queries is not None
 
     @torch.no_grad()
-    def encode(self, tokens: Tensor, frames: int, added: Tensor | None = None) -> KeyValueCache:
-        """Encode the start of a segment at once.
+    def encode(self, tokens: Tensor, frames: int) -> KeyValueCache:
+        """Encode a context at once.
 
         Args:
-            tokens: int64 [B, P], the context and any future frames that are known already.
+            tokens: int64 [B, P] of the context.
             frames: imagined frames to keep room for.
-            added: [B, F, D] that the known future frames gain (Heads.condition); None for nothing.
         """
         x = F.embedding(tokens, self.embedding)  # [B, P, D]
-        if added is not None:
-            x = condition(x, added, self.layout, self.condition_tokens)
         batch, length, width = x.shape
         cache = KeyValueCache.allocate(
             len(self.layers),
@@ -188,89 +189,46 @@ class CachedDecoder:
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))
 
     def slot(self, rows: int, added: Tensor | None) -> Tensor:
-        """The embedding of a slot [R, D] with what its frame gains (Heads.condition)."""
-        x = self.embedding[self.layout.slot].repeat(rows, 1)
-        return x if added is None else x.add_(added)
+        """The embedding of a slot [R, 1, D] with what its frame gains (Heads.condition)."""
+        x = self.embedding[self.layout.slot].repeat(rows, 1, 1)
+        return x if added is None else x.add_(added.unsqueeze(1))
 
     def token(self, tokens: Tensor, added: Tensor | None) -> Tensor:
-        """The embeddings [R, D] of dynamics tokens [R] of a frame that gains [R, D]."""
-        x = F.embedding(tokens, self.embedding)
-        return x.add_(added) if added is not None and self.condition_tokens else x
+        """The embeddings [R, 1, D] of dynamics tokens [R] of a frame that gains [R, D]."""
+        x = F.embedding(tokens.unsqueeze(1), self.embedding)
+        return x.add_(added.unsqueeze(1)) if added is not None and self.condition_tokens else x
+
+    def frame(self, rows: int, previous: Tensor | None, added: Tensor | None) -> Tensor:
+        """The slot and the queries [R, n + 1, D] of a frame that gains [R, D], where `parallel`.
+
+        Args:
+            previous: tokens int64 [R, n] of the frame before it; None for the first after the context.
+        """
+        assert self.queries is not None
+        queries = self.queries.start(rows)
+        if previous is not None:
+            queries = self.queries.after(F.embedding(previous, self.embedding))
+        if added is not None and self.condition_tokens:
+            queries = queries + added.unsqueeze(1)
+        return torch.cat([self.slot(rows, added), queries], 1)
 
     def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
-        """Of normalised states [R, D], float32 [R, V] over the dynamics codes, or over all tokens."""
+        """Of normalised states [..., D], float32 [..., V] over the dynamics codes, or over all tokens."""
         head = self.any_head if any_token else self.code_head
         return head(hidden).float()
 
     def advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
-        """One token's embedding [R, D], written to, to its normalised state [R, D]; the cache gains the token."""
-        turn = self.turn[cache.position]
+        """The embeddings [R, q, D] of the next q tokens, written to, to their normalised states [R, q, D].
+
+        They see one another, and the cache gains them.
+        """
+        count = x.shape[1]
+        turn = self.turn[cache.position : cache.position + count]
         for index, layer in enumerate(self.layers):
             attended = cache.attend(index, layer.project(x, turn), self.dropout)
-            x = layer.feed(x, attended.flatten(1))
-        cache.filled += 1
+            x = layer.feed(x, attended.flatten(2))
+        cache.filled += count
         return _normalise(x)
-
-
-class ImaginedFrame(NamedTuple):
-    """One frame as E decoders imagined it together."""
-
-    tokens: Tensor  # int64 [R, n] in the segment's numbering
-    ends: list[Tensor]  # each decoder's final hidden state [R, D] at the last of them
-    entropy: Tensor | None  # [R, 1], nats a token: of all codes, whatever the temperature and top_k
-    disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
-
-
-@torch.no_grad()
-def imagine(
-    decoders: Sequence[CachedDecoder],
-    caches: Sequence[KeyValueCache],
-    added: Sequence[Tensor | None],
-    sampling: Sampling,
-    measure: bool = False,
-    any_token: bool = False,
-    given: Tensor | None = None,
-) -> ImaginedFrame:
-    """One frame: the slot with what it gains, then n sampled codes, each fed back to every decoder.
-
-    Of several decoders the codes are drawn from the mean of their distributions. Their disagreement is the entropy of
-    that mean less the mean of their entropies (Jensen-Shannon divergence).
-
-    Args:
-        caches: of R rows, one a decoder; each gains n + 1 tokens.
-        added: [R, D] that the frame gains in each decoder (Heads.condition); None for nothing.
-        measure: whether entropy and disagreement are wanted.
-        any_token: sample from the whole vocabulary, see PublishedDefects.
-        given: tokens int64 [R, n] of a real frame, which take the place of sampled ones.
-    """
-    layout, rows = decoders[0].layout, caches[0].keys.shape[1]
-    uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
-    offset = 0 if any_token else layout.context_codes
-    inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
-    tokens, entropies = [], []
-    for place, draw in enumerate(uniform):
-        hidden = [decoder.advance(x, cache) for decoder, x, cache in zip(decoders, inputs, caches, strict=True)]
-        logits = [decoder.logits(h, any_token) for decoder, h in zip(decoders, hidden, strict=True)]
-        mixed = logits[0] if len(logits) == 1 else torch.stack([x.log_softmax(-1) for x in logits]).logsumexp(0)
-        tokens.append(sampling.choose(mixed, draw) + offset if given is None else given[:, place])
-        if measure:
-            entropies.append(torch.stack([_entropy(x) for x in (mixed, *logits)]))
-        inputs = [decoder.token(tokens[-1], gain) for decoder, gain in zip(decoders, added, strict=True)]
-    ends = [
-        decoder.advance(x, cache) * decoder.norm for decoder, x, cache in zip(decoders, inputs, caches, strict=True)
-    ]
-    entropy = disagreement = None
-    if measure:
-        found = torch.stack(entropies).mean(0)  # [1 + E, R]
-        entropy = found[0, :, None]
-        disagreement = (found[0] - found[1:].mean(0)).clamp(min=0.0)[:, None] if len(decoders) > 1 else None
-    return ImaginedFrame(torch.stack(tokens, 1), ends, entropy, disagreement)
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    """Nats [R] of the distributions with logits [R, V]."""
-    log = logits.log_softmax(-1)
-    return -(log.exp() * log).sum(-1)
 
 
 def _turns(cos: Tensor, sin: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rewards import RewardNetwork
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
-from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
+from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.rollout.frames import imagine
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer.context import Context
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
@@ -42,6 +43,7 @@ class ImaginedState:
     robot: Tensor | None  # [R, P]: the robot's state at the newest frame
     frame: int = 0
     anchor: int = 0  # frames imagined before the context was last encoded
+    tokens: Tensor | None = None  # int64 [R, n] of the newest frame since then; None: there is none
 
     @property
     def cache(self) -> KeyValueCache:
@@ -145,7 +147,8 @@ class Rollouts:
         edges = [decoder.edges for decoder in state.decoders]
         action = None if action is None else action.float()
         added = [edge.condition(action, state.robot) for edge in edges]
-        found = imagine(state.decoders, state.caches, added, self.sampling, self.measure, self.defects.any_token, given)
+        wanted = (self.sampling, self.measure, self.defects.any_token)
+        found = imagine(state.decoders, state.caches, added, *wanted, given=given, previous=state.tokens)
         rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
         robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
         robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
@@ -157,7 +160,8 @@ class Rollouts:
             if self.measure and heads.shape[-1] > 1:
                 measures["reward_std"] = symexp(heads).std(-1, keepdim=True)
         known = {name: value for name, value in measures.items() if value is not None}
-        return replace(state, frame=state.frame + 1, robot=robot), Frame(found.tokens, reward, robot, known)
+        state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
+        return state, Frame(found.tokens, reward, robot, known)
 
     def show(
         self, state: ImaginedState, frames: Sequence[Frame], actions: Tensor | None
@@ -254,12 +258,12 @@ class Rollouts:
         if n < 1:
             raise ValueError(f"a state can be forked into 1 or more, not {n}")
         self._check_fresh(state)
-        robot = None if state.robot is None else state.robot.repeat_interleave(n, 0)
         return replace(
             state,
             caches=tuple(cache.fork(n) for cache in state.caches),
             recent=state.recent.repeat_interleave(n, 0),
-            robot=robot,
+            robot=None if state.robot is None else state.robot.repeat_interleave(n, 0),
+            tokens=None if state.tokens is None else state.tokens.repeat_interleave(n, 0),
         )
 
     def _check_fresh(self, state: ImaginedState) -> None:

@@ -14,6 +14,7 @@ from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.transformer.heads import Heads, symlog
 from worldmodel.ivideogpt.transformer.llama import LanguageModel
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
+from worldmodel.ivideogpt.transformer.queries import FrameQueries, frame_mask
 from worldmodel.ranges import Number, NumberOrZero, Positions, ShareBelowOne, Width
 
 INITIAL_STD = 0.02
@@ -62,6 +63,8 @@ class VideoTransformer(nn.Module):
         proprioception: P, the numbers of the robot's own state that are read and predicted; 0 for none.
         condition_tokens: whether the action (and the robot's state) is added to every token of its frame. Otherwise,
             as published, to the slot before them alone, from where few updates do not teach the tokens to fetch it.
+        parallel: whether the tokens of a frame are predicted together, in one pass, from those of the frame before
+            (see queries.py). Otherwise, as published, one after the other.
         attention_dropout: dropout of the attention weights while training.
         max_positions: the longest segment in tokens.
     """
@@ -81,6 +84,7 @@ class VideoTransformer(nn.Module):
         reward_heads: NumberOrZero = 1,
         proprioception: NumberOrZero = 0,
         condition_tokens: bool = False,
+        parallel: bool = False,
         attention_dropout: ShareBelowOne = 0.0,
         max_positions: Positions = 1024,
     ) -> None:
@@ -95,6 +99,7 @@ class VideoTransformer(nn.Module):
         self.action_linear = None if action_dim is None else nn.Linear(action_dim, width)
         self.reward_linear = nn.Linear(width, reward_heads) if reward_heads else None
         self.proprioception = Proprioception(proprioception, width) if proprioception else None
+        self.queries = FrameQueries(layout.dynamics_tokens, width, INITIAL_STD) if parallel else None
         cos, sin = rope_table(max_positions, width // heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -126,6 +131,8 @@ class VideoTransformer(nn.Module):
     def embed(self, tokens: Tensor, added: Tensor | None, layout: TokenLayout) -> Tensor:
         """Tokens [B, L] and what each future frame gains [B, F, D] (see Heads.condition), to embeddings [B, L, D]."""
         x = self.llm.model.embed_tokens(tokens)
+        if self.queries is not None:
+            x = self.queries(x, layout)
         if added is None:
             return x
         futures = layout.futures(tokens.shape[1])
@@ -144,16 +151,20 @@ class VideoTransformer(nn.Module):
         length = tokens.shape[1]
         if length > self.max_positions:
             raise ValueError(f"a segment of {length} tokens exceeds max_positions={self.max_positions}")
-        x = self.embed(tokens, self.edges.condition(actions, states), layout or self.layout)
+        layout = layout or self.layout
+        x = self.embed(tokens, self.edges.condition(actions, states), layout)
+        mask = None if self.queries is None else frame_mask(layout, length, x)
         for layer in self.llm.model.layers:
-            x = layer(x, self.cos[:length], self.sin[:length])
+            x = layer(x, self.cos[:length], self.sin[:length], mask)
         return self.llm.model.norm(x)
 
     def forward(self, tokens: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, L, vocabulary] at every position, and symlog rewards [B, F, 1] (None without a head).
 
-        Where frames begin is read off the tokens, so any context length will do. Actions: [B, F, A] that lead to the
-        F future frames; or those of the whole segment [B, T, A] or [B, T - 1, A], action k leading to frame k + 1.
+        Those at a position are of the token after it; in parallel decoding those at a future frame's tokens are of the
+        token there, and the others mean nothing. Where frames begin is read off the tokens, so any context length will
+        do. Actions: [B, F, A] that lead to the F future frames; or those of the whole segment [B, T, A] or
+        [B, T - 1, A], action k leading to frame k + 1.
         """
         layout = self.layout.read(tokens)
         futures, context = layout.futures(tokens.shape[1]), layout.context_length
@@ -166,12 +177,16 @@ class VideoTransformer(nn.Module):
         return self.llm.lm_head(hidden), None if rewards is None else rewards.mean(-1, keepdim=True)
 
     def ends(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
-        """Of the final hidden states [B, L, D] those at each future frame's last dynamics token, [B, F, D]."""
+        """Of the final hidden states [B, L, D] the one at each future frame that knows all of it, [B, F, D].
+
+        It stands at the last dynamics token; in parallel decoding at the slot, which sees the queries and predicts no
+        token.
+        """
         layout = layout or self.layout
-        return hidden[:, layout.prefix + layout.dynamics_tokens :: layout.stride]
+        return hidden[:, layout.prefix + (layout.dynamics_tokens if self.queries is None else 0) :: layout.stride]
 
     def rewards(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
-        """Symlog rewards [B, F, heads], read at each future frame's last dynamics token; None without a head."""
+        """Symlog rewards [B, F, heads], read at each future frame (see `ends`); None without a head."""
         return self.edges.rewards(self.ends(hidden, layout))
 
     def losses(
@@ -185,9 +200,9 @@ class VideoTransformer(nn.Module):
     ) -> TransformerLoss:
         """Cross-entropy of the future frames' tokens, mean squared errors of the symlog rewards and of the states.
 
-        Supervised are all dynamics tokens and, as published, every slot but the first. Logits exist at those
-        positions alone, and over the rows of dynamics codes and separators alone, unless ``full_vocabulary``
-        asks for the published loss, whose softmax runs over the context codes too.
+        Supervised are all dynamics tokens and, as published, every slot but the first (in parallel decoding none).
+        Logits exist at those positions alone, and over the rows of dynamics codes and separators alone, unless
+        ``full_vocabulary`` asks for the published loss, whose softmax runs over the context codes too.
 
         Args:
             tokens: int64 [B, L]. actions: [B, F, A] leading to the future frames.
@@ -201,16 +216,25 @@ class VideoTransformer(nn.Module):
             self.proprioception.watch(before, after)
         hidden = self.hidden(layout.corrupt(tokens, token_noise) if token_noise else tokens, actions, before)
         first_row = 0 if full_vocabulary else layout.context_codes
-        logits = F.linear(hidden[:, layout.prefix : -1], self.llm.lm_head.weight[first_row:]).float()
-        targets = tokens[:, layout.prefix + 1 :] - first_row
+        told, targets = self._supervised(hidden, tokens)
+        logits, targets = F.linear(told, self.llm.lm_head.weight[first_row:]).float(), targets - first_row
         code_loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         codes = slice(layout.context_codes - first_row, layout.separator - first_row)
         hits = logits[..., codes].argmax(-1) + codes.start == targets
-        hits = F.pad(hits, (0, 1))  # a place for the slot after the last frame, which does not exist
-        hits = hits.unflatten(1, (-1, layout.stride))[..., :-1]
+        if self.queries is None:
+            hits = F.pad(hits, (0, 1))  # a place for the slot after the last frame, which does not exist
+        hits = hits.unflatten(1, (layout.futures(tokens.shape[1]), -1))[..., : layout.dynamics_tokens]
         predicted, reward_loss, state_loss = self.rewards(hidden), code_loss.new_zeros(()), code_loss.new_zeros(())
         if predicted is not None and rewards is not None:
             reward_loss = F.mse_loss(predicted, symlog(rewards.float()).expand_as(predicted))
         if self.proprioception is not None and before is not None and after is not None:
             state_loss = self.proprioception.loss(self.ends(hidden), before, after)
         return TransformerLoss(code_loss, reward_loss, state_loss, hits, predicted)
+
+    def _supervised(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The hidden states [B, M, D] of a segment that predict a token, and the tokens [B, M] that they predict."""
+        first, stride = self.layout.prefix, self.layout.stride
+        if self.queries is None:
+            return hidden[:, first:-1], tokens[:, first + 1 :]
+        told, targets = (x[:, first:].unflatten(1, (-1, stride))[:, :, 1:].flatten(1, 2) for x in (hidden, tokens))
+        return told, targets

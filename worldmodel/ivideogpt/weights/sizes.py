@@ -164,6 +164,7 @@ def transformer_arguments(tensors: Tensors, config: Config, heads: int | None) -
         "reward_heads": _size(tensors, r"reward_linear\.(?:weight|bias)", 0) or 0,
         "proprioception": _size(tensors, r"proprioception\.read\.weight", 1) or 0,
         "condition_tokens": bool(config.get("condition_tokens", False)),
+        "parallel": "queries.first" in tensors,
         "action_dim": _size(tensors, r"action_linear\.weight", 1),
     }
 

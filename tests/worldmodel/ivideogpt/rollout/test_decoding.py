@@ -7,6 +7,7 @@ from torch import Tensor
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.rollout import decoding
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.rollout.frames import imagine as together
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 LAYOUT = TokenLayout(context_codes=6, dynamics_codes=9, context_tokens=4, dynamics_tokens=3, context_length=2)
@@ -27,7 +28,7 @@ def imagine(dtype: torch.dtype, rows: int, frames: int) -> tuple[Tensor, Tensor]
     torch.manual_seed(1)
     cache = decoder.encode(LAYOUT.join(torch.randint(0, 6, (rows, 2, 4))), frames)
     actions = torch.randn(rows, frames, 2)
-    made = [decoding.imagine([decoder], [cache], [decoder.edges.condition(a, None)], GREEDY) for a in actions.unbind(1)]
+    made = [together([decoder], [cache], [decoder.edges.condition(a, None)], GREEDY) for a in actions.unbind(1)]
     return torch.stack([frame.tokens for frame in made], 1), torch.stack([frame.ends[0] for frame in made], 1)
 
 
@@ -55,5 +56,5 @@ def test_places_not_yet_filled_are_never_read() -> None:
     contexts, actions = torch.randint(0, 6, (3, 2, 4)), torch.randn(3, 2, 2)
     cache = decoder.encode(LAYOUT.join(contexts), 4)
     cache.own.fill_(1e3)  # finite, so that what is hidden weighs exactly 0
-    made = [decoding.imagine([decoder], [cache], [decoder.edges.condition(a, None)], GREEDY) for a in actions.unbind(1)]
+    made = [together([decoder], [cache], [decoder.edges.condition(a, None)], GREEDY) for a in actions.unbind(1)]
     assert torch.equal(torch.stack([frame.tokens for frame in made], 1), expected)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tests.shared_data import SHARED_DATA
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling, imagine
+from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
+from worldmodel.ivideogpt.rollout.frames import imagine
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 DATA = SHARED_DATA / "official-parity"

@@ -19,10 +19,10 @@ FORKS = 3
 Step = tuple[Tensor, Tensor, Tensor | None, Tensor]  # tokens, reward, robot's state, pixels
 
 
-def build(robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool) -> IVideoGPT:
+def build(robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool, parallel: bool) -> IVideoGPT:
     """Weights far from zero, and a horizon across two new anchors."""
     sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "reward_heads": 2, "proprioception": 3 * robot}
-    sizes["condition_tokens"] = every_token
+    sizes |= {"condition_tokens": every_token, "parallel": parallel}
     small = partial(VideoTransformer, **sizes)
     space = specs()
     space["observation_spec"]["state"] = Unbounded((5,))
@@ -55,7 +55,7 @@ def forced(model: IVideoGPT, pixels: Tensor, robot: Tensor | None, actions: Tens
             return [member.hidden(layout.join(codes, dynamics), taken, states) for member in members]
 
         for place in range(layout.dynamics_tokens):
-            at = layout.prefix + step * layout.stride + place
+            at = layout.prefix + step * layout.stride + place + (members[0].queries is not None)
             logits = [m.llm.lm_head(h[:, at]) for m, h in zip(members, hidden(), strict=True)]
             known = [x[:, layout.context_codes : layout.separator].softmax(-1) for x in logits]
             dynamics[:, step, place] = torch.stack(known).mean(0).argmax(-1)
@@ -98,17 +98,19 @@ def cached_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor, fork_
 BOTH = (False, True)
 
 
-VARIANTS = [(*variant, False) for variant in product(BOTH, (1, 2), BOTH, BOTH)]
-VARIANTS += [(False, 1, False, True, True), (True, 2, True, True, True)]
+VARIANTS = [(*variant, False, False) for variant in product(BOTH, (1, 2), BOTH, BOTH)]
+VARIANTS += [(False, 1, False, True, True, parallel) for parallel in BOTH]
+VARIANTS += [(True, 2, True, True, True, parallel) for parallel in BOTH]
+VARIANTS += [(False, 2, False, True, False, True), (True, 1, False, False, False, True)]
 
 
-@pytest.mark.parametrize(("robot", "ensemble", "goal", "acts", "every_token"), VARIANTS)
+@pytest.mark.parametrize(("robot", "ensemble", "goal", "acts", "every_token", "parallel"), VARIANTS)
 @torch.no_grad()
 def test_cached_rollouts_are_those_of_teacher_forcing(
-    robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool
+    robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool, parallel: bool
 ) -> None:
     torch.manual_seed(1)
-    model, batch = build(robot, ensemble, goal, acts, every_token), sequences(2)
+    model, batch = build(robot, ensemble, goal, acts, every_token, parallel), sequences(2)
     batch["state"], batch["goal"] = torch.randn(2, SEGMENT, 5), batch["pixels"][:, -1:].expand_as(batch["pixels"])
     context = batch[:, : CONTEXT - goal]
     for fork_at in (0, 3, 5):

@@ -9,7 +9,7 @@ from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
-from worldmodel.ivideogpt.rollout.decoding import imagine as together
+from worldmodel.ivideogpt.rollout.frames import imagine as together
 from worldmodel.ivideogpt.transformer.heads import symexp, symlog
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
@@ -192,19 +192,6 @@ def test_forks_equal_separate_rollouts(steps_before: int) -> None:
     assert torch.equal(LAYOUT.codes(torch.stack([tokens for tokens, _ in got], 1)), codes[:, steps_before:])
     last = got[-1][1]
     torch.testing.assert_close(last, rewards[:, -1], atol=1e-5, rtol=1e-5)
-
-
-def test_known_future_frames_are_encoded_at_once() -> None:
-    model = make()
-    context, actions = random_context(4), torch.randn(4, 3, 2)
-    codes, rewards = cached_rollout(model, context, actions)
-    decoder = CachedDecoder(model, torch.float32)
-    with torch.no_grad():
-        known = decoder.edges.condition(actions[:, :2], None)
-    cache = decoder.encode(LAYOUT.join(context, codes[:, :2]), 1, known)
-    tokens, reward = imagine(decoder, cache, actions[:, 2])
-    assert torch.equal(LAYOUT.codes(tokens), codes[:, 2])
-    torch.testing.assert_close(reward, rewards[:, 2], atol=1e-5, rtol=1e-5)
 
 
 def test_only_dynamics_codes_are_sampled() -> None:
