@@ -16,15 +16,16 @@ NANO, BASE = "ivideogpt_nano", "ivideogpt_base"
 ACTION = 4
 
 
-def build(name: str = NANO, segment_length: int = 12) -> IVideoGPT:
+def build(name: str = NANO, segment_length: int = 12, parallel: bool = False) -> IVideoGPT:
     """A model with random weights.
 
     Args:
         name: a file in configs/worldmodel.
         segment_length: frames of its longest segment.
+        parallel: whether the tokens of a frame are predicted together. Otherwise one after the other, as published.
     """
     config = OmegaConf.load(str(CONFIGS / "worldmodel" / f"{name}.yaml"))
-    config.segment_length = segment_length
+    config.segment_length, config.transformer.parallel = segment_length, parallel
     side = config.tokenizer.resolution
     pixels = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))
     torch.manual_seed(0)
