@@ -17,6 +17,7 @@ give the shares on this machine):
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -64,10 +65,10 @@ def compare_with_published(name: str) -> list[Row]:
     """Rows of both loops, interleaved, and of ours with parallel decoding; at nano size also without frames decoded."""
     model, batch, size = build(name, HORIZON + 2), BATCHES[name], name.removeprefix("ivideogpt_")
     inputs = starts(model, batch, HORIZON)
-    loops = [imagine_with_cache, _published_loop.imagine]
+    loops: list[Callable[..., object]] = [imagine_with_cache, _published_loop.imagine]
     decode_options = (True, False) if name == NANO else (True,)
-    calls = [partial(loop, model, *inputs, decode) for decode in decode_options for loop in loops]
-    calls.insert(0, partial(imagine_with_cache, build(name, HORIZON + 2, parallel=True), *inputs))
+    calls: list[Callable[[], object]] = [partial(imagine_with_cache, build(name, HORIZON + 2, parallel=True), *inputs)]
+    calls += [partial(loop, model, *inputs, decode) for decode in decode_options for loop in loops]
     together, ours, theirs, *undecoded = median_seconds(calls, REPEATS[name])
     cached_tokens, reencoded_tokens = token_evaluations(model, HORIZON)
     steps = batch * HORIZON
