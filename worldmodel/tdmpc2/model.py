@@ -5,6 +5,8 @@ Dimensions: B batch, H predicted steps, D latent state, A action, S state. Two-h
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
@@ -73,31 +75,39 @@ class TDMPC2Dynamics(LatentDynamics):
             raise ValueError(
                 f"tdmpc2: latent_size ({latent_size}) must be a multiple of {simnorm_group}, simnorm_group"
             )
+        self.latent_size, self.shift_pad = latent_size, shift_pad
+        self.consistency, self.reward_weight = consistency, reward_weight
+        simnorm, inputs = SimNorm(simnorm_group), latent_size + action_spec.shape[-1]
+        self.encoder = self._make_encoder(observation_spec, pixels, encoder_width, simnorm)
+        hidden = (inputs, width, width)
+        self.predictor = nn.Sequential(*hidden_layers(hidden), normed(width, latent_size, simnorm))
+        last = nn.Linear(width, bins)
+        self.reward_head = nn.Sequential(*hidden_layers(hidden), last)
+        trunc_normal_init(self)
+        nn.init.zeros_(last.weight)
+        self.register_buffer("bins", torch.linspace(-limit, limit, bins))
+        self.bins: Tensor
+        others = [*self.predictor.parameters(), *self.reward_head.parameters()]
+        groups: list[dict[str, Any]] = [
+            {"params": [*self.encoder.parameters()], "lr": encoder_rate * learning_rate},
+            {"params": others},
+        ]
+        self.optimizers = {"world_model": torch.optim.Adam(groups, lr=learning_rate, fused=True)}
+
+    def _make_encoder(
+        self, observation_spec: Composite, pixels: bool, width: int, simnorm: SimNorm
+    ) -> PixelEncoder | StateEncoder:
+        """The encoder of what is observed; sets `observations`."""
         keys = [str(key) for key in observation_spec]
         key = "frames" if pixels else "state"
         if key not in keys:
             raise ValueError(f"tdmpc2 learns from {key}, which the environment does not give: see agent.pixels")
         self.observations = (key, "task") if pixels and "task" in keys else (key,)
-        self.latent_size, self.shift_pad = latent_size, shift_pad
-        self.consistency, self.reward_weight = consistency, reward_weight
-        simnorm, inputs = SimNorm(simnorm_group), latent_size + action_spec.shape[-1]
-        self.encoder: PixelEncoder | StateEncoder
         shape = observation_spec[key].shape
-        if pixels:
-            tasks = observation_spec["task"].shape[-1] if "task" in keys else 0
-            self.encoder = PixelEncoder(shape, tasks, latent_size, simnorm)
-        else:
-            self.encoder = StateEncoder(shape[-1], encoder_width, latent_size, simnorm)
-        hidden = (inputs, width, width)
-        self.predictor = nn.Sequential(*hidden_layers(hidden), normed(width, latent_size, simnorm))
-        self.reward_head = nn.Sequential(*hidden_layers(hidden), nn.Linear(width, bins))
-        trunc_normal_init(self)
-        nn.init.zeros_(self.reward_head[-1].weight)
-        self.register_buffer("bins", torch.linspace(-limit, limit, bins))
-        self.bins: Tensor
-        others = [*self.predictor.parameters(), *self.reward_head.parameters()]
-        groups = [{"params": [*self.encoder.parameters()], "lr": encoder_rate * learning_rate}, {"params": others}]
-        self.optimizers = {"world_model": torch.optim.Adam(groups, lr=learning_rate, fused=True)}
+        if not pixels:
+            return StateEncoder(shape[-1], width, self.latent_size, simnorm)
+        tasks = observation_spec["task"].shape[-1] if "task" in keys else 0
+        return PixelEncoder(shape, tasks, self.latent_size, simnorm)
 
     def encode(self, observed: TensorDictBase) -> Tensor:
         encoded: Tensor = self.encoder(*(observed[key] for key in self.observations))
