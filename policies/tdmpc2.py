@@ -65,8 +65,8 @@ class PriorAndCritics(LatentBehaviour):
         self.gamma, self.entropy, self.target_rate = gamma, entropy, target_rate
         norm = {"norm_class": nn.LayerNorm, "norm_kwargs": {"normalized_shape": width}}
         self.prior = MLP(latent_size, 2 * actions, num_cells=[width, width], activation_class=nn.Mish, **norm)
-        sizes = {"width": width, "bins": bins, "limit": limit, "dropout": dropout}
-        self.critics = TwoHotCritics(latent_size + actions, critics, **sizes)
+        inputs = latent_size + actions
+        self.critics = TwoHotCritics(inputs, critics, width=width, bins=bins, limit=limit, dropout=dropout)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.value_range = PercentileValueNorm(rate=scale_rate)  # 5th to 95th percentile, at least 1
         self.optimizers = {
