@@ -30,13 +30,17 @@ class Policy(nn.Module, ABC):
         carried: spec of the recurrent state: keys that the actor writes under "next" and reads at the next step, with
             `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
             among them is stored in the replay, beside the observation that it was computed from.
-        learns_from: the batches of `update`: single transitions, or on-policy rollouts.
+        learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
+        segment_rows: fewest rows of a segment that `update` can learn from.
+        segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
         optimizers: by name; checkpointed beside `state_dict()`. Empty where nothing is learned.
     """
 
     actor: TensorDictModuleBase
     carried: Composite | None = None
-    learns_from: Literal["transitions", "rollouts"] = "transitions"
+    learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
+    segment_rows: int = 2
+    segment_history: int = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +69,9 @@ class Policy(nn.Module, ABC):
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
         `reward` and `terminated` that follow that action (those of the last row are not used).
+
+        A policy that learns from segments gets the same of [B, history + T] real steps, with `pixels` uint8 [3, R, R]
+        in place of `frames`. Rows before the first of an episode are copies of it.
 
         Returns:
             Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.

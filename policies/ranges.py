@@ -13,8 +13,10 @@ from annotated_types import Interval
 # sizes
 Number = Annotated[int, Interval(ge=1, le=1000)]  # of parts that are built one by one, such as layers
 Width = Annotated[int, Interval(ge=1, le=2**16)]  # of a layer
+Critics = Annotated[int, Interval(ge=2, le=1000)]  # of which two are drawn
 Expansion = Annotated[int, Interval(ge=1, le=64)]  # of the width inside a block
 Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
+Limit = Annotated[float, Interval(gt=0, le=40)]  # of values in symlog space
 Pixels = Annotated[int, Interval(ge=1, le=64)]  # side or stride of a kernel
 Padding = Annotated[int, Interval(ge=0, le=64)]  # in pixels
 Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of a picture, in pixels

@@ -30,6 +30,7 @@ AGENTS = {
     "mbpo": ("ProbabilisticEnsemble", "state", []),
     "mbpo_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64"]),
     "dreamerv3": ("RSSM", "pixels", ["env.resolution=32"]),
+    "tdmpc2": (None, "state", []),  # its model predicts no observations
     "mpc_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64"]),
 }
 
@@ -60,14 +61,14 @@ def test_a_run_is_all_its_parts_and_reading_changes_nothing(trained: mbrl.Run) -
     run.policy.reset()
     alone = [run.policy({observation: step[observation].numpy()}) for step in rollout]
     env.close()
-    if agent not in ("dreamerv3", "mpc_ivideogpt"):  # these draw latent states, or candidates
+    if agent not in ("dreamerv3", "tdmpc2", "mpc_ivideogpt"):  # these draw latent states, or candidates
         torch.testing.assert_close(torch.stack(alone), rollout["action"])
     assert len(run.evaluate(episodes=2).success) == 2
     assert len(run.replay) == 80 and run.replay.transitions(3)["action"].shape == (3, 2)
     run.replay.online.records["reward"].zero_()
     if model is None:
         assert run.world_model is None
-        with pytest.raises(UserError, match="run of agent 'sac', which learns no world model"):
+        with pytest.raises(UserError, match=f"run of agent '{agent}', which learns no world model"):
             run.imagine()
     else:
         assert type(run.world_model).__name__ == model

@@ -17,6 +17,8 @@ Width = Annotated[int, Interval(ge=1, le=2**16)]  # of a layer
 Codes = Annotated[int, Interval(ge=1, le=2**20)]  # of a codebook
 Side = Annotated[int, Interval(ge=1, le=8192)]  # of a picture or a map of features, in pixels
 Frames = Annotated[int, Interval(ge=1, le=10_000)]  # of a segment or a rollout
+Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
+Limit = Annotated[float, Interval(gt=0, le=40)]  # of values in symlog space
 Positions = Annotated[int, Interval(ge=1, le=2**20)]  # tokens of a segment
 
 # counts of steps, updates, transitions

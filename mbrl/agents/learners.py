@@ -1,4 +1,4 @@
-"""What a policy update learns from: transitions, real and imagined, or imagined rollouts."""
+"""What a policy update learns from: transitions, real and imagined, imagined rollouts, or segments of real steps."""
 
 from __future__ import annotations
 
@@ -136,10 +136,43 @@ class RolloutLearner(Learner):
         return metrics
 
 
+class SegmentLearner(Learner):
+    """Updates a policy on segments of real steps, along which it trains a model of its own.
+
+    Args:
+        policy: as in `Learner`.
+        imagination: None: the policy imagines by itself.
+        schedule: its `batch_size` and `segment_length` are those of an update, and its real ratio must be 0.
+
+    Raises:
+        UserError: the real ratio is not 0, or the segments are too short for the policy.
+    """
+
+    def __init__(self, policy: Policy, imagination: Imagination | None, schedule: Schedule) -> None:
+        super().__init__(policy, schedule.batch_size)
+        if schedule.real_ratio != 0:
+            raise UserError(
+                f"agent.real_ratio is {schedule.real_ratio}, but this policy learns in latent states that its model "
+                "predicts: leave it at 0 (its model-free control is another agent, see its yaml)"
+            )
+        if schedule.segment_length < policy.segment_rows:
+            raise UserError(
+                f"agent.segment_length ({schedule.segment_length}) is too short for plans of {policy.segment_rows - 1} "
+                f"steps, which the model must have learned: set agent.segment_length={policy.segment_rows} or more, or "
+                "a smaller agent.policy.planner.horizon"
+            )
+        self.segment_length = schedule.segment_length
+
+    def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        segments = replay.sequences(self.batch_size, self.segment_length, before=self.policy.segment_history)
+        return self.policy.update(segments.to(self.policy.device))
+
+
 def learner_for(policy: Policy, imagination: Imagination | None, schedule: Schedule) -> Learner:
     """The learner for the batches that `policy.update` reads."""
-    kinds: dict[str, type[TransitionLearner] | type[RolloutLearner]] = {
+    kinds: dict[str, type[TransitionLearner] | type[RolloutLearner] | type[SegmentLearner]] = {
         "transitions": TransitionLearner,
         "rollouts": RolloutLearner,
+        "segments": SegmentLearner,
     }
     return kinds[policy.learns_from](policy, imagination, schedule)

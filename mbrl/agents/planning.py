@@ -16,10 +16,11 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.agents.plan_following import PlanFollower
 from mbrl.data.episodes import read_episode, read_episodes
 from mbrl.data.published import read_published
 from mbrl.errors import UserError
-from policies.base import Plan, Planner, Policy, exploring
+from policies.base import Plan, Planner, Policy
 from policies.ranges import Candidates, CandidatesOrZero, Horizon, PositiveShare
 from worldmodel.base import WorldModel
 
@@ -59,8 +60,6 @@ class PlanningPolicy(Policy):
         goal: str | None = None,
     ) -> None:
         super().__init__()
-        if not 1 <= replan_every <= planner.horizon:
-            raise UserError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({planner.horizon})")
         if samples < 1:
             raise UserError(f"planning.samples is {samples}: it must be 1 or more")
         check_model(world_model, planner, has_goal=goal is not None)
@@ -151,15 +150,11 @@ class PlanImagination(torch.nn.Module):
         return torch.stack(actions, 1).unflatten(0, (-1, proposals))
 
 
-class PlanningActor(TensorDictModuleBase):
+class PlanningActor(PlanFollower):
     """The actor of a `PlanningPolicy`.
 
-    It reads `frames`, what the world model needs beside them (`task` [N], `snapshot` [n]), and its memory of the
-    previous step. It writes `action` and, under "next", its memory.
-
-    The memory is in the TensorDict, so that several environments and the evaluation do not mix: `plan_mean` and
-    `plan_std` [H, A], the rest of the plan; `plan_left` [1], actions to take before the next plan; `past_actions`
-    [C, A], the newest last. They are zeros after a reset (`Policy.carried`).
+    It reads `frames`, and what the world model needs beside them (`task` [N], `snapshot` [n]). It also remembers
+    `past_actions` [C, A], the newest last.
     """
 
     def __init__(
@@ -173,49 +168,26 @@ class PlanningActor(TensorDictModuleBase):
         replan_every: int,
         proposals: int,
     ) -> None:
-        super().__init__()
-        self.imagination, self.planner = imagination, planner
-        self.replan_every, self.proposals, self.frame_stack = replan_every, proposals, frame_stack
-        self.context_length = imagination.world_model.context_length
-        self.memory = {
-            "plan_mean": Unbounded((planner.horizon, actions)),
-            "plan_std": Unbounded((planner.horizon, actions)),
-            "plan_left": Unbounded((1,), dtype=torch.int64),
-            "past_actions": Unbounded((self.context_length, actions)),
-        }
         side = imagination.world_model.resolution
-        self.observed = {"frames": Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)}
-        self.beside = tuple(beside)
-        self.observed |= {key: spec.clone() for key, spec in beside.items()}
-        self.in_keys = [*self.observed, *self.memory]
-        self.out_keys = ["action", *(("next", key) for key in self.memory)]
+        context_length = imagination.world_model.context_length
+        frames = Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)
+        super().__init__(
+            {"frames": frames, **{key: spec.clone() for key, spec in beside.items()}},
+            horizon=planner.horizon,
+            actions=actions,
+            replan_every=replan_every,
+            further={"past_actions": Unbounded((context_length, actions))},
+        )
+        self.imagination, self.planner, self.context_length = imagination, planner, context_length
+        self.proposals, self.frame_stack, self.beside = proposals, frame_stack, tuple(beside)
 
     def blank(self) -> TensorDict:
         """The input at the start of an episode, one row, with black frames."""
         read = {**self.observed, **self.memory}
         return TensorDict({key: spec.zero()[None] for key, spec in read.items()}, batch_size=[1])
 
-    @torch.no_grad()
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        rows = tensordict.select(*self.in_keys).reshape(-1)
-        mean, std, replanned = rows["plan_mean"].clone(), rows["plan_std"].clone(), rows["plan_left"][:, 0] == 0
-        due = replanned.nonzero().squeeze(1)  # numbers of rows: each index by a mask would wait for the GPU
-        if len(due):
-            mean[due], std[due] = self.plan(rows[due])
-        action = mean[:, 0]
-        if exploring():
-            action = (action + std[:, 0] * torch.randn_like(action)).clamp(-1.0, 1.0)
-        padding = torch.zeros_like(mean[:, :1])
-        written = {
-            "plan_mean": torch.cat([mean[:, 1:], padding], 1),
-            "plan_std": torch.cat([std[:, 1:], padding], 1),
-            "plan_left": torch.where(replanned[:, None], self.replan_every, rows["plan_left"]) - 1,
-            "past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1),
-        }
-        shape = tensordict.batch_size
-        for key, value in written.items():
-            tensordict["next", key] = value.reshape(*shape, *value.shape[1:])
-        return tensordict.set("action", action.reshape(*shape, -1))
+    def remember(self, rows: TensorDictBase, action: Tensor) -> dict[str, Tensor]:
+        return {"past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1)}
 
     def plan(self, rows: TensorDictBase) -> Plan:
         """Plan for the rows [B]. The context is encoded once; each iteration of the search forks it."""

@@ -50,16 +50,18 @@ def _batches(config: DictConfig, env: EnvBase, policy: Policy) -> Iterator[tuple
     seen = numbers.get("frames", numbers.get("state", 1))
     actions = env.action_spec.shape[-1]
     widest = max((layer.out_features for layer in policy.modules() if isinstance(layer, nn.Linear)), default=0)
-    yield "agent.batch_size", agent.batch_size, agent.batch_size * (2 * seen + actions + widest) * FLOAT
+    rows = agent.segment_length + policy.segment_history if policy.learns_from == "segments" else 2
+    yield "agent.batch_size", agent.batch_size, agent.batch_size * (rows * seen + actions + widest) * FLOAT
     if learns_model(config) and "model_batch_size" in agent:
         rows = agent.model_batch_size * agent.segment_length
         yield "agent.model_batch_size", agent.model_batch_size, rows * numbers.get("pixels", seen) * FLOAT
-    model, planner, error = agent.get("world_model"), agent.get("planner"), agent.get("model_error")
+    model, error = agent.get("world_model"), agent.get("model_error")
     if model is not None and {"members", "batch_size", "width"} <= set(model):
         yield "agent.world_model.batch_size", model.batch_size, model.members * model.batch_size * model.width * FLOAT
-    if planner is not None and "candidates" in planner and "horizon" in planner:
-        plans = planner.candidates * planner.horizon
-        yield "agent.planner.candidates", planner.candidates, plans * actions * FLOAT
+    for place, planner in (("agent", agent.get("planner")), ("agent.policy", agent.policy.get("planner"))):
+        if planner is not None and "candidates" in planner and "horizon" in planner:
+            plans = planner.candidates * planner.horizon
+            yield f"{place}.planner.candidates", planner.candidates, plans * actions * FLOAT
     if error is not None:
         plans = error.starts * error.plans
         yield "agent.model_error.plans", error.plans, plans * error.horizon * actions * FLOAT

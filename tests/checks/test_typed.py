@@ -38,6 +38,7 @@ TOY = ["env=toy", "experiment=smoke"]
         ("mbpo", "agent.model_error.plans=0", "a whole number in [1, 1e+12]"),
         ("drqv2", "agent.policy.std_start=1e30", "a number in [0, 2]"),
         ("dreamerv3", "agent.policy.world_model.blocks=0", "a whole number in [1, 1000]"),
+        ("tdmpc2", "agent.policy.behaviour.critics=1", "a whole number in [2, 1000]"),
         ("mpc_ivideogpt", "agent.planning.gamma=2", "a number in (0, 1]"),
         ("mbpo_ivideogpt", "agent.world_model.tokenizer.loss.motion_scale=0", "a number in (0, 1000000]"),
     ],

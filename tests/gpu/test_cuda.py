@@ -138,7 +138,7 @@ def test_a_world_model_is_pretrained(tmp_path: Path) -> None:
     assert list((tmp_path / "nano" / "transformer").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("agent", ["drqv2", "mbpo_ivideogpt", "dreamerv3"])
+@pytest.mark.parametrize("agent", ["drqv2", "mbpo_ivideogpt", "dreamerv3", "tdmpc2"])
 def test_a_deterministic_run_gives_the_same_bits_twice(agent: str, tmp_path: Path) -> None:
     settings = ["experiment=smoke", f"agent={agent}", f"device={GPU}", "video=false", "deterministic=true"]
     for name in ("one", "other"):

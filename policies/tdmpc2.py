@@ -1,0 +1,108 @@
+"""TD-MPC2's prior and critics (Hansen et al. 2024, arXiv 2310.16828), which learn in a model's latent states.
+
+*B batch shape, B batch, T steps of a segment, D latent state, A action.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torchrl.data import TensorSpec
+from torchrl.modules import MLP
+from torchrl.modules.value_norm import PercentileValueNorm
+
+from policies.latent_base import LatentBehaviour, PriorLoss
+from policies.networks import soft_update
+from policies.ranges import Bins, Critics, LearningRate, Limit, PositiveShare, ShareBelowOne, Weight, Width
+from policies.sac import squash
+from policies.specs import action_size
+from policies.two_hot_critics import TwoHotCritics
+
+LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+ASKED = 2  # critics, drawn anew each time: their minimum is in targets, their mean elsewhere
+
+
+class PriorAndCritics(LatentBehaviour):
+    """A tanh-Gaussian prior, and an ensemble of two-hot critics with target critics.
+
+    Args:
+        action_spec: bounded to [-1, 1], [A].
+        latent_size: D.
+        gamma: discount of one step.
+        width: width of both hidden layers of each network.
+        critics: number of critics, 2 or more.
+        bins: see `TwoHotCritics`.
+        limit: see `TwoHotCritics`.
+        dropout: see `TwoHotCritics`.
+        entropy: weight of the prior's entropy, beside values divided by their range.
+        target_rate: share of the critics that the target critics take over at each update.
+        scale_rate: share of the batch that the range of values takes over at each update.
+        learning_rate: Adam's.
+    """
+
+    def __init__(
+        self,
+        action_spec: TensorSpec,
+        *,
+        latent_size: Width,
+        gamma: PositiveShare,
+        width: Width = 512,
+        critics: Critics = 5,
+        bins: Bins = 101,
+        limit: Limit = 10.0,
+        dropout: ShareBelowOne = 0.01,
+        entropy: Weight = 1e-4,
+        target_rate: PositiveShare = 0.01,
+        scale_rate: PositiveShare = 0.01,
+        learning_rate: LearningRate = 3e-4,
+    ) -> None:
+        super().__init__()
+        if critics < ASKED:
+            raise ValueError(f"tdmpc2: critics is {critics}: it must be {ASKED} or more")
+        actions = action_size(action_spec, "tdmpc2")
+        self.gamma, self.entropy, self.target_rate = gamma, entropy, target_rate
+        norm = {"norm_class": nn.LayerNorm, "norm_kwargs": {"normalized_shape": width}}
+        self.prior = MLP(latent_size, 2 * actions, num_cells=[width, width], activation_class=nn.Mish, **norm)
+        inputs = latent_size + actions
+        self.critics = TwoHotCritics(inputs, critics, width=width, bins=bins, limit=limit, dropout=dropout)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.value_range = PercentileValueNorm(rate=scale_rate)  # 5th to 95th percentile, at least 1
+        self.optimizers = {
+            name: torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+            for name, network in (("critic", self.critics), ("prior", self.prior))
+        }
+
+    def sample(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.prior(latent).chunk(2, dim=-1)
+        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
+        return squash(mean, log_std, torch.randn_like(mean))
+
+    def value(self, latent: Tensor) -> Tensor:
+        """Mean of two random critics at an action of the prior."""
+        return self.critics.values(latent, self.sample(latent)[0], self.critics.draw(ASKED)).mean(0)
+
+    @torch.no_grad()
+    def target(self, latent: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
+        """Reward plus the discounted minimum of two random target critics at an action of the prior."""
+        values = self.target_critics.values(latent, self.sample(latent)[0], self.critics.draw(ASKED))
+        return reward + self.gamma * ~terminated * values.amin(0)
+
+    def value_loss(self, latent: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Weighted cross-entropy, the mean over critics, batch and steps."""
+        return (weight * self.critics.losses(self.critics(latent, action, drops=True), target)).mean()
+
+    def prior_loss(self, latent: Tensor, weight: Tensor) -> PriorLoss:
+        """Minus the value, divided by the range of values, and minus the weighted entropy."""
+        action, log_prob = self.sample(latent)
+        value = self.critics.values(latent, action, self.critics.draw(ASKED)).mean(0)  # [B, T, 1]
+        self.value_range.update(value[:, 0])
+        scale = self.value_range.scale()
+        gain = (value / scale - self.entropy * log_prob).squeeze(-1)
+        loss = -(weight * gain).mean()
+        metrics = {"prior_loss": loss, "q": value.mean(), "value_range": scale.squeeze(), "entropy": -log_prob.mean()}
+        return PriorLoss(loss, {name: metric.detach().clone() for name, metric in metrics.items()})
+
+    def update_targets(self) -> None:
+        soft_update(self.target_critics, self.critics, self.target_rate)

@@ -1,0 +1,84 @@
+"""An ensemble of critics whose values are categorical distributions in symlog space.
+
+N critics, n of them chosen, *B batch shape, R rows, D features, A action.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrl.modules.functional import symexp, symlog
+from torchrl.objectives import two_hot_decode, two_hot_encode
+
+
+class TwoHotCritics(nn.Module):
+    """N perceptrons of equal sizes, each layer of all of them one batched product.
+
+    Each has two hidden layers (Linear, LayerNorm, Mish), with dropout after the first linear layer, and starts at
+    value 0.
+
+    Args:
+        in_size: D + A.
+        count: N.
+        width: width of the hidden layers.
+        bins: values of the distribution, evenly spaced in symlog space.
+        limit: largest of them: values lie within symexp(-limit) and symexp(limit).
+        dropout: share of the outputs of the first linear layer that are dropped while learning.
+    """
+
+    bins: Tensor
+
+    def __init__(self, in_size: int, count: int, *, width: int, bins: int, limit: float, dropout: float) -> None:
+        super().__init__()
+        self.count, self.dropout = count, dropout
+        sizes = (in_size, width, width, bins)
+        self.weights = nn.ParameterList(nn.Parameter(torch.zeros(count, *pair)) for pair in pairwise(sizes))
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(count, 1, size)) for size in sizes[1:])
+        self.gains = nn.ParameterList(nn.Parameter(torch.ones(count, 1, width)) for _ in range(2))
+        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(count, 1, width)) for _ in range(2))
+        for weight in list(self.weights)[:-1]:
+            nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+        self.register_buffer("bins", torch.linspace(-limit, limit, bins))
+
+    def forward(self, features: Tensor, action: Tensor, chosen: Tensor | None = None, *, drops: bool = False) -> Tensor:
+        """Logits of values.
+
+        Args:
+            features: [*B, D].
+            action: [*B, A].
+            chosen: int64 [n], numbers of the critics to ask; None asks all of them.
+            drops: whether dropout is applied.
+
+        Returns:
+            [n, *B, bins].
+        """
+        inputs = torch.cat((features, action), -1)
+        hidden = inputs.flatten(0, -2).expand(self.count if chosen is None else len(chosen), -1, -1)  # [n, R, D + A]
+        for layer, weight in enumerate(self.weights):
+            bias = self.biases[layer]
+            if chosen is not None:
+                weight, bias = weight[chosen], bias[chosen]
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if layer < len(self.gains):
+                gain, shift = self.gains[layer], self.shifts[layer]
+                if chosen is not None:
+                    gain, shift = gain[chosen], shift[chosen]
+                hidden = F.dropout(hidden, self.dropout, training=drops and layer == 0)
+                hidden = F.mish(torch.addcmul(shift, F.layer_norm(hidden, hidden.shape[-1:]), gain))
+        return hidden.unflatten(1, inputs.shape[:-1])
+
+    def values(self, features: Tensor, action: Tensor, chosen: Tensor) -> Tensor:
+        """Values [n, *B, 1] by the critics `chosen` [n]."""
+        return symexp(two_hot_decode(self(features, action, chosen), self.bins)).unsqueeze(-1)
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy [N, *B] of logits [N, *B, bins] to targets [*B, 1]."""
+        code = two_hot_encode(symlog(target.squeeze(-1)), self.bins)
+        return -(code * logits.log_softmax(-1)).sum(-1)
+
+    def draw(self, count: int) -> Tensor:
+        """Numbers int64 [count] of different critics."""
+        return torch.randperm(self.count, device=self.bins.device)[:count]

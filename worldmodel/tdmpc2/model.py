@@ -1,0 +1,144 @@
+"""TD-MPC2's latent dynamics (Hansen et al. 2024, arXiv 2310.16828).
+
+Dimensions: B batch, H predicted steps, D latent state, A action, S state. Two-hot codes are TorchRL's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import Composite, TensorSpec
+from torchrl.modules.functional import symexp, symlog
+from torchrl.objectives import two_hot_cross_entropy, two_hot_decode
+
+from worldmodel.latent_base import LatentDynamics, Unrolled
+from worldmodel.ranges import Bins, LearningRate, Limit, Number, NumberOrZero, Scale, Weight, Width
+from worldmodel.tdmpc2.networks import (
+    PixelEncoder,
+    SimNorm,
+    StateEncoder,
+    hidden_layers,
+    normed,
+    random_shift,
+    trunc_normal_init,
+)
+
+
+class TDMPC2Dynamics(LatentDynamics):
+    """An encoder, a predictor of the next latent state, and a predictor of rewards, without a decoder.
+
+    Latent states are trained to be predictable, and to predict rewards; values are another loss of the same states.
+
+    Args:
+        observation_spec: Has `frames` uint8 [3K, R, R], with `task` [N] where there are several tasks, or `state` [S].
+        action_spec: Spec of actions [A].
+        pixels: Whether frames are observed. False: the state.
+        latent_size: D, a multiple of `simnorm_group`.
+        width: Width of both hidden layers of the predictors.
+        encoder_width: Width of the hidden layer of the encoder of states.
+        simnorm_group: Numbers of a latent state that sum to 1.
+        bins: Values of the categorical distribution of a reward, evenly spaced in symlog space.
+        limit: Largest of them: rewards lie within symexp(-limit) and symexp(limit).
+        consistency: Weight of the error of predicted latent states.
+        reward_weight: Weight of the cross-entropy of rewards.
+        shift_pad: Frames that are learned from are shifted at random by up to this number of pixels each way.
+        learning_rate: Adam's.
+        encoder_rate: Factor of the learning rate in the encoder.
+
+    Raises:
+        ValueError: `latent_size` is no multiple of the groups, or the environment lacks what is observed.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        pixels: bool,
+        latent_size: Width = 512,
+        width: Width = 512,
+        encoder_width: Width = 256,
+        simnorm_group: Number = 8,
+        bins: Bins = 101,
+        limit: Limit = 10.0,
+        consistency: Weight = 20.0,
+        reward_weight: Weight = 0.1,
+        shift_pad: NumberOrZero = 3,
+        learning_rate: LearningRate = 3e-4,
+        encoder_rate: Scale = 0.3,
+    ) -> None:
+        super().__init__()
+        if latent_size % simnorm_group:
+            raise ValueError(
+                f"tdmpc2: latent_size ({latent_size}) must be a multiple of {simnorm_group}, simnorm_group"
+            )
+        self.latent_size, self.shift_pad = latent_size, shift_pad
+        self.consistency, self.reward_weight = consistency, reward_weight
+        simnorm, inputs = SimNorm(simnorm_group), latent_size + action_spec.shape[-1]
+        self.encoder = self._make_encoder(observation_spec, pixels, encoder_width, simnorm)
+        hidden = (inputs, width, width)
+        self.predictor = nn.Sequential(*hidden_layers(hidden), normed(width, latent_size, simnorm))
+        last = nn.Linear(width, bins)
+        self.reward_head = nn.Sequential(*hidden_layers(hidden), last)
+        trunc_normal_init(self)
+        nn.init.zeros_(last.weight)
+        self.register_buffer("bins", torch.linspace(-limit, limit, bins))
+        self.bins: Tensor
+        others = [*self.predictor.parameters(), *self.reward_head.parameters()]
+        groups: list[dict[str, Any]] = [
+            {"params": [*self.encoder.parameters()], "lr": encoder_rate * learning_rate},
+            {"params": others},
+        ]
+        self.optimizers = {"world_model": torch.optim.Adam(groups, lr=learning_rate, fused=True)}
+
+    def _make_encoder(
+        self, observation_spec: Composite, pixels: bool, width: int, simnorm: SimNorm
+    ) -> PixelEncoder | StateEncoder:
+        """The encoder of what is observed; sets `observations`."""
+        keys = [str(key) for key in observation_spec]
+        key = "frames" if pixels else "state"
+        if key not in keys:
+            raise ValueError(f"tdmpc2 learns from {key}, which the environment does not give: see agent.pixels")
+        self.observations = (key, "task") if pixels and "task" in keys else (key,)
+        shape = observation_spec[key].shape
+        if not pixels:
+            return StateEncoder(shape[-1], width, self.latent_size, simnorm)
+        tasks = observation_spec["task"].shape[-1] if "task" in keys else 0
+        return PixelEncoder(shape, tasks, self.latent_size, simnorm)
+
+    def encode(self, observed: TensorDictBase) -> Tensor:
+        encoded: Tensor = self.encoder(*(observed[key] for key in self.observations))
+        return encoded
+
+    def advance(self, latent: Tensor, action: Tensor) -> Tensor:
+        following: Tensor = self.predictor(torch.cat((latent, action), -1))
+        return following
+
+    def reward(self, latent: Tensor, action: Tensor) -> Tensor:
+        return symexp(two_hot_decode(self.reward_head(torch.cat((latent, action), -1)), self.bins)).unsqueeze(-1)
+
+    def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
+        seen = self._augmented(segments.select(*self.observations))
+        first = self.encode(seen[:, 0])
+        with torch.no_grad():
+            observed = self.encode(seen[:, 1:])
+        latents, actions = [first], segments["action"][:, :-1]
+        for action in actions.unbind(1):
+            latents.append(self.advance(latents[-1], action))
+        latent = torch.stack(latents, 1)  # [B, H + 1, D]
+        consistency = (weight * (latent[:, 1:] - observed).square().mean(-1)).mean()
+        logits = self.reward_head(torch.cat((latent[:, :-1], actions), -1))  # [B, H, bins]
+        error = two_hot_cross_entropy(logits, symlog(segments["next", "reward"][:, :-1]), self.bins)
+        reward = (weight * error).mean()
+        metrics = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
+        return Unrolled(self.consistency * consistency + self.reward_weight * reward, metrics, latent, observed)
+
+    def _augmented(self, observed: TensorDictBase) -> TensorDictBase:
+        """Observations [B, H + 1], each of their frames shifted in its own way."""
+        if "frames" in self.observations and self.shift_pad:
+            shifted = random_shift(observed["frames"].flatten(0, 1).float(), self.shift_pad)
+            observed["frames"] = shifted.unflatten(0, observed.batch_size)
+        return observed

@@ -1,0 +1,102 @@
+"""Networks of TD-MPC2's latent dynamics. *B batch shape, N pictures, C channels, R resolution, D latent width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHANNELS, KERNEL, STRIDE = (32, 32, 32), 3, 2  # of the convolutions
+LEAST_SIDE = 15  # of a picture that leaves one pixel after them
+
+
+class SimNorm(nn.Module):
+    """Softmax over each group of numbers: [*B, D] -> [*B, D], so that a latent state cannot grow.
+
+    Args:
+        group: Numbers of a group, a divisor of D.
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.unflatten(-1, (-1, self.group)).softmax(-1).flatten(-2)
+
+
+def normed(width_in: int, width_out: int, activation: nn.Module) -> nn.Sequential:
+    """Linear, LayerNorm, activation."""
+    return nn.Sequential(nn.Linear(width_in, width_out), nn.LayerNorm(width_out), activation)
+
+
+def hidden_layers(sizes: Sequence[int]) -> list[nn.Module]:
+    """A `normed` layer with Mish from each size to the next."""
+    return [normed(*pair, nn.Mish()) for pair in pairwise(sizes)]
+
+
+class StateEncoder(nn.Module):
+    """States [*B, S] -> latent states [*B, D]."""
+
+    def __init__(self, state_size: int, width: int, latent: int, simnorm: SimNorm) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*hidden_layers((state_size, width)), normed(width, latent, simnorm))
+
+    def forward(self, state: Tensor) -> Tensor:
+        encoded: Tensor = self.layers(state)
+        return encoded
+
+
+class PixelEncoder(nn.Module):
+    """Stacked frames [*B, C, R, R], 0 to 255, with vectors [*B, V] beside them -> latent states [*B, D].
+
+    Args:
+        shape: (C, R, R).
+        vectors: V, numbers that are read beside the frames, such as the one-hot of the task.
+        latent: D.
+        simnorm: Normalises the latent states.
+
+    Raises:
+        ValueError: The frames are too small for the convolutions.
+    """
+
+    def __init__(self, shape: Sequence[int], vectors: int, latent: int, simnorm: SimNorm) -> None:
+        super().__init__()
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] < LEAST_SIDE:
+            raise ValueError(
+                f"tdmpc2 needs square frames of at least {LEAST_SIDE} pixels, not {list(shape)}: set env.resolution"
+            )
+        self.shape = tuple(shape)
+        layers: list[nn.Module] = []
+        side = shape[1]
+        for widths in pairwise((shape[0], *CHANNELS)):
+            layers += [nn.Conv2d(*widths, KERNEL, STRIDE), nn.ReLU()]
+            side = (side - KERNEL) // STRIDE + 1
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = normed(CHANNELS[-1] * side**2 + vectors, latent, simnorm)
+
+    def forward(self, frames: Tensor, *vectors: Tensor) -> Tensor:
+        pictures = frames.reshape(-1, *self.shape).float() / 255 - 0.5
+        features = self.convolutions(pictures.contiguous(memory_format=torch.channels_last))
+        encoded: Tensor = self.head(torch.cat((features.flatten(1).reshape(*frames.shape[:-3], -1), *vectors), -1))
+        return encoded
+
+
+def random_shift(pictures: Tensor, pad: int) -> Tensor:
+    """Shift each picture of [N, C, R, R] by up to `pad` pixels in each direction, repeating its border."""
+    side, count = pictures.shape[-1], len(pictures)
+    padded = F.pad(pictures, (pad,) * 4, mode="replicate")
+    windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # [N, C, 2 pad + 1, 2 pad + 1, R, R], a view
+    down, right = torch.randint(2 * pad + 1, (2, count), device=pictures.device)
+    return windows[torch.arange(count, device=pictures.device), :, down, right]
+
+
+def trunc_normal_init(module: nn.Module, std: float = 0.02) -> None:
+    """Truncated normal weights and zero biases in all linear layers."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+            nn.init.zeros_(part.bias)
