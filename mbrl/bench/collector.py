@@ -1,4 +1,4 @@
-"""TorchRL's collector with two workers, compared with a bare loop over one environment."""
+"""A step through TorchRL, and TorchRL's collector with two workers, compared with a bare loop over one environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mbrl.bench import Row
-from mbrl.bench._machine import row
+from mbrl.bench._machine import median_seconds, row
 from mbrl.collecting.collector import make_collector, shut_down
 from mbrl.envs.metaworld import MetaWorld, make_env
 from policies.random import RandomPolicy
@@ -22,12 +22,29 @@ OPTIONS: dict[str, Any] = {"task": "reach", "action_repeat": 1}
 
 
 def run() -> Iterator[Row]:
-    """Env steps per second of two processes and, if Ray is installed, of two Ray workers, over those of a bare loop."""
+    """Steps per second through TorchRL, in one process, in two and, if Ray is installed, in two Ray workers."""
+    yield from _compare_steps()
     yield from _compare_with_bare_loop("process", "two processes", "state", "≥ 0.75")
     yield from _compare_with_bare_loop("process", "two processes", "pixels")
     if find_spec("ray") is not None:
         yield from _compare_with_bare_loop("ray", "two Ray workers", "state")
         yield from _compare_with_bare_loop("ray", "two Ray workers", "pixels")
+
+
+def _compare_steps() -> Iterator[Row]:
+    """Agent steps from state in this process, as experiments take them: two env steps each."""
+    settings: dict[str, Any] = {"task": "reach", "pixels": False}
+    env, frames = make_env(**settings), FRAMES["state"]
+    action = env.action_spec.rand()
+
+    def step() -> None:
+        carried = env.reset()
+        for _ in range(frames):
+            carried = env.step_and_maybe_reset(carried.set("action", action))[1]
+
+    ours, bare = median_seconds([step, partial(_bare_loop, MetaWorld(**settings), frames)], BATCHES)
+    yield row("collector: a step through TorchRL, state", 1e6 * ours / frames, "µs")
+    yield row("collector: a step through TorchRL over a bare step, state", ours / bare, "×", "≤ 1.1")
 
 
 def _compare_with_bare_loop(backend: str, name: str, observation: str, target: str = "") -> Iterator[Row]:

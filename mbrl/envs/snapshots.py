@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import TensorSpec, Unbounded
-from torchrl.envs import Transform
-
-from mbrl.data.episodes import SNAPSHOT
 
 _NUMBERS = (bool, int, float, np.number, np.bool_)
 
@@ -97,25 +92,3 @@ def _like(value: Any, numbers: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
     if isinstance(value, np.ndarray):
         return numbers.reshape(value.shape).astype(value.dtype)
     return type(value)(numbers[0])
-
-
-class ObserveSnapshot(Transform):
-    """Adds `snapshot` float64 [n], the exact state of the environment, to each observation.
-
-    Args:
-        env: the Gymnasium environment inside, with `snapshot`, `restore` and `renders`.
-    """
-
-    def __init__(self, env: Any) -> None:
-        super().__init__(in_keys=[], out_keys=[SNAPSHOT])
-        self._env, self.layout = env, SnapshotLayout.of(env)
-
-    def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
-        return tensordict_reset.set(SNAPSHOT, self.layout.pack(self._env.snapshot()))
-
-    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return next_tensordict.set(SNAPSHOT, self.layout.pack(self._env.snapshot()))
-
-    def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
-        observation_spec[SNAPSHOT] = Unbounded((self.layout.size,), dtype=torch.float64)
-        return observation_spec
