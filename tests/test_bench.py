@@ -126,20 +126,20 @@ def test_both_mbpo_loops_do_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done == {"policy": 20, "world_model": 4, "imagination": 2, "fits": 1}
     learners = {"actor": agent.policy.actor, "critic": agent.policy.critic, "ensemble": agent.world_model}
     weights = {name: [p.clone() for p in part.parameters()] for name, part in learners.items()}
-    counted = {"_imagine": 0, "baseline_update": 0}
+    counted = {"imagine": 0, "baseline_update": 0}
     for name in counted:
         function = getattr(_baseline_mbpo, name)
 
         def count(*arguments: Any, name: str = name, function: Any = function) -> Any:
             counted[name] += 1
             result = function(*arguments)
-            if name == "_imagine":
+            if name == "imagine":
                 return result
             return lambda: counted.update(baseline_update=counted["baseline_update"] + 1) or result()
 
         monkeypatch.setattr(_baseline_mbpo, name, count)
     _baseline_mbpo.baseline_updates(agent, replay.steps("state"), fits=4, imaginations=2, updates=20)()
-    assert counted == {"_imagine": 2, "baseline_update": 1 + 20}
+    assert counted == {"imagine": 2, "baseline_update": 1 + 20}
     for name, part in learners.items():
         moved = [not torch.equal(*pair) for pair in zip(part.parameters(), weights[name], strict=True)]
         assert all(moved), name

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.nn import functional as F
 
 from mbrl.agents.agent import Agent
 from mbrl.bench._baseline_sac import baseline_update, sample_action
 from policies.sac import SAC
+from worldmodel.ensemble.members import HIGHEST, LOWEST, Gaussian, Members
 from worldmodel.ensemble.model import ProbabilisticEnsemble
 
 Columns = tuple[Tensor, ...]  # state, action, reward and next state of transitions, [N, *] each
@@ -35,7 +37,7 @@ def baseline_updates(
     real = (steps["state"], steps["action"], steps["next", "reward"], steps["next", "state"])
     batch = _empty_batch(real, agent.schedule.batch_size)
     columns = (batch["state"], batch["action"], batch["next", "reward"], batch["next", "state"])
-    fit_model, update_policy = _model_update(model, real), baseline_update(policy, batch)
+    fit_model, update_policy = model_update(model, real), baseline_update(policy, batch)
     real_rows = agent.schedule.real
     rollouts, horizon = imagination.env.batch_size[0], imagination.schedule.last
 
@@ -53,7 +55,7 @@ def baseline_updates(
         for number in range(updates):
             if number % (updates // imaginations) == 0:
                 starts = real[0][torch.randint(len(real[0]), (rollouts,))]
-                rollouts_so_far.append(_imagine(policy, model, starts, horizon))
+                rollouts_so_far.append(imagine(policy, model, starts, horizon))
                 imagined = tuple(torch.cat(column) for column in zip(*rollouts_so_far, strict=True))
             mix(imagined)
             update_policy()
@@ -68,7 +70,7 @@ def _empty_batch(real: Columns, size: int) -> TensorDict:
     return TensorDict(state=state, action=action, gamma=gamma, next=following, batch_size=[size])
 
 
-def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
+def model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], object]:
     """A function that takes one gradient step of all members, on whitened data."""
     members, adam = model.members, torch.optim.AdamW(model.members.parameters(), lr=1e-3, fused=True)
     state, action, reward, after = real
@@ -78,7 +80,7 @@ def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], o
 
     def step() -> None:
         rows = torch.randint(len(inputs), (members.count, model.batch_size))
-        loss = members.loss(members(inputs[rows]), targets[rows], all_targets)
+        loss = members.loss(_forward(members, inputs[rows]), targets[rows], all_targets)
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -86,14 +88,25 @@ def _model_update(model: ProbabilisticEnsemble, real: Columns) -> Callable[[], o
     return step
 
 
+def _forward(members: Members, inputs: Tensor, chosen: Tensor | None = None) -> Gaussian:
+    """As `Members.forward`, each layer of all members one batched product of PyTorch."""
+    hidden = inputs
+    for number, (weight, bias) in enumerate(zip(members.weights, members.biases, strict=True)):
+        if chosen is not None:
+            weight, bias = weight[chosen], bias[chosen]
+        hidden = torch.baddbmm(bias, F.silu(hidden) if number else hidden, weight)
+    mean, raw = hidden.chunk(2, -1)
+    return Gaussian(mean, LOWEST + F.softplus(HIGHEST - F.softplus(HIGHEST - raw) - LOWEST))
+
+
 @torch.no_grad()
-def _imagine(policy: SAC, model: ProbabilisticEnsemble, state: Tensor, horizon: int) -> Columns:
+def imagine(policy: SAC, model: ProbabilisticEnsemble, state: Tensor, horizon: int) -> Columns:
     """Rollouts. Every elite predicts every row: one elite gives the next state, and all give the reward bonus."""
     steps_so_far, number = [], torch.arange(len(state))
     for _ in range(horizon):
         action, _log_prob = sample_action(policy.actor.network, state)
         inputs = model.of_inputs(torch.cat([state, action], -1))
-        mean = model.members(inputs.expand(len(model.elites), -1, -1), model.elites).mean
+        mean = _forward(model.members, inputs.expand(len(model.elites), -1, -1), model.elites).mean
         sampled = mean[number % len(model.elites), number]
         after = state + model.of_states.inverse(sampled[:, :-1])
         reward = model.of_rewards.inverse(sampled[:, -1:]) + model.of_rewards.coloured * mean[..., -1:].std(0)

@@ -12,7 +12,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
 from mbrl.bench import Row
-from mbrl.bench._baseline_mbpo import baseline_updates
+from mbrl.bench._baseline_mbpo import baseline_updates, imagine, model_update
 from mbrl.bench._machine import median_seconds, row
 from mbrl.bench.policies import ACTIONS, STATE, filled_replay
 from mbrl.build import assemble
@@ -20,9 +20,11 @@ from mbrl.compose import CONFIGS
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.base import Policy
+from policies.sac import SAC
 from worldmodel.base import WorldModel
+from worldmodel.ensemble.model import ProbabilisticEnsemble
 
-REPEATS = 3
+REPEATS, FIT_UPDATES = 3, 200
 ENV_STEPS = 100_000  # env steps at which rollouts have their final length
 
 
@@ -50,6 +52,29 @@ def run() -> Iterator[Row]:
     yield row(name, updates / our_seconds, "updates/s")
     yield row(f"{name}: a plain loop of the same networks", updates / baseline_seconds, "updates/s")
     yield row(f"{name}: ours over the plain loop", baseline_seconds / our_seconds, "×", "≥ 0.8")
+    yield from _compare_parts(agent, replay)
+
+
+def _compare_parts(agent: Agent, replay: Replay) -> Iterator[Row]:
+    """Rollouts and gradient steps of the ensemble apart; ours are kept as episodes, and judged on held-out data."""
+    policy, model, imagination = agent.policy, agent.world_model, agent.imagination
+    assert isinstance(policy, SAC) and isinstance(model, ProbabilisticEnsemble) and imagination is not None
+    steps, rollouts, horizon = replay.steps("state"), imagination.env.batch_size[0], imagination.schedule.last
+    starts = steps["state"][:rollouts]
+    real = (steps["state"], steps["action"], steps["next", "reward"], steps["next", "state"])
+    update = model_update(model, real)
+    ours, plain, fit, plain_fit = median_seconds(
+        [
+            lambda: imagination.run(ENV_STEPS),
+            lambda: imagine(policy, model, starts, horizon),
+            lambda: model.fit(steps, FIT_UPDATES),
+            lambda: [update() for _ in range(FIT_UPDATES)],
+        ],
+        REPEATS,
+    )
+    yield row("MBPO imagined transitions", rollouts * horizon / ours, "transitions/s")
+    yield row("MBPO imagined transitions: ours over the plain loop", plain / ours, "×")
+    yield row("MBPO gradient steps of the ensemble: ours over the plain loop", plain_fit / fit, "×")
 
 
 def _config() -> DictConfig:

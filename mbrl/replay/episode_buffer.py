@@ -111,7 +111,7 @@ class EpisodeBuffer:
             self.latents.write((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        checksums = torch.tensor([self.storage.checksum(episode) for episode in records.unbind(0)])
+        checksums = self.storage.checksums(records)
         self._table.append(starts, rows, first, checksums)
         self.head += count * length
         self._table.drop_before(self.head - self.capacity)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from mbrl.errors import UserError
 from mbrl.replay.episode_table import Episode
@@ -45,9 +46,9 @@ class InMemory:
             self._fields = {key: TensorType.of(value) for key, value in record.items()}
         return record.to_tensordict().expand(self.size).clone()
 
-    def checksum(self, records: TensorDictBase) -> int:
-        """None is needed: that of the checkpoint's file covers them."""
-        return 0
+    def checksums(self, episodes: TensorDictBase) -> Tensor:
+        """Of episodes [N, R]: 0 for each, because the checksum of the checkpoint's file covers them."""
+        return torch.zeros(len(episodes), dtype=torch.int64)
 
     def state_dict(self, data: TensorDictBase) -> dict[str, Any]:
         return {"data": data.to_dict()}
@@ -193,6 +194,10 @@ class MemoryMaps:
         for key in sorted(records.keys()):
             value = zlib.crc32(bytes_of(records[key]), value)
         return value
+
+    def checksums(self, episodes: TensorDictBase) -> Tensor:
+        """The checksum of each of episodes [N, R], int64 [N]."""
+        return torch.tensor([self.checksum(episode) for episode in episodes.unbind(0)])
 
     def state_dict(self, data: TensorDictBase) -> dict[str, Any]:
         return {}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldmodel.ensemble.products import affine, by_onednn, perceptron
+
 LOWEST, HIGHEST = -10.0, 0.5  # of the log-variance of a whitened output
 
 
@@ -26,7 +28,7 @@ class Gaussian(NamedTuple):
 
 
 class Members(nn.Module):
-    """M perceptrons of equal sizes, each layer of all of them one batched product.
+    """M perceptrons of equal sizes.
 
     The log-variances lie softly between two bounds. PETS (Chua et al. 2018, arXiv 1805.12114) learns these, with
     a term that draws them together; against the weighted likelihood below it wins: all noise ends up alike.
@@ -48,14 +50,28 @@ class Members(nn.Module):
 
     def forward(self, inputs: Tensor, chosen: Tensor | None = None) -> Gaussian:
         """Inputs [M, B, I], or [m, B, I] for the m members that `chosen` [m] numbers."""
-        hidden = inputs
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if chosen is not None:
-                weight, bias = weight[chosen], bias[chosen]
-            hidden = torch.baddbmm(bias, F.silu(hidden) if number else hidden, weight)
-        mean, raw = hidden.chunk(2, -1)
+        mean, raw = self._outputs(inputs, chosen, slice(None)).chunk(2, -1)
         capped = HIGHEST - F.softplus(HIGHEST - raw)
         return Gaussian(mean, LOWEST + F.softplus(capped - LOWEST))
+
+    def means(self, inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """The means [M, B, O] alone, without the time that the variances take; arguments as in `forward`."""
+        return self._outputs(inputs, chosen, slice(self.weights[-1].shape[-1] // 2))
+
+    def _outputs(self, inputs: Tensor, chosen: Tensor | None, columns: slice) -> Tensor:
+        """These columns of what the last layer puts out."""
+        weights = [*self.weights[:-1], self.weights[-1][..., columns]]
+        biases = [*self.biases[:-1], self.biases[-1][..., columns]]
+        if by_onednn(inputs) and not torch.is_grad_enabled():
+            numbers = range(self.count) if chosen is None else chosen.tolist()
+            each = [([weight[n] for weight in weights], [bias[n, 0] for bias in biases]) for n in numbers]
+            return torch.stack([perceptron(rows, *member) for rows, member in zip(inputs, each, strict=True)])
+        hidden = inputs
+        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            if chosen is not None:
+                weight, bias = weight[chosen], bias[chosen]
+            hidden = affine(F.silu(hidden) if number else hidden, weight, bias)
+        return hidden
 
     def loss(self, predicted: Gaussian, targets: Tensor, wanted: Tensor) -> Tensor:
         """Of the entries `wanted` int64 of targets [M, B, O], summed over members; 0-d.

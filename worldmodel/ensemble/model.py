@@ -219,17 +219,16 @@ class ProbabilisticEnsemble(WorldModel):
 
         As one more entry of the state the reward would have little weight, and the policy learns from it.
         """
-        mean = self.members(judged.inputs.expand(self.members.count, -1, -1)).mean
+        mean = self.members.means(judged.inputs.expand(self.members.count, -1, -1))
         squared = counts @ (mean - judged.targets).square()  # [M, D + 1]
         states = squared[:, self._predicted[:-1]]
         return squared[:, -1] + (states.mean(1) if states.shape[1] else 0.0)
 
     @torch.no_grad()
     def _judge(self, judged: Data, errors: Tensor) -> dict[str, Tensor]:
-        chosen = self.elites
-        mean = self.members(judged.inputs.expand(len(chosen), -1, -1), chosen).mean.mean(0)
+        mean = self.members.means(judged.inputs.expand(len(self.elites), -1, -1), self.elites).mean(0)
         reward = (mean - judged.targets)[:, -1].square().mean()
-        return {"holdout_error": errors[chosen].mean(), "holdout_reward_error": reward}
+        return {"holdout_error": errors[self.elites].mean(), "holdout_reward_error": reward}
 
     def _snapshot(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.members.parameters()]
@@ -255,14 +254,18 @@ class ProbabilisticEnsemble(WorldModel):
         inputs = self._inputs(state, action)
         every, measured = None, {}
         if self.measures:
-            every = self.members(inputs.expand(len(self.elites), -1, -1), self.elites)
-            measured = self._disagreement(every.mean)
+            every = self._predict(inputs.expand(len(self.elites), -1, -1), self.elites)
+            measured = self._disagreement(every[0])
         outputs = self._one_elite_a_row(inputs, every)
         after = self._after(state, outputs[:, :-1])
         reward = self.of_rewards.inverse(outputs[:, -1:])
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
-    def _one_elite_a_row(self, inputs: Tensor, every: Gaussian | None) -> Tensor:
+    def _predict(self, inputs: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
+        """Means of the chosen members, and log-variances where a step is a sample; arguments as in `Members`."""
+        return self.members(inputs, chosen) if self.sampled else (self.members.means(inputs, chosen),)
+
+    def _one_elite_a_row(self, inputs: Tensor, every: tuple[Tensor, ...] | None) -> Tensor:
         """The prediction [B, D + 1] of an elite drawn for each row, in numbers as equal as B allows.
 
         Args:
@@ -273,12 +276,12 @@ class ProbabilisticEnsemble(WorldModel):
         order = torch.randperm(count, device=inputs.device)
         rows = torch.cat([order, order.new_zeros(-count % len(drawn))]).reshape(len(drawn), -1)
         if every is None:
-            predicted = self.members(inputs[rows], self.elites[drawn])
+            predicted = self._predict(inputs[rows], self.elites[drawn])
         else:
-            predicted = Gaussian(*(part[drawn[:, None], rows] for part in every))
-        made = predicted.mean.clone()
+            predicted = tuple(part[drawn[:, None], rows] for part in every)
+        made = predicted[0]
         if self.sampled:
-            made[..., :-1] = predicted.sample()[..., :-1]
+            made[..., :-1] = Gaussian(*predicted).sample()[..., :-1]
         flat = made.flatten(0, 1)[:count]
         return torch.empty_like(flat).index_copy_(0, order, flat)
 

@@ -1,0 +1,61 @@
+"""Matrix products of several members, on a CPU by the kernels of oneDNN.
+
+PyTorch's batched product calls MKL there, which uses half the width of the vector units of an AMD EPYC: 95 GFLOP/s on
+one core, where oneDNN reaches 135 to 170 in products of these sizes. M members, B rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def by_onednn(inputs: Tensor) -> bool:
+    """Whether oneDNN multiplies these inputs."""
+    return inputs.device.type == "cpu" and inputs.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Products [M, B, I] x [M, I, O] + [M, 1, O], with gradients."""
+    if by_onednn(inputs):
+        outputs: Tensor = _Affine.apply(inputs, weight, bias)
+        return outputs
+    return torch.baddbmm(bias, inputs, weight)
+
+
+def perceptron(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """One member's outputs [B, O] for inputs [B, I] without gradients, by oneDNN; its weights [I, O], biases [O]."""
+    hidden = inputs
+    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        hidden = _linear(F.silu(hidden, inplace=True) if number else hidden, weight.t(), bias)
+    return hidden
+
+
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Inputs [B, I] times the transpose of a weight [O, I]."""
+    outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return outputs
+
+
+class _Affine(torch.autograd.Function):
+    """`affine` by oneDNN, whose operator has no gradients of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        members = zip(inputs, weight, bias[:, 0], strict=True)
+        return torch.stack([_linear(rows, matrix.t(), shift) for rows, matrix, shift in members])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        inputs, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        of_inputs = None
+        if ctx.needs_input_grad[0]:
+            of_inputs = torch.stack([_linear(*pair) for pair in zip(gradient, weight, strict=True)])
+        of_weight = torch.stack([_linear(rows.t(), out.t()) for rows, out in zip(inputs, gradient, strict=True)])
+        return of_inputs, of_weight, gradient.sum(1, keepdim=True)
