@@ -91,6 +91,7 @@ def check_configured(verb: str, arguments: list[str], folder: Path, whole: bool)
     config_dir = parsed.config_dir and own_agents(folder)
     overrides = []
     for override in parsed.overrides:
+        override = re.sub(r"^(seed=\d+)(,\d+)+$", r"\1", override)  # nothing that is checked depends on the seed
         key, _, value = override.partition("=")
         if key == "agent" and config_dir:
             override = "agent=mine"
@@ -157,8 +158,9 @@ def parse(parser: ArgumentParser, arguments: list[str], whole: bool) -> dict[str
     return {}
 
 
+@cache
 def command_line() -> ArgumentParser:
-    """The parser of `mbrl`."""
+    """The parser of `mbrl`, built once."""
     return build_parser()[0]
 
 

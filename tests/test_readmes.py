@@ -26,7 +26,7 @@ from tests.readmes import (
     trees,
 )
 
-pytestmark = pytest.mark.process  # whole commands and runs
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("readmes")]  # whole commands; names are collected once
 
 ALL = readmes()
 CODE = [block for readme in ALL for block in blocks(readme)]

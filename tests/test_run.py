@@ -35,7 +35,12 @@ AGENTS = {
 }
 
 
-@pytest.fixture(scope="module", params=AGENTS)
+def of_agents(*agents: str) -> list[Any]:
+    """Parameters for `trained`: one process of pytest-xdist runs the tests of an agent, and trains it once."""
+    return [pytest.param(agent, marks=pytest.mark.xdist_group(f"run of {agent}")) for agent in agents]
+
+
+@pytest.fixture(scope="module", params=of_agents(*AGENTS))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> mbrl.Run:
     agent = request.param
     folder = tmp_path_factory.mktemp("front") / agent
@@ -75,7 +80,7 @@ def test_a_run_is_all_its_parts_and_reading_changes_nothing(trained: mbrl.Run) -
     assert contents(run.folder) == before
 
 
-@pytest.mark.parametrize("trained", [agent for agent in AGENTS if AGENTS[agent][0]], indirect=True)
+@pytest.mark.parametrize("trained", of_agents(*[agent for agent in AGENTS if AGENTS[agent][0]]), indirect=True)
 def test_imagined_rollouts_have_the_documented_shapes(trained: mbrl.Run) -> None:
     run = trained
     assert run.world_model is not None
@@ -96,7 +101,7 @@ def test_imagined_rollouts_have_the_documented_shapes(trained: mbrl.Run) -> None
         run.imagine(context=context[:, 0])
 
 
-@pytest.mark.parametrize("trained", ["dreamerv3"], indirect=True)
+@pytest.mark.parametrize("trained", of_agents("dreamerv3"), indirect=True)
 def test_a_policy_with_memory_goes_on_from_its_last_call(trained: mbrl.Run) -> None:
     policy, pixels = mbrl.load(trained.folder).policy, torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
     torch.manual_seed(0)  # latent states are drawn

@@ -32,6 +32,11 @@ def of_smoke(test: Any) -> Any:
     return pytest.mark.process(pytest.mark.xdist_group("smoke")(test))
 
 
+def of_drqv2(test: Any) -> Any:
+    """Mark a test that compares with `drqv2`: one process of pytest-xdist runs them all, and trains it once."""
+    return pytest.mark.process(pytest.mark.xdist_group("drqv2")(test))
+
+
 def command(run_dir: Path, *overrides: str) -> list[str]:
     return ["train", *SMOKE, f"run_dir={run_dir}", *overrides]
 
@@ -48,6 +53,12 @@ def smoke(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(run_dir), "a run ends with its folder's path"
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def drqv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run, evaluated twice."""
+    return run(compose_config(tmp_path_factory.mktemp("drqv2"), *TOY, "agent=drqv2"))
 
 
 @of_smoke
@@ -109,10 +120,9 @@ def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
     assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours)
 
 
-@pytest.mark.process
-def test_resumed_optimisers_go_on_to_the_bit(tmp_path, monkeypatch):
+@of_drqv2
+def test_resumed_optimisers_go_on_to_the_bit(drqv2, tmp_path, monkeypatch):
     """DrQ-v2's encoder is channels-last: beside it, moments in plain order would belong to other weights."""
-    whole = run(compose_config(tmp_path / "whole", *TOY, "agent=drqv2"))
     update = Agent.update
 
     def broken(self, replay, agent_steps, *rest):
@@ -125,7 +135,7 @@ def test_resumed_optimisers_go_on_to_the_bit(tmp_path, monkeypatch):
         patch.setattr(Agent, "update", broken)
         run(config)
     assert run(config).exists()
-    assert rows(tmp_path / "broken") == rows(whole)
+    assert rows(tmp_path / "broken") == rows(drqv2)
 
 
 def test_torn_checkpoint_is_one_clear_line(tmp_path):
@@ -137,26 +147,24 @@ def test_torn_checkpoint_is_one_clear_line(tmp_path):
         run(config)
 
 
-@pytest.mark.process
-def test_real_ratio_one_is_exactly_the_model_free_agent(tmp_path):
+@of_drqv2
+def test_real_ratio_one_is_exactly_the_model_free_agent(drqv2, tmp_path):
     threads = torch.get_num_threads()
-    run(compose_config(tmp_path / "control", *TOY, "agent=drqv2"))
     run(compose_config(tmp_path / "ratio", *TOY, "agent=mbpo_ivideogpt", "agent.real_ratio=1"))
     torch.set_num_threads(threads)
-    control = rows(tmp_path / "control")
+    control = rows(drqv2)
     assert any("policy/critic_loss" in row for row in control)
     assert rows(tmp_path / "ratio") == control
 
 
-@pytest.mark.process
-def test_evaluation_leaves_training_as_it_was(tmp_path):
-    run(compose_config(tmp_path / "once", *TOY, "agent=drqv2", "eval.every=120"))
-    run(compose_config(tmp_path / "often", *TOY, "agent=drqv2", "eval.every=20"))
+@of_drqv2
+def test_evaluation_leaves_training_as_it_was(drqv2, tmp_path):
+    often = run(compose_config(tmp_path, *TOY, "agent=drqv2", "eval.every=20"))
 
-    def trained(name: str) -> list[dict[str, Any]]:
-        return [row for row in rows(tmp_path / name) if "gradient_steps" in row]
+    def trained(folder: Path) -> list[dict[str, Any]]:
+        return [row for row in rows(folder) if "gradient_steps" in row]
 
-    assert trained("once") == trained("often")
+    assert trained(drqv2) == trained(often) and len(rows(often)) > len(rows(drqv2))
 
 
 def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):

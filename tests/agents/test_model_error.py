@@ -94,6 +94,8 @@ def test_a_run_that_is_measured_learns_the_same(tmp_path: Path) -> None:
         "agent.model_batch_size=2", "agent.imagine_every=20", "agent.imagination.rollouts=2",
         "agent.imagination.horizon=3", "agent.world_model.training.tokenizer_updates=2", "env.snapshots=true",
         "agent.world_model.tokenizer.codebooks.moving_average.warmup=1", "total_env_steps=60",
+        "agent.world_model.transformer.width=32", "agent.world_model.transformer.layers=1",
+        "agent.world_model.transformer.mlp_width=64", "agent.world_model.tokenizer.autoencoder.block_out_channels=[16]",
     ]  # fmt: skip
     measured = "agent.model_error={every: 20, starts: 2, horizon: 3, plans: 3}"
     plain = mbrl.training.run(compose_config(tmp_path / "plain", *small, "agent.model_error=null"))

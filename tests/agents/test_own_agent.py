@@ -70,14 +70,6 @@ def test_a_run_may_name_the_classes_that_the_user_allows(home):
     assert absent.returncode == 2 and "no checkpoint of 7 env steps; there are: 80, 120" in absent.stderr
 
 
-def test_a_sweep_over_own_agents_and_ours(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = [setting for setting in TOY if not setting.startswith("agent.")]
-    swept = mbrl(home, "train", "--config-dir", str(home / "settings"), "-m", "agent=mine,random", *settings)
-    assert swept.returncode == 0, swept.stderr
-    assert all((tmp_path / "runs" / agent / "toy" / "seed0" / "curve.png").exists() for agent in ("mine", "random"))
-
-
 def test_own_agents_are_known_to_help_and_messages(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

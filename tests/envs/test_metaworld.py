@@ -228,18 +228,25 @@ def last_line(code: str, **variables: str) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
+# State, then pixels, without the seconds that importing torch takes.
+SIMULATE_AND_RENDER = """
+from mbrl.envs.rendering import Renderer
+from mbrl.envs.simulator import Simulator
+raw = Simulator("reach", 0, 0, "fresh").raw
+Renderer(raw.model, raw.data)
+"""
+
+
 @pytest.mark.process
 def test_without_opengl_state_works_and_pixels_are_one_clear_line() -> None:
-    code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
-    line = last_line(NO_LIBRARY + code, MUJOCO_GL="egl")
+    line = last_line(NO_LIBRARY + SIMULATE_AND_RENDER, MUJOCO_GL="egl")
     assert line.startswith("OSError: no OpenGL to render with (egl: ")
     assert line.endswith("run `mbrl doctor`")
 
 
 @pytest.mark.process
 def test_an_opengl_that_needs_a_display_is_refused_when_rendering() -> None:
-    code = "from mbrl.envs.metaworld import *; MetaWorld(pixels=False).reset(); MetaWorld()"
-    line = last_line(code, MUJOCO_GL="glfw", DISPLAY="")
+    line = last_line(SIMULATE_AND_RENDER, MUJOCO_GL="glfw", DISPLAY="")
     assert line.startswith("OSError: no OpenGL to render with (glfw: it opens no window, which needs a display)")
     assert line.endswith("run `mbrl doctor`")
 

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.faults import operations
-from tests.faults.kills import operations_of
 from tests.faults.runs import Result, Whole, chosen
 
-SHORT = 2
+SHORT = 1
 CODES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 
 
 def tried(whole: Whole, *, every: int, short: bool) -> Iterator[Result]:
     """Each operation fails with the next of CODES."""
     kind = f"I/O error at a file operation, {whole.agent}"
-    names = operations_of(whole)
+    names = whole.operations
     # Linux reports no error of closing a file on a disk
     able = [number for number, name in enumerate(names) if (name == "write" if short else name != "close")]
     for number in (able[place] for place in chosen(len(able), every, SHORT if short else None)):

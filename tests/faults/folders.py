@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.faults.runs import Result, command, in_child
 
 KIND = "damaged or strange run folder"
-EVERY_SHORT, EVERY_DRAWN = 12, 7  # of the table's cases, and of those
+EVERY_SHORT, EVERY_DRAWN = 24, 7  # of the table's cases, and of those
 SHOWN = {"status": "done", "compare": "result", "plot": "<svg", "report": "good · reach"}  # of the run left alone
 LONG = "n" * 100_000
 DEEP = "[" * 900 + "]" * 900

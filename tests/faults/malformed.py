@@ -14,7 +14,7 @@ from tests.faults.malformed_tables import READ, WHOLE_SET, Write, cases
 from tests.faults.runs import Result, in_child
 
 KIND = "malformed data"
-EVERY_SHORT = 8  # of the table's cases
+EVERY_SHORT = 16  # of the table's cases
 
 
 def tried(folder: Path, *, short: bool) -> Iterator[Result]:

@@ -1,5 +1,6 @@
 """Tiny runs in processes of their own, which a fault can be put into, and what they are compared by."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from mbrl.cli.main import main
 from tests.command import IMPORTED
+from tests.faults import operations
 from tests.run_folders import rows, weights
 
 for _name in IMPORTED:  # once, here: a command that is forked imports nothing more
@@ -97,15 +99,31 @@ def command(verb: str, *arguments: str | Path, before: Callable[[], object] = la
     return work
 
 
+def _write_at_exit(file: Path, values: list[str]) -> None:
+    """Write the values, as they are then, before the process leaves by `os._exit`, as `in_child` has it."""
+    leave = os._exit
+
+    def last(code: int) -> None:
+        file.write_text(json.dumps(values))
+        leave(code)
+
+    os._exit = last  # type: ignore[assignment]
+
+
 class Whole:
-    """A run that was left alone, and one that was cut in the middle, to start from."""
+    """A run that was left alone, and what it is compared by.
+
+    Attributes:
+        operations: The names of all its file operations, in their order.
+    """
 
     def __init__(self, agent: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.agent, self.folder, self._count = agent, folder, 0
-        self.run = folder / "whole"
-        ended = self.train(self.run)
+        self.run, file = folder / "whole", folder / "operations.json"
+        ended = self.train(self.run, lambda: _write_at_exit(file, operations.install(None)))
         assert ended.code == 0, ended.errors
+        self.operations: list[str] = json.loads(file.read_text())
         self.rows, self.weights = rows(self.run), weights(self.run)
 
     def train(self, run: Path, before: Callable[[], object] = lambda: None) -> Ended:

@@ -13,7 +13,7 @@ from mbrl.play.load import load_parts
 from mbrl.play.network import listen
 from tests.play.runs import make_run, make_weights
 
-pytestmark = pytest.mark.process  # whole runs are built
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("played")]  # whole runs are built, one for all
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from policies.actor_critic import ActorCritic
 
-FEATURES, ACTIONS, UPDATES = 8, 4, 500
+FEATURES, ACTIONS, UPDATES = 8, 4, 250
 VISUAL = ("_target_", "observation", "encoder_channels", "encoder_strides")
 
 
@@ -63,7 +63,7 @@ def std(policy: ActorCritic) -> float:
 @pytest.mark.learns
 def test_without_a_signal_the_actor_goes_on_exploring() -> None:
     policy, began = train(lambda action: torch.full_like(action[..., :1], 1.2))
-    assert std(policy) >= 0.85 * began
+    assert std(policy) >= 0.92 * began
 
 
 @pytest.mark.learns

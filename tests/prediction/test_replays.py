@@ -21,7 +21,7 @@ from mbrl.prediction.ranking import NO_DIFFERENCE
 from mbrl.prediction.replays import Chosen, HeldOut, held_out_numbers, seen_episodes
 from tests.fakes import CountingWorldModel
 
-pytestmark = pytest.mark.process  # whole runs
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("recorded")]  # whole runs, one of which many tests read
 
 RECORDED = [
     "env=toy", "env.resolution=32", "env.episode_length=20", "env.snapshots=true", "total_env_steps=160",

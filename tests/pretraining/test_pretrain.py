@@ -51,6 +51,11 @@ GRADIENTS = [
 ]  # fmt: skip
 
 
+def of_pretrained(test: Any) -> Any:
+    """Mark a test of the pretrained folder: one process of pytest-xdist runs them all, and pretrains it once."""
+    return pytest.mark.process(pytest.mark.xdist_group("pretrained")(test))
+
+
 @pytest.fixture(autouse=True)
 def threads_as_before():
     threads = torch.get_num_threads()
@@ -117,7 +122,7 @@ def pretrained(data, tmp_path_factory) -> Path:
     return pretrain(data, tmp_path_factory.mktemp("pretrained") / "model", "video.every=5", "video.segments=2")
 
 
-@pytest.mark.process
+@of_pretrained
 def test_the_folder_holds_weights_metrics_and_videos(pretrained):
     for name in ("config.yaml", "metrics.jsonl", "videos/tokenizer-0000005.mp4", "videos/transformer-0000007.png"):
         assert (pretrained / name).stat().st_size > 0, name
@@ -131,7 +136,7 @@ def test_the_folder_holds_weights_metrics_and_videos(pretrained):
     assert json.loads((pretrained / "metrics.jsonl").read_text().splitlines()[0])["memory/peak_gib"] > 0.1
 
 
-@pytest.mark.process
+@of_pretrained
 def test_a_world_model_starts_from_the_weights(pretrained, data, tmp_path):
     with initialize_config_module("configs", version_base="1.3"):
         few = "worldmodel.training.tokenizer_updates=1"  # fewer than a codebook's warm-up, which is over
@@ -145,14 +150,14 @@ def test_a_world_model_starts_from_the_weights(pretrained, data, tmp_path):
     assert model.predict(batch[:, :2], batch["action"][:, 1:3])["pixels"].shape == (2, 2, 3, SIDE, SIDE)
 
 
-@pytest.mark.process
+@of_pretrained
 def test_a_finished_run_is_not_run_again(pretrained, data):
     before = rows(pretrained), weights(pretrained)
     pretrain(data, pretrained, "video.every=5", "video.segments=2")
     assert rows(pretrained) == before[0] and same(weights(pretrained), before[1])
 
 
-@pytest.mark.process
+@of_pretrained
 def test_watching_leaves_training_as_it_was(pretrained, data, tmp_path):
     more = ("validation.every=100", "log_every=1", "checkpoint_every=100")
     assert same(weights(pretrain(data, tmp_path / "other", *more)), weights(pretrained))
@@ -176,7 +181,7 @@ def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
     assert same(weights(killed), weights(whole))
 
 
-@pytest.mark.process
+@of_pretrained
 def test_fine_tuning_leaves_the_tokenizer_alone(pretrained, data, tmp_path):
     more = (f"worldmodel.pretrained={pretrained}", "tokenizer.steps=0", "transformer.learning_rate=0.01")
     before, after = weights(pretrained), weights(pretrain(data, tmp_path / "tuned", *more))
@@ -199,7 +204,7 @@ def test_data_without_actions_and_rewards(data, tmp_path, caplog):
     assert (tmp_path / "model" / "videos" / "transformer-0000007.mp4").exists()
 
 
-@pytest.mark.process
+@of_pretrained
 def test_folder_of_another_config_is_refused(pretrained, data):
     with pytest.raises(ValueError, match=r"another config \(batch_size: 4 there, 2 here\): choose .* with output="):
         pretrain(data, pretrained, "batch_size=2")

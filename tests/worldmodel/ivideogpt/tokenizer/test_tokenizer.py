@@ -142,15 +142,15 @@ def test_overfits_one_batch(sizes: dict[str, Any]) -> None:
         for t in range(4):
             frames[row, t, :, 2 * row : 2 * row + 4, 3 * t : 3 * t + 4] = 1.0 - frames[row, t, :, :1, :1]
     optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
-    history = []
+    first = tokenizer_losses(made, frames)
     for _ in range(120):
         losses = tokenizer_losses(made, frames)
+        if all(losses[name] < 0.4 * first[name] for name in ("context_error", "future_error")):
+            return
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
-        history.append(losses)
-    assert history[-1]["context_error"] < 0.4 * history[0]["context_error"]
-    assert history[-1]["future_error"] < 0.4 * history[0]["future_error"]
+    pytest.fail(f"120 updates: {first} became {losses}")
 
 
 def test_background_is_the_mean_of_the_first_training_batches() -> None:
