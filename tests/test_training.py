@@ -103,6 +103,7 @@ def test_folder_of_another_config_is_refused(smoke):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow  # 10 s; tests.faults kills a run of drqv2, and each part of this one has its own test of going on
 @of_smoke
 def test_killed_run_goes_on_to_the_bit(smoke, tmp_path):
     run_dir = tmp_path / "run"

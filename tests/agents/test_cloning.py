@@ -156,7 +156,7 @@ def test_bc_runs_in_the_loop(tmp_path, pixels):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("agent", ["drqv2", "sac"])
+@pytest.mark.parametrize("agent", [pytest.param("drqv2", marks=pytest.mark.slow), "sac"])  # 5 s
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     """Killed after its first checkpoint, a run that imitates first does not imitate again, and ends the same."""
     demos = write_toy(tmp_path / "demos", 2, **TOY_SETTINGS)
