@@ -11,7 +11,7 @@ from policies.drqv2 import DrQV2
 
 pytestmark = pytest.mark.learns
 
-EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 30, 20, 64
+EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 50, 20, 64
 
 
 def play(env: EnvBase, policy: DrQV2 | None, kind: ExplorationType = ExplorationType.RANDOM) -> TensorDictBase:
