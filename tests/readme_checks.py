@@ -127,7 +127,8 @@ def check_verb(arguments: list[str], whole: bool) -> None:
     for name in [*(options.get("tasks") or []), *([options["task"]] if options.get("task") else [])]:
         if name != "all" and not PLACEHOLDER.fullmatch(name):
             resolve_task(name)
-    check_overrides([word for word in options.get("train") or [] if "=" in word])
+    if settings := [word for word in options.get("train") or [] if "=" in word]:
+        check_overrides(settings)
     for kind, known in (("policy", POLICIES), ("names", mbrl.bench.names())):
         for name in options.get(kind) or []:
             assert name in known or PLACEHOLDER.fullmatch(name), f"there is no {name}; there are {', '.join(known)}"
