@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -73,9 +73,6 @@ class Imagination:
         retain: calls of `run` whose rollouts are kept. Older rollouts, of older policies and models, are dropped.
         n_step: rewards summed in an imagined transition; None takes the replay's.
         noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.
-        forks: rollouts that branch from each real state; a divisor of `rollouts`.
-        first_noise: standard deviation of further noise on the first action of a rollout, so that transitions from one
-            real state differ by their action; None adds none.
         recent_starts: share of the real states that is drawn from the newest quarter of the episodes, in [0, 1].
         cut_above: see `UncertaintyRules`; None truncates no rollout.
         weigh_by: see `UncertaintyRules`; None gives all transitions the same weight.
@@ -100,15 +97,13 @@ class Imagination:
         retain: PositiveCount,
         n_step: Steps | None = None,
         noise: Std | None = None,
-        forks: PositiveCount = 1,
-        first_noise: Std | None = None,
         recent_starts: Share = 0.0,
         cut_above: PerEstimate = None,
         weigh_by: PerEstimate = None,
         optimism: Factors = None,
         divide_pixels_twice: bool = False,
     ) -> None:
-        self._warned, self.noise, self.first_noise = False, noise, first_noise
+        self._warned, self.noise = False, noise
         if not 0 <= recent_starts <= 1 or (noise is not None and noise < 0):
             raise UserError(
                 f"agent.imagination: recent_starts ({recent_starts}) must lie in [0, 1], and noise ({noise}) be 0 or "
@@ -116,11 +111,12 @@ class Imagination:
             )
         self.uncertainty = UncertaintyRules.of(cut_above, weigh_by, optimism)
         self.uncertainty.check(world_model)
-        changes_transitions = divide_pixels_twice or n_step is not None or first_noise is not None
-        if policy.learns_from == "rollouts" and (self.uncertainty.estimates or changes_transitions):
+        if policy.learns_from == "rollouts" and (
+            self.uncertainty.estimates or divide_pixels_twice or n_step is not None
+        ):
             raise UserError(
-                "agent.imagination: n_step, first_noise, cut_above, weigh_by, optimism and divide_pixels_twice change "
-                "single transitions, but this policy learns from whole rollouts: leave them out"
+                "agent.imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change single "
+                "transitions, but this policy learns from whole rollouts: leave them out"
             )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
@@ -136,7 +132,6 @@ class Imagination:
             resolution=resolution,
             frame_stack=real.frame_stack,
             device=policy.device,
-            forks=forks,
         )
         self.buffer = EpisodeBuffer(
             self._records(max(self.schedule.first, self.schedule.last)),
@@ -178,7 +173,7 @@ class Imagination:
         self.env.horizon = self.schedule.at(env_steps)
         self.buffer.capacity = self._records(self.horizon)
         with set_exploration_type(ExplorationType.RANDOM), self.policy.limited_noise(self.noise):
-            rollout = self.env.rollout(self.horizon, self._act, break_when_any_done=False, trust_policy=True)
+            rollout = self.env.rollout(self.horizon, self.policy.acting, break_when_any_done=False)
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
         estimates, lengths = self.env.estimates(), None
@@ -200,14 +195,6 @@ class Imagination:
             lengths = (steps + self.env.history).cpu()
         self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
         return metrics
-
-    def _act(self, state: TensorDictBase) -> TensorDictBase:
-        """The policy's action, with further noise where it is a rollout's first."""
-        acted: TensorDictBase = self.policy.acting(state)
-        if self.first_noise is not None and self.env.at_start:
-            action = acted["action"]
-            acted["action"] = self.env.action_spec.project(action + self.first_noise * torch.randn_like(action))
-        return acted
 
     def transitions(self, batch_size: int) -> TensorDict:
         """Imagined n-step transitions, as from `EpisodeBuffer.transitions`."""

@@ -34,14 +34,13 @@ class ImaginationEnv(EnvBase):
         resolution: R of the frames; None for a world model without pixels.
         frame_stack: K, the number of last images that make up `frames`. The first ones come from the real history.
         device: where the rollouts are.
-        forks: rollouts that branch from each real state, side by side. B must be a multiple.
 
     Attributes:
         history: length of the histories that are drawn, the largest that the model and the frame stack need.
 
     Raises:
         UserError: the horizon is longer than the model can predict, or the model predicts no rewards, or it needs a
-            goal, or B is no multiple of the forks.
+            goal.
     """
 
     def __init__(
@@ -55,20 +54,14 @@ class ImaginationEnv(EnvBase):
         resolution: int | None = None,
         frame_stack: int = 1,
         device: torch.device | str = "cpu",
-        forks: int = 1,
     ) -> None:
-        if batch_size % forks:
-            raise UserError(
-                f"agent.imagination: rollouts ({batch_size}) must be a multiple of forks ({forks}), the rollouts of "
-                "one start"
-            )
         check_horizon(world_model, horizon)
         if world_model.goal_conditioned or not world_model.predicts_reward:
             reason = "needs a goal, which no replay holds" if world_model.goal_conditioned else "predicts no rewards"
             raise UserError(f"this world model {reason}: an agent cannot learn from what it imagines")
         super().__init__(device=device, batch_size=[batch_size])
         self.world_model, self.starts = world_model, starts
-        self.horizon, self.frame_stack, self.forks = horizon, frame_stack, forks
+        self.horizon, self.frame_stack = horizon, frame_stack
         self.has_pixels = "pixels" in world_model.observations
         self.history = max(world_model.context_length, frame_stack if self.has_pixels else 1)
         self._state: Any = None
@@ -100,12 +93,9 @@ class ImaginationEnv(EnvBase):
         )
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
-        history = self.starts(self.batch_size[0] // self.forks, self.history).to(self.device)
-        self._state = self.world_model.start(history[:, -self.world_model.context_length :])
-        if self.forks > 1:
-            self._state = self.world_model.fork(self._state, self.forks)
-            history = history.repeat_interleave(self.forks, 0)
+        history = self.starts(self.batch_size[0], self.history).to(self.device)
         self.history_records = history
+        self._state = self.world_model.start(history[:, -self.world_model.context_length :])
         self._observed = {key: history[key][:, -1] for key in self.world_model.observations}
         if self.has_pixels:
             self._observed["pixels"] = history["pixels"][:, -self.frame_stack :]
@@ -129,11 +119,6 @@ class ImaginationEnv(EnvBase):
     def any_done(self, tensordict: TensorDictBase) -> bool:
         """As `EnvBase.any_done`; all rollouts end together, so that no flag is read from a GPU before they do."""
         return self._steps >= self.horizon and super().any_done(tensordict)
-
-    @property
-    def at_start(self) -> bool:
-        """Whether no step was taken since the last reset."""
-        return self._steps == 0
 
     def estimates(self) -> dict[str, Tensor]:
         """Uncertainty estimates of the rollout since the last reset, by name, float32 [B, H]."""

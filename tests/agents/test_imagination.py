@@ -215,18 +215,3 @@ def test_starts_come_from_the_newest_episodes(replay: Replay) -> None:
     for option in ({"recent_starts": 1.5}, {"noise": -0.1}):
         with pytest.raises(UserError, match="recent_starts"):
             make_imagination(replay, **option)
-
-
-def test_forks_share_a_start_and_differ_by_their_first_action(replay: Replay) -> None:
-    torch.manual_seed(0)
-    made = make_imagination(replay, rollouts=6, forks=3, first_noise=0.5)
-    made.run()
-    starts = made.env.history_records["pixels"][:, -1, 0, 0, 0].int().view(2, 3)
-    assert (starts == starts[:, :1]).all(), "three rollouts a start"
-    rows = made.buffer.rollouts(6)
-    first, bright = rows["action"][:, 0], rows["frames"][:, :, -1, 0, 0].float() / 255
-    assert len(first[:, 0].unique()) == 6 and (first.abs() <= 1).all()
-    later = rows["action"][:, 1:-1]
-    torch.testing.assert_close(later, bright[:, 1:-1, None].expand_as(later))  # the policy's own
-    with pytest.raises(UserError, match="multiple of forks"):
-        make_imagination(replay, rollouts=4, forks=3)
