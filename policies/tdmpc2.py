@@ -70,8 +70,8 @@ class PriorAndCritics(LatentBehaviour):
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.value_range = PercentileValueNorm(rate=scale_rate)  # 5th to 95th percentile, at least 1
         self.optimizers = {
-            name: torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-            for name, network in (("critic", self.critics), ("prior", self.prior))
+            name: torch.optim.Adam(network.parameters(), lr=learning_rate, eps=eps, fused=True)
+            for name, network, eps in (("critic", self.critics, 1e-8), ("prior", self.prior, 1e-5))
         }
 
     def sample(self, latent: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,13 +32,13 @@ class WorldModel(nn.Module, ABC):
         context_length: C, number of real steps that `start` needs.
         max_horizon: Maximum number of steps imagined from one `start`.
         observations: What it observes and predicts: `pixels`, `state` or both; also `task` where it reads the task.
-        resolution: R, of a model that observes pixels.
-        state_dim: Width of `state`, of a model that predicts it.
+        resolution: R, of a model that observes pixels. state_dim: Width of `state`, of one that predicts it.
         tasks: N, width of the one-hot `task`, of a model that reads it.
         action_dim: A. 0: the model reads no actions.
         fits: Whether it learns by `fit`, from all transitions, instead of by `update`.
         goal_conditioned: Whether `start` needs a `goal` frame.
         predicts_reward: Whether `step` predicts a reward.
+        reads_reward: Whether `observe` predicts the reward of what was observed.
         context_keys: Further keys that the context of `start` must have, beside observations and `action`.
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
         trained_horizon: Steps after the context in the longest training sequence. None: unlimited.
@@ -55,6 +55,7 @@ class WorldModel(nn.Module, ABC):
     fits: bool = False
     goal_conditioned: bool = False
     predicts_reward: bool = True
+    reads_reward: bool = False
     context_keys: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     trained_horizon: int | None = None
@@ -146,7 +147,7 @@ class WorldModel(nn.Module, ABC):
             As `step`; the predictions of what was observed are left out, so that `reward` remains.
 
         Raises:
-            TypeError: The model cannot.
+            TypeError: Not `reads_reward`.
         """
         raise TypeError(f"{type(self).__name__} does not predict rewards of given observations")
 

@@ -53,7 +53,7 @@ class PlanFollower(TensorDictModuleBase, ABC):
     ) -> None:
         super().__init__()
         if not 1 <= replan_every <= horizon:
-            raise UserError(f"planning.replan_every ({replan_every}) must be 1 to planner.horizon ({horizon})")
+            raise UserError(f"replan_every ({replan_every}) must be 1 to planner.horizon ({horizon})")
         self.replan_every, self.observed = replan_every, dict(observed)
         self.memory = {
             "plan_mean": Unbounded((horizon, actions)),

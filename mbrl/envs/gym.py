@@ -86,8 +86,9 @@ class GymnasiumEnv(EnvBase):
         self, observation: dict[str, Any], info: dict[str, Any], terminated: bool, truncated: bool
     ) -> dict[str, Tensor]:
         """All keys of a step but `reward`."""
-        observed = {key: torch.as_tensor(value, dtype=self._dtypes[key]) for key, value in observation.items()}
-        observed["success"] = torch.as_tensor(info["success"])
+        # Copies: an environment may write its next observation into the same array.
+        observed = {key: torch.tensor(value, dtype=self._dtypes[key]) for key, value in observation.items()}
+        observed["success"] = torch.tensor(info["success"], dtype=torch.bool).view(1)
         if "pixels" in observed:
             observed["frames"] = self._frames = self._stack(observed["pixels"])
         if self._layout is not None:

@@ -91,6 +91,14 @@ class SimulatedFrames(HalfModel):
     This is the fair ceiling: a perfect model also reveals rewards that no real step has seen yet.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.learned.reads_reward:
+            raise ValueError(
+                "the learned model reads no rewards from given frames: give it a reward_network, or set "
+                "transformer.parallel=false"
+            )
+
     def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]:
         simulated, prediction = self.simulator.step(state.simulated, action)
         learned, read = self.learned.observe(state.learned, action, prediction)

@@ -39,6 +39,7 @@ class SimulatorModel(WorldModel):
     """
 
     context_keys = (SNAPSHOT,)
+    reads_reward = True
 
     def __init__(
         self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase, max_horizon: Horizon = 100

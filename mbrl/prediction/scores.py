@@ -186,7 +186,7 @@ def _real(model: WorldModel, batch: Segments, metrics: MetricModels, codebooks: 
         out |= _compared("context/", before, context, metrics.lpips)
         out["moving/reconstructed"] = _moving(batch, after)[0].unsqueeze(1)
     if "reward" in batch:
-        if model.predicts_reward and type(model).observe is not WorldModel.observe:  # which refuses
+        if model.reads_reward:
             out["observed_reward"] = _observed_rewards(model, batch)
         bonus = metrics.success_bonus * batch.leading("success").float() if "success" in batch else 0.0
         out["real_reward"] = (batch.leading("reward") + bonus).squeeze(-1)

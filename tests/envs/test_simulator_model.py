@@ -78,7 +78,7 @@ class Reader(CountingWorldModel):
     """Rewards count the steps; a frame is black."""
 
     measures: tuple[str, ...] = ()
-    resolution, action_dim = 16, 2
+    resolution, action_dim, reads_reward = 16, 2, True
 
     def start(self, context: TensorDictBase) -> Tensor:
         return torch.zeros(len(context), 1)
@@ -106,6 +106,14 @@ def test_each_half_is_of_the_model_that_it_names(half: Any) -> None:
         assert not predicted["pixels"].any()
         torch.testing.assert_close(predicted["reward"], real["reward"])
     assert predicted.keys() == real.keys()
+
+
+def test_rewards_of_the_simulators_frames_need_a_model_that_reads_them() -> None:
+    simulator, _ = simulated(ENVS["toy"])
+    blind = Reader()
+    blind.reads_reward = False
+    with pytest.raises(ValueError, match="give it a reward_network"):
+        SimulatedFrames(Composite(), Bounded(-1, 1, (2,)), learned=lambda **_: blind, simulator=lambda **_: simulator)
 
 
 @pytest.mark.learns

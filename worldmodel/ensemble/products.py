@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
 def by_onednn(inputs: Tensor) -> bool:
     """Whether oneDNN multiplies these inputs."""
-    return inputs.device.type == "cpu" and inputs.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return bool(usable) and inputs.device.type == "cpu" and inputs.dtype == torch.float32 and inputs.numel() > 0
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -51,6 +53,7 @@ class _Affine(torch.autograd.Function):
         return torch.stack([_linear(rows, matrix.t(), shift) for rows, matrix, shift in members])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         inputs, weight = ctx.saved_tensors
         (gradient,) = gradients

@@ -48,7 +48,7 @@ class IVideoGPT(WorldModel):
         segment_length: T of the longest training sequence.
         horizon: Maximum frames of a rollout, 1 or more; after each T - C the newest become the context. None: T - C.
         ensemble: Number of transformers, 1 or more. They are trained on the same batches from different initial weights
-            and imagine together, see decoding.imagine.
+            and imagine together, see rollout.frames.imagine.
         uncertainty: Whether imagined steps have uncertainty estimates: `token_entropy`; with several reward heads or
             transformers `reward_std`; with several transformers `disagreement`.
         reward_network: Makes a network that predicts the rewards, in the place of the transformer's heads, when called
@@ -107,6 +107,7 @@ class IVideoGPT(WorldModel):
         self.reward_network = None if reward_network is None else reward_network(self.resolution, action_dim)
         readers = (self.transformer.reward_linear, self.reward_network)
         self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
+        self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
         check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, goal)
         if pretrained is None:

@@ -17,7 +17,7 @@ class ImaginedFrame(NamedTuple):
     """One frame as E decoders imagined it together."""
 
     tokens: Tensor  # int64 [R, n] in the segment's numbering
-    ends: list[Tensor]  # each decoder's final hidden state [R, D] that knows all of the frame
+    ends: list[Tensor]  # each decoder's final hidden state [R, D], see VideoTransformer.ends
     entropy: Tensor | None  # [R, 1], nats a token: of all codes, whatever the temperature and top_k
     disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
 
@@ -35,8 +35,8 @@ def imagine(
 ) -> ImaginedFrame:
     """One frame: the slot with what it gains, and n sampled codes.
 
-    Of several decoders the codes are drawn from the mean of their distributions. Their disagreement is the entropy of
-    that mean less the mean of their entropies (Jensen-Shannon divergence).
+    Of several decoders each code is drawn from the mean of their distributions of this code. Their disagreement is the
+    entropy of that mean less the mean of their entropies (Jensen-Shannon divergence).
 
     Args:
         caches: of R rows, one a decoder; each gains n + 1 tokens.

@@ -46,7 +46,7 @@ class Heads:
         return added
 
     def rewards(self, ends: Tensor) -> Tensor | None:
-        """Symlog rewards [..., heads] of final hidden states [..., D] at the last tokens of frames."""
+        """Symlog rewards [..., heads] of final hidden states [..., D] at frames, see VideoTransformer.ends."""
         return None if self.reward is None else self.reward(ends).float()
 
     def states(self, ends: Tensor, states: Tensor | None) -> Tensor | None:

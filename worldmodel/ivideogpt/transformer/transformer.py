@@ -177,10 +177,10 @@ class VideoTransformer(nn.Module):
         return self.llm.lm_head(hidden), None if rewards is None else rewards.mean(-1, keepdim=True)
 
     def ends(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
-        """Of the final hidden states [B, L, D] the one at each future frame that knows all of it, [B, F, D].
+        """Of the final hidden states [B, L, D] the one at each future frame that knows most of it, [B, F, D].
 
-        It stands at the last dynamics token; in parallel decoding at the slot, which sees the queries and predicts no
-        token.
+        It stands at the last dynamics token; in parallel decoding at the slot, which predicts no token, and knows the
+        action and all earlier frames, but not the tokens of its own.
         """
         layout = layout or self.layout
         return hidden[:, layout.prefix + (layout.dynamics_tokens if self.queries is None else 0) :: layout.stride]
