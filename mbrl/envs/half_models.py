@@ -32,7 +32,15 @@ class HalfModel(WorldModel):
         action_spec: [A].
         learned: makes the learned model when called with the specs. It predicts frames and rewards.
         simulator: makes the simulator as a world model when called with the specs.
+
+    Attributes:
+        needs_reader: whether the learned model must read rewards from given frames.
+
+    Raises:
+        ValueError: it must, and cannot.
     """
+
+    needs_reader = False
 
     def __init__(
         self,
@@ -44,6 +52,11 @@ class HalfModel(WorldModel):
     ) -> None:
         super().__init__()
         self.learned = learned(observation_spec=observation_spec, action_spec=action_spec)
+        if self.needs_reader and not self.learned.reads_reward:
+            raise ValueError(
+                "the learned model reads no rewards from given frames: give it a reward_network, or set "
+                "transformer.parallel=false"
+            )
         self.simulator = simulator(observation_spec=observation_spec, action_spec=action_spec)
         self.context_length = max(self.learned.context_length, self.simulator.context_length)
         self.max_horizon = min(self.learned.max_horizon, self.simulator.max_horizon)
@@ -91,13 +104,7 @@ class SimulatedFrames(HalfModel):
     This is the fair ceiling: a perfect model also reveals rewards that no real step has seen yet.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not self.learned.reads_reward:
-            raise ValueError(
-                "the learned model reads no rewards from given frames: give it a reward_network, or set "
-                "transformer.parallel=false"
-            )
+    needs_reader = True
 
     def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]:
         simulated, prediction = self.simulator.step(state.simulated, action)
