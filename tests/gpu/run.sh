@@ -74,7 +74,7 @@ print('\n'.join(name.removesuffix('-v3') for name in E))" | grep -vxE "$held")
 pretrain() {
   timeout "$(($(left) - 5))" python3 -m mbrl pretrain "data={$work/data: 1.0}" "output=$work/nano" threads=1 workers=3 \
     batch_size=32 tokenizer.steps="${TOKENIZER:-3000}" transformer.steps="${TRANSFORMER:-6000}" validation.every=1000 \
-    video.every=0 checkpoint_every=1000 log_every=50 worldmodel.tokenizer.patch=2 >"$work/pretrain.log" 2>&1
+    video.every=0 checkpoint_every=1000 log_every=50 >"$work/pretrain.log" 2>&1
 }
 
 study() {

@@ -110,8 +110,8 @@ class IVideoGPT(WorldModel):
         self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
         check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, goal)
-        if pretrained is None:
-            training.check_warmup(self.tokenizer.quantize.warmup)
+        quantizer = self.tokenizer.quantize
+        training.check(quantizer.warmup if pretrained is None else 0, standardised=quantizer.positions > 0)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
         reader = self._reader(action_dim, defects.rewards_off_by_one)

@@ -24,7 +24,7 @@ class TrainingPlan:
         tokenizer_updates: Updates of the tokenizer alone, at first.
         tokenizer_every: Transformer updates for each later tokenizer update. 0: no later tokenizer updates.
         later_encoders: Whether later tokenizer updates train the encoders too, as published, or the decoders alone.
-            Must be False with standardised latents, which diverge when their statistics are frozen.
+            Refused with standardised latents, which diverge when their statistics are frozen.
         tokenizer_frames: Future frames of each segment in a tokenizer update, drawn at random. None: all.
         warmup_updates: Updates over which the learning rate of each part rises linearly.
         clip_norm: Maximum norm of the gradient of each part.
@@ -52,13 +52,23 @@ class TrainingPlan:
         done = updates - self.tokenizer_updates
         return done < 0 or (self.tokenizer_every > 0 and (done + 1) % self.tokenizer_every == 0)
 
-    def check_warmup(self, warmup: int) -> None:
-        """ValueError if the codebooks, which are seeded after `warmup` updates, would be frozen before that."""
+    def check(self, warmup: int, standardised: bool) -> None:
+        """ValueError where the plan does not fit the tokenizer.
+
+        Args:
+            warmup: Updates after which its codebooks are seeded. 0: they are there already.
+            standardised: Whether its latents are standardised.
+        """
         if 0 < self.tokenizer_updates <= warmup:
             raise ValueError(
                 f"training.tokenizer_updates ({self.tokenizer_updates}) must be more than "
                 f"tokenizer.codebooks.moving_average.warmup ({warmup}): the codebooks are frozen after these updates "
                 "and would never be seeded from data"
+            )
+        if standardised and self.later_encoders and self.tokenizer_every:
+            raise ValueError(
+                "training.later_encoders=true diverges with standardised latents: set it to false, or "
+                "tokenizer.codebooks.standardise=false (weights that were trained with standardised latents keep them)"
             )
 
     def kinds_of_updates(self, first: int, updates: int) -> dict[int, int]:

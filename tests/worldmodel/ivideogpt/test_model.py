@@ -1,6 +1,7 @@
 """IVideoGPT as a world model: what it trains on, what it imagines, and how its schedule resumes."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -366,3 +367,24 @@ def test_temperature_and_measures_can_change_after_it_is_built() -> None:
     with pytest.raises(ValueError, match="at least 0"):
         model.set_temperature(-1.0)
     assert model.temperature == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "warmup", "standardised", "message"),
+    [
+        ({"tokenizer_updates": 5, "tokenizer_every": 0}, 5, False, "never be seeded"),
+        (
+            {"tokenizer_updates": 6, "tokenizer_every": 1, "later_encoders": True},
+            5,
+            True,
+            "later_encoders=true diverges",
+        ),
+        ({"tokenizer_updates": 6, "tokenizer_every": 0, "later_encoders": True}, 5, True, None),
+        ({"tokenizer_updates": 6, "tokenizer_every": 1, "later_encoders": True}, 5, False, None),
+    ],
+)
+def test_a_plan_that_the_tokenizer_cannot_follow(
+    settings: dict[str, Any], warmup: int, standardised: bool, message: str | None
+) -> None:
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        TrainingPlan(**settings).check(warmup, standardised)
