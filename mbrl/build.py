@@ -18,12 +18,13 @@ from torchrl.envs import EnvBase
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.cloning import Cloning
+from mbrl.agents.embedding import EmbeddingPolicy, embedded
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
 from mbrl.agents.task_conditioning import TaskConditioned
-from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
+from mbrl.data.episodes import EMBEDDING, OBSERVATIONS, record_fields, view_name
 from mbrl.device import pick_device
 from mbrl.envs.simulator_model import simulator_for
 from mbrl.errors import UserError
@@ -36,6 +37,7 @@ from mbrl.run_folder.schema import TensorType
 from mbrl.settings.memory import require_memory_of
 from mbrl.targets import check, make
 from policies.base import Planner, Policy
+from policies.drqv2 import DrQV2
 from worldmodel.base import WorldModel
 
 # Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
@@ -144,10 +146,18 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
 def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
     """The acting policy (the planner if there is one), the learning policy, and the world model of the planner."""
     policy = build_policy(config, env)
-    if config.agent.get("planner") is None:
+    if config.agent.get("planner") is None and EMBEDDING not in policy.actor.in_keys:
         return policy, policy, None
     world_model = build_world_model(config, env)
-    return build_planner(config, env, policy, world_model) or policy, policy, world_model
+    acting = build_planner(config, env, policy, world_model) or build_observer(env, policy, world_model)
+    return acting or policy, policy, world_model
+
+
+def build_observer(env: EnvBase, policy: Policy, world_model: WorldModel | None) -> EmbeddingPolicy | None:
+    """What embeds frames for a policy that reads a world model's embeddings; None for other policies."""
+    if EMBEDDING not in policy.actor.in_keys:
+        return None
+    return EmbeddingPolicy(policy, embedded(world_model), env.observation_spec).to(policy.device)
 
 
 def _specs(env: EnvBase) -> dict[str, Any]:
@@ -182,6 +192,7 @@ def build_replay(
     reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
+    options |= {"stacks": EMBEDDING not in options["latents"]}
     replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)
     if not read_only:
         replay.require_disk_space()
@@ -191,7 +202,9 @@ def build_replay(
 
 
 def latent_types(policy: Policy) -> dict[str, TensorType]:
-    """Types of the latent states that a recurrent policy stores in the replay for each record; {} without any."""
+    """Types of the latent states or embeddings that the replay keeps of each record for a policy; {} without any."""
+    if isinstance(policy, DrQV2) and policy.embedding_size is not None:
+        return {EMBEDDING: TensorType(torch.float32, (policy.embedding_size,))}
     latent = policy.carried.get("latent", None) if policy.carried is not None else None
     return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}
 
@@ -228,10 +241,11 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     """Build the agent that `agent._target_` names, and its parts."""
     world_model = build_world_model(config, env)
     _check_observations(config, env, policy, world_model, replay)
-    imagination = build_imagination(config, env, policy, world_model, replay)
+    observer = build_observer(env, policy, world_model)
+    imagination = build_imagination(config, env, policy, observer.model if observer else world_model, replay)
     planner = build_planner(config, env, policy, world_model)
     model_error = build_model_error(config, env, world_model)
-    return assemble(config, policy, world_model, imagination, planner, model_error)
+    return assemble(config, policy, world_model, imagination, planner, model_error, observer)
 
 
 def assemble(
@@ -241,10 +255,12 @@ def assemble(
     imagination: Imagination | None = None,
     planner: Policy | None = None,
     model_error: ModelError | None = None,
+    observer: EmbeddingPolicy | None = None,
 ) -> Agent:
     """Build the agent from existing parts."""
     settings = {k: v for k, v in config.agent.items() if k not in (*PARTS, *REFERENCES, *RATES)}
     parts = {"world_model": world_model, "imagination": imagination, "planner": planner, "model_error": model_error}
+    parts |= {"observer": observer}
     given = {name: part for name, part in parts.items() if part is not None}
     agent: Agent = make(settings, Agent, place="agent", policy=policy, schedule=build_schedule(config), **given)
     return agent
@@ -287,7 +303,7 @@ def _check_observations(
     """
     read = {"pixels" if key == "frames" else str(key) for key in policy.actor.in_keys}
     read |= set(world_model.observations) if world_model is not None else set()
-    read &= set(OBSERVATIONS)  # Leaves out the recurrent state of an actor.
+    read &= {*OBSERVATIONS} - {EMBEDDING}  # Leaves out the recurrent state of an actor.
     if config.env.pixels and "pixels" not in read:
         _log.warning(
             "agent.pixels=true renders pixels that %s does not read: set agent.pixels=false", config.agent.name

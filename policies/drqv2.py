@@ -50,6 +50,14 @@ class Noise(NamedTuple):
     env_steps: int
 
 
+class Vector(nn.Identity):
+    """In the place of an encoder where a vector [*B, D] is observed; `out_features` is D."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.out_features = size
+
+
 class FramesActor(TensorDictModuleBase):
     """Writes `action` [*B, A], with noise while exploring.
 
@@ -60,7 +68,7 @@ class FramesActor(TensorDictModuleBase):
 
     def __init__(
         self,
-        encoder: ConvEncoder,
+        encoder: ConvEncoder | Vector,
         keys: list[str],
         actions: int,
         *,
@@ -92,6 +100,8 @@ class FramesActor(TensorDictModuleBase):
     def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
         """Observation, its frames shifted at random by up to `shift_pad` pixels -> features [*B, D]."""
         frames, *vectors = (observed[key] for key in self.in_keys)
+        if isinstance(self.encoder, Vector):
+            return self.encoder(frames)
         return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *vectors)
 
     def mean(self, features: Tensor) -> Tensor:
@@ -111,8 +121,11 @@ class DrQV2(ValuePolicy):
     """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
 
     Args:
-        observation_spec: must hold `frames` uint8 [3K, R, R]; `task` [N] is read if present.
+        observation_spec: must hold `frames` uint8 [3K, R, R]; `task` [N] is read if present. Not read with
+            `embedding_size`.
         action_spec: bounded to [-1, 1], [A].
+        embedding_size: D of `embedding` [D], a world model's embedding of frames, which is then read in their place,
+            without an encoder and without shifts. None: frames are read.
         encoder_channels: see `ConvEncoder`.
         encoder_strides: see `ConvEncoder`.
         kernel_size: see `ConvEncoder`.
@@ -139,6 +152,7 @@ class DrQV2(ValuePolicy):
         observation_spec: Composite,
         action_spec: TensorSpec,
         *,
+        embedding_size: Width | None = None,
         encoder_channels: Sequence[Width] = (32, 32, 32, 32),
         encoder_strides: Sequence[Pixels] = (2, 1, 1, 1),
         kernel_size: Pixels = 3,
@@ -162,13 +176,16 @@ class DrQV2(ValuePolicy):
             raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
         if squash not in get_args(Squash):
             raise ValueError(f"drqv2: squash is tanh or inverted_gradients, not {squash}")
-        encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)
+        self.embedding_size = embedding_size
+        keys: list[str] = ["embedding"]
+        encoder: ConvEncoder | Vector = Vector(embedding_size or 0)
+        if embedding_size is None:
+            keys = pixel_keys(observation_spec)
+            encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)
         actions = action_size(action_spec, "drqv2")
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
         noise = Noise(std_start, std_end, std_env_steps)
-        self.actor: FramesActor = FramesActor(
-            encoder, pixel_keys(observation_spec), actions, **sizes, noise=noise, squash=squash
-        )
+        self.actor: FramesActor = FramesActor(encoder, keys, actions, **sizes, noise=noise, squash=squash)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad

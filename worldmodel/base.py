@@ -33,8 +33,8 @@ class WorldModel(nn.Module, ABC):
         max_horizon: Maximum number of steps imagined from one `start`.
         observations: What it observes and predicts: `pixels`, `state` or both; also `task` where it reads the task.
         resolution: R, of a model that observes pixels. state_dim: Width of `state`, of one that predicts it.
-        tasks: N, width of the one-hot `task`, of a model that reads it.
-        action_dim: A. 0: the model reads no actions.
+            embedding_size: Width of `embedding`, likewise.
+        tasks: N, width of the one-hot `task`, of a model that reads it. action_dim: A. 0: it reads no actions.
         fits: Whether it learns by `fit`, from all transitions, instead of by `update`.
         goal_conditioned: Whether `start` needs a `goal` frame.
         predicts_reward: Whether `step` predicts a reward.
@@ -58,6 +58,7 @@ class WorldModel(nn.Module, ABC):
     reads_reward: bool = False
     context_keys: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    embedding_size: int = 0
     trained_horizon: int | None = None
     temperature: float | None = None
 

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.agents.cloning import Cloning
+from mbrl.agents.embedding import EmbeddingPolicy
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.learners import Learner, Metrics, learner_for
 from mbrl.agents.model_error import ModelError
@@ -36,6 +37,7 @@ class Agent:
         planner: acts in place of the policy, by planning in the world model. The policy is its prior.
         model_error: measures the world model on each new episode; None does not.
         schedule: when each part learns.
+        observer: acts with the policy, where that reads a world model's embeddings. None: the policy acts itself.
         learner: how the policy is updated; None chooses by `policy.learns_from`.
         cloning: how demonstrations are imitated; None does not.
 
@@ -50,6 +52,7 @@ class Agent:
         imagination: Imagination | None = None,
         planner: PlanningPolicy | None = None,
         model_error: ModelError | None = None,
+        observer: EmbeddingPolicy | None = None,
         *,
         schedule: Schedule,
         learner: Learner | None = None,
@@ -59,6 +62,7 @@ class Agent:
             raise UserError("agent.planner needs an agent.world_model to plan in")
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.schedule, self.cloning, self.model_error = schedule, cloning or Cloning(), model_error
+        self.observer = observer
         if planner is not None and self.cloning.updates and not planner.actor.proposals:
             raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         self.learner = learner or learner_for(policy, imagination, schedule)
@@ -70,8 +74,8 @@ class Agent:
 
     @property
     def acting(self) -> Policy:
-        """The policy that collects and is evaluated: the planner where there is one."""
-        return self.planner or self.policy
+        """The policy that collects and is evaluated: the planner, or what embeds frames for the policy, if any."""
+        return self.planner or self.observer or self.policy
 
     @property
     def imagined(self) -> tuple[WorldModel, int] | None:
@@ -168,6 +172,8 @@ class Agent:
         while self.model_learner is not None and self.model_learner.due(steps):
             means.add("world_model", self.model_learner.update(replay))
             on_update()
+        if self.observer is not None:
+            self.observer.note(replay)
         while self._imagination_due(steps):
             means.add("imagination", self._imagine(env_steps))
         while self.updates < int(steps * self.schedule.updates_per_step):
@@ -200,12 +206,15 @@ class Agent:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of updates. Weights, optimisers and imagined rollouts are other parts of a checkpoint."""
-        return {"counts": self.counts, "cloned": self.learner.imitations, "calibrated": self.learner.calibrations}
+        state = {"counts": self.counts, "cloned": self.learner.imitations, "calibrated": self.learner.calibrations}
+        return state if self.observer is None else state | {"noted": self.observer.noted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         counts = state["counts"]
         self.updates, self.imaginations = counts["policy"], counts["imagination"]
         self.learner.imitations, self.learner.calibrations = state["cloned"], state["calibrated"]
+        if self.observer is not None:
+            self.observer.noted = dict(state["noted"])
         if self.model_learner is not None:
             self.model_learner.updates, self.model_learner.fits = counts["world_model"], counts["fits"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,8 +14,8 @@ from torchrl.data import TensorSpec
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.uncertainty import Factors, PerEstimate, UncertaintyRules
-from mbrl.data.episodes import OBSERVATIONS, record_fields
-from mbrl.envs.imagined import ImaginationEnv, check_horizon
+from mbrl.data.episodes import INITIAL, OBSERVATIONS, record_fields
+from mbrl.envs.imagined import ImaginationEnv, Starts, check_horizon
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT, EpisodeBuffer
 from mbrl.replay.replay import Replay
@@ -23,6 +24,8 @@ from policies.base import Policy
 from policies.ranges import Count, PositiveCount, Share, Std
 from policies.ranges import Horizon as Steps
 from worldmodel.base import WorldModel
+
+TOGETHER = 8  # rollouts from one episode, at most
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +128,7 @@ class Imagination:
         self.divide_pixels_twice = divide_pixels_twice
         self.env = ImaginationEnv(
             world_model,
-            partial(replay.starts, recent=recent_starts),
+            starts_of(world_model, replay, rollouts, recent_starts),
             action_spec=action_spec,
             batch_size=rollouts,
             horizon=self.schedule.at(0),
@@ -210,6 +213,13 @@ class Imagination:
 
     def __len__(self) -> int:
         return len(self.buffer)
+
+
+def starts_of(world_model: WorldModel, replay: Replay, rollouts: int, recent: float) -> Starts:
+    """What draws real states for a world model; those of one episode share its initial frame where that is encoded."""
+    if INITIAL not in world_model.context_keys:
+        return partial(replay.starts, recent=recent)
+    return partial(replay.starts, recent=recent, initial=True, together=math.gcd(rollouts, TOGETHER))
 
 
 def _after_history(values: torch.Tensor, history: int) -> torch.Tensor:

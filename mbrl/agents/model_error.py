@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from mbrl.agents.learners import Metrics
+from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
 from policies.ranges import Horizon, PositiveCount
@@ -83,6 +84,8 @@ class ModelError:
             with fork_rng():
                 torch.manual_seed(0)  # the same draws at every comparison
                 places = torch.linspace(0, len(episode) - length, self.starts).long().unique().tolist()
+                if INITIAL in self.world_model.context_keys:
+                    episode = with_initial(episode)
                 segments = torch.stack([episode[place : place + length] for place in places])
                 assert isinstance(segments, TensorDict)
                 return self._rollouts(segments) | self._plans(segments)

@@ -8,6 +8,7 @@ import torch
 
 from mbrl.agents.learners import Metrics
 from mbrl.agents.schedule import Schedule
+from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from worldmodel.base import WorldModel
@@ -47,7 +48,8 @@ class SegmentLearner(ModelLearner):
 
     def update(self, replay: Replay) -> Metrics:
         self.updates += 1
-        batch = replay.sequences(self.schedule.model_batch_size, self.schedule.segment_length)
+        sizes, initial = (self.schedule.model_batch_size, self.schedule.segment_length), self.world_model.context_keys
+        batch = replay.sequences(*sizes, initial=INITIAL in initial)
         return self.world_model.update(batch.to(self.world_model.device))
 
 

@@ -17,7 +17,7 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.plan_following import PlanFollower
-from mbrl.data.episodes import read_episode, read_episodes
+from mbrl.data.episodes import INITIAL, read_episode, read_episodes
 from mbrl.data.published import read_published
 from mbrl.errors import UserError
 from policies.base import Plan, Planner, Policy
@@ -219,6 +219,11 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
         raise UserError("this world model does not read actions: set agent.world_model.conditioning.actions=true")
     if not (world_model.predicts_reward or has_goal):
         raise UserError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
+    if INITIAL in world_model.context_keys:
+        raise UserError(
+            "the planner has no initial frame of the episode to give to this world model: set "
+            "agent.world_model.conditioning.initial=false"
+        )
     if world_model.goal_conditioned and not has_goal:
         raise UserError("this world model needs a goal frame: give planning.goal, an episode that ends at the goal")
 

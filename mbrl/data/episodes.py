@@ -31,7 +31,9 @@ from mbrl.run_folder.schema import TensorType
 from mbrl.run_folder.tensors import tensor_chunks
 
 BASE_OBSERVATIONS = ("pixels", "state")  # an episode has one of these at least
-OBSERVATIONS = (*BASE_OBSERVATIONS, "task")  # which of several tasks it is of, as a one-hot, is never all that is seen
+EMBEDDING = "embedding"  # what a world model makes of the newest frames, float32 [D]; in the replay, never in files
+INITIAL = "initial"  # the first frame of a step's episode, uint8 [3, R, R]; made where it is wanted, never stored
+OBSERVATIONS = (*BASE_OBSERVATIONS, "task", EMBEDDING)  # the task, a one-hot, is never all that is seen
 FLAGS = ("success", "terminated", "truncated")
 LATENT = "latent"  # what a recurrent actor made of the observation; lives in the replay, never in files
 SNAPSHOT = "snapshot"  # exact state of the environment, float64 [n]; in the replay if asked for, never in files
@@ -56,6 +58,11 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
         value = rollout["action"] if key == "action" else after[key]
         records[key] = torch.cat([value, torch.zeros_like(value[-1:])])
     return records
+
+
+def with_initial(steps: TensorDictBase) -> TensorDictBase:
+    """Steps [L] of one episode from its first on, with that step's frame as `initial` [L, 3, R, R] beside each."""
+    return steps.copy().set(INITIAL, steps["pixels"][:1].expand_as(steps["pixels"]))
 
 
 def record_fields(observation_spec: Composite, action_spec: TensorSpec) -> dict[str, TensorType]:

@@ -82,6 +82,9 @@ class ImaginationEnv(EnvBase):
             entries |= {"pixels": image(3), "frames": image(3 * self.frame_stack)}
         if "state" in self.world_model.observations:
             entries["state"] = Unbounded((*shape, self.world_model.state_dim), dtype=torch.float32, device=device)
+        if "embedding" in self.world_model.observations:
+            width = self.world_model.embedding_size
+            entries["embedding"] = Unbounded((*shape, width), dtype=torch.float32, device=device)
         if "task" in self.world_model.observations:
             entries["task"] = Unbounded((*shape, self.world_model.tasks), dtype=torch.float32, device=device)
         self.observation_spec = Composite(entries, shape=shape, device=device)

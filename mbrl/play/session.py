@@ -22,6 +22,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs import EnvBase
 
+from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from mbrl.play.imagined_world import ImaginedWorld
 from mbrl.play.recording import to_records
@@ -252,6 +253,8 @@ def check_fits(model: WorldModel, env: EnvBase) -> None:
     """
     if "pixels" not in model.observations:
         raise UserError("this world model predicts states: mbrl play shows one that predicts pixels")
+    if INITIAL in model.context_keys:
+        raise UserError("this world model reads the initial frame of an episode, which mbrl play does not give to it")
     if model.goal_conditioned:
         raise UserError("this world model is conditioned on a goal frame, which mbrl play does not have")
     keys = env.observation_spec.keys()

@@ -17,7 +17,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
-from mbrl.data.episodes import LATENT, OBSERVATIONS, SNAPSHOT
+from mbrl.data.episodes import INITIAL, LATENT, OBSERVATIONS, SNAPSHOT
 from mbrl.errors import UserError
 from mbrl.replay.episode_table import Episode, EpisodeTable, check_table
 from mbrl.replay.latents import Latents
@@ -43,6 +43,7 @@ class EpisodeBuffer:
         fields: type and shape of what a record holds. Memory maps are opened by them; a saved state is held against
             them. None: whatever the first episode holds.
         latents: type and shape of what `latents` keeps of a record.
+        stacks: whether transitions have `frames` where there are pixels.
         read_only: map existing files privately, so that nothing reaches them.
 
     Raises:
@@ -60,6 +61,7 @@ class EpisodeBuffer:
         directory: Path | None = None,
         fields: Mapping[str, TensorType | Maybe] | None = None,
         latents: Mapping[str, TensorType] | None = None,
+        stacks: bool = True,
         read_only: bool = False,
     ) -> None:
         if capacity < 2 or n_step < 1 or frame_stack < 1:
@@ -70,7 +72,7 @@ class EpisodeBuffer:
         if not 0 < gamma <= 1:
             raise UserError(f"agent.gamma (replay.gamma) is {gamma}: a discount is above 0 and at most 1")
         self.capacity, self.size = capacity, capacity + reserve
-        self.frame_stack, self.n_step, self.gamma = frame_stack, n_step, gamma
+        self.frame_stack, self.n_step, self.gamma, self.stacks = frame_stack, n_step, gamma, stacks
         self.storage = (
             InMemory(self.size, fields)
             if directory is None
@@ -140,23 +142,29 @@ class EpisodeBuffer:
         batch = TensorDict(gamma=returns.gamma, next=after, batch_size=[batch_size])
         batch["action"] = self._gather("action", rows[:, 0])
         for key in self._observation_keys():
+            if key == "pixels" and not self.stacks:
+                continue
             out = "frames" if key == "pixels" else key
             batch[out] = self._observe(key, episode, offset)
             batch["next", out] = self._observe(key, episode, last + 1)
         return batch
 
-    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+    def sequences(self, batch_size: int, length: int, before: int = 0, initial: bool = False) -> TensorDict:
         """Draw segments of `length` rows within one episode (`EpisodeTable.draw_segments`): [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
         before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
             `index` int64 [1], its number in `latents` until the next episode comes.
+        initial: whether each row has the first frame of its episode beside it, as `initial`.
         """
         episode, offset = self._table.draw_segments(batch_size, length)
-        return self._segments(episode, offset[:, None] + torch.arange(-before, length), numbered=before > 0)
+        steps = offset[:, None] + torch.arange(-before, length)
+        return self._segments(episode, steps, numbered=before > 0, initial=initial)
 
-    def starts(self, batch_size: int, length: int, newest: float = 1.0) -> TensorDict:
+    def starts(
+        self, batch_size: int, length: int, newest: float = 1.0, *, together: int = 1, initial: bool = False
+    ) -> TensorDict:
         """Draw histories [B, length] whose last row is a state to branch from, uniformly over steps.
 
         Every step of an episode but its last record, from which no action was taken, is drawn. Where an episode has no
@@ -167,14 +175,26 @@ class EpisodeBuffer:
             batch_size: B.
             length: rows of a history.
             newest: share of the episodes to draw from, the newest ones, in (0, 1].
+            together: states in succession that are of one episode, a divisor of B. Each state is as likely as alone.
+            initial: as in `sequences`.
         """
         weights = self._table.lengths - 1
         weights[: len(weights) - max(1, round(newest * len(weights)))] = 0
-        episode, offset = self._table.draw(weights, batch_size)
-        return self._segments(episode, offset[:, None] + torch.arange(1 - length, 1), (SNAPSHOT,))
+        episode, offset = self._table.draw(weights, batch_size // together)
+        if together > 1:
+            episode = episode.repeat_interleave(together)
+            offset = (torch.rand(len(episode)) * weights[episode]).long()
+        steps = offset[:, None] + torch.arange(1 - length, 1)
+        return self._segments(episode, steps, (SNAPSHOT,), initial=initial)
 
     def _segments(
-        self, episode: Tensor, steps: Tensor, further: tuple[str, ...] = (), *, numbered: bool = False
+        self,
+        episode: Tensor,
+        steps: Tensor,
+        further: tuple[str, ...] = (),
+        *,
+        numbered: bool = False,
+        initial: bool = False,
     ) -> TensorDict:
         """The rows of episodes [B] at steps [B, T], those before the first being copies of it."""
         rows, shape = self._rows(episode[:, None], steps.clamp(min=0)), steps.shape
@@ -182,6 +202,9 @@ class EpisodeBuffer:
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=shape)
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=shape)
+        if initial:
+            first = self._gather("pixels", self._rows(episode, torch.zeros_like(episode)))
+            batch[INITIAL] = first[:, None].expand(*shape, *first.shape[1:])
         if numbered:
             batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
         return batch
@@ -243,7 +266,8 @@ class EpisodeBuffer:
         return (self._table.starts[episode] + offset) % self.size
 
     def _observation_keys(self) -> list[str]:
-        return [key for key in OBSERVATIONS if key in self.records.keys()]
+        known = {*self.records.keys(), *self.latents.observed}
+        return [key for key in OBSERVATIONS if key in known]
 
     def _observe(self, key: str, episode: Tensor, offset: Tensor) -> Tensor:
         if key != "pixels":
@@ -255,7 +279,9 @@ class EpisodeBuffer:
 
     def _gather(self, key: str, rows: Tensor) -> Tensor:
         # index_select copies whole rows; fancy indexing of uint8 was measured 20 times slower
-        flat = self.records.get(key).index_select(0, rows.reshape(-1))
+        of = self.latents.values if key in self.latents.observed else self.records
+        assert of is not None
+        flat = of.get(key).index_select(0, rows.reshape(-1))
         return flat.reshape(*rows.shape, *flat.shape[1:])
 
     @property

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from mbrl.data.episodes import OBSERVATIONS
 from mbrl.run_folder.schema import TensorType
 
 
@@ -27,6 +28,11 @@ class Latents:
     def __init__(self, size: int, types: Mapping[str, TensorType] | None = None) -> None:
         self.size, self._types = size, types or {}
         self.values: TensorDictBase | None = None  # [size], once there are any
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Entries that are observations of a policy, once there are any."""
+        return () if self.values is None else tuple(key for key in self._types if key in OBSERVATIONS)
 
     @property
     def room(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +81,23 @@ class Replay:
             batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos)
         return batch
 
-    def sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
+    def sequences(self, batch_size: int, length: int, before: int = 0, initial: bool = False) -> TensorDict:
         """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations.
 
         Their `index` is negative.
         """
 
-        return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before))
+        return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before, initial))
 
     def demo_sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """As `sequences`, from the demonstrations alone."""
         assert self.demos is not None
         return self._sequences(self.demos, batch_size, length, before)
 
-    def _sequences(self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int) -> TensorDict:
-        batch = buffer.sequences(batch_size, length, before)
+    def _sequences(
+        self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int, initial: bool = False
+    ) -> TensorDict:
+        batch = buffer.sequences(batch_size, length, before, initial)
         if before and buffer is self.demos:
             batch["index"] = -1 - batch["index"]
         return batch
@@ -112,6 +114,20 @@ class Replay:
         for buffer, chosen, rows in self._owners(index):
             buffer.latents.write(rows, latents[chosen])
 
+    def note_latents(self, first: int, note: Callable[[TensorDictBase], TensorDictBase]) -> None:
+        """Note the latents of whole episodes, those of demonstrations included where there are none yet.
+
+        Args:
+            first: number of a collected record, among all ever written; episodes that start before it are left out.
+            note: makes the latents [R] of a record episode [R].
+        """
+        for buffer in (self.online, self.demos) if self.demos is not None else (self.online,):
+            start = 0 if buffer.latents.values is None else first if buffer is self.online else buffer.head
+            for number, episode in enumerate(buffer.episodes):
+                if episode.start >= start:
+                    rows = torch.arange(episode.start, episode.start + episode.length) % buffer.size
+                    buffer.latents.write(rows, note(record_episode(buffer, number)))
+
     def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor, Tensor]]:
         """Each buffer, which of the numbers are its own, and the rows that they mean."""
         of_demos = index < 0
@@ -120,19 +136,24 @@ class Replay:
         if self.demos is not None and of_demos.any():
             yield self.demos, of_demos, -1 - index[of_demos]
 
-    def starts(self, batch_size: int, length: int, recent: float = 0.0) -> TensorDict:
+    def starts(
+        self, batch_size: int, length: int, recent: float = 0.0, *, together: int = 1, initial: bool = False
+    ) -> TensorDict:
         """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at.
 
         Args:
             batch_size: B.
             length: rows of a history, see `EpisodeBuffer.starts`.
             recent: share of them that is drawn from the newest quarter of the collected episodes.
+            together: see `EpisodeBuffer.starts`; of each kind of state as many are drawn as this divides.
+            initial: see `EpisodeBuffer.sequences`.
         """
-        newest = round(batch_size * recent)
+        options: dict[str, Any] = {"together": together, "initial": initial}
+        newest = round(batch_size * recent / together) * together
         if newest == 0:
-            return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length))
-        drawn = self.online.starts(newest, length, RECENT)
-        rest = self.starts(batch_size - newest, length) if newest < batch_size else drawn[:0]
+            return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length, **options), together)
+        drawn = self.online.starts(newest, length, RECENT, **options)
+        rest = self.starts(batch_size - newest, length, **options) if newest < batch_size else drawn[:0]
         common = set(drawn.keys(True, True)) & set(rest.keys(True, True))
         return torch.cat([drawn.select(*common), rest.select(*common)])
 
@@ -144,9 +165,10 @@ class Replay:
             steps[0]["index"] = -1 - steps[0]["index"]
         return torch.cat(steps)
 
-    def _mixed(self, batch_size: int, draw: Any) -> TensorDict:
+    def _mixed(self, batch_size: int, draw: Any, together: int = 1) -> TensorDict:
         # rounded at random, so that a small share of a small batch is right on average
-        from_demos = int(batch_size * self.demo_share + float(torch.rand(()))) if self.demos else 0
+        drawn = batch_size // together * self.demo_share + float(torch.rand(())) if self.demos else 0.0
+        from_demos = int(drawn) * together
         parts = []
         if from_demos:
             parts.append(draw(self.demos, from_demos))

@@ -21,13 +21,15 @@ from worldmodel.ivideogpt.fit import check_fit
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import RewardObjective, TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
-from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.precision import Precision
+from worldmodel.ivideogpt.recoding import Recoder
+from worldmodel.ivideogpt.rewards import TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import Sampling
-from worldmodel.ivideogpt.rollout.rollout import ImaginedState, Rollouts
-from worldmodel.ivideogpt.segments import ACTIONS, Conditioning, SegmentReader
+from worldmodel.ivideogpt.rollout.rollout import Rollouts
+from worldmodel.ivideogpt.rollout.state import ImaginedState
+from worldmodel.ivideogpt.segments import ACTIONS, HISTORY, Conditioning, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, mode, train_part
+from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
 from worldmodel.ranges import Frames, Number
@@ -52,8 +54,8 @@ class IVideoGPT(WorldModel):
         uncertainty: Whether imagined steps have uncertainty estimates: `token_entropy`; with several reward heads or
             transformers `reward_std`; with several transformers `disagreement`.
         reward_network: Makes a network that predicts the rewards, in the place of the transformer's heads, when called
-            with (resolution, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
-        conditioning: Whether the model reads actions and a goal frame.
+            with (tokenizer, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
+        conditioning: Whether the model reads actions, a goal frame, and the initial frame as its context.
         precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
             weights (see official.load_parts), and the tokenizer is not trained alone at first. None: random weights.
@@ -81,7 +83,7 @@ class IVideoGPT(WorldModel):
         horizon: Frames | None = None,
         ensemble: Number = 1,
         uncertainty: bool = False,
-        reward_network: Callable[[int, int | None], RewardNetwork] | None = None,
+        reward_network: Callable[[CompressiveTokenizer, int | None], TwoHotRewards] | None = None,
         conditioning: Conditioning = ACTIONS,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
         pretrained: str | None = None,
@@ -99,25 +101,34 @@ class IVideoGPT(WorldModel):
             self.tokenizer, members = load_parts(pretrained, action_dim, ensemble, goal, configured)
         self.transformer, self.others, self._counter = members[0], nn.ModuleList(members[1:]), HostCounter()
         self.plan, self.precision, self.segment_length = training, Precision(precision), segment_length
-        self.context_length = self.tokenizer.context_length - goal
+        self.context_length = HISTORY if conditioning.initial else self.tokenizer.context_length - goal
+        self.context_keys = ("initial",) * conditioning.initial
         self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
-        futures = segment_length - self.tokenizer.context_length
+        reader = self._reader(action_dim, conditioning, defects.rewards_off_by_one)
+        futures = reader.longest - reader.context_length
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         self.temperature = sampling.temperature
-        self.reward_network = None if reward_network is None else reward_network(self.resolution, action_dim)
+        self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim)
         readers = (self.transformer.reward_linear, self.reward_network)
         self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
         self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
-        check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, goal)
+        check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, reader)
         quantizer = self.tokenizer.quantize
         training.check(quantizer.warmup if pretrained is None else 0, standardised=quantizer.positions > 0)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
-        reader = self._reader(action_dim, defects.rewards_off_by_one)
         parts = (self.tokenizer, members, reader)
+        self.recoder = Recoder(self.tokenizer, reader, self.precision)
         self.rollouts = Rollouts(
-            *parts, sampling, futures, self.max_horizon, self.precision, uncertainty, defects, self.reward_network
+            *parts,
+            sampling,
+            reader.futures,
+            self.max_horizon,
+            self.precision,
+            uncertainty,
+            defects,
+            self.reward_network,
         )
         # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
@@ -139,7 +150,7 @@ class IVideoGPT(WorldModel):
             ),
         }
         if self.reward_network is not None:
-            made["reward_network"] = RewardObjective(self.reward_network, reader, self.precision)
+            made["reward_network"] = RewardObjective(self.reward_network, tokenizer, reader, self.precision)
         return made
 
     @property
@@ -152,16 +163,17 @@ class IVideoGPT(WorldModel):
         """Order and numbering of the tokens of a segment."""
         return self.transformer.layout
 
-    def _reader(self, action_dim: int | None, rewards_off_by_one: bool) -> SegmentReader:
+    def _reader(self, action_dim: int | None, conditioning: Conditioning, rewards_off_by_one: bool) -> SegmentReader:
         robot = self.transformer.proprioception
         return SegmentReader(
             self.tokenizer.resolution,
             self.context_length,
-            self.segment_length - self.goal_conditioned,
+            self.segment_length - conditioning.goal,
             action_dim,
             proprioception=0 if robot is None else robot.size,
-            goal=self.goal_conditioned,
+            goal=conditioning.goal,
             rewards_off_by_one=rewards_off_by_one,
+            initial=self.tokenizer.context_length if conditioning.initial else 0,
         )
 
     def _measures(self) -> tuple[str, ...]:
@@ -257,28 +269,11 @@ class IVideoGPT(WorldModel):
         rewards = [frame.reward for frame in frames if frame.reward is not None]
         return Outcome(torch.cat(rewards, 1) if rewards else None, pixels[:, -1] if last_frame else None)
 
-    @torch.no_grad()
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
-        """As WorldModel.reconstruct; the first C frames become context tokens, the others dynamics tokens."""
-        past, future = self.rollouts.reader.split(steps)
-        with mode(self.tokenizer, False), autocast(past, self.precision):
-            codes, encoded = self.tokenizer.encode_context(past)
-            context = self.tokenizer.context_features_for_decoder(codes, past)
-            decoded = context.frames[:, -self.context_length :].float()
-            if future.shape[1]:
-                dynamics = self.tokenizer.encode_dynamics(future, encoded)
-                decoded = torch.cat([decoded, self.tokenizer.decode_dynamics(dynamics, context).float()], 1)
-        return decoded.clamp(0, 1).mul(255).round().to(torch.uint8)
+        return self.recoder.reconstruct(steps)
 
-    @torch.no_grad()
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
-        """As WorldModel.codes: of the context (with the goal) [B, C, N], and of the frames after it [B, F, n]."""
-        past, future = self.rollouts.reader.split(batch)
-        with mode(self.tokenizer, False), autocast(past, self.precision):
-            context, features = self.tokenizer.encode_context(past)
-            dynamics = self.tokenizer.encode_dynamics(future, features)
-        sizes = self.layout.context_codes, self.layout.dynamics_codes
-        return {"context": (context, sizes[0]), "dynamics": (dynamics, sizes[1])}
+        return self.recoder.codes(batch)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, which `pretrained` and the loaders in official.py read."""

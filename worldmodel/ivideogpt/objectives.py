@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
@@ -122,13 +122,21 @@ class RewardObjective(nn.Module):
 
     Args:
         network: The network.
+        tokenizer: The tokenizer; no part of this module.
         reader: Reads batches.
         precision: Precision of the large matrix products.
     """
 
-    def __init__(self, network: RewardNetwork, reader: SegmentReader, precision: Precision) -> None:
+    def __init__(
+        self,
+        network: TwoHotRewards,
+        tokenizer: CompressiveTokenizer,
+        reader: SegmentReader,
+        precision: Precision,
+    ) -> None:
         super().__init__()
         self.network, self.reader, self.precision = network, reader, precision
+        self._tokenizer = (tokenizer,)
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Compute the loss.
@@ -142,12 +150,25 @@ class RewardObjective(nn.Module):
         segment = self.reader(batch)
         if segment.rewards is None:
             raise ValueError("the reward network learns from rewards: the data hold none")
-        frames = segment.pixels[:, -segment.rewards.shape[1] - 1 :]
         with autocast(segment.pixels, self.precision):
-            logits = self.network.logits(frames, segment.actions)
-        loss = self.network.loss(logits, segment.rewards)
-        error = (self.network.expected(logits.detach()) - segment.rewards).abs().mean()
+            if isinstance(self.network, TokenRewardNetwork):
+                logits, rewards = self._of_tokens(self.network, segment)
+            else:
+                rewards = segment.rewards
+                logits = self.network.logits(segment.pixels[:, -rewards.shape[1] - 1 :], segment.actions)
+        loss = self.network.loss(logits, rewards)
+        error = (self.network.expected(logits.detach()) - rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}
+
+    def _of_tokens(self, network: TokenRewardNetwork, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Logits and rewards of the steps between future frames."""
+        tokenizer = self._tokenizer[0]
+        with mode(tokenizer, False):
+            _, codes = tokenizer.layout.split(tokenizer.tokens(segment.frames))
+        latents, actions, rewards = tokenizer.latents(codes), segment.actions, segment.rewards
+        assert rewards is not None
+        between = None if actions is None else actions[:, 1:]
+        return network.logits(latents[:, :-1], latents[:, 1:], between), rewards[:, 1:]
 
 
 def tokenizer_losses(

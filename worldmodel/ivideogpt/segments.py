@@ -18,13 +18,25 @@ class Conditioning:
     Args:
         actions: Whether the model reads actions.
         goal: Whether a goal frame precedes the context. It takes one of the context frames of the tokenizer.
+        initial: Whether the context is the initial frame of the episode, in each of the tokenizer's context frames. All
+            other frames are then dynamics tokens, the real ones before a rollout too, so that a frame has the same
+            tokens wherever a segment begins, imagined or real. `start` and `update` need `initial`, see SegmentReader.
+
+    Raises:
+        ValueError: Both a goal and an initial frame.
     """
 
     actions: bool = True
     goal: bool = False
+    initial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.goal and self.initial:
+            raise ValueError("conditioning: goal and initial both take the place of the context, so set one of them")
 
 
 ACTIONS = Conditioning()
+HISTORY = 3  # real steps from which a model starts whose context is the initial frame; the first gives its action alone
 
 
 @dataclass(frozen=True)
@@ -55,13 +67,17 @@ class SegmentReader:
 
     Args:
         resolution: R.
-        context_length: Real context frames.
+        context_length: Real steps from which a rollout starts: the context frames of the layout, without a goal; with an
+            initial frame HISTORY.
         longest: Maximum of T, without a goal.
         action_dim: A. None for a model without actions.
         proprioception: P. 0: none.
         goal: Whether a goal frame precedes the context. In training it is the last frame of the segment, which is then
             not predicted (as published), or the last of `goal` uint8 [B, T, 3, R, R] where the batch has that.
         rewards_off_by_one: Read the reward of the transition after a frame's own. See PublishedDefects.
+        initial: Context frames of the layout, each of them the initial frame of the episode, the first of `initial` uint8
+            [B, T, 3, R, R]. All frames of a batch but the first are then future frames. 0: the context is the newest
+            frames.
     """
 
     resolution: int
@@ -71,6 +87,17 @@ class SegmentReader:
     proprioception: int = 0
     goal: bool = False
     rewards_off_by_one: bool = False
+    initial: int = 0
+
+    @property
+    def futures(self) -> int:
+        """Future frames of the longest segment."""
+        return self.longest - (1 if self.initial else self.context_length)
+
+    @property
+    def fixed(self) -> int:
+        """Context frames of the layout that stay the same in a rollout, before the newest: the goal or initial ones."""
+        return self.initial - 1 if self.initial else int(self.goal)
 
     def __call__(self, batch: TensorDictBase) -> Segment:
         """Read a batch [B, T].
@@ -78,7 +105,7 @@ class SegmentReader:
         Raises:
             ValueError: The batch does not fit the model.
         """
-        pixels, length = batch["pixels"], self.context_length
+        pixels, length = batch["pixels"], 1 if self.initial else self.context_length
         self.check_pixels(pixels, "a batch needs pixels uint8 [B, T,")
         frames = pixels.shape[1] - self.goal
         if not length < frames <= self.longest:
@@ -90,6 +117,8 @@ class SegmentReader:
         if self.goal:
             goal = batch["goal"] if "goal" in known else pixels
             pixels = torch.cat([goal[:, -1:], pixels[:, :-1]], 1)
+        if self.initial:
+            pixels = torch.cat([self._initial(batch), pixels[:, 1:]], 1)
         rewards = batch["next", "reward"][:, earned].float() if ("next", "reward") in known else None
         states = None
         if self.proprioception:
@@ -102,7 +131,8 @@ class SegmentReader:
 
         Args:
             context: Real steps [B, C'] with `pixels`. A goal-conditioned model also needs `goal` uint8
-                [B, C', 3, R, R], whose last step is used; one with proprioception needs `state`.
+                [B, C', 3, R, R], whose last step is used, and one with an initial frame `initial`, whose first is; one
+                with proprioception needs `state`.
 
         Returns:
             The context frames of the layout uint8 [B, C, 3, R, R], and the last states [B, P] or None.
@@ -116,12 +146,23 @@ class SegmentReader:
             if "goal" not in context.keys():
                 raise ValueError("this model is conditioned on a goal: give it as `goal` uint8 beside the pixels")
             pixels = torch.cat([context["goal"][:, -1:], pixels], 1)
+        if self.initial:
+            pixels = self._initial(context)
         return pixels, self.read_states(context)[:, -1] if self.proprioception else None
 
     def split(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """The context frames of the layout, as `context` reads them, and the frames after them, in [0, 1]."""
+        """The context frames of the layout, as `context` reads them, and the frames after them, in [0, 1].
+
+        After an initial frame come all steps.
+        """
         past = self.context(steps[:, : self.context_length])[0]
-        return past.float() / 255, steps["pixels"][:, self.context_length :].float() / 255
+        return past.float() / 255, steps["pixels"][:, 0 if self.initial else self.context_length :].float() / 255
+
+    def _initial(self, steps: TensorDictBase) -> Tensor:
+        """The context of steps [B, T], uint8 [B, C, 3, R, R]: C times the initial frame of the episode."""
+        if "initial" not in steps.keys():
+            raise ValueError("this model starts from the initial frame of an episode: give it as `initial` uint8")
+        return steps["initial"][:, :1].expand(-1, self.initial, -1, -1, -1)
 
     def check_pixels(self, pixels: Tensor, wanted: str, frames: int | None = None) -> None:
         """Check pixels.

@@ -23,6 +23,7 @@ class TrainingPlan:
     Args:
         tokenizer_updates: Updates of the tokenizer alone, at first.
         tokenizer_every: Transformer updates for each later tokenizer update. 0: no later tokenizer updates.
+        tokenizer_last: Transformer updates after which the tokenizer learns no more. None: it goes on.
         later_encoders: Whether later tokenizer updates train the encoders too, as published, or the decoders alone.
             Refused with standardised latents, which diverge when their statistics are frozen.
         tokenizer_frames: Future frames of each segment in a tokenizer update, drawn at random. None: all.
@@ -38,6 +39,7 @@ class TrainingPlan:
 
     tokenizer_updates: Count
     tokenizer_every: Count
+    tokenizer_last: Count | None = None
     later_encoders: bool = False
     tokenizer_frames: Frames | None = None
     warmup_updates: Count = 0
@@ -50,7 +52,15 @@ class TrainingPlan:
     def trains_tokenizer(self, updates: int) -> bool:
         """Whether update number `updates`, counted from 0, trains the tokenizer."""
         done = updates - self.tokenizer_updates
+        if done >= 0 and self.tokenizer_last is not None and done >= self.tokenizer_last:
+            return False
         return done < 0 or (self.tokenizer_every > 0 and (done + 1) % self.tokenizer_every == 0)
+
+    def changes_codes(self, updates: int) -> bool:
+        """Whether a frame may get other tokens by update number `updates` or a later one."""
+        done = updates - self.tokenizer_updates
+        goes_on = self.tokenizer_last is None or done < self.tokenizer_last
+        return done < 0 or (self.tokenizer_every > 0 and self.later_encoders and goes_on)
 
     def check(self, warmup: int, standardised: bool) -> None:
         """ValueError where the plan does not fit the tokenizer.

@@ -6,70 +6,24 @@ the robot's state, n dynamics tokens a frame.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import RewardNetwork
-from worldmodel.ivideogpt.rollout.cache import KeyValueCache
+from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.rollout.frames import imagine
+from worldmodel.ivideogpt.rollout.state import Frame, ImaginedState
 from worldmodel.ivideogpt.segments import SegmentReader
-from worldmodel.ivideogpt.tokenizer.context import Context
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import mode
 from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
-
-
-@dataclass(frozen=True)
-class ImaginedState:
-    """Where a rollout stands: R rows after ``frame`` imagined frames.
-
-    The cache is written in place, so a state can be stepped once; fork it to go on twice.
-    """
-
-    decoders: tuple[CachedDecoder, ...]  # one for each transformer
-    caches: tuple[KeyValueCache, ...]
-    codes: Tensor  # int64 [B, C, N], of the contexts
-    encoded: Context  # the contexts, as the encoder of future frames reads them
-    features: Context  # the contexts, decoded
-    recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
-    robot: Tensor | None  # [R, P]: the robot's state at the newest frame
-    frame: int = 0
-    anchor: int = 0  # frames imagined before the context was last encoded
-    tokens: Tensor | None = None  # int64 [R, n] of the newest frame since then; None: there is none
-
-    @property
-    def cache(self) -> KeyValueCache:
-        """The first transformer's; all have the same rows, forks and places filled."""
-        return self.caches[0]
-
-    @property
-    def rows(self) -> int:
-        """R."""
-        return self.cache.keys.shape[1]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One imagined frame of R rows, not yet decoded."""
-
-    tokens: Tensor  # int64 [R, n]
-    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads or, once decoded, of the network
-    robot: Tensor | None  # float32 [R, P]
-    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
-
-    def beside_pixels(self) -> TensorDict:
-        """What the frames have besides their pixels, [R]."""
-        named = {"reward": self.reward, "state": self.robot, **self.measures}
-        known = {name: value for name, value in named.items() if value is not None}
-        return TensorDict(known, batch_size=self.tokens.shape[:1])
 
 
 class Rollouts:
@@ -81,7 +35,8 @@ class Rollouts:
             become the context of what follows.
         measure: whether each frame says how unsure the model is. precision: of the large matrix products.
         defects: published defects of rollouts; none by default.
-        reward_network: reads the rewards off the decoded frames, in the place of the heads; None: the heads do.
+        reward_network: reads the rewards off the decoded frames or off the tokens, in the place of the heads; None: the
+            heads do.
     """
 
     def __init__(
@@ -95,9 +50,10 @@ class Rollouts:
         precision: Precision,
         measure: bool = False,
         defects: PublishedDefects = NO_DEFECTS,
-        reward_network: RewardNetwork | None = None,
+        reward_network: TwoHotRewards | None = None,
     ) -> None:
-        self.reward_network = reward_network
+        self.frame_rewards = reward_network if isinstance(reward_network, RewardNetwork) else None
+        self.token_rewards = reward_network if isinstance(reward_network, TokenRewardNetwork) else None
         self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
         self.layout, self.measure = tokenizer.layout, measure
         self.segment_frames, self.max_horizon = segment_frames, max_horizon
@@ -111,7 +67,25 @@ class Rollouts:
 
     def start(self, context: TensorDictBase) -> ImaginedState:
         """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
-        return self._anchor(*self.reader.context(context), frame=0)
+        pixels, robot = self.reader.context(context)
+        if not self.reader.initial:
+            return self._anchor(pixels, robot, frame=0)
+        together = _equal_runs(pixels[:, 0])
+        state = self._anchor(pixels[::together], None, frame=1 - self.reader.context_length)
+        return self._recall(self.fork(state, together), context, robot)
+
+    def _recall(self, state: ImaginedState, context: TensorDictBase, robot: Tensor | None) -> ImaginedState:
+        """The state at the last of real steps [B, C'], whose frames but the first follow the initial one as tokens."""
+        past, forks = context["pixels"][:, 1:], state.cache.forks
+        with self._imagining():
+            frames = past.float().unflatten(0, (-1, forks)).flatten(1, 2) / 255  # those of all forks of a row
+            codes = self.tokenizer.encode_dynamics(frames, state.encoded).unflatten(1, (forks, -1)).flatten(0, 1)
+        states = None if robot is None else self.reader.read_states(context)
+        for step, tokens in enumerate(codes.unbind(1)):
+            state = replace(state, robot=None if states is None else states[:, step])
+            action = context["action"][:, step] if self.transformers[0].action_linear is not None else None
+            state, _ = self.advance(state, action, tokens + self.layout.context_codes)
+        return replace(self._after(state, past), robot=robot)
 
     def _anchor(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
         """A state whose context are these frames uint8 [B, C, 3, side, side]."""
@@ -159,6 +133,8 @@ class Rollouts:
             reward = symexp(heads.mean(-1, keepdim=True))
             if self.measure and heads.shape[-1] > 1:
                 measures["reward_std"] = symexp(heads).std(-1, keepdim=True)
+        if self.token_rewards is not None:
+            reward = self._read_tokens(state.tokens, found.tokens, action)
         known = {name: value for name, value in measures.items() if value is not None}
         state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
         return state, Frame(found.tokens, reward, robot, known)
@@ -185,12 +161,19 @@ class Rollouts:
         self, state: ImaginedState, frames: Sequence[Frame], pixels: Tensor, actions: Tensor | None
     ) -> list[Frame]:
         """Frames with the rewards of the reward network, from the state before their pixels; see `show`."""
-        if self.reward_network is None:
+        if self.frame_rewards is None:
             return list(frames)
         seen = torch.cat([state.recent[:, -1:], pixels], 1)
         with autocast(pixels, self.precision):
-            rewards = self.reward_network(seen, None if actions is None else actions.float())
+            rewards = self.frame_rewards(seen, None if actions is None else actions.float())
         return [replace(frame, reward=reward) for frame, reward in zip(frames, rewards.unbind(1), strict=True)]
+
+    def _read_tokens(self, before: Tensor | None, after: Tensor, action: Tensor | None) -> Tensor | None:
+        """Rewards [R, 1] of steps between tokens [R, n]; None of the step from the context, which are no such tokens."""
+        if before is None or self.token_rewards is None:
+            return None
+        latents = [self.tokenizer.latents(self.layout.codes(tokens)) for tokens in (before, after)]
+        return self.token_rewards(*latents, action)
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
@@ -211,15 +194,14 @@ class Rollouts:
 
     def _after(self, state: ImaginedState, pixels: Tensor) -> ImaginedState:
         """The state after the newest frames [R, F, 3, side, side]."""
-        fixed = self.layout.context_length - self.reader.context_length  # the goal stays
-        goal, past = state.recent[:, :fixed], state.recent[:, fixed:]
+        fixed, past = state.recent.tensor_split([self.reader.fixed], 1)
         newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
-        return replace(state, recent=torch.cat([goal, newest], 1))
+        return replace(state, recent=torch.cat([fixed, newest], 1))
 
     def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
         """Advance under actions [R, H, A]; frames are decoded together where a context is encoded anew and at the end.
 
-        With a reward network all of them are decoded.
+        With a reward network that reads frames all of them are decoded.
 
         Args:
             decode: how many of the last frames are wanted as pixels, 0 to H; others are decoded only for a new context.
@@ -236,7 +218,7 @@ class Rollouts:
                 frames.append(frame)
             wanted = min(part.shape[1], max(decode - left, 0))
             count = max(wanted, self.reader.context_length if left else 0)
-            if self.reward_network is not None:
+            if self.frame_rewards is not None:
                 count = part.shape[1]
             if count:
                 state, frames[-count:], pixels = self.show(state, frames[done:][-count:], part[:, -count:])
@@ -294,3 +276,11 @@ class Rollouts:
             self._snapshot = tuple(CachedDecoder(model, dtype, dropout) for model in self.transformers)
             self._snapshot_of = versions
         return self._snapshot
+
+
+def _equal_runs(rows: Tensor) -> int:
+    """The length of runs of equal rows [B, ...] in succession, where all of them have the same; else 1."""
+    new = (rows[1:] != rows[:-1]).flatten(1).any(1).nonzero().flatten() + 1
+    starts = torch.cat([new.new_zeros(1), new, new.new_full((1,), len(rows))])
+    lengths = starts.diff().unique()
+    return int(lengths) if len(lengths) == 1 else 1

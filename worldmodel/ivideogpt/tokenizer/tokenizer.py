@@ -196,6 +196,17 @@ class CompressiveTokenizer(nn.Module):
         """Decode codes [B, F, n] to future frames [B, F, 3, R, R] float, not clamped to [0, 1]."""
         return self._decode_dynamics(self.dynamics_quantize.embed(codes), context)
 
+    @property
+    def latent_size(self) -> int:
+        """Width of what `latents` makes of a frame."""
+        return self.dynamics_tokens * self.dynamics_quantize.embedding.embedding_dim
+
+    @torch.no_grad()
+    def latents(self, codes: Tensor) -> Tensor:
+        """Future frames as vectors float32 [*B, n * D]: their codes [*B, n], in units of the codebook's deviation."""
+        codebook = self.dynamics_quantize.embedding.weight
+        return (self.dynamics_quantize.embed(codes) / codebook.std()).flatten(-2)
+
     def forward(self, frames: Tensor) -> tuple[Tensor, Quantized, Quantized]:
         """Reconstruct a segment, for training.
 

@@ -1,0 +1,102 @@
+"""Policies that live inside a world model: they read its embedding of the newest frames instead of the frames.
+
+B batch, R records of an episode, L width of the latents of a frame.
+"""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import Composite, TensorSpec, Unbounded
+
+from mbrl.data.episodes import EMBEDDING, INITIAL
+from mbrl.errors import UserError
+from mbrl.replay.replay import Replay
+from policies.base import Policy
+from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
+from worldmodel.ivideogpt.model import IVideoGPT
+
+
+def embedded(world_model: object) -> EmbeddedIVideoGPT:
+    """The world model as embeddings.
+
+    Raises:
+        UserError: it is not iVideoGPT.
+    """
+    if not isinstance(world_model, IVideoGPT):
+        raise UserError(
+            "a policy that reads embeddings needs iVideoGPT as its world model: use worldmodel=ivideogpt_nano"
+        )
+    return EmbeddedIVideoGPT(world_model)
+
+
+class EmbeddingActor(TensorDictModuleBase):
+    """Embeds what an episode shows, and lets an actor act on it.
+
+    It reads `pixels`, and `initial` and `before` of the previous step: the first frame of the episode and the latents
+    of the frame before. Under "next" it writes both for the next step.
+    """
+
+    def __init__(self, model: EmbeddedIVideoGPT, actor: TensorDictModuleBase) -> None:
+        super().__init__()
+        self.in_keys = ["pixels", INITIAL, "before", "is_init"]
+        self.out_keys = ["action", ("next", INITIAL), ("next", "before")]
+        self.model, self.actor, self.weights = model, actor, model.model  # the weights follow the policy to its device
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        shape, rows = tensordict.batch_size, tensordict.select(*self.in_keys).reshape(-1)
+        first = rows["is_init"].view(-1, 1)
+        initial = torch.where(first[..., None, None], rows["pixels"], rows[INITIAL])
+        now = self.model.latents(rows["pixels"][:, None], initial)[:, 0]
+        before = torch.where(first, now, rows["before"])
+        seen = TensorDict({EMBEDDING: torch.cat([now, before], -1)}, batch_size=rows.batch_size)
+        action = self.actor(seen)["action"]
+        carried = TensorDict({INITIAL: initial, "before": now}, batch_size=rows.batch_size)
+        tensordict.setdefault("next", TensorDict(batch_size=shape, device=tensordict.device))
+        tensordict["next"].update(carried.reshape(shape))
+        return tensordict.set("action", action.reshape(*shape, -1))
+
+
+class EmbeddingPolicy(Policy):
+    """Acts with a policy that reads `embedding`, on the frames of an environment.
+
+    Args:
+        policy: reads embeddings, and learns.
+        model: embeds frames. It learns elsewhere.
+        observation_spec: that of the environment, with `pixels`.
+
+    Raises:
+        UserError: the policy reads embeddings of another width.
+    """
+
+    def __init__(self, policy: Policy, model: EmbeddedIVideoGPT, observation_spec: Composite) -> None:
+        super().__init__()
+        self.policy, self.model = policy, model
+        self.actor: EmbeddingActor = EmbeddingActor(model, policy.acting)
+        latents: TensorSpec = Unbounded((model.embedding_size // 2,))
+        self.carried = Composite(**{INITIAL: observation_spec["pixels"].clone(), "before": latents})
+        self.noted = {"records": -1, "updates": 0}  # of the replay and of the model, when embeddings were last noted
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Does nothing: the policy and the world model have updates of their own."""
+        return {}
+
+    def note(self, replay: Replay) -> None:
+        """Note the embeddings of the episodes in the replay, once for each episode that ends.
+
+        Those of earlier episodes are made anew where the encoders still learn.
+        """
+        head, model, before = replay.online.head, self.model.model, self.noted
+        if head != before["records"]:
+            changed = model.plan.changes_codes(before["updates"])
+            replay.note_latents(0 if changed else max(before["records"], 0), self._embeddings)
+            self.noted = {"records": head, "updates": int(model.updates)}
+
+    def _embeddings(self, episode: TensorDictBase) -> TensorDictBase:
+        """The embeddings [R] of a record episode [R]."""
+        pixels = episode["pixels"][None].to(self.device)
+        latents = self.model.latents(pixels, pixels[:, 0])[0]
+        before = torch.cat([latents[:1], latents[:-1]])
+        return TensorDict({EMBEDDING: torch.cat([latents, before], -1).cpu()}, batch_size=episode.batch_size)

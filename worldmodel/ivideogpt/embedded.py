@@ -1,0 +1,101 @@
+"""iVideoGPT seen through its dynamics tokens: what a policy reads that lives inside the model.
+
+R rollout rows, B batch, T time, L width of the latents of a frame (`CompressiveTokenizer.latent_size`), A action.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from worldmodel.base import Outcome, WorldModel
+from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.rollout.state import ImaginedState
+
+
+class Step(NamedTuple):
+    """Where a rollout stands.
+
+    Attributes:
+        state: That of the model.
+        latents: [R, L] of the newest frame.
+    """
+
+    state: ImaginedState
+    latents: Tensor
+
+
+class EmbeddedIVideoGPT(WorldModel):
+    """Imagines the embedding of frames, and decodes none. It has no weights of its own.
+
+    The embedding [2 L] of a step is the codes of its frame's dynamics tokens and of those of the frame before, so that
+    what moves can be told. With the episode's initial frame as the context, real and imagined frames have embeddings of
+    one kind: a policy cannot tell them apart by how they are painted (after STORM, arXiv 2310.09615, and TWM,
+    arXiv 2303.07109, whose policies read the discrete latents of their world models).
+
+    Args:
+        model: The model, with conditioning.initial.
+
+    Raises:
+        ValueError: The tokens of its frames depend on where a segment begins.
+    """
+
+    observations = ("embedding",)
+
+    def __init__(self, model: IVideoGPT) -> None:
+        super().__init__()
+        if "initial" not in model.context_keys:
+            raise ValueError(
+                "a policy that reads embeddings needs a world model in which a frame has the same tokens wherever a "
+                "segment begins: set agent.world_model.conditioning.initial=true"
+            )
+        self._model = (model,)  # In a tuple: its weights are saved with the agent's world model.
+        self.context_length, self.max_horizon = model.context_length, model.max_horizon
+        self.action_dim, self.context_keys, self.measures = model.action_dim, model.context_keys, model.measures
+        self.predicts_reward, self.trained_horizon = model.predicts_reward, model.trained_horizon
+        self.temperature, self.embedding_size = model.temperature, 2 * model.tokenizer.latent_size
+
+    @property
+    def model(self) -> IVideoGPT:
+        """The model behind it."""
+        return self._model[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {}
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Nothing is learned: the model behind it learns."""
+        return {}
+
+    def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
+        """Latents [B, T, L] of frames uint8 [B, T, 3, R, R] of episodes that began with `initial` uint8 [B, 3, R, R]."""
+        return self.model.recoder.latents(pixels, initial)
+
+    def start(self, context: TensorDictBase) -> Step:
+        state = self.model.start(context)
+        return Step(state, self._latents(state))
+
+    def step(self, state: Step, action: Tensor) -> tuple[Step, TensorDict]:
+        after, frame = self.model.rollouts.advance(state.state, action)
+        latents = self._latents(after)
+        prediction = frame.beside_pixels()
+        prediction["embedding"] = torch.cat([latents, state.latents], -1)
+        return Step(after, latents), prediction
+
+    def fork(self, state: Step, n: int) -> Step:
+        return Step(self.model.fork(state.state, n), state.latents.repeat_interleave(n, 0))
+
+    def outcome(self, state: Step, actions: Tensor, last_frame: bool = False) -> Outcome:
+        return self.model.outcome(state.state, actions, last_frame)
+
+    def set_temperature(self, value: float) -> None:
+        self.model.set_temperature(value)
+
+    def _latents(self, state: Any) -> Tensor:
+        return self.model.tokenizer.latents(self.model.layout.codes(state.tokens))

@@ -1,0 +1,59 @@
+"""Where an imagined rollout stands, and its newest frame.
+
+B contexts, C context frames of the layout (a goal among them), R = B * forks rollout rows, P numbers of the robot's
+state, n dynamics tokens a frame.
+"""
+
+from dataclasses import dataclass
+
+from tensordict import TensorDict
+from torch import Tensor
+
+from worldmodel.ivideogpt.rollout.cache import KeyValueCache
+from worldmodel.ivideogpt.rollout.decoding import CachedDecoder
+from worldmodel.ivideogpt.tokenizer.context import Context
+
+
+@dataclass(frozen=True)
+class ImaginedState:
+    """Where a rollout stands: R rows after ``frame`` imagined frames.
+
+    The cache is written in place, so a state can be stepped once; fork it to go on twice.
+    """
+
+    decoders: tuple[CachedDecoder, ...]  # one for each transformer
+    caches: tuple[KeyValueCache, ...]
+    codes: Tensor  # int64 [B, C, N], of the contexts
+    encoded: Context  # the contexts, as the encoder of future frames reads them
+    features: Context  # the contexts, decoded
+    recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
+    robot: Tensor | None  # [R, P]: the robot's state at the newest frame
+    frame: int = 0
+    anchor: int = 0  # frames imagined before the context was last encoded
+    tokens: Tensor | None = None  # int64 [R, n] of the newest frame since then; None: there is none
+
+    @property
+    def cache(self) -> KeyValueCache:
+        """The first transformer's; all have the same rows, forks and places filled."""
+        return self.caches[0]
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.cache.keys.shape[1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One imagined frame of R rows, not yet decoded."""
+
+    tokens: Tensor  # int64 [R, n]
+    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads or, once decoded, of the network
+    robot: Tensor | None  # float32 [R, P]
+    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
+
+    def beside_pixels(self) -> TensorDict:
+        """What the frames have besides their pixels, [R]."""
+        named = {"reward": self.reward, "state": self.robot, **self.measures}
+        known = {name: value for name, value in named.items() if value is not None}
+        return TensorDict(known, batch_size=self.tokens.shape[:1])
