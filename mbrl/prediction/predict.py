@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -114,7 +115,7 @@ def predict(
     model, episodes = loaded.model, held_out.episodes
     if INITIAL in model.context_keys:
         episodes = [with_initial(episode) for episode in episodes]
-        held_out = held_out._replace(episodes=episodes)
+        held_out = replace(held_out, episodes=episodes)
     check_data(model, episodes, data)
     horizon = check_horizon(model, horizon, fvd is not None, max(map(len, episodes)))
     drawn = draw_segments(episodes, context=model.context_length, horizon=horizon, count=segments, seed=seed)

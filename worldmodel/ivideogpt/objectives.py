@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
+from worldmodel.ivideogpt.rewards import Rewards, TokenRewardNetwork
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
@@ -129,7 +129,7 @@ class RewardObjective(nn.Module):
 
     def __init__(
         self,
-        network: TwoHotRewards,
+        network: Rewards,
         tokenizer: CompressiveTokenizer,
         reader: SegmentReader,
         precision: Precision,

@@ -174,3 +174,6 @@ class TokenRewardNetwork(TwoHotRewards):
             hidden = hidden + self.action_linear(actions)
         logits: Tensor = self.head(hidden)
         return logits.float()
+
+
+Rewards = RewardNetwork | TokenRewardNetwork

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
+from worldmodel.ivideogpt.rewards import RewardNetwork, Rewards, TokenRewardNetwork
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.rollout.frames import imagine
 from worldmodel.ivideogpt.rollout.state import Frame, ImaginedState
@@ -50,7 +50,7 @@ class Rollouts:
         precision: Precision,
         measure: bool = False,
         defects: PublishedDefects = NO_DEFECTS,
-        reward_network: TwoHotRewards | None = None,
+        reward_network: Rewards | None = None,
     ) -> None:
         self.frame_rewards = reward_network if isinstance(reward_network, RewardNetwork) else None
         self.token_rewards = reward_network if isinstance(reward_network, TokenRewardNetwork) else None
