@@ -74,7 +74,7 @@ class EmbeddedIVideoGPT(WorldModel):
         return {}
 
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
-        """Latents [B, T, L] of frames uint8 [B, T, 3, R, R] of episodes that began with `initial` uint8 [B, 3, R, R]."""
+        """Latents [B, T, L] of frames uint8 [B, T, 3, R, R] of episodes that began with `initial` [B, 3, R, R]."""
         return self.model.recoder.latents(pixels, initial)
 
     def start(self, context: TensorDictBase) -> Step:

@@ -23,7 +23,7 @@ from worldmodel.ivideogpt.objectives import RewardObjective, TokenizerObjective,
 from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.precision import Precision
 from worldmodel.ivideogpt.recoding import Recoder
-from worldmodel.ivideogpt.rewards import Rewards
+from worldmodel.ivideogpt.rewards import TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.rollout.rollout import Rollouts
 from worldmodel.ivideogpt.rollout.state import ImaginedState
@@ -83,7 +83,7 @@ class IVideoGPT(WorldModel):
         horizon: Frames | None = None,
         ensemble: Number = 1,
         uncertainty: bool = False,
-        reward_network: Callable[[CompressiveTokenizer, int | None], Rewards] | None = None,
+        reward_network: Callable[[CompressiveTokenizer, int | None], TwoHotRewards] | None = None,
         conditioning: Conditioning = ACTIONS,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
         pretrained: str | None = None,

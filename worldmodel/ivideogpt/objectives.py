@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import Rewards, TokenRewardNetwork
+from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
@@ -129,7 +129,7 @@ class RewardObjective(nn.Module):
 
     def __init__(
         self,
-        network: Rewards,
+        network: TwoHotRewards,
         tokenizer: CompressiveTokenizer,
         reader: SegmentReader,
         precision: Precision,
@@ -154,6 +154,7 @@ class RewardObjective(nn.Module):
             if isinstance(self.network, TokenRewardNetwork):
                 logits, rewards = self._of_tokens(self.network, segment)
             else:
+                assert isinstance(self.network, RewardNetwork)
                 rewards = segment.rewards
                 logits = self.network.logits(segment.pixels[:, -rewards.shape[1] - 1 :], segment.actions)
         loss = self.network.loss(logits, rewards)

@@ -149,7 +149,7 @@ class TokenRewardNetwork(TwoHotRewards):
         self.head = nn.Sequential(*hidden, nn.Linear(width, width), *copy.deepcopy(hidden), last_linear(width))
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
-        """Expected rewards [*B, 1] float32 in the units of the environment, without dropout; arguments as in `logits`."""
+        """Expected rewards [*B, 1] float32 in the environment's units, without dropout; arguments as in `logits`."""
         training = self.training
         self.eval()
         try:
@@ -174,6 +174,3 @@ class TokenRewardNetwork(TwoHotRewards):
             hidden = hidden + self.action_linear(actions)
         logits: Tensor = self.head(hidden)
         return logits.float()
-
-
-Rewards = RewardNetwork | TokenRewardNetwork

@@ -67,17 +67,17 @@ class SegmentReader:
 
     Args:
         resolution: R.
-        context_length: Real steps from which a rollout starts: the context frames of the layout, without a goal; with an
-            initial frame HISTORY.
+        context_length: Real steps from which a rollout starts: the context frames of the layout without the goal; with
+            an initial frame HISTORY.
         longest: Maximum of T, without a goal.
         action_dim: A. None for a model without actions.
         proprioception: P. 0: none.
         goal: Whether a goal frame precedes the context. In training it is the last frame of the segment, which is then
             not predicted (as published), or the last of `goal` uint8 [B, T, 3, R, R] where the batch has that.
         rewards_off_by_one: Read the reward of the transition after a frame's own. See PublishedDefects.
-        initial: Context frames of the layout, each of them the initial frame of the episode, the first of `initial` uint8
-            [B, T, 3, R, R]. All frames of a batch but the first are then future frames. 0: the context is the newest
-            frames.
+        initial: Context frames of the layout, each of them the initial frame of the episode, the first of `initial`
+            uint8 [B, T, 3, R, R]. All frames of a batch but the first are then future frames. 0: the context is the
+            newest frames.
     """
 
     resolution: int

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
-from worldmodel.ivideogpt.rewards import RewardNetwork, Rewards, TokenRewardNetwork
+from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.rollout.frames import imagine
 from worldmodel.ivideogpt.rollout.state import Frame, ImaginedState
@@ -50,7 +50,7 @@ class Rollouts:
         precision: Precision,
         measure: bool = False,
         defects: PublishedDefects = NO_DEFECTS,
-        reward_network: Rewards | None = None,
+        reward_network: TwoHotRewards | None = None,
     ) -> None:
         self.frame_rewards = reward_network if isinstance(reward_network, RewardNetwork) else None
         self.token_rewards = reward_network if isinstance(reward_network, TokenRewardNetwork) else None
@@ -169,7 +169,7 @@ class Rollouts:
         return [replace(frame, reward=reward) for frame, reward in zip(frames, rewards.unbind(1), strict=True)]
 
     def _read_tokens(self, before: Tensor | None, after: Tensor, action: Tensor | None) -> Tensor | None:
-        """Rewards [R, 1] of steps between tokens [R, n]; None of the step from the context, which are no such tokens."""
+        """Rewards [R, 1] of steps between tokens [R, n]; None of the step from the context, which is none of these."""
         if before is None or self.token_rewards is None:
             return None
         latents = [self.tokenizer.latents(self.layout.codes(tokens)) for tokens in (before, after)]
