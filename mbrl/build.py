@@ -18,7 +18,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.cloning import Cloning
-from mbrl.agents.embedding import EmbeddingPolicy, embedded
+from mbrl.agents.embedding import EmbeddingPolicy, observer_of
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
@@ -29,15 +29,14 @@ from mbrl.device import pick_device
 from mbrl.envs.simulator_model import simulator_for
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
+from mbrl.replay.latents import latent_types
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
 from mbrl.run_folder.paths import CHECKPOINTS
-from mbrl.run_folder.schema import TensorType
 from mbrl.settings.memory import require_memory_of
 from mbrl.targets import check, make
 from policies.base import Planner, Policy
-from policies.drqv2 import DrQV2
 from worldmodel.base import WorldModel
 
 # Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
@@ -146,18 +145,11 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
 def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
     """The acting policy (the planner if there is one), the learning policy, and the world model of the planner."""
     policy = build_policy(config, env)
-    if config.agent.get("planner") is None and EMBEDDING not in policy.actor.in_keys:
+    if config.agent.get("planner") is None and not policy.embedding_size:
         return policy, policy, None
     world_model = build_world_model(config, env)
-    acting = build_planner(config, env, policy, world_model) or build_observer(env, policy, world_model)
+    acting = build_planner(config, env, policy, world_model) or observer_of(policy, world_model, env.observation_spec)
     return acting or policy, policy, world_model
-
-
-def build_observer(env: EnvBase, policy: Policy, world_model: WorldModel | None) -> EmbeddingPolicy | None:
-    """What embeds frames for a policy that reads a world model's embeddings; None for other policies."""
-    if EMBEDDING not in policy.actor.in_keys:
-        return None
-    return EmbeddingPolicy(policy, embedded(world_model), env.observation_spec).to(policy.device)
 
 
 def _specs(env: EnvBase) -> dict[str, Any]:
@@ -201,14 +193,6 @@ def build_replay(
     return replay
 
 
-def latent_types(policy: Policy) -> dict[str, TensorType]:
-    """Types of the latent states or embeddings that the replay keeps of each record for a policy; {} without any."""
-    if isinstance(policy, DrQV2) and policy.embedding_size is not None:
-        return {EMBEDDING: TensorType(torch.float32, (policy.embedding_size,))}
-    latent = policy.carried.get("latent", None) if policy.carried is not None else None
-    return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}
-
-
 def build_checkpoints(
     directory: Path, agent: Agent, replay: Replay, progress: dict[str, Any], generators: RandomStates
 ) -> Checkpoints:
@@ -241,7 +225,7 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     """Build the agent that `agent._target_` names, and its parts."""
     world_model = build_world_model(config, env)
     _check_observations(config, env, policy, world_model, replay)
-    observer = build_observer(env, policy, world_model)
+    observer = observer_of(policy, world_model, env.observation_spec)
     imagination = build_imagination(config, env, policy, observer.model if observer else world_model, replay)
     planner = build_planner(config, env, policy, world_model)
     model_error = build_model_error(config, env, world_model)
@@ -259,8 +243,13 @@ def assemble(
 ) -> Agent:
     """Build the agent from existing parts."""
     settings = {k: v for k, v in config.agent.items() if k not in (*PARTS, *REFERENCES, *RATES)}
-    parts = {"world_model": world_model, "imagination": imagination, "planner": planner, "model_error": model_error}
-    parts |= {"observer": observer}
+    parts = {
+        "world_model": world_model,
+        "imagination": imagination,
+        "planner": planner,
+        "model_error": model_error,
+        "observer": observer,
+    }
     given = {name: part for name, part in parts.items() if part is not None}
     agent: Agent = make(settings, Agent, place="agent", policy=policy, schedule=build_schedule(config), **given)
     return agent

@@ -30,6 +30,7 @@ class Policy(nn.Module, ABC):
         carried: spec of the recurrent state: keys that the actor writes under "next" and reads at the next step, with
             `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
             among them is stored in the replay, beside the observation that it was computed from.
+        embedding_size: width of the `embedding` of a world model that the actor reads; 0 where it reads none.
         learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
         segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
@@ -38,6 +39,7 @@ class Policy(nn.Module, ABC):
 
     actor: TensorDictModuleBase
     carried: Composite | None = None
+    embedding_size: int = 0
     learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
     segment_rows: int = 2
     segment_history: int = 0

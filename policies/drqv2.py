@@ -176,7 +176,7 @@ class DrQV2(ValuePolicy):
             raise ValueError(f"drqv2: std_env_steps is {std_env_steps}; it must be 1 or more")
         if squash not in get_args(Squash):
             raise ValueError(f"drqv2: squash is tanh or inverted_gradients, not {squash}")
-        self.embedding_size = embedding_size
+        self.embedding_size = embedding_size or 0
         keys: list[str] = ["embedding"]
         encoder: ConvEncoder | Vector = Vector(embedding_size or 0)
         if embedding_size is None:

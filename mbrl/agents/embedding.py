@@ -15,21 +15,9 @@ from mbrl.data.episodes import EMBEDDING, INITIAL
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy
+from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
 from worldmodel.ivideogpt.model import IVideoGPT
-
-
-def embedded(world_model: object) -> EmbeddedIVideoGPT:
-    """The world model as embeddings.
-
-    Raises:
-        UserError: it is not iVideoGPT.
-    """
-    if not isinstance(world_model, IVideoGPT):
-        raise UserError(
-            "a policy that reads embeddings needs iVideoGPT as its world model: use worldmodel=ivideogpt_nano"
-        )
-    return EmbeddedIVideoGPT(world_model)
 
 
 class EmbeddingActor(TensorDictModuleBase):
@@ -66,9 +54,6 @@ class EmbeddingPolicy(Policy):
         policy: reads embeddings, and learns.
         model: embeds frames. It learns elsewhere.
         observation_spec: that of the environment, with `pixels`.
-
-    Raises:
-        UserError: the policy reads embeddings of another width.
     """
 
     def __init__(self, policy: Policy, model: EmbeddedIVideoGPT, observation_spec: Composite) -> None:
@@ -100,3 +85,30 @@ class EmbeddingPolicy(Policy):
         latents = self.model.latents(pixels, pixels[:, 0])[0]
         before = torch.cat([latents[:1], latents[:-1]])
         return TensorDict({EMBEDDING: torch.cat([latents, before], -1).cpu()}, batch_size=episode.batch_size)
+
+
+def observer_of(policy: Policy, world_model: WorldModel | None, observation_spec: Composite) -> EmbeddingPolicy | None:
+    """What embeds frames for a policy that reads a world model's embeddings; None for other policies.
+
+    Args:
+        policy: the policy that learns.
+        world_model: the agent's world model.
+        observation_spec: that of the environment.
+
+    Raises:
+        UserError: the world model has no embeddings, or those of another width.
+    """
+    if not policy.embedding_size:
+        return None
+    if not isinstance(world_model, IVideoGPT):
+        raise UserError(
+            "agent.policy.embedding_size: only iVideoGPT embeds frames, and this agent does not train one: set it to "
+            "null, or take a world model of worldmodel/ivideogpt_* and agent.real_ratio below 1"
+        )
+    model = EmbeddedIVideoGPT(world_model)
+    if model.embedding_size != policy.embedding_size:
+        raise UserError(
+            f"agent.policy.embedding_size is {policy.embedding_size}, and this world model's embeddings have width "
+            f"{model.embedding_size}: set agent.policy.embedding_size={model.embedding_size}"
+        )
+    return EmbeddingPolicy(policy, model, observation_spec).to(policy.device)

@@ -17,8 +17,9 @@ from mbrl.agents.uncertainty import Factors, PerEstimate, UncertaintyRules
 from mbrl.data.episodes import INITIAL, OBSERVATIONS, record_fields
 from mbrl.envs.imagined import ImaginationEnv, Starts, check_horizon
 from mbrl.errors import UserError
-from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT, EpisodeBuffer
+from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT
 from mbrl.replay.replay import Replay
+from mbrl.replay.rollout_buffer import RolloutBuffer
 from mbrl.run_folder.schema import Maybe, TensorType
 from policies.base import Policy
 from policies.ranges import Count, PositiveCount, Share, Std
@@ -136,7 +137,7 @@ class Imagination:
             frame_stack=real.frame_stack,
             device=policy.device,
         )
-        self.buffer = EpisodeBuffer(
+        self.buffer = RolloutBuffer(
             self._records(max(self.schedule.first, self.schedule.last)),
             frame_stack=real.frame_stack,
             n_step=real.n_step if n_step is None else n_step,
@@ -208,7 +209,7 @@ class Imagination:
         return batch
 
     def rollouts(self, batch_size: int) -> TensorDict:
-        """Whole imagined rollouts [B, H + 1], as from `EpisodeBuffer.rollouts`; row 0 is the real state."""
+        """Whole imagined rollouts [B, H + 1], as from `RolloutBuffer.rollouts`; row 0 is the real state."""
         return self.buffer.rollouts(batch_size)
 
     def __len__(self) -> int:

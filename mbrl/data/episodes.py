@@ -60,7 +60,7 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
     return records
 
 
-def with_initial(steps: TensorDictBase) -> TensorDictBase:
+def with_initial(steps: TensorDict) -> TensorDict:
     """Steps [L] of one episode from its first on, with that step's frame as `initial` [L, 3, R, R] beside each."""
     return steps.copy().set(INITIAL, steps["pixels"][:1].expand_as(steps["pixels"]))
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tqdm import tqdm
 
-from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
 from mbrl.prediction.fresh import train_model
@@ -112,10 +110,8 @@ def predict(
     """
     check_counts({"samples": samples, "segments": segments, "batch-size": batch_size}, videos)
     loaded, held_out = load(model_path, data, chosen, goal, config_dir)
-    model, episodes = loaded.model, held_out.episodes
-    if INITIAL in model.context_keys:
-        episodes = [with_initial(episode) for episode in episodes]
-        held_out = replace(held_out, episodes=episodes)
+    model, held_out = loaded.model, held_out.for_model(loaded.model)
+    episodes = held_out.episodes
     check_data(model, episodes, data)
     horizon = check_horizon(model, horizon, fvd is not None, max(map(len, episodes)))
     drawn = draw_segments(episodes, context=model.context_length, horizon=horizon, count=segments, seed=seed)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from tensordict import TensorDict, TensorDictBase
 
+from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.errors import UserError
 from mbrl.replay.replay import record_episode
 from mbrl.run import Run
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, checkpoint_folders
 from mbrl.run_folder.plain_json import parse_json
+from worldmodel.base import WorldModel
 
 EPISODES = 10  # to measure a model on
 STARTS = 24  # that plans are ranked from: the standard error of a rank correlation is then about .06
@@ -62,6 +64,12 @@ class HeldOut:
     episodes: list[TensorDict]
     run: Run | None = None
     first: int = 0
+
+    def for_model(self, model: WorldModel) -> HeldOut:
+        """The same, with the initial frame beside each step for a model that starts from it."""
+        if INITIAL not in model.context_keys:
+            return self
+        return replace(self, episodes=[with_initial(episode) for episode in self.episodes])
 
 
 def is_run(folder: Path) -> bool:

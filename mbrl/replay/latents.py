@@ -10,8 +10,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from mbrl.data.episodes import OBSERVATIONS
+from mbrl.data.episodes import EMBEDDING, OBSERVATIONS
 from mbrl.run_folder.schema import TensorType
+from policies.base import Policy
 
 
 class Latents:
@@ -63,3 +64,11 @@ class Latents:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values = TensorDict(state, batch_size=[self.size]).clone() if state else None
+
+
+def latent_types(policy: Policy) -> dict[str, TensorType]:
+    """Types of the latent states or embeddings that the replay keeps of each record for a policy; {} without any."""
+    if policy.embedding_size:
+        return {EMBEDDING: TensorType(torch.float32, (policy.embedding_size,))}
+    latent = policy.carried.get("latent", None) if policy.carried is not None else None
+    return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}
