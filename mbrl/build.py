@@ -94,14 +94,15 @@ def build_schedule(config: DictConfig) -> Schedule:
     """The schedule of the agent.
 
     Raises:
-        UserError: its settings do not fit together.
+        UserError: settings do not fit together.
     """
     return Schedule(**{name: config.agent[name] for name in RATES if name in config.agent})
 
 
 def learns_model(config: DictConfig) -> bool:
-    """Whether a world model is trained, for imagination or for a planner."""
-    return build_schedule(config).imagines or config.agent.get("planner") is not None
+    """Whether a world model is trained, for imagination, a planner, or a policy that reads its embeddings."""
+    read = OmegaConf.select(config, "agent.policy.embedding_size")
+    return build_schedule(config).imagines or config.agent.get("planner") is not None or bool(read)
 
 
 def segment_records(config: DictConfig) -> int:

@@ -31,8 +31,8 @@ class Agent:
 
     Args:
         policy: acts and learns.
-        world_model: predicts; None for a model-free agent. It is trained where the policy learns from imagination or a
-            planner acts.
+        world_model: predicts; None for a model-free agent. It is trained where the policy learns from imagination or
+            reads embeddings, or a planner acts.
         imagination: rolls the policy out in the world model; needed where `schedule.real_ratio` is below 1.
         planner: acts in place of the policy, by planning in the world model. The policy is its prior.
         model_error: measures the world model on each new episode; None does not.
@@ -68,7 +68,7 @@ class Agent:
         self.learner = learner or learner_for(policy, imagination, schedule)
         if self.cloning.updates and not self.learner.imitates:
             raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0")
-        trained = world_model is not None and (schedule.imagines or planner is not None)
+        trained = world_model is not None and (schedule.imagines or planner is not None or observer is not None)
         self.model_learner = model_learner_for(world_model, schedule) if world_model is not None and trained else None
         self.updates, self.imaginations, self._cloning_weight = 0, 0, 0.0
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences
+from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, tokenizer
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.rewards import RewardNetwork
@@ -32,14 +32,14 @@ def read(model: IVideoGPT, last: Tensor, pixels: Tensor, actions: Tensor) -> Ten
 
 def test_it_begins_at_zero() -> None:
     frames = torch.randint(0, 256, (2, 4, 3, SIDE, SIDE), dtype=torch.uint8)
-    rewards = NETWORK(SIDE, ACTION)(frames, torch.randn(2, 3, ACTION))
+    rewards = NETWORK(tokenizer(), ACTION)(frames, torch.randn(2, 3, ACTION))
     torch.testing.assert_close(rewards, torch.zeros(2, 3, 1), atol=1e-4, rtol=0)
 
 
 def test_it_learns_the_mean_of_rewards_that_frames_and_actions_do_not_tell() -> None:
     """Half of the rewards are 2 and half 20: 11, where a squared error in symlog settles at 6.9."""
     torch.manual_seed(0)
-    network, rewards = NETWORK(SIDE, None), torch.tensor([2.0, 20.0]).repeat(8).view(1, 16, 1)
+    network, rewards = NETWORK(tokenizer(), None), torch.tensor([2.0, 20.0]).repeat(8).view(1, 16, 1)
     frames = torch.full((1, 17, 3, SIDE, SIDE), 100, dtype=torch.uint8)
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     for _ in range(150):
@@ -89,8 +89,8 @@ def test_what_is_observed_has_its_rewards(forks: int) -> None:
 
 def test_sizes_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"reward_network\.channels=\[8, 6\]"):
-        RewardNetwork(SIDE, ACTION, channels=[8, 6])
+        RewardNetwork(tokenizer(), ACTION, channels=[8, 6])
     with pytest.raises(ValueError, match="must halve 5 times"):
-        RewardNetwork(SIDE, ACTION, channels=[8] * 5)
+        RewardNetwork(tokenizer(), ACTION, channels=[8] * 5)
     with pytest.raises(ValueError, match=r"optimizers\.reward_network"):
         Optimizers(torch.optim.Adam, torch.optim.Adam).make(*[torch.nn.Linear(1, 1) for _ in range(3)])

@@ -1,0 +1,126 @@
+"""The initial frame as the context: what the model trains on and starts from, tokens, rewards read off them."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from tests.worldmodel.ivideogpt.test_model import ACTION, SEGMENT, SIDE, make, sequences, tokenizer
+from worldmodel.base import WorldModel
+from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
+from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.rewards import TokenRewardNetwork
+from worldmodel.ivideogpt.segments import HISTORY, Conditioning
+from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
+
+INITIAL = Conditioning(initial=True)
+PARALLEL = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, parallel=True)
+REWARDS = partial(TokenRewardNetwork, width=16)
+
+
+def with_initial(parts: dict[str, Any] | None = None, **options: Any) -> IVideoGPT:
+    return make(conditioning=INITIAL, reward_network=REWARDS, parts=parts or {"transformer": PARALLEL}, **options)
+
+
+def steps(rows: int = 4, length: int = SEGMENT) -> TensorDict:
+    batch = sequences(rows, length)
+    first = torch.randint(0, 256, (rows, 1, 3, SIDE, SIDE), dtype=torch.uint8)
+    return batch.set("initial", first.expand(-1, length, -1, -1, -1))
+
+
+def test_all_frames_but_the_first_are_future_frames() -> None:
+    model, batch = with_initial(), steps()
+    assert model.context_length == HISTORY and model.max_horizon == SEGMENT - HISTORY
+    segment = model.objectives["transformer"].reader(batch)
+    assert torch.equal(segment.pixels[:, :2], batch["initial"][:, :2])
+    assert torch.equal(segment.pixels[:, 2:], batch["pixels"][:, 1:])
+    assert torch.equal(segment.actions, batch["action"][:, :-1])
+    assert torch.equal(segment.rewards, batch["next", "reward"][:, :-1])
+    assert "read_reward_error" in model.update(batch)
+
+
+def test_a_frame_has_the_same_tokens_wherever_a_segment_begins() -> None:
+    model, batch = with_initial().eval(), steps(2)
+    latents = EmbeddedIVideoGPT(model).latents(batch["pixels"], batch["initial"][:, 0])
+    state = model.start(batch[:, 2 : 2 + HISTORY])
+    found = model.tokenizer.latents(model.layout.codes(state.tokens))
+    torch.testing.assert_close(found, latents[:, 1 + HISTORY])
+    whole = model.codes(batch)["dynamics"][0]
+    torch.testing.assert_close(model.tokenizer.latents(whole), latents)
+    assert model.reconstruct(batch).shape == batch["pixels"].shape
+
+
+def test_a_start_equals_teacher_forcing() -> None:
+    """The first imagined frame has the logits of the whole segment in one pass."""
+    model, batch = with_initial().eval(), steps(3)
+    segment = model.objectives["transformer"].reader(batch[:, : HISTORY + 1])
+    with torch.no_grad():
+        logits, _ = model.transformer(model.tokenizer.tokens(segment.frames), segment.actions)
+    codes = slice(model.layout.context_codes, model.layout.separator)
+    expected = logits[:, -model.layout.dynamics_tokens :, codes].argmax(-1) + model.layout.context_codes
+    state, frame = model.rollouts.advance(model.start(batch[:, :HISTORY]), batch["action"][:, HISTORY - 1])
+    assert torch.equal(frame.tokens, expected) and state.frame == 1
+
+
+def test_states_of_one_episode_share_its_context() -> None:
+    model, batch = with_initial().eval(), steps(6)
+    shared = batch["initial"][:3].repeat_interleave(2, 0)
+    batch["initial"] = shared
+    together = model.start(batch[:, :HISTORY])
+    assert together.cache.forks == 2 and len(together.codes) == 3
+    alone = [model.start(batch[row : row + 1, :HISTORY]) for row in range(6)]
+    actions = batch["action"][:, HISTORY - 1]
+    _, frame = model.rollouts.advance(together, actions)
+    each = [model.rollouts.advance(state, actions[row : row + 1])[1] for row, state in enumerate(alone)]
+    assert torch.equal(frame.tokens, torch.cat([one.tokens for one in each]))
+    torch.testing.assert_close(frame.reward, torch.cat([one.reward for one in each]), rtol=1e-4, atol=1e-4)
+
+
+def test_rewards_are_those_of_the_tokens_before_and_after() -> None:
+    model, batch = with_initial().eval(), steps(2)
+    network = model.reward_network
+    assert isinstance(network, TokenRewardNetwork)
+    torch.nn.init.normal_(network.head[-1].weight, std=0.3)
+    view, actions = EmbeddedIVideoGPT(model), batch["action"][:, HISTORY - 1 : -1]
+    rollout = WorldModel.predict(view, batch[:, :HISTORY], actions)
+    width = model.tokenizer.latent_size
+    now, before = rollout["embedding"][..., :width], rollout["embedding"][..., width:]
+    torch.testing.assert_close(before[:, 1:], now[:, :-1])
+    torch.testing.assert_close(before[:, 0], view.start(batch[:, :HISTORY]).latents)
+    torch.testing.assert_close(rollout["reward"], network(before, now, actions), rtol=1e-4, atol=1e-4)
+    planned = view.outcome(view.start(batch[:, :HISTORY]), actions).reward
+    torch.testing.assert_close(planned, rollout["reward"].squeeze(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.learns
+def test_the_token_rewards_are_learned() -> None:
+    torch.manual_seed(0)
+    network = partial(TokenRewardNetwork, width=64, dropout=0.0)
+    model, batch = make(conditioning=INITIAL, reward_network=network, tokenizer_updates=1000, lr=1e-2), steps(16)
+    errors = [float(model.update(batch)["read_reward_error"]) for _ in range(80)]
+    assert errors[-1] < 0.4, "rewards are 3 a, a uniform in [-1, 1]: a constant is 1.5 off"
+
+
+def test_what_does_not_fit_is_named() -> None:
+    model, batch = with_initial(), steps()
+    with pytest.raises(ValueError, match="give it as `initial`"):
+        model.update(batch.exclude("initial"))
+    with pytest.raises(ValueError, match="give it as `initial`"):
+        model.start(batch[:, :HISTORY].exclude("initial"))
+    with pytest.raises(ValueError, match="set one of them"):
+        Conditioning(goal=True, initial=True)
+    with pytest.raises(ValueError, match="or horizon=3"):
+        with_initial(horizon=4)
+    with pytest.raises(ValueError, match=r"conditioning\.initial=true"):
+        EmbeddedIVideoGPT(make())
+
+
+def test_without_dropout_where_it_is_read() -> None:
+    network, width = TokenRewardNetwork(tokenizer(), ACTION), tokenizer().latent_size
+    torch.nn.init.normal_(network.head[-1].weight)
+    inputs: tuple[Tensor, ...] = (torch.randn(5, width), torch.randn(5, width), torch.randn(5, ACTION))
+    assert network.training and torch.equal(network(*inputs), network(*inputs))
+    assert network.training and not torch.equal(network.logits(*inputs), network.logits(*inputs))
