@@ -146,9 +146,8 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
 def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, WorldModel | None]:
     """The acting policy (the planner if there is one), the learning policy, and the world model of the planner."""
     policy = build_policy(config, env)
-    if config.agent.get("planner") is None and not policy.embedding_size:
-        return policy, policy, None
-    world_model = build_world_model(config, env)
+    needed = config.agent.get("planner") is not None or policy.embedding_size
+    world_model = build_world_model(config, env) if needed else None
     acting = build_planner(config, env, policy, world_model) or observer_of(policy, world_model, env.observation_spec)
     return acting or policy, policy, world_model
 
@@ -295,8 +294,6 @@ def _check_observations(
     read |= set(world_model.observations) if world_model is not None else set()
     read &= {*OBSERVATIONS} - {EMBEDDING}  # Leaves out the recurrent state of an actor.
     if config.env.pixels and "pixels" not in read:
-        _log.warning(
-            "agent.pixels=true renders pixels that %s does not read: set agent.pixels=false", config.agent.name
-        )
+        _log.warning("agent.pixels=true renders pixels, and %s does not read them: set it to false", config.agent.name)
     if replay.demos is not None:
         check_compatible(replay.demos, env.observation_spec, env.action_spec, read, segment_records(config))

@@ -29,6 +29,7 @@ from mbrl.checks.sizes import require_batches
 from mbrl.checks.train import check
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import pick_device, repeating
 from mbrl.envs.opengl import draw_on
 from mbrl.errors import UserError
@@ -218,6 +219,8 @@ def finish(config: DictConfig, run: Run) -> None:
         rollout = run.evaluator.play(run.agent.acting, 0)
         if run.agent.goal is not None:
             rollout["goal"] = run.agent.goal.to(rollout["pixels"].device).expand_as(rollout["pixels"])
+        if INITIAL in model.context_keys:
+            rollout = with_initial(rollout)
         video = run.directory / "imagination.mp4"
         try:
             frames = imagination_video(model, rollout, horizon, video)

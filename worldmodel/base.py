@@ -213,6 +213,14 @@ class WorldModel(nn.Module, ABC):
         pixels = prediction["pixels"] if last_frame and prediction is not None else None
         return Outcome(torch.cat(known, 1) if known else None, pixels)
 
+    def embedded(self) -> "WorldModel":
+        """The model seen through the embedding of frames that it has, an `EmbeddedWorldModel`.
+
+        Raises:
+            TypeError: It has none.
+        """
+        raise TypeError(f"{type(self).__name__} has no embedding of frames")
+
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
         """Frames uint8 of real steps [B, T], T >= C, encoded and decoded; unchanged for a model without a tokenizer."""
         pixels: Tensor = steps["pixels"]
@@ -221,80 +229,3 @@ class WorldModel(nn.Module, ABC):
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
         """Codes of real steps [B, T], T > C, and the size of the codebook, by name of the codebook; {} without any."""
         return {}
-
-
-class Learned(NamedTuple):
-    """Result of LatentWorldModel.learn.
-
-    Attributes:
-        loss: Loss of the world model, 0-d.
-        metrics: Detached 0-d tensors by name.
-        state: Latent states [B, T] of the steps, opaque, with their gradients.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-    state: Any
-
-
-class LatentWorldModel(WorldModel):
-    """A world model whose latent states are the input of a policy, with gradients between the two.
-
-    Attributes:
-        feature_size: F, width of the features of a state.
-        unknown: The initial state, before any observation, packed: TensorDict [].
-    """
-
-    feature_size: int
-
-    @property
-    @abstractmethod
-    def unknown(self) -> TensorDict: ...
-
-    @abstractmethod
-    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
-        """Compute the loss on sequences that continue from latent states.
-
-        Args:
-            batch: [B, 1 + T] as for `update`, whose first row precedes the rows to learn from, and `is_init` bool
-                [B, 1 + T, 1], true at the first step of an episode, where the latent state is reset.
-            before: Packed states [B] of the rows before.
-        """
-
-    @abstractmethod
-    def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Any:
-        """Update states with an observation.
-
-        Args:
-            before: Packed states [B].
-            action: [B, A], taken in these states.
-            observed: The observations [B] that it led to.
-            is_init: bool [B, 1], true at the first step of an episode, where the state is reset.
-
-        Returns:
-            States [B].
-        """
-
-    @abstractmethod
-    def imagine(self, state: Any, action: Tensor) -> Any:
-        """States [B] sampled for taking `action` [B, A] in `state`."""
-
-    @abstractmethod
-    def features(self, state: Any) -> Tensor:
-        """Features [*B, F] of states [*B], the input of a policy."""
-
-    @abstractmethod
-    def reward(self, features: Tensor) -> Tensor:
-        """Expected reward [*B, 1] on arrival at states with features [*B, F]."""
-
-    @abstractmethod
-    def goes_on(self, features: Tensor) -> Tensor:
-        """Probability [*B, 1] that the episode continues from states with features [*B, F]."""
-
-    @abstractmethod
-    def pack(self, state: Any) -> TensorDict:
-        """States [*B] as small tensors [N] without gradient, for the replay buffer; N is the product of B."""
-
-    @abstractmethod
-    def unpack(self, packed: TensorDictBase) -> Any:
-        """The inverse of `pack`: states [B]."""

@@ -1,11 +1,13 @@
-"""The interface of models that predict latent states and rewards, and no observations."""
+"""The interfaces of models with which a policy shares latent states."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+
+from worldmodel.base import WorldModel
 
 
 class Unrolled(NamedTuple):
@@ -60,4 +62,119 @@ class LatentDynamics(nn.Module, ABC):
             segments: [B, H + 1] with the observations, `action` [B, H + 1, A] and `("next", "reward")`
                 [B, H + 1, 1]. The last step's action and reward are not used.
             weight: [H], factor of the losses of each predicted step.
+        """
+
+
+class Learned(NamedTuple):
+    """Result of LatentWorldModel.learn.
+
+    Attributes:
+        loss: Loss of the world model, 0-d.
+        metrics: Detached 0-d tensors by name.
+        state: Latent states [B, T] of the steps, opaque, with their gradients.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    state: Any
+
+
+class LatentWorldModel(WorldModel):
+    """A world model whose latent states are the input of a policy, with gradients between the two.
+
+    Attributes:
+        feature_size: F, width of the features of a state.
+        unknown: The initial state, before any observation, packed: TensorDict [].
+    """
+
+    feature_size: int
+
+    @property
+    @abstractmethod
+    def unknown(self) -> TensorDict: ...
+
+    @abstractmethod
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+        """Compute the loss on sequences that continue from latent states.
+
+        Args:
+            batch: [B, 1 + T] as for `update`, whose first row precedes the rows to learn from, and `is_init` bool
+                [B, 1 + T, 1], true at the first step of an episode, where the latent state is reset.
+            before: Packed states [B] of the rows before.
+        """
+
+    @abstractmethod
+    def follow(self, before: TensorDictBase, action: Tensor, observed: TensorDictBase, is_init: Tensor) -> Any:
+        """Update states with an observation.
+
+        Args:
+            before: Packed states [B].
+            action: [B, A], taken in these states.
+            observed: The observations [B] that it led to.
+            is_init: bool [B, 1], true at the first step of an episode, where the state is reset.
+
+        Returns:
+            States [B].
+        """
+
+    @abstractmethod
+    def imagine(self, state: Any, action: Tensor) -> Any:
+        """States [B] sampled for taking `action` [B, A] in `state`."""
+
+    @abstractmethod
+    def features(self, state: Any) -> Tensor:
+        """Features [*B, F] of states [*B], the input of a policy."""
+
+    @abstractmethod
+    def reward(self, features: Tensor) -> Tensor:
+        """Expected reward [*B, 1] on arrival at states with features [*B, F]."""
+
+    @abstractmethod
+    def goes_on(self, features: Tensor) -> Tensor:
+        """Probability [*B, 1] that the episode continues from states with features [*B, F]."""
+
+    @abstractmethod
+    def pack(self, state: Any) -> TensorDict:
+        """States [*B] as small tensors [N] without gradient, for the replay buffer; N is the product of B."""
+
+    @abstractmethod
+    def unpack(self, packed: TensorDictBase) -> Any:
+        """The inverse of `pack`: states [B]."""
+
+
+class EmbeddedWorldModel(WorldModel):
+    """A world model seen through its embedding of frames: it imagines embeddings and decodes no frame.
+
+    It has no weights of its own: the model behind it learns. Real frames have embeddings too, of the same kind.
+    B batch, T time, R resolution, D `embedding_size`.
+
+    Attributes:
+        model: The model behind it.
+        context_keys: `initial` among them: embeddings depend on the frame that an episode began with.
+    """
+
+    observations = ("embedding",)
+
+    @property
+    @abstractmethod
+    def model(self) -> WorldModel: ...
+
+    @property
+    @abstractmethod
+    def frame_size(self) -> int:
+        """Width of the latents of one frame; an embedding is those of a frame, then those of the frame before."""
+
+    @property
+    @abstractmethod
+    def updates(self) -> int:
+        """Updates of the model so far."""
+
+    @abstractmethod
+    def changes_after(self, updates: int) -> bool:
+        """Whether embeddings may be others than they were after this number of updates."""
+
+    @abstractmethod
+    def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
+        """Latents [B, T, frame_size] of frames uint8 [B, T, 3, R, R] of episodes that began with `initial`
+        [B, 3, R, R].
         """

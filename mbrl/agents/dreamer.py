@@ -26,7 +26,7 @@ from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from policies.base import Policy, forget_moments, gradient_step, require_finite
 from policies.ranges import Horizon, Weight
-from worldmodel.base import LatentWorldModel
+from worldmodel.latent_base import LatentWorldModel
 
 FEATURES = "features"  # key of the features of a latent state, the input of the actor-critic
 

@@ -16,8 +16,7 @@ from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
-from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
-from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.latent_base import EmbeddedWorldModel
 
 
 class EmbeddingActor(TensorDictModuleBase):
@@ -27,7 +26,7 @@ class EmbeddingActor(TensorDictModuleBase):
     of the frame before. Under "next" it writes both for the next step.
     """
 
-    def __init__(self, model: EmbeddedIVideoGPT, actor: TensorDictModuleBase) -> None:
+    def __init__(self, model: EmbeddedWorldModel, actor: TensorDictModuleBase) -> None:
         super().__init__()
         self.in_keys = ["pixels", INITIAL, "before", "is_init"]
         self.out_keys = ["action", ("next", INITIAL), ("next", "before")]
@@ -56,11 +55,11 @@ class EmbeddingPolicy(Policy):
         observation_spec: that of the environment, with `pixels`.
     """
 
-    def __init__(self, policy: Policy, model: EmbeddedIVideoGPT, observation_spec: Composite) -> None:
+    def __init__(self, policy: Policy, model: EmbeddedWorldModel, observation_spec: Composite) -> None:
         super().__init__()
         self.policy, self.model = policy, model
         self.actor: EmbeddingActor = EmbeddingActor(model, policy.acting)
-        latents: TensorSpec = Unbounded((model.embedding_size // 2,))
+        latents: TensorSpec = Unbounded((model.frame_size,))
         self.carried = Composite(**{INITIAL: observation_spec["pixels"].clone(), "before": latents})
         self.noted = {"records": -1, "updates": 0}  # of the replay and of the model, when embeddings were last noted
 
@@ -73,11 +72,11 @@ class EmbeddingPolicy(Policy):
 
         Those of earlier episodes are made anew where the encoders still learn.
         """
-        head, model, before = replay.online.head, self.model.model, self.noted
+        head, before = replay.online.head, self.noted
         if head != before["records"]:
-            changed = model.plan.changes_codes(before["updates"])
+            changed = self.model.changes_after(before["updates"])
             replay.note_latents(0 if changed else max(before["records"], 0), self._embeddings)
-            self.noted = {"records": head, "updates": int(model.updates)}
+            self.noted = {"records": head, "updates": self.model.updates}
 
     def _embeddings(self, episode: TensorDictBase) -> TensorDictBase:
         """The embeddings [R] of a record episode [R]."""
@@ -100,12 +99,12 @@ def observer_of(policy: Policy, world_model: WorldModel | None, observation_spec
     """
     if not policy.embedding_size:
         return None
-    if not isinstance(world_model, IVideoGPT):
-        raise UserError(
-            "agent.policy.embedding_size: only iVideoGPT embeds frames, and this agent does not train one: set it to "
-            "null, or take a world model of worldmodel/ivideogpt_* and agent.real_ratio below 1"
-        )
-    model = EmbeddedIVideoGPT(world_model)
+    try:
+        model = world_model.embedded() if world_model is not None else None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"agent.policy.embedding_size: {error}") from None
+    if not isinstance(model, EmbeddedWorldModel):
+        raise UserError("agent.policy.embedding_size: the agent has no world model that embeds frames; set it to null")
     if model.embedding_size != policy.embedding_size:
         raise UserError(
             f"agent.policy.embedding_size is {policy.embedding_size}, and this world model's embeddings have width "

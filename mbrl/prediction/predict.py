@@ -110,8 +110,7 @@ def predict(
     """
     check_counts({"samples": samples, "segments": segments, "batch-size": batch_size}, videos)
     loaded, held_out = load(model_path, data, chosen, goal, config_dir)
-    model, held_out = loaded.model, held_out.for_model(loaded.model)
-    episodes = held_out.episodes
+    model, episodes = loaded.model, held_out.episodes
     check_data(model, episodes, data)
     horizon = check_horizon(model, horizon, fvd is not None, max(map(len, episodes)))
     drawn = draw_segments(episodes, context=model.context_length, horizon=horizon, count=segments, seed=seed)
@@ -138,7 +137,7 @@ def load(
         chosen.require_folder(data)
         loaded = load_model(model_path, goal, config_dir)
         check_predicts_frames(loaded.model, model_path)
-        return loaded, HeldOut(load_episodes(data, loaded.model.resolution))
+        return loaded, HeldOut(load_episodes(data, loaded.model.resolution)).for_model(loaded.model)
     run, checkpoint = Run(data, config_dir), None
     if chosen.train is not None:
         after = chosen.after or 0
@@ -154,7 +153,7 @@ def load(
         numbers = held_out_numbers(run, seen_episodes(model_path, run), chosen)
     loaded = load_model(model_path, goal, config_dir, checkpoint)
     check_predicts_frames(loaded.model, model_path)
-    return loaded, HeldOut(episodes_of(run, numbers), run, numbers[0])
+    return loaded, HeldOut(episodes_of(run, numbers), run, numbers[0]).for_model(loaded.model)
 
 
 def measure(

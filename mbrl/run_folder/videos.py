@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.errors import UserError
 from mbrl.run_folder.files import replacing, write_atomically
 from worldmodel.base import WorldModel
@@ -127,8 +126,6 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
     Raises:
         UserError: The episode has fewer than C + horizon steps.
     """
-    if INITIAL in model.context_keys:
-        rollout = with_initial(rollout)
     device, context = model.device, model.context_length
     pieces, marks = [], []
     whole = len(rollout) // (context + horizon) * (context + horizon)

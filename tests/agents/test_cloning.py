@@ -275,7 +275,7 @@ def test_pictures_that_nobody_looks_at_are_told_of(tmp_path, caplog):
     for agent in ("sac", "drqv2"):
         build(compose(tmp_path / agent, f"agent={agent}", "replay.demo_share=0.5", "agent.pixels=true")).close()
     told = [record.message for record in caplog.records if "renders pixels" in record.message]
-    assert told == ["agent.pixels=true renders pixels that sac does not read: set agent.pixels=false"]
+    assert told == ["agent.pixels=true renders pixels, and sac does not read them: set it to false"]
 
 
 def test_pictures_that_a_state_agent_does_not_see_are_not_kept(tmp_path):

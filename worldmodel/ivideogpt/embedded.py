@@ -3,15 +3,18 @@
 R rollout rows, B batch, T time, L width of the latents of a frame (`CompressiveTokenizer.latent_size`), A action.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldmodel.base import Outcome, WorldModel
-from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.recoding import Recoder
+from worldmodel.ivideogpt.rollout.rollout import Rollouts
 from worldmodel.ivideogpt.rollout.state import ImaginedState
+from worldmodel.ivideogpt.training import TrainingPlan
+from worldmodel.latent_base import EmbeddedWorldModel
 
 
 class Step(NamedTuple):
@@ -26,7 +29,7 @@ class Step(NamedTuple):
     latents: Tensor
 
 
-class EmbeddedIVideoGPT(WorldModel):
+class EmbeddedIVideoGPT(EmbeddedWorldModel):
     """Imagines the embedding of frames, and decodes none. It has no weights of its own.
 
     The embedding [2 L] of a step is the codes of its frame's dynamics tokens and of those of the frame before, so that
@@ -36,14 +39,15 @@ class EmbeddedIVideoGPT(WorldModel):
 
     Args:
         model: The model, with conditioning.initial.
+        rollouts: Its rollouts.
+        recoder: Its recoder.
+        plan: What its updates train.
 
     Raises:
         ValueError: The tokens of its frames depend on where a segment begins.
     """
 
-    observations = ("embedding",)
-
-    def __init__(self, model: IVideoGPT) -> None:
+    def __init__(self, model: WorldModel, rollouts: Rollouts, recoder: Recoder, plan: TrainingPlan) -> None:
         super().__init__()
         if "initial" not in model.context_keys:
             raise ValueError(
@@ -51,15 +55,27 @@ class EmbeddedIVideoGPT(WorldModel):
                 "segment begins: set agent.world_model.conditioning.initial=true"
             )
         self._model = (model,)  # In a tuple: its weights are saved with the agent's world model.
+        self.rollouts, self.recoder, self.plan = rollouts, recoder, plan
         self.context_length, self.max_horizon = model.context_length, model.max_horizon
         self.action_dim, self.context_keys, self.measures = model.action_dim, model.context_keys, model.measures
         self.predicts_reward, self.trained_horizon = model.predicts_reward, model.trained_horizon
-        self.temperature, self.embedding_size = model.temperature, 2 * model.tokenizer.latent_size
+        self.temperature, self.embedding_size = model.temperature, 2 * self.frame_size
 
     @property
-    def model(self) -> IVideoGPT:
-        """The model behind it."""
+    def model(self) -> WorldModel:
         return self._model[0]
+
+    @property
+    def frame_size(self) -> int:
+        return self.rollouts.tokenizer.latent_size
+
+    @property
+    def updates(self) -> int:
+        updates: Tensor = self.model.get_buffer("updates")
+        return int(updates)
+
+    def changes_after(self, updates: int) -> bool:
+        return self.plan.changes_codes(updates)
 
     @property
     def device(self) -> torch.device:
@@ -74,15 +90,14 @@ class EmbeddedIVideoGPT(WorldModel):
         return {}
 
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
-        """Latents [B, T, L] of frames uint8 [B, T, 3, R, R] of episodes that began with `initial` [B, 3, R, R]."""
-        return self.model.recoder.latents(pixels, initial)
+        return self.recoder.latents(pixels, initial)
 
     def start(self, context: TensorDictBase) -> Step:
         state = self.model.start(context)
         return Step(state, self._latents(state))
 
     def step(self, state: Step, action: Tensor) -> tuple[Step, TensorDict]:
-        after, frame = self.model.rollouts.advance(state.state, action)
+        after, frame = self.rollouts.advance(state.state, action)
         latents = self._latents(after)
         prediction = frame.beside_pixels()
         prediction["embedding"] = torch.cat([latents, state.latents], -1)
@@ -97,5 +112,6 @@ class EmbeddedIVideoGPT(WorldModel):
     def set_temperature(self, value: float) -> None:
         self.model.set_temperature(value)
 
-    def _latents(self, state: Any) -> Tensor:
-        return self.model.tokenizer.latents(self.model.layout.codes(state.tokens))
+    def _latents(self, state: ImaginedState) -> Tensor:
+        assert state.tokens is not None, "real frames precede what is imagined"
+        return self.rollouts.tokenizer.dynamics_quantize.vectors(self.rollouts.layout.codes(state.tokens))

@@ -17,6 +17,7 @@ from torchrl.data import Composite, TensorSpec
 from worldmodel.base import Outcome, WorldModel
 from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
+from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
 from worldmodel.ivideogpt.fit import check_fit
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import RewardObjective, TokenizerObjective, TransformerObjective
@@ -113,26 +114,22 @@ class IVideoGPT(WorldModel):
         self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
         self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
-        check_fit(observation_spec, self.tokenizer, self.transformer, segment_length, self.max_horizon, reader)
-        quantizer = self.tokenizer.quantize
-        training.check(quantizer.warmup if pretrained is None else 0, standardised=quantizer.positions > 0)
+        self._check(observation_spec, reader, fresh=pretrained is None)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
         parts = (self.tokenizer, members, reader)
         self.recoder = Recoder(self.tokenizer, reader, self.precision)
-        self.rollouts = Rollouts(
-            *parts,
-            sampling,
-            reader.futures,
-            self.max_horizon,
-            self.precision,
-            uncertainty,
-            defects,
-            self.reward_network,
-        )
+        frames = reader.futures, self.max_horizon
+        self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, uncertainty, defects, self.reward_network)
         # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         self.objectives = self._make_objectives(*parts, training, defects)
+
+    def _check(self, observation_spec: Composite, reader: SegmentReader, fresh: bool) -> None:
+        """ValueError where the sizes or the plan do not fit; `fresh`: weights are random."""
+        parts, quantizer = (self.tokenizer, self.transformer), self.tokenizer.quantize
+        check_fit(observation_spec, *parts, self.segment_length, self.max_horizon, reader)
+        self.plan.check(quantizer.warmup if fresh else 0, standardised=quantizer.positions > 0)
 
     def _make_objectives(
         self,
@@ -268,6 +265,10 @@ class IVideoGPT(WorldModel):
         frames, pixels = self.rollouts.follow(state, actions, decode=int(last_frame))
         rewards = [frame.reward for frame in frames if frame.reward is not None]
         return Outcome(torch.cat(rewards, 1) if rewards else None, pixels[:, -1] if last_frame else None)
+
+    def embedded(self) -> EmbeddedIVideoGPT:
+        """As WorldModel.embedded, with conditioning.initial."""
+        return EmbeddedIVideoGPT(self, self.rollouts, self.recoder, self.plan)
 
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
         return self.recoder.reconstruct(steps)

@@ -166,7 +166,7 @@ class RewardObjective(nn.Module):
         tokenizer = self._tokenizer[0]
         with mode(tokenizer, False):
             _, codes = tokenizer.layout.split(tokenizer.tokens(segment.frames))
-        latents, actions, rewards = tokenizer.latents(codes), segment.actions, segment.rewards
+        latents, actions, rewards = tokenizer.dynamics_quantize.vectors(codes), segment.actions, segment.rewards
         assert rewards is not None
         between = None if actions is None else actions[:, 1:]
         return network.logits(latents[:, :-1], latents[:, 1:], between), rewards[:, 1:]

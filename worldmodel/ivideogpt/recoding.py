@@ -53,4 +53,4 @@ class Recoder:
         past = initial[:, None].expand(-1, self.tokenizer.context_length, -1, -1, -1).float() / 255
         with mode(self.tokenizer, False), autocast(past, self.precision):
             codes = self.tokenizer.encode_dynamics(pixels.float() / 255, self.tokenizer.encode_context(past)[1])
-        return self.tokenizer.latents(codes)
+        return self.tokenizer.dynamics_quantize.vectors(codes)

@@ -17,8 +17,8 @@ from torchrl.modules import DreamerV3MLP, SymExpTwoHot
 from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
-from worldmodel.base import LatentWorldModel, Learned
 from worldmodel.finite import require_finite
+from worldmodel.latent_base import LatentWorldModel, Learned
 from worldmodel.ranges import Count, Frames, LearningRate, Number, Share, Weight, Width
 from worldmodel.rssm.losses import kl_losses, squared_error
 from worldmodel.rssm.networks import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures

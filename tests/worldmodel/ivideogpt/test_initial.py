@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tests.worldmodel.ivideogpt.test_model import ACTION, SEGMENT, SIDE, make, sequences, tokenizer
 from worldmodel.base import WorldModel
-from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.rewards import TokenRewardNetwork
 from worldmodel.ivideogpt.segments import HISTORY, Conditioning
@@ -44,12 +43,12 @@ def test_all_frames_but_the_first_are_future_frames() -> None:
 
 def test_a_frame_has_the_same_tokens_wherever_a_segment_begins() -> None:
     model, batch = with_initial().eval(), steps(2)
-    latents = EmbeddedIVideoGPT(model).latents(batch["pixels"], batch["initial"][:, 0])
+    latents = model.embedded().latents(batch["pixels"], batch["initial"][:, 0])
     state = model.start(batch[:, 2 : 2 + HISTORY])
-    found = model.tokenizer.latents(model.layout.codes(state.tokens))
+    found = model.tokenizer.dynamics_quantize.vectors(model.layout.codes(state.tokens))
     torch.testing.assert_close(found, latents[:, 1 + HISTORY])
     whole = model.codes(batch)["dynamics"][0]
-    torch.testing.assert_close(model.tokenizer.latents(whole), latents)
+    torch.testing.assert_close(model.tokenizer.dynamics_quantize.vectors(whole), latents)
     assert model.reconstruct(batch).shape == batch["pixels"].shape
 
 
@@ -84,7 +83,7 @@ def test_rewards_are_those_of_the_tokens_before_and_after() -> None:
     network = model.reward_network
     assert isinstance(network, TokenRewardNetwork)
     torch.nn.init.normal_(network.head[-1].weight, std=0.3)
-    view, actions = EmbeddedIVideoGPT(model), batch["action"][:, HISTORY - 1 : -1]
+    view, actions = model.embedded(), batch["action"][:, HISTORY - 1 : -1]
     rollout = WorldModel.predict(view, batch[:, :HISTORY], actions)
     width = model.tokenizer.latent_size
     now, before = rollout["embedding"][..., :width], rollout["embedding"][..., width:]
@@ -115,7 +114,7 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ValueError, match="or horizon=3"):
         with_initial(horizon=4)
     with pytest.raises(ValueError, match=r"conditioning\.initial=true"):
-        EmbeddedIVideoGPT(make())
+        make().embedded()
 
 
 def test_without_dropout_where_it_is_read() -> None:

@@ -172,7 +172,7 @@ class Rollouts:
         """Rewards [R, 1] of steps between tokens [R, n]; None of the step from the context, which is none of these."""
         if before is None or self.token_rewards is None:
             return None
-        latents = [self.tokenizer.latents(self.layout.codes(tokens)) for tokens in (before, after)]
+        latents = [self.tokenizer.dynamics_quantize.vectors(self.layout.codes(tokens)) for tokens in (before, after)]
         return self.token_rewards(*latents, action)
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:

@@ -128,6 +128,11 @@ class VectorQuantizer(nn.Module):
         """The latents [..., D] that the codes at indices [...] stand for."""
         return self._placed(self.embedding(codes))
 
+    @torch.no_grad()
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Codes [*B, n] as vectors [*B, n * D] in units of the codebook's standard deviation, without gradient."""
+        return (self.embed(codes) / self.embedding.weight.std()).flatten(-2)
+
     def _standardise(self, latents: Tensor) -> Tensor:
         return self.norm(latents.flatten(0, -3).flatten(1)).view_as(latents) if self.positions else latents
 

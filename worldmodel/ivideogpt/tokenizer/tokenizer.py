@@ -198,14 +198,8 @@ class CompressiveTokenizer(nn.Module):
 
     @property
     def latent_size(self) -> int:
-        """Width of what `latents` makes of a frame."""
+        """L, width of a future frame's codes as one vector, see `VectorQuantizer.vectors`."""
         return self.dynamics_tokens * self.dynamics_quantize.embedding.embedding_dim
-
-    @torch.no_grad()
-    def latents(self, codes: Tensor) -> Tensor:
-        """Future frames as vectors float32 [*B, n * D]: their codes [*B, n], in units of the codebook's deviation."""
-        codebook = self.dynamics_quantize.embedding.weight
-        return (self.dynamics_quantize.embed(codes) / codebook.std()).flatten(-2)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Quantized, Quantized]:
         """Reconstruct a segment, for training.
@@ -301,7 +295,5 @@ class CompressiveTokenizer(nn.Module):
     def _check(self, frames: Tensor) -> None:
         expected = (3, self.resolution, self.resolution)
         if frames.dim() != 5 or frames.shape[2:] != expected or not frames.is_floating_point():
-            raise ValueError(
-                f"frames must be float [B, T, {', '.join(map(str, expected))}] in [0, 1], not {frames.dtype} "
-                f"{list(frames.shape)}"
-            )
+            sizes = f"[B, T, {', '.join(map(str, expected))}]"
+            raise ValueError(f"frames must be float {sizes} in [0, 1], not {frames.dtype} {list(frames.shape)}")

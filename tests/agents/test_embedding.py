@@ -1,0 +1,110 @@
+"""A policy that reads a world model's embeddings: what the replay notes for it, what it acts on, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from mbrl.agents.embedding import EmbeddingPolicy
+from mbrl.build import build_agent, build_policy, build_replay, env_factory
+from mbrl.collecting.evaluation import Evaluator
+from mbrl.compose import composed
+from mbrl.data.episodes import to_records
+from mbrl.errors import UserError
+
+SMALL = [
+    "experiment=smoke", "agent=mbpo_ivideogpt_embedding", "seed=3", "agent.model_error=null",
+    "agent.world_model.segment_length=6", "agent.imagination.horizon=3", "agent.imagination.n_step=3",
+]  # fmt: skip
+
+
+def config(*overrides: str) -> DictConfig:
+    return composed([*SMALL, *overrides])
+
+
+def parts(*overrides: str) -> tuple[Any, Any, Any]:
+    """An agent, its empty replay and its environment."""
+    settings = config(*overrides)
+    env = env_factory(settings)(seed=0)
+    policy = build_policy(settings, env)
+    replay = build_replay(settings, None, env, policy)
+    return build_agent(settings, env, policy, replay), replay, env
+
+
+def episode(length: int = 20) -> TensorDict:
+    """Records of an episode of random frames."""
+    flags = {name: torch.zeros(length, 1, dtype=torch.bool) for name in ("success", "terminated", "truncated")}
+    pixels = torch.randint(0, 256, (length + 1, 3, 64, 64), dtype=torch.uint8)
+    rollout = TensorDict(
+        pixels=pixels[:-1],
+        action=torch.rand(length, 4) * 2 - 1,
+        next=TensorDict(pixels=pixels[1:], reward=torch.rand(length, 1), **flags, batch_size=[length]),
+        batch_size=[length],
+    )
+    return to_records(rollout)
+
+
+def test_transitions_have_the_embeddings_of_their_frames_and_no_frames() -> None:
+    agent, replay, _ = parts()
+    for _ in range(2):
+        replay.online.extend(episode()[None])
+    observer = agent.observer
+    assert isinstance(observer, EmbeddingPolicy) and agent.acting is observer
+    observer.note(replay)
+    batch = replay.transitions(16)
+    assert "frames" not in batch.keys() and batch["embedding"].shape == batch["next", "embedding"].shape == (16, 512)
+    records = replay.online.records
+    pixels = torch.cat([records["pixels"][:21][None], records["pixels"][21:42][None]])
+    latents = observer.model.latents(pixels, pixels[:, 0])
+    before = torch.cat([latents[:, :1], latents[:, :-1]], 1)
+    known = torch.cat([latents, before], -1).flatten(0, 1)
+    apart = (batch["embedding"][:, None] - known).abs().amax(-1).amin(1)
+    torch.testing.assert_close(apart, torch.zeros(16), atol=1e-3, rtol=0)
+
+
+def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn() -> None:
+    agent, replay, _ = parts()
+    seen: list[int] = []
+    agent.observer._embeddings = lambda records: (seen.append(len(records)), TensorDict(
+        embedding=torch.zeros(len(records), 512), batch_size=[len(records)]))[1]  # fmt: skip
+    for _ in range(2):
+        replay.online.extend(episode()[None])
+        agent.observer.note(replay)
+        agent.observer.note(replay)
+    assert len(seen) == 3, "the first again, because its codes may have changed, and the second"
+    agent.world_model.updates.fill_(7)  # tokenizer_updates + tokenizer_last
+    replay.online.extend(episode()[None])
+    agent.observer.note(replay)
+    replay.online.extend(episode()[None])
+    agent.observer.note(replay)
+    assert len(seen) == 3 + 3 + 1
+
+
+def test_acting_reads_what_the_replay_notes() -> None:
+    """The actor sees the same embeddings in an episode as a batch of its records has."""
+    agent, _, env = parts()
+    seen: list[torch.Tensor] = []
+    agent.policy.actor.register_forward_pre_hook(lambda module, given: seen.append(given[0]["embedding"].clone()))
+    evaluator = Evaluator(env_factory(config(), evaluation=True), episodes=1, max_steps=4, seed=0)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        pixels = evaluator.play(agent.acting, 0)["pixels"]
+    latents = agent.observer.model.latents(pixels[None], pixels[:1])[0]
+    before = torch.cat([latents[:1], latents[:-1]])
+    torch.testing.assert_close(torch.cat(seen), torch.cat([latents, before], -1), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["agent.policy.embedding_size=256"], "set agent.policy.embedding_size=512"),
+        (["agent.world_model.conditioning.initial=false", "agent.world_model.reward_network=null",
+          "agent.world_model.transformer.parallel=false"], r"set agent\.world_model\.conditioning\.initial=true"),
+        (["agent.world_model=null"], "no world model that embeds frames"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parts(*overrides)
