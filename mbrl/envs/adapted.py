@@ -30,14 +30,14 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     Args:
         env: the environment.
+        name: what error messages call the environment.
+        terminates: whether episodes may end by a termination.
         seed: with `worker` and the number of the episode it determines the episode; nothing else does.
         worker: number of the worker process, 0 or more.
-        name: what error messages call the environment.
         pixels: whether observations have `pixels`.
         resolution: R in pixels, at least 8.
         action_repeat: env steps of an agent step.
         episode_length: env steps after which an episode is truncated: a multiple of `action_repeat`.
-        terminates: whether episodes may end by a termination.
         first_episode: number of the first reset: a resumed run rebuilds its environments with it.
 
     Raises:
@@ -47,15 +47,15 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def __init__(
         self,
         env: gymnasium.Env[Any, Any],
+        name: str,
+        terminates: bool,
         seed: int = 0,
         worker: int = 0,
         *,
-        name: str,
         pixels: bool = True,
         resolution: Resolution = 64,
         action_repeat: PositiveCount = 1,
         episode_length: PositiveCount,
-        terminates: bool,
         first_episode: int = 0,
     ) -> None:
         if action_repeat < 1 or episode_length < 1 or episode_length % action_repeat:

@@ -125,8 +125,8 @@ def make_env(
     if episode_length > EPISODE_LENGTH:
         raise UserError(f"env.episode_length is {episode_length}: episodes of this suite end after {EPISODE_LENGTH}")
     env = ControlTask(task, pixels=pixels, resolution=resolution, camera=camera, quality=quality)
-    options = {"pixels": pixels, "resolution": resolution, "episode_length": episode_length, "terminates": False}
-    return wrap_gym(Adapted(env, seed, worker, name=task, **options, **settings), frame_stack, snapshots)
+    options = {"pixels": pixels, "resolution": resolution, "episode_length": episode_length}
+    return wrap_gym(Adapted(env, task, False, seed, worker, **options, **settings), frame_stack, snapshots)
 
 
 def _load(task: str) -> Any:

@@ -28,6 +28,7 @@ def make_env(
     *,
     task: str = "",
     pixels: bool = True,
+    terminates: bool = True,
     frame_stack: FrameStack = 3,
     snapshots: bool = False,
     **settings: Any,
@@ -40,6 +41,7 @@ def make_env(
         worker: as in `Adapted`.
         task: not used: it names run folders and curves.
         pixels: as in `Adapted`.
+        terminates: as in `Adapted`.
         frame_stack: K, at least 1. At a reset the first image is repeated K times.
         snapshots: must be False: Gymnasium's environments have no exact snapshots.
         settings: the keyword arguments of `Adapted`.
@@ -50,7 +52,7 @@ def make_env(
     found = find_spec(id)
     resolution = int(settings.get("resolution", 64))
     env = _make(found, id, pixels, resolution)
-    adapted = Adapted(env, seed, worker, name=id, pixels=pixels, **settings)
+    adapted = Adapted(env, id, terminates, seed, worker, pixels=pixels, **settings)
     if pixels and "state" in adapted.observation_space.keys():  # otherwise the environment observes pictures itself
         require_rendering(env, id)
     return wrap_gym(adapted, frame_stack, snapshots)

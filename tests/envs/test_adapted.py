@@ -34,7 +34,7 @@ def registry() -> Iterator[None]:
 
 def adapted(**settings: Any) -> Adapted:
     options: dict[str, Any] = {"pixels": False, "episode_length": 8, "terminates": True, **settings}
-    return Adapted(Corridor(), name="Corridor", **options)
+    return Adapted(Corridor(), "Corridor-v0", **options)
 
 
 def test_specs_keys_and_the_end_by_termination() -> None:
