@@ -23,18 +23,19 @@ from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
 from mbrl.agents.task_conditioning import TaskConditioned
+from mbrl.agents.terminations import require_terminations
 from mbrl.data.episodes import OBSERVATIONS, record_fields, view_name
 from mbrl.device import pick_device
 from mbrl.envs.simulator_model import simulator_for
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
+from mbrl.replay.latents import latent_types
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
 from mbrl.run_folder.paths import CHECKPOINTS
-from mbrl.run_folder.schema import TensorType
 from mbrl.settings.memory import require_memory_of
-from mbrl.targets import check, make
+from mbrl.targets import check, make, takes
 from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
@@ -60,11 +61,7 @@ def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[...
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     if evaluation and "success_bonus" in settings:
         settings["success_bonus"] = 0.0
-    return partial(_make_env, check(settings, EnvBase, "env"))
-
-
-def _make_env(settings: dict[str, Any], **options: Any) -> EnvBase:
-    return instantiate(settings, **options)
+    return partial(instantiate, check(settings, EnvBase, "env"))
 
 
 def env_steps_per_step(config: DictConfig) -> int:
@@ -74,6 +71,11 @@ def env_steps_per_step(config: DictConfig) -> int:
 
 def agent_steps_per_episode(config: DictConfig) -> int:
     return int(config.env.episode_length) // env_steps_per_step(config)
+
+
+def terminates(config: DictConfig) -> bool:
+    """Whether episodes may end by a termination, before `env.episode_length`."""
+    return bool(config.env.get("terminates", False))
 
 
 def build_policy(config: DictConfig, env: EnvBase) -> Policy:
@@ -118,6 +120,8 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
 
     def make_model(width: int) -> WorldModel:
         specs = {"observation_spec": Composite(observed), "action_spec": Bounded(-1.0, 1.0, (width,))}
+        if terminates(config) and takes(config.agent.world_model, "terminates"):
+            specs["terminates"] = True
         model: WorldModel = make(config.agent.world_model, WorldModel, place="agent.world_model", **specs)
         return model
 
@@ -174,11 +178,13 @@ def build_replay(
     demos = settings.pop("demos")
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
+    episodes *= 1 + terminates(config)  # An episode of one step takes two records.
     records = episodes * per_episode
     settings["capacity"] = min(settings["capacity"], records)
     # Two checkpoints are kept. Records of both must stay on disk until a third one is written.
     # A run shorter than the capacity needs them too: episodes that end early hold more records than their steps.
     interval = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
+    interval *= 1 + terminates(config)
     reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
@@ -188,12 +194,6 @@ def build_replay(
     if demos is not None:
         replay.add_demos(_demonstrations(config, Path(demos)))
     return replay
-
-
-def latent_types(policy: Policy) -> dict[str, TensorType]:
-    """Types of the latent states that a recurrent policy stores in the replay for each record; {} without any."""
-    latent = policy.carried.get("latent", None) if policy.carried is not None else None
-    return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}
 
 
 def build_checkpoints(
@@ -227,6 +227,8 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
 def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay) -> Agent:
     """Build the agent that `agent._target_` names, and its parts."""
     world_model = build_world_model(config, env)
+    if terminates(config):
+        require_terminations(policy, world_model)
     _check_observations(config, env, policy, world_model, replay)
     imagination = build_imagination(config, env, policy, world_model, replay)
     planner = build_planner(config, env, policy, world_model)

@@ -83,6 +83,11 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
         raise
 
 
+def takes(settings: Any, argument: str) -> bool:
+    """Whether the class or function that `settings` describe has this argument."""
+    return argument in inspect.signature(_find(settings[TARGET], TARGET)).parameters
+
+
 def _inside_target(error: TypeError) -> bool:
     """Whether the called code raised the error. Otherwise the arguments of the call are wrong."""
     trace = error.__traceback__

@@ -80,7 +80,7 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             entries["state"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if pixels:
             entries["pixels"] = spaces.Box(0, 255, (3, resolution, resolution), np.uint8)
-        self.observation_space = spaces.Dict(entries)
+        self.observation_space: spaces.Dict = spaces.Dict(entries)  # type: ignore[assignment]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -149,7 +149,6 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         if self._pixels:
             observation["pixels"] = square(self._env.render(), self.resolution, self._name)
         return observation
-
 
     def _state(self, seen: Any) -> npt.NDArray[np.float32]:
         """An observation flattened to [S]."""

@@ -76,7 +76,7 @@ class ControlTask(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]
         terminated = after.last() and after.discount == 0
         return _joined(after.observation), float(after.reward), terminated, after.last() and not terminated, {}
 
-    def render(self) -> npt.NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8]:
         """The picture uint8 [R, R, 3] in the present state."""
         assert self._renderer is not None
         return self._renderer.render().transpose(1, 2, 0)
@@ -125,7 +125,7 @@ def make_env(
     if episode_length > EPISODE_LENGTH:
         raise UserError(f"env.episode_length is {episode_length}: episodes of this suite end after {EPISODE_LENGTH}")
     env = ControlTask(task, pixels=pixels, resolution=resolution, camera=camera, quality=quality)
-    options = {"pixels": pixels, "resolution": resolution, "episode_length": episode_length}
+    options: dict[str, Any] = {"pixels": pixels, "resolution": resolution, "episode_length": episode_length}
     return wrap_gym(Adapted(env, task, False, seed, worker, **options, **settings), frame_stack, snapshots)
 
 

@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mbrl.run_folder.schema import TensorType
+from policies.base import Policy
 
 
 class Latents:
@@ -57,3 +58,9 @@ class Latents:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values = TensorDict(state, batch_size=[self.size]).clone() if state else None
+
+
+def latent_types(policy: Policy) -> dict[str, TensorType]:
+    """Types of the latent states that a recurrent policy stores in the replay for each record; {} without any."""
+    latent = policy.carried.get("latent", None) if policy.carried is not None else None
+    return {} if latent is None else {key: TensorType(spec.dtype, tuple(spec.shape)) for key, spec in latent.items()}

@@ -14,7 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 
-from worldmodel.base import Outcome, WorldModel
+from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.fit import check_fit
@@ -30,6 +30,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, mode, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
+from worldmodel.outcome import Outcome, rewards_until_end
 from worldmodel.ranges import Frames, Number
 
 
@@ -53,6 +54,7 @@ class IVideoGPT(WorldModel):
             transformers `reward_std`; with several transformers `disagreement`.
         reward_network: Makes a network that predicts the rewards, in the place of the transformer's heads, when called
             with (resolution, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
+        terminates: Whether the environment terminates episodes; the reward network then learns when.
         conditioning: Whether the model reads actions and a goal frame.
         precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
@@ -81,7 +83,8 @@ class IVideoGPT(WorldModel):
         horizon: Frames | None = None,
         ensemble: Number = 1,
         uncertainty: bool = False,
-        reward_network: Callable[[int, int | None], RewardNetwork] | None = None,
+        reward_network: Callable[..., RewardNetwork] | None = None,
+        terminates: bool = False,
         conditioning: Conditioning = ACTIONS,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
         pretrained: str | None = None,
@@ -102,10 +105,12 @@ class IVideoGPT(WorldModel):
         self.context_length = self.tokenizer.context_length - goal
         self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
         futures = segment_length - self.tokenizer.context_length
-        self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         self.temperature = sampling.temperature
-        self.reward_network = None if reward_network is None else reward_network(self.resolution, action_dim)
+        self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
+        ends = {"terminates": True} if terminates else {}
+        self.reward_network = None if reward_network is None else reward_network(self.resolution, action_dim, **ends)
         readers = (self.transformer.reward_linear, self.reward_network)
+        self.predicts_end = self.reward_network is not None and self.reward_network.terminates
         self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
         self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
@@ -114,8 +119,7 @@ class IVideoGPT(WorldModel):
         training.check(quantizer.warmup if pretrained is None else 0, standardised=quantizer.positions > 0)
         self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
         self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
-        reader = self._reader(action_dim, defects.rewards_off_by_one)
-        parts = (self.tokenizer, members, reader)
+        parts = (self.tokenizer, members, self._reader(action_dim, defects.rewards_off_by_one))
         self.rollouts = Rollouts(
             *parts, sampling, futures, self.max_horizon, self.precision, uncertainty, defects, self.reward_network
         )
@@ -153,16 +157,10 @@ class IVideoGPT(WorldModel):
         return self.transformer.layout
 
     def _reader(self, action_dim: int | None, rewards_off_by_one: bool) -> SegmentReader:
-        robot = self.transformer.proprioception
-        return SegmentReader(
-            self.tokenizer.resolution,
-            self.context_length,
-            self.segment_length - self.goal_conditioned,
-            action_dim,
-            proprioception=0 if robot is None else robot.size,
-            goal=self.goal_conditioned,
-            rewards_off_by_one=rewards_off_by_one,
-        )
+        goal, robot = self.goal_conditioned, self.transformer.proprioception
+        sizes = (self.tokenizer.resolution, self.context_length, self.segment_length - goal, action_dim)
+        width = 0 if robot is None else robot.size
+        return SegmentReader(*sizes, proprioception=width, goal=goal, rewards_off_by_one=rewards_off_by_one)
 
     def _measures(self) -> tuple[str, ...]:
         members, heads = 1 + len(self.others), self.transformer.reward_linear
@@ -254,8 +252,8 @@ class IVideoGPT(WorldModel):
     def outcome(self, state: ImaginedState, actions: Tensor, last_frame: bool = False) -> Outcome:
         """As WorldModel.outcome; only the last frame, and frames that become a new context, are decoded."""
         frames, pixels = self.rollouts.follow(state, actions, decode=int(last_frame))
-        rewards = [frame.reward for frame in frames if frame.reward is not None]
-        return Outcome(torch.cat(rewards, 1) if rewards else None, pixels[:, -1] if last_frame else None)
+        rewards = rewards_until_end([frame.reward for frame in frames], [frame.ended for frame in frames])
+        return Outcome(rewards, pixels[:, -1] if last_frame else None)
 
     @torch.no_grad()
     def reconstruct(self, steps: TensorDictBase) -> Tensor:

@@ -145,7 +145,7 @@ class RewardObjective(nn.Module):
         frames = segment.pixels[:, -segment.rewards.shape[1] - 1 :]
         with autocast(segment.pixels, self.precision):
             logits = self.network.logits(frames, segment.actions)
-        loss = self.network.loss(logits, segment.rewards)
+        loss = self.network.loss(logits, segment.rewards, segment.ended)
         error = (self.network.expected(logits.detach()) - segment.rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}
 

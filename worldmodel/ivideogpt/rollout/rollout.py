@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
@@ -18,7 +18,7 @@ from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rewards import RewardNetwork
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
-from worldmodel.ivideogpt.rollout.frames import imagine
+from worldmodel.ivideogpt.rollout.frames import Frame, imagine
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer.context import Context
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
@@ -54,22 +54,6 @@ class ImaginedState:
     def rows(self) -> int:
         """R."""
         return self.cache.keys.shape[1]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One imagined frame of R rows, not yet decoded."""
-
-    tokens: Tensor  # int64 [R, n]
-    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads or, once decoded, of the network
-    robot: Tensor | None  # float32 [R, P]
-    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
-
-    def beside_pixels(self) -> TensorDict:
-        """What the frames have besides their pixels, [R]."""
-        named = {"reward": self.reward, "state": self.robot, **self.measures}
-        known = {name: value for name, value in named.items() if value is not None}
-        return TensorDict(known, batch_size=self.tokens.shape[:1])
 
 
 class Rollouts:
@@ -189,8 +173,11 @@ class Rollouts:
             return list(frames)
         seen = torch.cat([state.recent[:, -1:], pixels], 1)
         with autocast(pixels, self.precision):
-            rewards = self.reward_network(seen, None if actions is None else actions.float())
-        return [replace(frame, reward=reward) for frame, reward in zip(frames, rewards.unbind(1), strict=True)]
+            logits = self.reward_network.logits(seen, None if actions is None else actions.float())
+            rewards = self.reward_network.expected(logits).unbind(1)
+        ended = self.reward_network.ends(logits)
+        ends = [None] * len(frames) if ended is None else ended.unbind(1)
+        return [replace(f, reward=r, ended=end) for f, r, end in zip(frames, rewards, ends, strict=True)]
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
