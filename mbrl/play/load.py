@@ -104,8 +104,8 @@ def _from_run(run: Run, task: str | None, data: Path | None) -> Parts:
     env = make_env(pixels=True)
     if not has_snapshots(env.unwrapped):
         raise UserError(
-            f"mbrl play goes back to earlier steps, and {trained} has no exact snapshots to go back to: it plays runs of "
-            "env=metaworld, env=mt10 and env=toy"
+            f"mbrl play goes back to earlier steps, and {trained} has no exact snapshots to go back to: it plays "
+            "runs of env=metaworld, env=mt10 and env=toy"
         )
     stack = int(settings.get("frame_stack", 1))
     drivers = policy_drivers(run.policy, stack, model.observations)
