@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from mbrl.agents.embedding import EmbeddingPolicy, observer_of
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
-from mbrl.agents.schedule import Schedule
+from mbrl.agents.schedule import RATES, build_schedule, learns_model, segment_records
 from mbrl.agents.task_conditioning import TaskConditioned
+from mbrl.agents.terminations import require_terminations
 from mbrl.data.episodes import EMBEDDING, OBSERVATIONS, record_fields, view_name
 from mbrl.device import pick_device
 from mbrl.envs.simulator_model import simulator_for
@@ -35,7 +35,7 @@ from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.parts import ModulePart, OptimizersPart, Part, RandomStates, ValuesPart
 from mbrl.run_folder.paths import CHECKPOINTS
 from mbrl.settings.memory import require_memory_of
-from mbrl.targets import check, make
+from mbrl.targets import check, make, takes
 from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 
@@ -43,7 +43,6 @@ from worldmodel.base import WorldModel
 PARTS = ("policy", "world_model", "imagination", "planner", "planning", "model_error")
 REFERENCES = ("name", "pixels", "snapshots", "n_step", "gamma")
 REFERS_TO_ENV = {"env", "simulator"}  # settings of a world model that build an environment
-RATES = tuple(field.name for field in fields(Schedule))
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +60,7 @@ def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[...
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     if evaluation and "success_bonus" in settings:
         settings["success_bonus"] = 0.0
-    return partial(_make_env, check(settings, EnvBase, "env"))
-
-
-def _make_env(settings: dict[str, Any], **options: Any) -> EnvBase:
-    return instantiate(settings, **options)
+    return partial(instantiate, check(settings, EnvBase, "env"))
 
 
 def env_steps_per_step(config: DictConfig) -> int:
@@ -75,6 +70,11 @@ def env_steps_per_step(config: DictConfig) -> int:
 
 def agent_steps_per_episode(config: DictConfig) -> int:
     return int(config.env.episode_length) // env_steps_per_step(config)
+
+
+def terminates(config: DictConfig) -> bool:
+    """Whether episodes may end by a termination, before `env.episode_length`."""
+    return bool(config.env.get("terminates", False))
 
 
 def build_policy(config: DictConfig, env: EnvBase) -> Policy:
@@ -90,27 +90,6 @@ def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     return policy.to(device)
 
 
-def build_schedule(config: DictConfig) -> Schedule:
-    """The schedule of the agent.
-
-    Raises:
-        UserError: settings do not fit together.
-    """
-    return Schedule(**{name: config.agent[name] for name in RATES if name in config.agent})
-
-
-def learns_model(config: DictConfig) -> bool:
-    """Whether a world model is trained, for imagination, a planner, or a policy that reads its embeddings."""
-    read = OmegaConf.select(config, "agent.policy.embedding_size")
-    return build_schedule(config).imagines or config.agent.get("planner") is not None or bool(read)
-
-
-def segment_records(config: DictConfig) -> int:
-    """Length of the segments that a world model is trained on; 0 if none is, or if it learns from single steps."""
-    from_segments = learns_model(config) and "segment_length" in config.agent
-    return build_schedule(config).segment_length if from_segments else 0
-
-
 def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
     """The world model, conditioned on the task if the environment has several; None if no world model is trained."""
     if config.agent.get("world_model") is None or not learns_model(config):
@@ -120,6 +99,8 @@ def build_world_model(config: DictConfig, env: EnvBase) -> WorldModel | None:
 
     def make_model(width: int) -> WorldModel:
         specs = {"observation_spec": Composite(observed), "action_spec": Bounded(-1.0, 1.0, (width,))}
+        if terminates(config) and takes(config.agent.world_model, "terminates"):
+            specs["terminates"] = True
         model: WorldModel = make(config.agent.world_model, WorldModel, place="agent.world_model", **specs)
         return model
 
@@ -176,11 +157,13 @@ def build_replay(
     demos = settings.pop("demos")
     per_episode = agent_steps_per_episode(config) + 1
     episodes = -(-config.total_env_steps // env_steps_per_step(config) // (per_episode - 1)) + config.collect.workers
+    episodes *= 1 + terminates(config)  # An episode of one step takes two records.
     records = episodes * per_episode
     settings["capacity"] = min(settings["capacity"], records)
     # Two checkpoints are kept. Records of both must stay on disk until a third one is written.
     # A run shorter than the capacity needs them too: episodes that end early hold more records than their steps.
     interval = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
+    interval *= 1 + terminates(config)
     reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
@@ -224,6 +207,8 @@ def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
 def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay) -> Agent:
     """Build the agent that `agent._target_` names, and its parts."""
     world_model = build_world_model(config, env)
+    if terminates(config):
+        require_terminations(policy, world_model)
     _check_observations(config, env, policy, world_model, replay)
     observer = observer_of(policy, world_model, env.observation_spec)
     imagination = build_imagination(config, env, policy, observer.model if observer else world_model, replay)

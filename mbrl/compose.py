@@ -4,7 +4,8 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,17 @@ def case(value: Any, cases: Mapping[Any, Any], otherwise: Any) -> Any:
     return cases.get(value, otherwise)
 
 
+def time_limit(env_id: Any, action_repeat: Any) -> int:
+    """The registered env steps of an episode of a Gymnasium environment, or 1000; rounded to whole agent steps."""
+    (module, _, name), limit = str(env_id).rpartition(":"), None
+    with suppress(Exception):  # The environment cannot be made then, and making it says why.
+        _ = import_module(module) if module else None
+        limit = import_module("gymnasium").spec(name).max_episode_steps
+    return max(int(limit or 1000) // action_repeat, 1) * action_repeat
+
+
 OmegaConf.register_new_resolver("discount", discount, replace=True)
+OmegaConf.register_new_resolver("time_limit", time_limit, replace=True)
 OmegaConf.register_new_resolver("case", case, replace=True)
 
 

@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from mbrl.compose import nearest
 from mbrl.errors import UserError, checks_of_arguments, is_raised
-from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, named_classes
+from mbrl.run_folder.config import ALLOWED_PREFIXES, TARGET, imported_packages, named_classes
 from mbrl.settings.annotations import class_in, is_callable, types_of
 from mbrl.settings.values import NOTHING, SettingError, describe, entries, plain_part, require_value, required
 from policies.ranges import Share, WeightDecay
@@ -34,7 +34,7 @@ OPTIMIZERS, OPTIMIZER_RANGES = "torch.optim.", {"lr": Share, "weight_decay": Wei
 
 
 def names_in(folder: Path | None) -> set[str]:
-    """Names in `_target_` of all YAML files in a user's own folder, at any depth; empty for None.
+    """Names in `_target_`, and in ids of environments, of all YAML files in a user's own folder; empty for None.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -47,7 +47,8 @@ def names_in(folder: Path | None) -> set[str]:
     names: set[str] = set()
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            names |= {str(name) for _, name in named_classes(OmegaConf.load(file))}
+            settings = OmegaConf.load(file)
+            names |= {str(name) for _, name in (*named_classes(settings), *imported_packages(settings))}
         except (YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     return names
@@ -80,6 +81,11 @@ def make(settings: Any, base: type, /, *, place: str = "the part", **objects: An
         if isinstance(cause, TypeError) and not _inside_target(cause):
             raise UserError(f"{place} cannot be built: {cause}") from error
         raise
+
+
+def takes(settings: Any, argument: str) -> bool:
+    """Whether the class or function that `settings` describe has this argument."""
+    return argument in inspect.signature(_find(settings[TARGET], TARGET)).parameters
 
 
 def _inside_target(error: TypeError) -> bool:

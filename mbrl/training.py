@@ -24,6 +24,7 @@ from mbrl.build import (
     build_replay,
     env_factory,
     env_steps_per_step,
+    terminates,
 )
 from mbrl.checks.sizes import require_batches
 from mbrl.checks.train import check
@@ -191,8 +192,9 @@ def train(config: DictConfig, run: Run) -> None:
         done = progress["env_steps"] >= config.total_env_steps
         if done or progress["env_steps"] // config.eval.every > before // config.eval.every:
             evaluate(config, run)
-        # With one worker, checkpoints are written between episodes, so that a resumed run repeats and loses no step.
-        whole = replay.between_episodes or config.collect.workers > 1
+        # With one worker and episodes of one length, checkpoints are written between episodes, so that a resumed run
+        # repeats and loses no step.
+        whole = replay.between_episodes or config.collect.workers > 1 or terminates(config)
         due = progress["env_steps"] - saved >= config.checkpoint_every or run.stop.requested
         if done or (whole and due):
             saved = progress["env_steps"]

@@ -34,6 +34,7 @@ class Policy(nn.Module, ABC):
         learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
         segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
+        plans_beyond_ends: whether it plans as if no episode ever terminated.
         optimizers: by name; checkpointed beside `state_dict()`. Empty where nothing is learned.
     """
 
@@ -43,6 +44,7 @@ class Policy(nn.Module, ABC):
     learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
     segment_rows: int = 2
     segment_history: int = 0
+    plans_beyond_ends: bool = False
 
     def __init__(self) -> None:
         super().__init__()

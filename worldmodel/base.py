@@ -2,23 +2,13 @@
 
 from abc import ABC, abstractmethod
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-
-class Outcome(NamedTuple):
-    """Result of imagined rollouts of R rows.
-
-    Attributes:
-        reward: float32 [R, H] in the units of the environment. None: the model predicts no reward.
-        pixels: uint8 [R, 3, side, side], the last frame. None: it was not requested.
-    """
-
-    reward: Tensor | None
-    pixels: Tensor | None
+from worldmodel.outcome import Outcome, rewards_until_end
 
 
 class WorldModel(nn.Module, ABC):
@@ -38,6 +28,7 @@ class WorldModel(nn.Module, ABC):
         fits: Whether it learns by `fit`, from all transitions, instead of by `update`.
         goal_conditioned: Whether `start` needs a `goal` frame.
         predicts_reward: Whether `step` predicts a reward.
+        predicts_end: Whether `step` predicts that an episode terminates.
         reads_reward: Whether `observe` predicts the reward of what was observed.
         context_keys: Further keys that the context of `start` must have, beside observations and `action`.
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
@@ -55,6 +46,7 @@ class WorldModel(nn.Module, ABC):
     fits: bool = False
     goal_conditioned: bool = False
     predicts_reward: bool = True
+    predicts_end: bool = False
     reads_reward: bool = False
     context_keys: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -78,7 +70,8 @@ class WorldModel(nn.Module, ABC):
 
         Args:
             batch: [B, T] with the observations, such as `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and
-                `("next", "reward")` [B, T, 1].
+                `("next", "reward")` [B, T, 1]; a model that predicts ends also reads `("next", "terminated")` bool
+                [B, T, 1].
 
         Returns:
             Metrics, detached 0-d tensors by name.
@@ -92,7 +85,8 @@ class WorldModel(nn.Module, ABC):
 
         Args:
             transitions: [N] single steps: the observations and the same under "next", `action` [N, A],
-                `("next", "reward")` [N, 1], and `index` int64 [N], which identifies a transition permanently.
+                `("next", "reward")` [N, 1], `("next", "terminated")` bool [N, 1], and `index` int64 [N], which
+                identifies a transition permanently.
             max_updates: Maximum number of gradient steps.
 
         Returns:
@@ -133,7 +127,8 @@ class WorldModel(nn.Module, ABC):
 
         Returns:
             The next state, and a TensorDict [B] with the predictions, such as `pixels` uint8 [B, 3, R, R], `reward`
-            float32 [B, 1] in the units of the environment, and each of `measures` float32 [B, 1].
+            float32 [B, 1] in the units of the environment, each of `measures` float32 [B, 1], and from a model that
+            predicts ends `terminated` bool [B, 1], a sample. What is predicted after that has no meaning.
         """
 
     def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDictBase]:
@@ -205,13 +200,13 @@ class WorldModel(nn.Module, ABC):
             actions: [R, H, A].
             last_frame: Whether to decode the last frame.
         """
-        rewards, prediction = [], None
+        rewards, ends, prediction = [], [], None
         for action in actions.unbind(1):
             state, prediction = self.step(state, action)
             rewards.append(prediction["reward"] if self.predicts_reward else None)
-        known = [reward for reward in rewards if reward is not None]
+            ends.append(prediction["terminated"] if self.predicts_end else None)
         pixels = prediction["pixels"] if last_frame and prediction is not None else None
-        return Outcome(torch.cat(known, 1) if known else None, pixels)
+        return Outcome(rewards_until_end(rewards, ends), pixels)
 
     def embedded(self) -> "WorldModel":
         """The model seen through the embedding of frames that it has, an `EmbeddedWorldModel`.

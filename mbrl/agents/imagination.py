@@ -197,6 +197,12 @@ class Imagination:
                 self._warned = True
                 _log.warning("imagination: every rollout was cut at its first step; raise agent.imagination.cut_above")
             lengths = (steps + self.env.history).cpu()
+        if self.env.world_model.predicts_end:
+            ended = rollout["next", "terminated"].squeeze(-1)
+            metrics["terminated"] = ended[:, -1].float().mean()
+            if self.policy.learns_from != "rollouts":  # which reads from the flag where a rollout ends
+                steps = ended_after(ended).cpu() + self.env.history
+                lengths = steps if lengths is None else lengths.minimum(steps)
         self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
         return metrics
 
@@ -221,6 +227,15 @@ def starts_of(world_model: WorldModel, replay: Replay, rollouts: int, recent: fl
     if INITIAL not in world_model.context_keys:
         return partial(replay.starts, recent=recent)
     return partial(replay.starts, recent=recent, initial=True, together=math.gcd(rollouts, TOGETHER))
+
+
+def ended_after(ended: torch.Tensor) -> torch.Tensor:
+    """Steps of each rollout up to and with the first that terminated it, int64 [B]; all where none did.
+
+    Args:
+        ended: bool [B, H], whether a rollout has terminated by the end of each step.
+    """
+    return (~ended).sum(1).add(1).clamp(max=ended.shape[1])
 
 
 def _after_history(values: torch.Tensor, history: int) -> torch.Tensor:

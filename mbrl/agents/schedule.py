@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from omegaconf import DictConfig, OmegaConf
+
 from mbrl.errors import UserError
 from policies.ranges import Count, Horizon, PositiveCount, Ratio, Share
 
@@ -63,3 +65,27 @@ class Schedule:
     def imagines(self) -> bool:
         """Whether the policy learns from imagination."""
         return self.real_ratio < 1
+
+
+RATES = tuple(field.name for field in fields(Schedule))
+
+
+def build_schedule(config: DictConfig) -> Schedule:
+    """The schedule of the agent.
+
+    Raises:
+        UserError: settings do not fit together.
+    """
+    return Schedule(**{name: config.agent[name] for name in RATES if name in config.agent})
+
+
+def learns_model(config: DictConfig) -> bool:
+    """Whether a world model is trained, for imagination, a planner, or a policy that reads its embeddings."""
+    read = OmegaConf.select(config, "agent.policy.embedding_size")
+    return build_schedule(config).imagines or config.agent.get("planner") is not None or bool(read)
+
+
+def segment_records(config: DictConfig) -> int:
+    """Length of the segments that a world model is trained on; 0 if none is, or if it learns from single steps."""
+    from_segments = learns_model(config) and "segment_length" in config.agent
+    return build_schedule(config).segment_length if from_segments else 0

@@ -102,6 +102,7 @@ class LatentPlanner(Policy):
     """
 
     learns_from = "segments"
+    plans_beyond_ends = True
     actor: LatentPlanningActor
 
     def __init__(

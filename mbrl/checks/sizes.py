@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from torch import nn
 from torchrl.envs import EnvBase
 
-from mbrl.build import build_policy, build_world_model, learns_model
+from mbrl.agents.schedule import learns_model
+from mbrl.build import build_policy, build_world_model
 from mbrl.device import pick_device
 from mbrl.settings.memory import require_memory
 from policies.base import Policy

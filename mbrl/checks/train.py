@@ -10,7 +10,8 @@ from annotated_types import Interval
 from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 
-from mbrl.build import agent_steps_per_episode, segment_records
+from mbrl.agents.schedule import segment_records
+from mbrl.build import agent_steps_per_episode, terminates
 from mbrl.checks.agent import check_agent
 from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
@@ -94,7 +95,7 @@ def check(config: DictConfig) -> None:
     require_types(config, TYPES)
     pick_device(config.device)
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
-    if config.collect.workers == 1 and per_episode % frames:
+    if config.collect.workers == 1 and per_episode % frames and not terminates(config):
         raise UserError(
             f"collect.frames_per_batch ({frames}) must divide the {per_episode} agent steps of an episode, "
             "so that a run can be saved between episodes"

@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mbrl.build import REFERS_TO_ENV, env_factory, learns_model
+from mbrl.agents.schedule import learns_model
+from mbrl.build import REFERS_TO_ENV, env_factory
 from mbrl.compose import ROOT_CONFIG, configurations
 from mbrl.device import pick_device
 from mbrl.settings.memory import free_memory

@@ -61,6 +61,7 @@ def plot(options: argparse.Namespace) -> int:
         labels=options.label,
         agents=options.agents,
         baseline=options.baseline,
+        metric=options.metric,
         on_progress=_progress,
     )
     for picture in pictures:

@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.device import fork_rng
-from mbrl.envs.gym import with_recurrent_state
+from mbrl.envs.gym import has_snapshots, with_recurrent_state
 from mbrl.envs.lockstep import LockStep
 from mbrl.errors import UserError
 from policies.base import Policy
@@ -73,7 +73,9 @@ class Evaluator:
     def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, max_steps: int, seed: int) -> None:
         if episodes < 1:
             raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
-        self.env = make_env(seed=seed)
+        self._make_env = partial(make_env, seed=seed)
+        self.env = self._make_env()
+        self._beside: list[EnvBase] = []  # further environments, where one cannot play several episodes
         self._recurrent_env: EnvBase | None = None
         self.episodes, self.max_steps, self.seed = episodes, max_steps, seed
 
@@ -103,7 +105,8 @@ class Evaluator:
         successes: list[Tensor] = []
         lengths = torch.zeros(len(episodes), dtype=torch.int64)
         with self._acting(policy, self.seed + episodes.start):
-            world, memory = LockStep(self.env, episodes), Memory(policy.carried, len(episodes), policy.device)
+            world = LockStep(self._envs(len(episodes)), episodes)
+            memory = Memory(policy.carried, len(episodes), policy.device)
             while len(rewards) < self.max_steps and not world.done.all():
                 lengths += ~world.done
                 acted = policy.acting(memory.add_to(world.observation.to(policy.device)))
@@ -114,6 +117,13 @@ class Evaluator:
                 on_step()
         columns = zip(torch.stack(successes, 1), torch.stack(rewards, 1), lengths.tolist(), strict=True)
         return [score(success[:length], reward[:length]) for success, reward, length in columns]
+
+    def _envs(self, episodes: int) -> list[EnvBase]:
+        """The environments for this number of episodes side by side."""
+        if has_snapshots(self.env.unwrapped):
+            return [self.env]
+        self._beside += [self._make_env() for _ in range(episodes - 1 - len(self._beside))]
+        return [self.env, *self._beside[: episodes - 1]]
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy on goal number `index`, with every observation."""
@@ -137,7 +147,8 @@ class Evaluator:
             policy.train(training)
 
     def close(self) -> None:
-        self.env.close()
+        for env in (self.env, *self._beside):
+            env.close()
 
 
 class Memory:

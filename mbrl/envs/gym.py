@@ -121,11 +121,21 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int, snapshots: bool = F
         snapshots: whether observations have `snapshot`, the exact state of `env`, which then needs the method.
 
     Raises:
-        UserError: `frame_stack` is below 1.
+        UserError: `frame_stack` is below 1, or the environment has no snapshots.
     """
     if frame_stack < 1:
         raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
+    if snapshots and not has_snapshots(env):
+        raise UserError(
+            "env.snapshots=true, but this environment has no exact snapshots, which the simulator as a world model "
+            "needs: env=metaworld, env=mt10 and env=toy have them"
+        )
     return GymnasiumEnv(env, frame_stack, snapshots)
+
+
+def has_snapshots(env: Any) -> bool:
+    """Whether an environment can be put back into an earlier state exactly."""
+    return hasattr(env, "snapshot") and hasattr(env, "restore")
 
 
 def with_recurrent_state(env: EnvBase, carried: Composite | None) -> EnvBase:

@@ -22,7 +22,8 @@ class ImaginationEnv(EnvBase):
 
     A reset draws real histories with `starts`; the last row of each is the state to branch from. The state of the model
     (its KV cache) is kept inside the environment, because a rollout would otherwise stack it at every step. An episode
-    ends by `truncated` at the horizon, never by `terminated`.
+    ends by `truncated` at the horizon, and before it by `terminated` where the model predicts that. All rollouts are
+    stepped to the horizon; after its end a rollout is `terminated` and earns nothing.
 
     Args:
         world_model: predicts the steps.
@@ -67,6 +68,7 @@ class ImaginationEnv(EnvBase):
         self._state: Any = None
         self._observed: dict[str, Tensor] = {}  # the newest frames [B, K, 3, R, R], and other observations
         self._steps = 0
+        self._ended: Tensor | None = None  # bool [B, 1], which rollouts have terminated; None: the model predicts none
         self._estimates: dict[str, list[Tensor]] = {name: [] for name in world_model.measures}
         self._make_specs(action_spec, resolution)
 
@@ -102,7 +104,7 @@ class ImaginationEnv(EnvBase):
         self._observed = {key: history[key][:, -1] for key in self.world_model.observations}
         if self.has_pixels:
             self._observed["pixels"] = history["pixels"][:, -self.frame_stack :]
-        self._steps = 0
+        self._steps, self._ended = 0, None
         for values in self._estimates.values():
             values.clear()
         return self._observation()
@@ -115,12 +117,18 @@ class ImaginationEnv(EnvBase):
         self._steps += 1
         for name, values in self._estimates.items():
             values.append(prediction[name])
+        reward = prediction["reward"]
+        if self.world_model.predicts_end:
+            ended = prediction["terminated"]
+            if self._ended is not None:
+                reward, ended = reward.masked_fill(self._ended, 0.0), ended | self._ended
+            self._ended = ended
         out = self._observation()
-        out["reward"] = prediction["reward"]
+        out["reward"] = reward
         return out
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """As `EnvBase.any_done`; all rollouts end together, so that no flag is read from a GPU before they do."""
+        """As `EnvBase.any_done`; all rollouts are reset together, so that no flag is read from a GPU before that."""
         return self._steps >= self.horizon and super().any_done(tensordict)
 
     def estimates(self) -> dict[str, Tensor]:
@@ -132,7 +140,8 @@ class ImaginationEnv(EnvBase):
         observed = dict(self._observed)
         if self.has_pixels:
             observed |= {"pixels": self._observed["pixels"][:, -1], "frames": self._observed["pixels"].flatten(1, 2)}
-        observed |= {"truncated": truncated, "terminated": torch.zeros_like(truncated), "done": truncated.clone()}
+        terminated = torch.zeros_like(truncated) if self._ended is None else self._ended.clone()
+        observed |= {"truncated": truncated, "terminated": terminated, "done": truncated | terminated}
         return TensorDict(observed, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Several episodes in one environment, one step of each in turn.
+"""Several episodes side by side, one step of each in turn.
 
 N episodes, K frame stack, R resolution, A action.
 """
@@ -15,35 +15,40 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from mbrl.data.episodes import SNAPSHOT
+from mbrl.envs.gym import has_snapshots
 from mbrl.envs.snapshots import SnapshotLayout
 
 
 class LockStep:
-    """N episodes in a single environment, which restores the snapshot of an episode before each of its steps.
+    """N episodes, on all of which a policy acts in one call.
 
-    Snapshots are exact, so that every episode is the same as if it were run alone. N episodes need the memory of one
-    simulator, and a policy acts on all of them in one call.
+    An environment that has snapshots plays all of them: it restores that of an episode before each of its steps.
+    Snapshots are exact, so that every episode is the same as if it were run alone, and N episodes need the memory of
+    one simulator. Of environments without snapshots each plays one episode.
 
     Args:
-        env: made by `mbrl.envs.gym.wrap_gym`. Its Gymnasium environment must have `seek`, `snapshot` and `restore`.
+        envs: one environment with `snapshot` and `restore`, or N alike without; made by `mbrl.envs.gym.wrap_gym`.
+            Their Gymnasium environments must have `seek`.
         episodes: numbers of the N episodes.
 
     Attributes:
         done: bool [N], whether an episode has ended. Such episodes are not stepped.
     """
 
-    def __init__(self, env: EnvBase, episodes: Sequence[int]) -> None:
-        self._env: Any = env.unwrapped
+    def __init__(self, envs: Sequence[EnvBase], episodes: Sequence[int]) -> None:
+        env = envs[0]
+        self._envs: list[Any] = [env.unwrapped] * len(episodes) if len(envs) == 1 else [one.unwrapped for one in envs]
+        self._restores = has_snapshots(env.unwrapped)
         self._frame_stack = env.observation_spec["frames"].shape[-3] // 3 if "frames" in env.observation_spec else 0
         self.done = torch.zeros(len(episodes), dtype=torch.bool)
         self._snapshots: list[Any] = []
         self._observations: list[dict[str, Any]] = []
-        for episode in episodes:
-            self._env.seek(episode)
-            self._observations.append(self._env.reset()[0])
-            self._snapshots.append(self._env.snapshot())
+        for inner, episode in zip(self._envs, episodes, strict=True):
+            inner.seek(episode)
+            self._observations.append(inner.reset()[0])
+            self._snapshots.append(inner.snapshot() if self._restores else None)
         self._seen = _stacked(self._observations)
-        self._layout = SnapshotLayout.of(self._env) if SNAPSHOT in env.observation_spec else None
+        self._layout = SnapshotLayout.of(env.unwrapped) if SNAPSHOT in env.observation_spec else None
         if self._frame_stack:
             self._seen["frames"] = self._seen["pixels"].repeat(1, self._frame_stack, 1, 1)
 
@@ -67,9 +72,12 @@ class LockStep:
         rewards, successes = torch.zeros(len(action)), torch.zeros(len(action), dtype=torch.bool)
         moves = action.cpu().numpy()
         for index in (~self.done).nonzero()[:, 0].tolist():
-            self._env.restore(self._snapshots[index])
-            self._observations[index], rewards[index], terminated, truncated, info = self._env.step(moves[index])
-            self._snapshots[index] = self._env.snapshot()
+            env = self._envs[index]
+            if self._restores:
+                env.restore(self._snapshots[index])
+            self._observations[index], rewards[index], terminated, truncated, info = env.step(moves[index])
+            if self._restores:
+                self._snapshots[index] = env.snapshot()
             successes[index] = bool(info["success"].any())
             self.done[index] = terminated or truncated
         frames = self._seen.get("frames")

@@ -11,6 +11,7 @@ from typing import Any
 from torchrl.envs import EnvBase
 
 from mbrl.data.episodes import SUFFIX, episode_metadata, read_metadata
+from mbrl.envs.gym import has_snapshots
 from mbrl.envs.metaworld import make_env as make_metaworld
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, task_names
 from mbrl.errors import UserError
@@ -101,6 +102,11 @@ def _from_run(run: Run, task: str | None, data: Path | None) -> Parts:
         notes.append(f"The world model never saw {task}: it learned {trained}.")
     make_env = partial(run.make_env, **options)
     env = make_env(pixels=True)
+    if not has_snapshots(env.unwrapped):
+        raise UserError(
+            f"mbrl play goes back to earlier steps, and {trained} has no exact snapshots to go back to: it plays "
+            "runs of env=metaworld, env=mt10 and env=toy"
+        )
     stack = int(settings.get("frame_stack", 1))
     drivers = policy_drivers(run.policy, stack, model.observations)
     sources = _sources(run, model.resolution, data)

@@ -13,11 +13,11 @@ from tensordict import TensorDictBase
 from tqdm import tqdm
 
 from mbrl.agents.model_learners import ModelLearner, model_learner_for
+from mbrl.agents.schedule import build_schedule
 from mbrl.build import (
     agent_steps_per_episode,
     build_policy,
     build_replay,
-    build_schedule,
     build_world_model,
     env_factory,
     env_steps_per_step,

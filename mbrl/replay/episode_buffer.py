@@ -9,6 +9,7 @@ when sampling. B batch, T time, K frame stack, R records of an episode.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +153,21 @@ class EpisodeBuffer:
     def sequences(self, batch_size: int, length: int, before: int = 0, initial: bool = False) -> TensorDict:
         """Draw segments of `length` rows within one episode (`EpisodeTable.draw_segments`): [B, T] of single frames.
 
-        action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used.
+        action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used. Where an
+        episode terminated in fewer rows, the rest are copies of its final one, with ("next", "terminated").
         before: further rows in front of each segment, [B, before + T]; where its episode has none, they are copies of
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
             `index` int64 [1], its number in `latents` until the next episode comes.
         initial: whether each row has the first frame of its episode beside it, as `initial`.
         """
-        episode, offset = self._table.draw_segments(batch_size, length)
+        extended = self._table.ended_before(length, partial(self._of_rows, "terminated"))
+        episode, offset = self._table.draw_segments(batch_size, length, extended)
         steps = offset[:, None] + torch.arange(-before, length)
-        return self._segments(episode, steps, numbered=before > 0, initial=initial)
+        segments = self._segments(episode, steps, numbered=before > 0, initial=initial)
+        if extended.any():
+            over = extended[episode][:, None] & (steps >= self._table.lengths[episode][:, None] - 1)
+            segments["next", "terminated"] |= over[..., None]
+        return segments
 
     def starts(
         self, batch_size: int, length: int, newest: float = 1.0, *, together: int = 1, initial: bool = False
@@ -184,8 +191,7 @@ class EpisodeBuffer:
         if together > 1:
             episode = episode.repeat_interleave(together)
             offset = (torch.rand(len(episode)) * weights[episode]).long()
-        steps = offset[:, None] + torch.arange(1 - length, 1)
-        return self._segments(episode, steps, (SNAPSHOT,), initial=initial)
+        return self._segments(episode, offset[:, None] + torch.arange(1 - length, 1), (SNAPSHOT,), initial=initial)
 
     def _segments(
         self,
@@ -196,8 +202,9 @@ class EpisodeBuffer:
         numbered: bool = False,
         initial: bool = False,
     ) -> TensorDict:
-        """The rows of episodes [B] at steps [B, T], those before the first being copies of it."""
-        rows, shape = self._rows(episode[:, None], steps.clamp(min=0)), steps.shape
+        """The rows of episodes [B] at steps [B, T], those before the first and after the last being copies of it."""
+        last = self._table.lengths[episode][:, None] - 1
+        rows, shape = self._rows(episode[:, None], steps.clamp(min=0).minimum(last)), steps.shape
         names = [*self._observation_keys(), "action", *(key for key in further if key in self.records.keys())]
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=shape)
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
@@ -212,31 +219,26 @@ class EpisodeBuffer:
     def steps(self, *observations: str) -> TensorDict:
         """Every single step that can be drawn, oldest first.
 
-        Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1], and
-        `index` int64 [N], the number of the step's record among all ever written.
+        Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1],
+        ("next", "terminated") bool [1], and `index` int64 [N], the number of the step's record among all ever written.
         """
         counts = self._table.transitions
         before = self._table.starts + self._table.firsts - (counts.cumsum(0) - counts)
         index = torch.arange(int(counts.sum())) + before.repeat_interleave(counts)
         rows, following = index % self.size, (index + 1) % self.size
         after = TensorDict({key: self._gather(key, following) for key in observations}, batch_size=[len(index)])
-        after["reward"] = self._gather("reward", rows)
+        after["reward"], after["terminated"] = self._gather("reward", rows), self._gather("terminated", rows)
         now: dict[str, Any] = {key: self._gather(key, rows) for key in (*observations, "action")}
         return TensorDict({**now, "next": after, "index": index}, batch_size=[len(index)])
 
     def _draw_transitions(self, batch_size: int) -> tuple[Tensor, Tensor]:
         """The episodes and rows of transitions."""
-        counts = self._table.transitions
-        if self._buffer is None or WEIGHT not in self.records.keys():
-            episode, offset = self._table.draw(counts, batch_size)
-            return episode, offset + self._table.firsts[episode]
-        episodes = torch.arange(len(counts)).repeat_interleave(counts)
-        offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self._table.firsts[episodes]
-        weights = self._gather(WEIGHT, self._rows(episodes, offsets)).flatten()
-        if not len(weights) or not weights.sum() > 0:
-            raise UserError("replay: no transition has a weight above 0 to be drawn by")
-        drawn = torch.multinomial(weights, batch_size, replacement=True)
-        return episodes[drawn], offsets[drawn]
+        weighted = self._buffer is not None and WEIGHT in self.records.keys()
+        return self._table.draw_transitions(batch_size, partial(self._of_rows, WEIGHT) if weighted else None)
+
+    def _of_rows(self, key: str, episode: Tensor, row: Tensor) -> Tensor:
+        """A field of one number, flat, of rows of episodes."""
+        return self._gather(key, self._rows(episode, row)).flatten()
 
     def _rows(self, episode: Tensor, offset: Tensor) -> Tensor:
         return (self._table.starts[episode] + offset) % self.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from mbrl.errors import UserError
 from mbrl.run_folder.schema import SchemaError
+
+OfRows = Callable[[Tensor, Tensor], Tensor]  # of rows [K] of episodes [K] one number each, [K]
 
 
 class Episode(NamedTuple):
@@ -93,7 +96,38 @@ class EpisodeTable:
         episode = torch.searchsorted(bounds, place, right=True)
         return episode, place - (bounds - weights)[episode]
 
-    def draw_segments(self, count: int, length: int) -> tuple[Tensor, Tensor]:
+    def draw_transitions(self, count: int, weight_of: OfRows | None) -> tuple[Tensor, Tensor]:
+        """Draw transitions: episodes int64 [B] and rows in them int64 [B].
+
+        Args:
+            count: B, draws.
+            weight_of: weights by which they are drawn; None draws uniformly.
+        """
+        counts = self.transitions
+        if weight_of is None:
+            episode, offset = self.draw(counts, count)
+            return episode, offset + self.firsts[episode]
+        episodes = torch.arange(len(counts)).repeat_interleave(counts)
+        offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self.firsts[episodes]
+        weights = weight_of(episodes, offsets)
+        if not len(weights) or not weights.sum() > 0:
+            raise UserError("replay: no transition has a weight above 0 to be drawn by")
+        drawn = torch.multinomial(weights, count, replacement=True)
+        return episodes[drawn], offsets[drawn]
+
+    def ended_before(self, length: int, terminated: OfRows) -> Tensor:
+        """Which episodes [N] have fewer than `length` rows because they terminated.
+
+        Args:
+            length: rows.
+            terminated: whether the episode terminated in a row.
+        """
+        found, short = torch.zeros(len(self), dtype=torch.bool), (self.lengths < length).nonzero()[:, 0]
+        if len(short):
+            found[short] = terminated(short, (self.lengths[short] - 2).clamp(min=0))
+        return found
+
+    def draw_segments(self, count: int, length: int, extended: Tensor) -> tuple[Tensor, Tensor]:
         """Draw segments, about uniformly over the rows that they hold.
 
         Uniform draws over segments would hold an episode's first row once and a row of its middle T times. So segments
@@ -103,16 +137,18 @@ class EpisodeTable:
         Args:
             count: B, draws.
             length: T, rows of a segment.
+            extended: bool [N], episodes with fewer rows from which a segment is drawn all the same, from their first.
 
         Returns:
             Episodes int64 [B], and the row in them where each segment begins, int64 [B].
 
         Raises:
-            UserError: no episode has T rows.
+            UserError: no other episode has T rows.
         """
         last, beyond = self.lengths - length, length // 2
-        episode, place = self.draw(torch.where(last >= 0, last + 1 + 2 * beyond, 0), count, needed=length)
-        return episode, (place - beyond).clamp(min=0).minimum(last[episode])
+        weights = torch.where((last >= 0) | extended, last + 1 + 2 * beyond, 0)
+        episode, place = self.draw(weights, count, needed=length)
+        return episode, (place - beyond).clamp(min=0).minimum(last[episode].clamp(min=0))
 
 
 def check_table(table: Tensor, head: int, size: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbrl.results.curves import Band, Curve, summarise
+from mbrl.results.curves import METRICS, Band, Curve, summarise
 from mbrl.results.read_curves import CURVE_COLUMNS
 from mbrl.results.style import Style, drawing, is_published, legend, steps_formatter, style_axes
 from mbrl.run_folder.files import write_atomically
@@ -25,12 +25,12 @@ Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> runs
 
 @drawing()
 def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Style]) -> Figure:
-    """Draw success over steps, one panel for each task.
+    """Draw success, or another metric, over steps, one panel for each task.
 
     With fewer than five seeds, each run is a thin line beside the mean. From five on, the mean has its 95 % t interval.
 
     Args:
-        curves: the curves.
+        curves: the curves, all of one metric.
         x_label: label of the x-axis.
         styles: agent -> style, see `agent_styles`.
     """
@@ -45,7 +45,7 @@ def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Sty
     for axis, (task, agents) in zip(axes, panels.items(), strict=False):
         for agent, runs in agents.items():
             _draw(axis, runs, styles[agent], each=not is_published(agent))
-        _label(axis, task, x_label)
+        _label(axis, task, x_label, curves[0].metric)
     drawn = {curve.agent for curve in curves}
     legend(figure, styles, {agent: f"{agent} ({_seeds(panels, agent)})" for agent in drawn}, columns + 1)
     return figure
@@ -86,11 +86,13 @@ def _evaluated(curves: Sequence[Curve], band: Band) -> list[int]:
     return np.flatnonzero(np.isin(band.steps, steps)).tolist()
 
 
-def _label(axis: Axes, task: str, x_label: str) -> None:
+def _label(axis: Axes, task: str, x_label: str, metric: str) -> None:
     axis.set_title(task)
     axis.set_xlabel(x_label)
-    axis.set_ylabel("success rate")
-    axis.set_ylim(-0.03, 1.03)
+    label, (low, high) = METRICS[metric]
+    axis.set_ylabel(label)
+    if np.isfinite(high):
+        axis.set_ylim(low - 0.03, high + 0.03)
     axis.tick_params(labelleft=True)
     axis.xaxis.set_major_formatter(steps_formatter(x_label))
     style_axes(axis)
@@ -105,7 +107,8 @@ def write_curves(curves: Sequence[Curve], file: Path) -> None:
     """Write the drawn lines as CSV: one row for each run and step, and for each mean and step with its interval."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CURVE_COLUMNS)
+    metric = curves[0].metric if curves else "success"
+    writer.writerow([metric if column == "success" else column for column in CURVE_COLUMNS])
     for task, agents in _grouped(curves).items():
         for agent, runs in agents.items():
             for curve in runs:

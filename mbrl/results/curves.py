@@ -16,18 +16,23 @@ PUBLISHED = " (published)"  # suffix of the names of agents whose curves were pu
 AXES = {"env_steps": ("env steps", 1.0), "gradient_steps": ("gradient steps", 1.0), "wall_time": ("hours", 3600.0)}
 
 
+# y-axes: column of a CSV file -> label, and the range of its values
+METRICS = {"success": ("success rate", (0.0, 1.0)), "return": ("return", (-np.inf, np.inf))}
+
+
 @dataclass(frozen=True)
 class Curve:
-    """Success rate of one seed over an x-axis.
+    """Success rate, or another metric, of one seed over an x-axis.
 
     Attributes:
         task: name of the task.
         agent: name of the agent, which distinguishes it from agents with other settings.
         seed: seed of the run.
         steps: positions on the x-axis, strictly increasing, [N]. Env steps unless another of AXES was read.
-        success: success rates in [0, 1], [N].
+        success: success rates in [0, 1], [N], or the values of another metric.
         run: folder of the run. None if the curve was read from a CSV file.
         truncated: whether the last point was interpolated where the curve was cut, and is no evaluation.
+        metric: a key of METRICS.
     """
 
     task: str
@@ -37,6 +42,7 @@ class Curve:
     success: Floats
     run: Path | None = None
     truncated: bool = False
+    metric: str = "success"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def summarise(curves: Sequence[Curve]) -> Band | None:
     if len(steps) == 0:
         return None
     values = np.stack([np.interp(steps, curve.steps, curve.success) for curve in curves])  # [runs, N]
-    return Band(steps, *mean_interval(values))
+    return Band(steps, *mean_interval(values, METRICS[curves[0].metric][1]))
 
 
 def area(curve: Curve) -> float:

@@ -62,20 +62,21 @@ class Estimate:
     high: Floats
 
 
-def mean_interval(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Mean success over runs with its t interval.
+def mean_interval(values: Floats, within: tuple[float, float] = (0.0, 1.0)) -> tuple[Floats, Floats, Floats]:
+    """Mean over runs with its t interval.
 
     Args:
-        values: success rates of the runs, [runs, ...].
+        values: success rates of the runs, or another metric, [runs, ...].
+        within: range of the metric.
 
     Returns:
-        Mean, lower and upper end of the interval within [0, 1], each [...]. The ends of a single run are NaN.
+        Mean, lower and upper end of the interval within that range, each [...]. The ends of a single run are NaN.
     """
     mean = values.mean(axis=0)
     if len(values) < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     margin = stdtrit(len(values) - 1, QUANTILE) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-    return mean, np.maximum(mean - margin, 0.0), np.minimum(mean + margin, 1.0)
+    return mean, np.maximum(mean - margin, within[0]), np.minimum(mean + margin, within[1])
 
 
 def estimate_success(function: Callable[[Floats], Floats], x: Floats, scores: Scores) -> Estimate:

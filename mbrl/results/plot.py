@@ -10,7 +10,7 @@ from mbrl.errors import UserError
 from mbrl.results.aggregate_figure import aggregate_figure, write_aggregates
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure, write_curves
-from mbrl.results.curves import AXES, Curve
+from mbrl.results.curves import AXES, METRICS, Curve
 from mbrl.results.read_curves import curve_files, published_curves, read_curves
 from mbrl.results.style import FORMATS, Style, agent_styles, save
 
@@ -27,6 +27,7 @@ def plot(
     labels: Sequence[str] = (),
     agents: Sequence[str] = (),
     baseline: str | None = None,
+    metric: str = "success",
     aggregates: bool = True,
     on_progress: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
@@ -41,7 +42,9 @@ def plot(
         labels: names of the curves, one for each of `runs`; empty to name them by agent and settings.
         agents: names of the agents to draw; empty for all. Colours are those of a figure with all agents.
         baseline: agent that the others are compared with in the second figure, see `aggregate`.
-        aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks.
+        metric: success or return.
+        aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks. Returns
+            of different tasks have different scales and are not aggregated.
         on_progress: called with a text when a step begins.
 
     Returns:
@@ -49,19 +52,16 @@ def plot(
 
     Raises:
         FileNotFoundError: A path does not exist.
-        UserError: Suffix, axis, label or agent is unknown, no curve was found, published curves were asked for on an
-            axis that they do not have, or a CSV would overwrite an input.
+        UserError: Suffix, axis, metric, label or agent is unknown, no curve was found, published curves were asked for
+            on an axis or of a metric that they do not have, or a CSV would overwrite an input.
     """
     stem, suffixes = _output_names(output or _common_folder(runs) / DEFAULT_NAME)
-    if axis not in AXES:
-        raise UserError(f"no x-axis {axis!r}: choose one of {', '.join(AXES)}")
-    if reference and axis != "env_steps":
-        raise UserError(f"published curves have env steps only: leave out --reference, or --x {axis}")
+    _check_choices(axis, metric, reference, baseline)
     inputs = _input_files([*runs, *([reference] if reference else [])])
     _require_no_overwriting(stem, inputs)
     if inputs:
         on_progress(f"reading {_count(len(inputs), 'file')}")
-    every = read_curves(runs, axis, labels)
+    every = read_curves(runs, axis, labels, metric)
     curves = _choose(every, agents)
     if baseline is not None and baseline not in {curve.agent for curve in curves}:
         raise _unknown_agent(baseline, curves)
@@ -71,11 +71,24 @@ def plot(
     pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     save(curve_figure([*curves, *overlaid], AXES[axis][0], styles), pictures)
     write_curves([*curves, *overlaid], stem.with_name(f"{stem.name}.csv"))
-    if aggregates:
+    if aggregates and metric == "success":
         on_progress("computing aggregates over tasks")
         over_tasks = [stem.with_name(stem.name + OVER_TASKS + suffix) for suffix in suffixes]
         pictures += _over_tasks(curves, over_tasks, AXES[axis][0], styles, baseline)
     return pictures
+
+
+def _check_choices(axis: str, metric: str, reference: Path | None, baseline: str | None) -> None:
+    """Check the arguments of `plot` of these names."""
+    if axis not in AXES:
+        raise UserError(f"no x-axis {axis!r}: choose one of {', '.join(AXES)}")
+    if metric not in METRICS:
+        raise UserError(f"no metric {metric!r}: choose one of {', '.join(METRICS)}")
+    if metric != "success" and (reference or baseline):
+        what = "published curves are" if reference else "comparisons over tasks are"
+        raise UserError(f"{what} of success: leave out {'--reference' if reference else '--baseline'}, or --metric")
+    if reference and axis != "env_steps":
+        raise UserError(f"published curves have env steps only: leave out --reference, or --x {axis}")
 
 
 def _common_folder(runs: Sequence[Path]) -> Path:

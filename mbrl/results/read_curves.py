@@ -14,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.errors import UserError
-from mbrl.results.curves import AXES, PUBLISHED, SUBTASK, Curve, truncate
+from mbrl.results.curves import AXES, METRICS, PUBLISHED, SUBTASK, Curve, truncate
 from mbrl.results.grouping import Settings, distinct_names, short_name, task_name
 from mbrl.results.intervals import Floats
+from mbrl.results.metric_rows import metric_rows
 from mbrl.run_folder.config import load_settings
 from mbrl.run_folder.files import walk
 from mbrl.run_folder.plain_json import MAX_INTEGER, parse_json
@@ -42,7 +43,9 @@ class _CurveFile(NamedTuple):
     curves: list[Curve]
 
 
-def read_curves(paths: Iterable[Path], axis: str = "env_steps", labels: Sequence[str] = ()) -> list[Curve]:
+def read_curves(
+    paths: Iterable[Path], axis: str = "env_steps", labels: Sequence[str] = (), metric: str = "success"
+) -> list[Curve]:
     """Read the curves in run folders, folders of runs at any depth, and CSV files with columns step,success,seed.
 
     A run with several tasks has one curve of their mean and one of each task. If runs of one agent differ in their
@@ -53,6 +56,8 @@ def read_curves(paths: Iterable[Path], axis: str = "env_steps", labels: Sequence
         paths: run folders, folders of runs, or CSV files.
         axis: x-axis, a key of AXES. CSV files have env steps only.
         labels: names of the agents, one for each path; empty to name them by their settings.
+        metric: a key of METRICS. Other metrics than success come from a run's metrics.jsonl, or the column of that
+            name in a CSV file.
 
     Returns:
         The curves; each file is read once.
@@ -70,7 +75,7 @@ def read_curves(paths: Iterable[Path], axis: str = "env_steps", labels: Sequence
             raise FileNotFoundError(f"there is no run folder or CSV file {path}")
         for file in curve_files(path):
             files.setdefault(file.resolve(), (file, path))
-    found = [read for file, path in files.values() if (read := _read_file(file, path, axis)) is not None]
+    found = [read for file, path in files.values() if (read := _read_file(file, path, axis, metric)) is not None]
     if not found:
         listed = ", ".join(str(path) for path in paths)
         raise UserError(f"no evaluations to draw in {listed}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
@@ -108,20 +113,21 @@ def curve_files(path: Path) -> list[Path]:
 def _drawn_data(file: Path) -> bool:
     """Whether `mbrl plot` wrote the file."""
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
-        return stream.readline().rstrip("\n") in {",".join(CURVE_COLUMNS), ",".join(AGGREGATE_COLUMNS)}
+        curves = (",".join(CURVE_COLUMNS).replace("success", metric) for metric in METRICS)
+        return stream.readline().rstrip("\n") in {*curves, ",".join(AGGREGATE_COLUMNS)}
 
 
-def _read_file(file: Path, source: Path, axis: str) -> _CurveFile | None:
+def _read_file(file: Path, source: Path, axis: str, metric: str) -> _CurveFile | None:
     try:
         agent, task, settings = _experiment(file)
         run = None if settings is None else file.parent
-        points, to_axis = _points_of_tasks(file), _axis(axis, file)
+        points, to_axis = _points_of_tasks(file) if metric == "success" else _others(file, metric), _axis(axis, file)
         curves = []
         for (subtask, seed), rows in points.items():
             steps, success = to_axis(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
             kept = np.append(steps[1:] > steps[:-1], True)  # the last of several evaluations at one place counts
             name = f"{task}{SUBTASK}{task_name(subtask)}" if subtask else task
-            curves.append(Curve(name, agent, seed, steps[kept], success[kept], run))
+            curves.append(Curve(name, agent, seed, steps[kept], success[kept], run, metric=metric))
     except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
@@ -161,7 +167,18 @@ def _points_of_tasks(file: Path) -> Points:
     return _points(file) | subtasks
 
 
-def _points(file: Path) -> Points:
+def _others(file: Path, metric: str) -> Points:
+    """The evaluations in a file by a metric that is not success."""
+    if file.name != "eval.csv":
+        return _points(file, metric)
+    (_, seed), *_ = _points(file)
+    rows = metric_rows(file.parent, (f"eval/{metric}",)).get(f"eval/{metric}")
+    if rows is None:
+        raise UserError(f"the metrics.jsonl beside it has no eval/{metric}")
+    return {("", seed): {float(step): float(value) for step, value in rows}}
+
+
+def _points(file: Path, metric: str = "success") -> Points:
     points: Points = {}
     with file.open(newline="", encoding="utf-8-sig") as stream:
         lines = stream.readlines()
@@ -169,11 +186,11 @@ def _points(file: Path) -> Points:
         log.warning("skipped line %d of %s, which is incomplete", len(lines), file)
         lines.pop()
     reader = csv.DictReader(lines)
-    if not {"step", "success", "seed"} <= set(reader.fieldnames or ()):
-        raise UserError("its first line is not step,success,seed")
+    if not {"step", metric, "seed"} <= set(reader.fieldnames or ()):
+        raise UserError(f"its first line is not step,{metric},seed")
     for row in reader:
         try:
-            step, success = float(row["step"]), float(row["success"])
+            step, success = float(row["step"]), float(row[metric])
         except (TypeError, ValueError):
             log.warning("skipped line %d of %s, which is incomplete", reader.line_num, file)
             continue
@@ -183,6 +200,8 @@ def _points(file: Path) -> Points:
         points.setdefault((row.get("task") or "", row["seed"] or ""), {})[step] = success
     if not points:
         raise UserError("it has no evaluations yet")
+    if metric != "success":
+        return points
     values = [value for rows in points.values() for value in rows.values()]
     if min(values) < -ROUNDING or max(values) > 1 + ROUNDING:
         raise UserError(f"success of {min(values):g} to {max(values):g} is no rate in [0, 1]")

@@ -152,7 +152,7 @@ def require_allowed_classes(config: Any, named: Collection[str], source: Path) -
     Raises:
         ValueError: names the first class that is not allowed.
     """
-    for place, name in named_classes(config):
+    for place, name in (*named_classes(config), *imported_packages(config)):
         if not isinstance(name, str) or not (name.startswith(ALLOWED_PREFIXES) or name in named):
             raise UserError(
                 f"{source}: {place} names {name}, which is no part of this project and could run any code: if you "
@@ -174,6 +174,20 @@ def named_classes(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(config, list):
         for number, value in enumerate(config):
             yield from named_classes(value, f"{place}[{number}]")
+
+
+def imported_packages(config: Any) -> Iterator[tuple[str, str]]:
+    """Where the id of an environment names a package that is imported, as in `my_package:Mine-v0`, and the id.
+
+    Args:
+        config: settings of a run, or those of its environment alone, as in a file of the group `env`.
+    """
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config)
+    if isinstance(config, dict):
+        env = config.get("env")
+        places = {"id": config.get("id"), "env.id": env.get("id") if isinstance(env, dict) else None}
+        yield from ((place, name) for place, name in places.items() if isinstance(name, str) and ":" in name)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

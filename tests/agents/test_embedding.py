@@ -1,4 +1,4 @@
-"""A policy that reads a world model's embeddings: what the replay notes for it, what it acts on, and what is refused."""
+"""A policy that reads a world model's embeddings: what the replay notes, what it acts on, and what is refused."""
 
 from typing import Any
 
@@ -85,7 +85,7 @@ def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn(
 
 def test_acting_reads_what_the_replay_notes() -> None:
     """The actor sees the same embeddings in an episode as a batch of its records has."""
-    agent, _, env = parts()
+    agent, _, _ = parts()
     seen: list[torch.Tensor] = []
     agent.policy.actor.register_forward_pre_hook(lambda module, given: seen.append(given[0]["embedding"].clone()))
     evaluator = Evaluator(env_factory(config(), evaluation=True), episodes=1, max_steps=4, seed=0)

@@ -348,3 +348,22 @@ def test_names_of_any_kind_are_drawn_as_they_are(tmp_path: Path) -> None:
     shown = [text.get_text().strip() for text in below.get_texts()]
     assert shown[:2] == ["_hidden (1 seed)", "a$x_{$b (1 seed)"] and len(shown) == 4
     assert not any(text.get_parse_math() for text in [*below.get_texts(), *(axis.title for axis in figure.axes)])
+
+
+def test_returns_are_drawn_in_their_own_units(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = make_run(tmp_path / f"runs/sac/seed{seed}", "sac", seed, [0.0, 0.0])
+        rows = [{"env_steps": 1000 * (n + 1), "eval/return": 400.0 * n + 100 * seed} for n in range(2)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (picture,) = plot([tmp_path / "runs"], tmp_path / "out.png", metric="return")
+    assert picture.is_file()
+    lines = drawn(tmp_path / "out.png")
+    means = [(float(row["step"]), float(row["return"])) for row in lines if row["line"] == "mean"]
+    assert means == [(1000, 50), (2000, 450)] and float(lines[-1]["high"]) > 1
+    csv_file = tmp_path / "sac" / "walker-walk.csv"
+    csv_file.parent.mkdir()
+    csv_file.write_text("step,return,seed\n1000,-7.5,0\n")
+    assert read_curves([csv_file], metric="return")[0].success.tolist() == [-7.5]
+    for options in ({"metric": "returns"}, {"metric": "return", "baseline": "sac"}):
+        with pytest.raises(UserError, match="metric"):
+            plot([tmp_path / "runs"], tmp_path / "out.png", **options)

@@ -84,3 +84,17 @@ class Members(nn.Module):
         error = (predicted.mean - targets).square() * (-predicted.log_variance).exp() + predicted.log_variance
         error = error * (0.5 * predicted.log_variance.detach()).exp()
         return error[..., wanted].mean((1, 2)).sum()
+
+    def snapshot(self) -> list[Tensor]:
+        """Copies of the weights."""
+        return [parameter.detach().clone() for parameter in self.parameters()]
+
+    def keep(self, best: list[Tensor], better: Tensor) -> None:
+        """Write the present weights of the members `better` bool [M] into the snapshot `best`."""
+        for kept, parameter in zip(best, self.parameters(), strict=True):
+            kept.copy_(torch.where(better[:, None, None], parameter.detach(), kept))
+
+    def restore(self, best: list[Tensor]) -> None:
+        """Take over the weights of a snapshot."""
+        for kept, parameter in zip(best, self.parameters(), strict=True):
+            parameter.data.copy_(kept)

@@ -5,7 +5,6 @@ arXiv 1805.12114; MBPO, Janner et al. 2019, arXiv 1906.08253.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -13,24 +12,14 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
 from worldmodel.base import WorldModel
+from worldmodel.ensemble.ending import Ending
 from worldmodel.ensemble.members import Gaussian, Members
-from worldmodel.ensemble.transitions import COPIED_NOWHERE, Whitener, bootstrap, copies, held_out
+from worldmodel.ensemble.transitions import COPIED_NOWHERE, Data, Whitener, bootstrap, copies, held_out
 from worldmodel.finite import require_finite
 from worldmodel.ranges import Number, OpenShare, PositiveCount, Share, Width
 
 FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
 MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
-
-
-class Data(NamedTuple):
-    """Whitened inputs [N, D + A] and targets [N, D + 1]."""
-
-    inputs: Tensor
-    targets: Tensor
-
-    def rows(self, rows: Tensor) -> "Data":
-        """The rows with these indices."""
-        return Data(self.inputs[rows], self.targets[rows])
 
 
 class ProbabilisticEnsemble(WorldModel):
@@ -61,6 +50,7 @@ class ProbabilisticEnsemble(WorldModel):
             `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root
             mean square over the entries of the state. `reward_std` is that of their mean rewards in the units of the
             environment.
+        terminates: Whether the environment terminates episodes. One more network, the continue head, then learns when.
 
     Raises:
         ValueError: A share or a number of elites is out of range, or the environment has no `state`.
@@ -89,6 +79,7 @@ class ProbabilisticEnsemble(WorldModel):
         check_every: PositiveCount = 25,
         patience: PositiveCount = 3,
         uncertainty: bool = False,
+        terminates: bool = False,
     ) -> None:
         super().__init__()
         if "state" not in observation_spec.keys():
@@ -102,7 +93,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.state_dim, self.action_dim = observation_spec["state"].shape[-1], action_spec.shape[-1]
         inputs = self.state_dim + self.action_dim
         self.members = Members(members, inputs, self.state_dim + 1, width=width, layers=layers)
-        self.residual, self.sampled, self.holdout = residual, sampled, holdout
+        self.residual, self.sampled, self.holdout, self.predicts_end = residual, sampled, holdout, terminates
         self.batch_size, self.recent_share = batch_size, recent_share
         self.check_every, self.patience = check_every, patience
         self.measures = ("disagreement", "reward_std") if uncertainty else ()
@@ -111,6 +102,10 @@ class ProbabilisticEnsemble(WorldModel):
         self.register_buffer("elites", torch.arange(elites))
         self._predicted_of: tuple[Tensor | None, int, Tensor] = (None, 0, torch.empty(0))
         self._optimizers = {"ensemble": optimizer(self.members.parameters())}
+        self.ending: Ending | None = None
+        if terminates:
+            self.ending = Ending(inputs, self.state_dim, width)
+            self._optimizers["ending"] = optimizer(self.ending.parameters())
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -130,7 +125,7 @@ class ProbabilisticEnsemble(WorldModel):
         data, judged = self._data(transitions[trained_on]), self._data(transitions[held_back][-MAX_HELD_OUT:])
         counts = self._counts(len(held_back), len(judged.inputs))
         shares = self._shares(index[trained_on])
-        best, errors = self._snapshot(), self._errors(judged, counts)
+        best, errors = self.members.snapshot(), self._errors(judged, counts)
         updates = waited = 0
         losses = []
         while updates < max_updates and waited < self.patience:
@@ -140,10 +135,10 @@ class ProbabilisticEnsemble(WorldModel):
             updates += steps
             now = self._errors(judged, counts)
             better = now < 0.99 * errors
-            self._keep(best, better)
+            self.members.keep(best, better)
             waited = 0 if better.any() else waited + 1
             errors = torch.where(better, now, errors)
-        self._restore(best)
+        self.members.restore(best)
         self.elites.copy_(errors.argsort()[: len(self.elites)].sort().values)
         loss = torch.stack(losses).mean() if losses else errors.new_zeros(())
         return {"loss": loss, "updates": torch.tensor(float(updates)), **self._judge(judged, errors)}
@@ -160,7 +155,8 @@ class ProbabilisticEnsemble(WorldModel):
         state, after = transitions["state"], transitions["next", "state"]
         inputs = self._inputs(state, transitions["action"])
         states = self.of_states(self._wanted(state, after))
-        return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1))
+        ended = None if self.ending is None else transitions["next", "terminated"]
+        return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1), ended)
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
         """Whitened inputs, clipped to FARTHEST. An object that moves for the first time is thousands of standard
@@ -197,6 +193,8 @@ class ProbabilisticEnsemble(WorldModel):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if self.ending is not None:
+            self.ending.step(batch, self._optimizers["ending"])
         return loss.detach()
 
     def _draw(self, share: Tensor) -> Tensor:
@@ -228,18 +226,8 @@ class ProbabilisticEnsemble(WorldModel):
     def _judge(self, judged: Data, errors: Tensor) -> dict[str, Tensor]:
         mean = self.members.means(judged.inputs.expand(len(self.elites), -1, -1), self.elites).mean(0)
         reward = (mean - judged.targets)[:, -1].square().mean()
-        return {"holdout_error": errors[self.elites].mean(), "holdout_reward_error": reward}
-
-    def _snapshot(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.members.parameters()]
-
-    def _keep(self, best: list[Tensor], better: Tensor) -> None:
-        for kept, parameter in zip(best, self.members.parameters(), strict=True):
-            kept.copy_(torch.where(better[:, None, None], parameter.detach(), kept))
-
-    def _restore(self, best: list[Tensor]) -> None:
-        for kept, parameter in zip(best, self.members.parameters(), strict=True):
-            parameter.data.copy_(kept)
+        of_ending = {} if self.ending is None else {"holdout_ending_loss": self.ending.loss(judged)}
+        return {"holdout_error": errors[self.elites].mean(), "holdout_reward_error": reward} | of_ending
 
     # -------------------------------------------------------------- imagining
     def start(self, context: TensorDictBase) -> Tensor:
@@ -259,6 +247,8 @@ class ProbabilisticEnsemble(WorldModel):
         outputs = self._one_elite_a_row(inputs, every)
         after = self._after(state, outputs[:, :-1])
         reward = self.of_rewards.inverse(outputs[:, -1:])
+        if self.ending is not None:
+            measured["terminated"] = self.ending.draw(inputs, outputs[:, :-1] * (self.source == COPIED_NOWHERE))
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
     def _predict(self, inputs: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:

@@ -5,6 +5,8 @@ N transitions, M members, D numbers of a state. All of it is a function of the t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,18 @@ from worldmodel.exact_products import exact_products
 LEAST_DEVIATION = 1e-4  # what varies less is scaled by this: it is constant, or the simulator's jitter
 COPIED_NOWHERE = -1
 _PROBED = 1000  # transitions that rule out most candidates for a copy
+
+
+class Data(NamedTuple):
+    """Whitened inputs [N, D + A] and targets [N, D + 1], and which transitions terminated bool [N, 1] or None."""
+
+    inputs: Tensor
+    targets: Tensor
+    ended: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Data:
+        """The rows with these indices."""
+        return Data(self.inputs[rows], self.targets[rows], None if self.ended is None else self.ended[rows])
 
 
 def uniform(index: Tensor, salt: int) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from worldmodel.base import Outcome, WorldModel
+from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.recoding import Recoder
 from worldmodel.ivideogpt.rollout.rollout import Rollouts
 from worldmodel.ivideogpt.rollout.state import ImaginedState
 from worldmodel.ivideogpt.training import TrainingPlan
 from worldmodel.latent_base import EmbeddedWorldModel
+from worldmodel.outcome import Outcome
 
 
 class Step(NamedTuple):
@@ -58,7 +59,8 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         self.rollouts, self.recoder, self.plan = rollouts, recoder, plan
         self.context_length, self.max_horizon = model.context_length, model.max_horizon
         self.action_dim, self.context_keys, self.measures = model.action_dim, model.context_keys, model.measures
-        self.predicts_reward, self.trained_horizon = model.predicts_reward, model.trained_horizon
+        self.predicts_reward, self.predicts_end = model.predicts_reward, model.predicts_end
+        self.trained_horizon = model.trained_horizon
         self.temperature, self.embedding_size = model.temperature, 2 * self.frame_size
 
     @property

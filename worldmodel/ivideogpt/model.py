@@ -14,7 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 
-from worldmodel.base import Outcome, WorldModel
+from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
@@ -33,6 +33,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
+from worldmodel.outcome import Outcome, rewards_until_end
 from worldmodel.ranges import Frames, Number
 
 
@@ -56,6 +57,7 @@ class IVideoGPT(WorldModel):
             transformers `reward_std`; with several transformers `disagreement`.
         reward_network: Makes a network that predicts the rewards, in the place of the transformer's heads, when called
             with (tokenizer, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
+        terminates: Whether the environment terminates episodes; the reward network then learns when.
         conditioning: Whether the model reads actions, a goal frame, and the initial frame as its context.
         precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
@@ -84,7 +86,8 @@ class IVideoGPT(WorldModel):
         horizon: Frames | None = None,
         ensemble: Number = 1,
         uncertainty: bool = False,
-        reward_network: Callable[[CompressiveTokenizer, int | None], TwoHotRewards] | None = None,
+        reward_network: Callable[..., TwoHotRewards] | None = None,
+        terminates: bool = False,
         conditioning: Conditioning = ACTIONS,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
         pretrained: str | None = None,
@@ -109,8 +112,10 @@ class IVideoGPT(WorldModel):
         futures = reader.longest - reader.context_length
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         self.temperature = sampling.temperature
-        self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim)
+        ends = {"terminates": True} if terminates else {}
+        self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim, **ends)
         readers = (self.transformer.reward_linear, self.reward_network)
+        self.predicts_end = self.reward_network is not None and self.reward_network.terminates
         self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
         self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
@@ -161,16 +166,11 @@ class IVideoGPT(WorldModel):
         return self.transformer.layout
 
     def _reader(self, action_dim: int | None, conditioning: Conditioning, rewards_off_by_one: bool) -> SegmentReader:
-        robot = self.transformer.proprioception
+        goal, robot = conditioning.goal, self.transformer.proprioception
+        sizes = (self.tokenizer.resolution, self.context_length, self.segment_length - goal, action_dim)
+        width, initial = 0 if robot is None else robot.size, self.tokenizer.context_length * conditioning.initial
         return SegmentReader(
-            self.tokenizer.resolution,
-            self.context_length,
-            self.segment_length - conditioning.goal,
-            action_dim,
-            proprioception=0 if robot is None else robot.size,
-            goal=conditioning.goal,
-            rewards_off_by_one=rewards_off_by_one,
-            initial=self.tokenizer.context_length if conditioning.initial else 0,
+            *sizes, proprioception=width, goal=goal, rewards_off_by_one=rewards_off_by_one, initial=initial
         )
 
     def _measures(self) -> tuple[str, ...]:
@@ -263,8 +263,8 @@ class IVideoGPT(WorldModel):
     def outcome(self, state: ImaginedState, actions: Tensor, last_frame: bool = False) -> Outcome:
         """As WorldModel.outcome; only the last frame, and frames that become a new context, are decoded."""
         frames, pixels = self.rollouts.follow(state, actions, decode=int(last_frame))
-        rewards = [frame.reward for frame in frames if frame.reward is not None]
-        return Outcome(torch.cat(rewards, 1) if rewards else None, pixels[:, -1] if last_frame else None)
+        rewards = rewards_until_end([frame.reward for frame in frames], [frame.ended for frame in frames])
+        return Outcome(rewards, pixels[:, -1] if last_frame else None)
 
     def embedded(self) -> EmbeddedIVideoGPT:
         """As WorldModel.embedded, with conditioning.initial."""

@@ -152,24 +152,24 @@ class RewardObjective(nn.Module):
             raise ValueError("the reward network learns from rewards: the data hold none")
         with autocast(segment.pixels, self.precision):
             if isinstance(self.network, TokenRewardNetwork):
-                logits, rewards = self._of_tokens(self.network, segment)
+                logits, rewards, ended = self._of_tokens(self.network, segment)
             else:
                 assert isinstance(self.network, RewardNetwork)
-                rewards = segment.rewards
+                rewards, ended = segment.rewards, segment.ended
                 logits = self.network.logits(segment.pixels[:, -rewards.shape[1] - 1 :], segment.actions)
-        loss = self.network.loss(logits, rewards)
+        loss = self.network.loss(logits, rewards, ended)
         error = (self.network.expected(logits.detach()) - rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}
 
-    def _of_tokens(self, network: TokenRewardNetwork, segment: Segment) -> tuple[Tensor, Tensor]:
-        """Logits and rewards of the steps between future frames."""
+    def _of_tokens(self, network: TokenRewardNetwork, segment: Segment) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits, rewards and terminations of the steps between future frames."""
         tokenizer = self._tokenizer[0]
         with mode(tokenizer, False):
             _, codes = tokenizer.layout.split(tokenizer.tokens(segment.frames))
         latents, actions, rewards = tokenizer.dynamics_quantize.vectors(codes), segment.actions, segment.rewards
         assert rewards is not None
-        between = None if actions is None else actions[:, 1:]
-        return network.logits(latents[:, :-1], latents[:, 1:], between), rewards[:, 1:]
+        between, ended = (None if x is None else x[:, 1:] for x in (actions, segment.ended))
+        return network.logits(latents[:, :-1], latents[:, 1:], between), rewards[:, 1:], ended
 
 
 def tokenizer_losses(

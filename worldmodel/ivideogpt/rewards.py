@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchrl.modules import SymExpTwoHot
 from torchrl.modules.functional import symexp
 
@@ -21,6 +22,7 @@ GROUPS = 4  # of the group norms
 # In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the little that a young network leaves there decides
 # the mean.
 LIMIT, BINS = 7.0, 113
+RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
 
 
 class TwoHotRewards(nn.Module):
@@ -28,30 +30,49 @@ class TwoHotRewards(nn.Module):
 
     Rewards beyond 1096 count as 1096, of either sign. The mean is not pulled down by rare high rewards, as that of a
     squared error in symlog is.
+
+    Args:
+        terminates: Whether it also predicts whether a step terminates the episode, by one more output: the continue
+            head.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, terminates: bool = False) -> None:
         super().__init__()
-        self.two_hot = SymExpTwoHot(BINS)
+        self.terminates, self.two_hot = terminates, SymExpTwoHot(BINS)
         self.two_hot.bins = symexp(torch.linspace(-LIMIT, LIMIT, BINS))
 
+    def last_linear(self, width: int) -> nn.Linear:
+        """From `width` to the logits, at first those of a reward of 0 and of a rare termination."""
+        last = nn.Linear(width, BINS + self.terminates)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        if self.terminates:
+            nn.init.constant_(last.bias[BINS:], RARE)
+        return last
+
     def expected(self, logits: Tensor) -> Tensor:
-        """Expected rewards [*B, 1] of `logits` [*B, bins]."""
-        expected: Tensor = self.two_hot(logits)
+        """Expected rewards [*B, 1] of `logits`."""
+        expected: Tensor = self.two_hot(logits[..., :BINS])
         return expected
 
-    def loss(self, logits: Tensor, rewards: Tensor) -> Tensor:
-        """Cross-entropy 0-d of `logits` [*B, bins] with the rewards [*B, 1]."""
-        loss: Tensor = self.two_hot.loss(logits, rewards.squeeze(-1))
-        return loss.mean()
+    def ends(self, logits: Tensor) -> Tensor | None:
+        """Whether each step terminates the episode, bool [*B, 1], drawn by `logits`; None without that output."""
+        return torch.rand_like(logits[..., BINS:]) < logits[..., BINS:].sigmoid() if self.terminates else None
 
+    def loss(self, logits: Tensor, rewards: Tensor, ended: Tensor | None = None) -> Tensor:
+        """Cross-entropy 0-d of `logits` with the rewards [*B, 1] and, where they are predicted, the terminations.
 
-def last_linear(width: int) -> nn.Linear:
-    """From `width` to the logits of the bins, all of them 0 at first."""
-    last = nn.Linear(width, BINS)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return last
+        Args:
+            logits: As `logits` returns them.
+            rewards: [*B, 1].
+            ended: Bool [*B, 1], whether the step terminated the episode; a network that predicts it needs it.
+        """
+        loss: Tensor = self.two_hot.loss(logits[..., :BINS], rewards.squeeze(-1)).mean()
+        if not self.terminates:
+            return loss
+        if ended is None:
+            raise ValueError("the continue head learns from terminations: the data hold none")
+        return loss + F.binary_cross_entropy_with_logits(logits[..., BINS:], ended.float())
 
 
 class RewardNetwork(TwoHotRewards):
@@ -62,6 +83,8 @@ class RewardNetwork(TwoHotRewards):
         action_dim: A. None: actions are not read.
         channels: Channels of the convolutions, multiples of 4. Each halves the side of the maps.
         width: Width of the hidden layer.
+        terminates: Whether the network also predicts whether a step terminates the episode, by one more output: the
+            continue head.
 
     Raises:
         ValueError: The sizes do not fit together.
@@ -74,8 +97,9 @@ class RewardNetwork(TwoHotRewards):
         *,
         channels: Sequence[Width] = (24, 32, 48, 48),
         width: Width = 256,
+        terminates: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(terminates)
         resolution = tokenizer.resolution
         side = resolution >> len(channels)
         if side < 1 or side << len(channels) != resolution or any(count % GROUPS for count in channels):
@@ -92,7 +116,7 @@ class RewardNetwork(TwoHotRewards):
         self.frames_linear = nn.Linear(sizes[-1] * side**2, width)
         # A layer of its own: in one layer with the many features of the frames, an action would hardly be seen.
         self.action_linear = None if action_dim is None else nn.Linear(action_dim, width)
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), last_linear(width))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), self.last_linear(width))
 
     def forward(self, frames: Tensor, actions: Tensor | None) -> Tensor:
         """Expected rewards [B, F, 1] float32 in the units of the environment; arguments as in `logits`."""
@@ -106,7 +130,7 @@ class RewardNetwork(TwoHotRewards):
             actions: [B, F, A] of the steps.
 
         Returns:
-            [B, F, bins] float32.
+            [B, F, bins] float32; where terminations are predicted, one more: their log-odds.
         """
         steps = frames.shape[0], frames.shape[1] - 1
         pairs = torch.cat([frames[:, :-1], frames[:, 1:]], 2).flatten(0, 1)
@@ -132,6 +156,7 @@ class TokenRewardNetwork(TwoHotRewards):
         action_dim: A. None: actions are not read.
         width: Width of the hidden layers.
         dropout: Dropout probability of inputs and hidden layers, 0 to below 1.
+        terminates: See TwoHotRewards.
     """
 
     def __init__(
@@ -141,21 +166,17 @@ class TokenRewardNetwork(TwoHotRewards):
         *,
         width: Width = 256,
         dropout: ShareBelowOne = 0.3,
+        terminates: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(terminates)
         self.frames_linear = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * tokenizer.latent_size, width))
         self.action_linear = None if action_dim is None else nn.Linear(action_dim, width)
         hidden = (nn.LayerNorm(width), nn.SiLU(), nn.Dropout(dropout))
-        self.head = nn.Sequential(*hidden, nn.Linear(width, width), *copy.deepcopy(hidden), last_linear(width))
+        self.head = nn.Sequential(*hidden, nn.Linear(width, width), *copy.deepcopy(hidden), self.last_linear(width))
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
-        """Expected rewards [*B, 1] float32 in the environment's units, without dropout; arguments as in `logits`."""
-        training = self.training
-        self.eval()
-        try:
-            return self.expected(self.logits(before, after, actions))
-        finally:
-            self.train(training)
+        """Expected rewards [*B, 1] float32 in the environment's units; arguments as in `logits`."""
+        return self.expected(self.logits(before, after, actions))
 
     def logits(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
         """Logits of the bins.

@@ -1,12 +1,14 @@
 """One imagined frame: its tokens drawn one after the other, or together.
 
-R rollout rows, D width, n dynamics tokens a frame, E decoders, V codes.
+R rollout rows, D width, P numbers of the robot's state, n dynamics tokens a frame, E decoders, V codes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
@@ -20,6 +22,23 @@ class ImaginedFrame(NamedTuple):
     ends: list[Tensor]  # each decoder's final hidden state [R, D], see VideoTransformer.ends
     entropy: Tensor | None  # [R, 1], nats a token: of all codes, whatever the temperature and top_k
     disagreement: Tensor | None  # [R, 1], nats a token: how much of that entropy is between the decoders
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One imagined frame of R rows, not yet decoded."""
+
+    tokens: Tensor  # int64 [R, n]
+    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads or, once decoded, of the network
+    robot: Tensor | None  # float32 [R, P]
+    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
+    ended: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival, once decoded
+
+    def beside_pixels(self) -> TensorDict:
+        """What the frames have besides their pixels, [R]."""
+        named = {"reward": self.reward, "state": self.robot, "terminated": self.ended, **self.measures}
+        known = {name: value for name, value in named.items() if value is not None}
+        return TensorDict(known, batch_size=self.tokens.shape[:1])
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
-from worldmodel.ivideogpt.rollout.frames import imagine
-from worldmodel.ivideogpt.rollout.state import Frame, ImaginedState
+from worldmodel.ivideogpt.rollout.frames import Frame, imagine
+from worldmodel.ivideogpt.rollout.state import ImaginedState
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import mode
@@ -133,11 +133,12 @@ class Rollouts:
             reward = symexp(heads.mean(-1, keepdim=True))
             if self.measure and heads.shape[-1] > 1:
                 measures["reward_std"] = symexp(heads).std(-1, keepdim=True)
-        if self.token_rewards is not None:
-            reward = self._read_tokens(state.tokens, found.tokens, action)
+        ended = None
+        if self.token_rewards is not None and state.tokens is not None:
+            reward, ended = self._read_tokens(self.token_rewards, state.tokens, found.tokens, action)
         known = {name: value for name, value in measures.items() if value is not None}
         state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
-        return state, Frame(found.tokens, reward, robot, known)
+        return state, Frame(found.tokens, reward, robot, known, ended)
 
     def show(
         self, state: ImaginedState, frames: Sequence[Frame], actions: Tensor | None
@@ -165,15 +166,20 @@ class Rollouts:
             return list(frames)
         seen = torch.cat([state.recent[:, -1:], pixels], 1)
         with autocast(pixels, self.precision):
-            rewards = self.frame_rewards(seen, None if actions is None else actions.float())
-        return [replace(frame, reward=reward) for frame, reward in zip(frames, rewards.unbind(1), strict=True)]
+            logits = self.frame_rewards.logits(seen, None if actions is None else actions.float())
+            rewards = self.frame_rewards.expected(logits).unbind(1)
+        ended = self.frame_rewards.ends(logits)
+        ends = [None] * len(frames) if ended is None else ended.unbind(1)
+        return [replace(f, reward=r, ended=end) for f, r, end in zip(frames, rewards, ends, strict=True)]
 
-    def _read_tokens(self, before: Tensor | None, after: Tensor, action: Tensor | None) -> Tensor | None:
-        """Rewards [R, 1] of steps between tokens [R, n]; None of the step from the context, which is none of these."""
-        if before is None or self.token_rewards is None:
-            return None
+    def _read_tokens(
+        self, network: TokenRewardNetwork, before: Tensor, after: Tensor, action: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rewards [R, 1] of steps between tokens [R, n], and whether they terminate the episode."""
         latents = [self.tokenizer.dynamics_quantize.vectors(self.layout.codes(tokens)) for tokens in (before, after)]
-        return self.token_rewards(*latents, action)
+        with mode(network, False):
+            logits = network.logits(latents[0], latents[1], action)
+        return network.expected(logits), network.ends(logits)
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""

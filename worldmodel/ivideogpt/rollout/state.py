@@ -1,4 +1,4 @@
-"""Where an imagined rollout stands, and its newest frame.
+"""Where an imagined rollout stands.
 
 B contexts, C context frames of the layout (a goal among them), R = B * forks rollout rows, P numbers of the robot's
 state, n dynamics tokens a frame.
@@ -6,7 +6,6 @@ state, n dynamics tokens a frame.
 
 from dataclasses import dataclass
 
-from tensordict import TensorDict
 from torch import Tensor
 
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
@@ -41,19 +40,3 @@ class ImaginedState:
     def rows(self) -> int:
         """R."""
         return self.cache.keys.shape[1]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One imagined frame of R rows, not yet decoded."""
-
-    tokens: Tensor  # int64 [R, n]
-    reward: Tensor | None  # float32 [R, 1] in real units: the mean over the heads or, once decoded, of the network
-    robot: Tensor | None  # float32 [R, P]
-    measures: dict[str, Tensor]  # float32 [R, 1]: how unsure the model is, see WorldModel.measures
-
-    def beside_pixels(self) -> TensorDict:
-        """What the frames have besides their pixels, [R]."""
-        named = {"reward": self.reward, "state": self.robot, **self.measures}
-        known = {name: value for name, value in named.items() if value is not None}
-        return TensorDict(known, batch_size=self.tokens.shape[:1])

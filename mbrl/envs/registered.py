@@ -1,0 +1,139 @@
+"""Environments of Gymnasium's registry, and those that a package of the user's own registers there."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from importlib import import_module
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
+from torchrl.envs import EnvBase
+
+from mbrl.envs.adapted import Adapted
+from mbrl.envs.gym import wrap_gym
+from mbrl.errors import UserError
+from mbrl.settings.annotations import forwards_to
+from policies.ranges import FrameStack
+
+RENDER_MODE = "rgb_array"
+
+
+@forwards_to(Adapted)
+def make_env(
+    id: str,
+    seed: int = 0,
+    worker: int = 0,
+    *,
+    task: str = "",
+    pixels: bool = True,
+    terminates: bool = True,
+    frame_stack: FrameStack = 3,
+    snapshots: bool = False,
+    **settings: Any,
+) -> EnvBase:
+    """Make an environment of Gymnasium's registry a TorchRL one.
+
+    Args:
+        id: its id, such as Pendulum-v1; `my_package:Mine-v0` imports my_package first, which registers Mine-v0.
+        seed: as in `Adapted`.
+        worker: as in `Adapted`.
+        task: not used: it names run folders and curves.
+        pixels: as in `Adapted`.
+        terminates: as in `Adapted`.
+        frame_stack: K, at least 1. At a reset the first image is repeated K times.
+        snapshots: must be False: Gymnasium's environments have no exact snapshots.
+        settings: the keyword arguments of `Adapted`.
+
+    Raises:
+        UserError: the environment is unknown or not supported, or a package is missing.
+    """
+    found = find_spec(id)
+    resolution = int(settings.get("resolution", 64))
+    env = _make(found, id, pixels, resolution)
+    adapted = Adapted(env, id, terminates, seed, worker, pixels=pixels, **settings)
+    if pixels and "state" in adapted.observation_space.keys():  # otherwise the environment observes pictures itself
+        require_rendering(env, id)
+    return wrap_gym(adapted, frame_stack, snapshots)
+
+
+def find_spec(name: str) -> gymnasium.envs.registration.EnvSpec:
+    """The registration of an environment; imports the package before a colon first.
+
+    Raises:
+        UserError: there is none; the message names the nearest ids, or the package that is missing.
+    """
+    module, _, wanted = name.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except Exception as error:  # A user's own package can raise any error.
+            missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            hint = f"is its folder on PYTHONPATH, or is it to be installed, as with pip install {module}?"
+            reason = hint if missing else f"{type(error).__name__}: {error}"
+            raise UserError(f"env.id={name}: the package {module} cannot be imported: {reason}") from error
+    found = gymnasium.registry.get(wanted)
+    if found is None:
+        close = _nearest(wanted, list(gymnasium.registry))
+        raise UserError(
+            f"no environment has env.id={name or repr('')}; nearest: {', '.join(close)} "
+            "(one of a package is given as env.id=PACKAGE:NAME-v0)"
+        )
+    return found
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    """The known ids nearest to a name; those that begin with it come first, such as newer versions."""
+    stem = name.rpartition("-v")[0] or name
+    same = [each for each in known if each.lower().rpartition("-v")[0] == stem.lower()]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return list(dict.fromkeys([*reversed(same), *close]))[:3] or ["Pendulum-v1"]
+
+
+def _make(
+    found: gymnasium.envs.registration.EnvSpec, name: str, pixels: bool, resolution: int
+) -> gymnasium.Env[Any, Any]:
+    """The environment without its own time limit, which `Adapted` sets."""
+    try:
+        options = _rendering(found.entry_point, resolution) if pixels else {}
+        return gymnasium.make(found, max_episode_steps=-1, disable_env_checker=True, **options)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"env.id={name} needs a package that is not installed: pip install {error.name or name}"
+        ) from error
+    except (gymnasium.error.Error, ImportError, TypeError, AttributeError) as error:
+        raise UserError(f"env.id={name} cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _rendering(entry_point: Any, resolution: int) -> dict[str, Any]:
+    """Arguments with which an environment renders; MuJoCo's then render at the resolution of the run at once."""
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if creator is None or RENDER_MODE not in _render_modes(creator, [RENDER_MODE]):
+        return {}
+    parameters = inspect.signature(creator).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    options: dict[str, Any] = {"render_mode": RENDER_MODE} if "render_mode" in parameters or takes_any else {}
+    return options | ({"width": resolution, "height": resolution} if {"width", "height"} <= set(parameters) else {})
+
+
+def _render_modes(env: Any, unknown: list[str]) -> list[str]:
+    """The render modes of an environment or its class; `unknown` where it does not say."""
+    metadata = getattr(env, "metadata", None)
+    return list(metadata.get("render_modes") or ()) if isinstance(metadata, dict) else unknown
+
+
+def require_rendering(env: gymnasium.Env[Any, Any], name: str) -> None:
+    """Check that an environment renders, by rendering once.
+
+    Raises:
+        UserError: it does not, or a package is missing.
+    """
+    if RENDER_MODE not in _render_modes(env, []):
+        raise UserError(f"env.id={name} cannot render pictures (render mode {RENDER_MODE}): set env.pixels=false")
+    try:
+        env.reset(seed=0)
+        env.render()
+    except (gymnasium.error.Error, ImportError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"env.id={name} cannot render: {reason}; or set env.pixels=false") from error

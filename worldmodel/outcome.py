@@ -1,0 +1,35 @@
+"""What imagined rollouts lead to, for planners and rankings. R rollouts, H steps."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Outcome(NamedTuple):
+    """Result of imagined rollouts of R rows.
+
+    Attributes:
+        reward: float32 [R, H] in the units of the environment, 0 after a termination. None: the model predicts no
+            reward.
+        pixels: uint8 [R, 3, side, side], the last frame. None: it was not requested.
+    """
+
+    reward: Tensor | None
+    pixels: Tensor | None
+
+
+def rewards_until_end(rewards: Sequence[Tensor | None], ends: Sequence[Tensor | None]) -> Tensor | None:
+    """The rewards [R, H] of rollouts, 0 after a termination; None where there are none.
+
+    Args:
+        rewards: [R, 1] of each step, or None.
+        ends: bool [R, 1] of each step, whether it terminated the episode; or None, where that is not predicted.
+    """
+    known = [reward for reward in rewards if reward is not None]
+    ended = [end for end in ends if end is not None]
+    if not known or not ended:
+        return torch.cat(known, 1) if known else None
+    before = torch.cat([torch.zeros_like(ended[0]), *ended[:-1]], 1).cumsum(1) > 0
+    return torch.cat(known, 1).masked_fill(before, 0.0)
