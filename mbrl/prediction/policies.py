@@ -177,10 +177,11 @@ def _names(runs: Sequence[Path]) -> list[str]:
     Raises:
         UserError: a run is given twice.
     """
-    folders = [folder.resolve() for folder in runs]
-    for number, folder in enumerate(folders):
-        if folder in folders[:number]:
+    real = [folder.resolve() for folder in runs]
+    for number, folder in enumerate(real):
+        if folder in real[:number]:
             raise UserError(f"{runs[number]} is given twice")
+    folders = [Path(os.path.abspath(folder)) for folder in runs]
     common = Path(os.path.commonpath(folders)) if len(folders) > 1 else folders[0].parent
     return [str(folder.relative_to(common)) for folder in folders]
 
