@@ -88,7 +88,7 @@ class ImaginedGymEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._done = terminated or truncated
         return self._observation(self._now), float(reward), bool(terminated), bool(truncated), {}
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The newest frame uint8 [R, R, 3]; None of a world model that predicts no frames."""
         if self._now is None:
             raise ResetNeeded("call reset first: no imagined episode is under way")

@@ -20,17 +20,17 @@ FREE = {"frame_stack", "snapshots", "success_bonus", "pixels", "first_episode"}
 VIEW = {"camera", "mirrored", "resolution", "quality"}  # free where the model predicts states alone
 
 
-def env_settings(config: DictConfig) -> dict[str, Any] | None:
-    """The settings of a run's environment; None where the configuration has none, as that of `mbrl pretrain`."""
-    if "env" not in config:
-        return None
+def env_settings(config: DictConfig) -> dict[str, Any]:
+    """The settings of the environment in the configuration of a run."""
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     return settings
 
 
 def trained_in(model: Path) -> dict[str, Any] | None:
     """The settings of the environment that a model was trained in; None of weights, which name none."""
-    return env_settings(read_config(model / CONFIG)) if (model / CONFIG).is_file() else None
+    path = model / CONFIG
+    config = read_config(path) if path.is_file() else OmegaConf.create()
+    return env_settings(config) if "env" in config else None
 
 
 def require_same_env(

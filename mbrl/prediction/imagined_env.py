@@ -53,10 +53,11 @@ def imagined_env(
     length = min(HORIZON, model.max_horizon) if horizon is None else horizon
     if length < 1:
         raise UserError(f"horizon is {horizon}: it must be 1 or more")
-    settings, own = None if path is None else trained_in(path), env_settings(run.config)
-    if settings is not None and own is not None:
-        require_same_env(own, run.folder, settings, path, pixels="pixels" in model.observations)
     with closing(run.make_env(**env_options(model))) as env:
+        settings = None if path is None else trained_in(path)
+        if settings is not None:
+            pixels = "pixels" in model.observations
+            require_same_env(env_settings(run.config), run.folder, settings, path, pixels=pixels)
         require_fit(model, env, run.folder)
         held = run.replay.online.records.keys()
         for key in (*model.observations, *model.context_keys):

@@ -168,6 +168,8 @@ def checkpoints_of(runs: Sequence[Path], checkpoint: int | None, config_dir: Pat
         found += [Checkpoint(load(folder, config_dir, env_steps), name, env_steps) for env_steps in chosen]
     if len(found) < 2:
         raise UserError(ONE)
+    for each in found:
+        _ = each.run.policy  # says what is wrong with the configuration or the weights of a run
     return found
 
 
@@ -181,7 +183,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
     for number, folder in enumerate(real):
         if folder in real[:number]:
             raise UserError(f"{runs[number]} is given twice")
-    folders = [Path(os.path.abspath(folder)) for folder in runs]
+    folders = [folder.absolute() for folder in runs]
     common = Path(os.path.commonpath(folders)) if len(folders) > 1 else folders[0].parent
     return [str(folder.relative_to(common)) for folder in folders]
 
@@ -212,10 +214,8 @@ def check_checkpoints(found: Sequence[Checkpoint], loaded: LoadedModel, model_pa
     if settings is None:
         settings, name = env_settings(found[0].run.config), found[0].run.folder
     for each in {each.run.folder: each for each in found}.values():
-        folder, own = each.run.folder, env_settings(each.run.config)
-        if own is None or settings is None:
-            raise UserError(f"{folder} is a folder of `mbrl pretrain`, which trains no policy")
-        require_same_env(own, folder, settings, name, pixels=pixels)
+        folder = each.run.folder
+        require_same_env(env_settings(each.run.config), folder, settings, name, pixels=pixels)
         with closing(env_factory(each.run.config, evaluation=True)(seed=0, **env_options(loaded.model))) as env:
             require_fit(loaded.model, env, folder)
         require_readable(loaded.model, each.run.policy.observations, folder)

@@ -108,7 +108,7 @@ def success_rule(peaks: Tensor, success: Tensor) -> SuccessRule:
 
 def score(episodes: Episodes, rule: SuccessRule) -> Score:
     """The scores of a checkpoint."""
-    returns = [figure for values in episodes[:2] for figure in _mean(values)]
+    returns = (*_mean(episodes.real_return), *_mean(episodes.imagined_return))
     real = float(episodes.success.float().mean())
     if rule.threshold is None:
         return Score(*returns, real, math.nan, math.nan, math.nan)
