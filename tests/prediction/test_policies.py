@@ -99,7 +99,7 @@ def test_every_mistake_is_one_line(runs: Runs, tmp_path: Path, capsys: pytest.Ca
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
         return folder
 
-    large, long = changed("large", resolution=64), changed("long", episode_length=20)
+    slow, long = changed("slow", action_repeat=2), changed("long", episode_length=20)
     (tmp_path / "empty").mkdir()
     control, perfect, state = runs
     mistakes: dict[tuple[object, ...], str] = {
@@ -116,7 +116,7 @@ def test_every_mistake_is_one_line(runs: Runs, tmp_path: Path, capsys: pytest.Ca
         (control, "--in-imagination", perfect, "--output", "x.jpg"): "the name must end in .png, .svg, .pdf",
         (control, tmp_path / "empty", "--in-imagination", perfect): "is no run folder",
         (control, tmp_path / "nothing", "--in-imagination", perfect): "is no run folder",
-        (control, large, "--in-imagination", perfect): "has env.resolution=64 and",
+        (control, slow, "--in-imagination", perfect): "has env.action_repeat=2 and",
         (long, "--in-imagination", perfect): "has env.episode_length=20 and",
         (state, "--in-imagination", perfect): "the policy of",
         (control, "--in-imagination", state): "reads frames, and this world model predicts state alone",
