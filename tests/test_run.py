@@ -11,6 +11,7 @@ from typing import Any
 import imageio.v3 as iio
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 from tensordict import TensorDict
 
 import mbrl
@@ -99,6 +100,31 @@ def test_imagined_rollouts_have_the_documented_shapes(trained: mbrl.Run) -> None
         run.imagine(context=context, actions=torch.zeros(4, 3, 2))
     with pytest.raises(UserError, match=r"a context must be \[B, T\] with T of"):
         run.imagine(context=context[:, 0])
+
+
+@pytest.mark.parametrize("trained", of_agents("mbpo", "mbpo_ivideogpt", "dreamerv3"), indirect=True)
+def test_the_imagined_world_is_a_gymnasium_environment(trained: mbrl.Run) -> None:
+    env = mbrl.imagined_env(trained.folder, horizon=3)
+    check_env(env)
+    shapes = {"state": (4,), "frames": (64, 64, 9), "pixels": (32, 32, 9)}
+    assert env.observation_space.shape == shapes[AGENTS[trained.config.agent.name][1]]
+
+
+@pytest.mark.parametrize("trained", of_agents("mbpo", "mbpo_ivideogpt"), indirect=True)
+def test_an_agent_of_stable_baselines3_trains_in_it(trained: mbrl.Run) -> None:
+    sb3 = pytest.importorskip("stable_baselines3", reason="pip install stable-baselines3")
+    from stable_baselines3.common.env_checker import check_env as check_for_sb3
+
+    env = mbrl.imagined_env(trained, horizon=4)
+    check_for_sb3(env)
+    pixels = env.render_mode is not None
+    agent = sb3.A2C("CnnPolicy" if pixels else "MlpPolicy", env, n_steps=4, seed=0, device="cpu")
+    before = [weight.clone() for weight in agent.policy.parameters()]
+    agent.learn(8)
+    assert any(not torch.equal(*pair) for pair in zip(before, agent.policy.parameters(), strict=True))
+    assert len(agent.ep_info_buffer) == 2 and {info["l"] for info in agent.ep_info_buffer} == {4}
+    action, _ = agent.predict(env.reset(seed=1)[0])
+    assert env.action_space.contains(action)
 
 
 @pytest.mark.parametrize("trained", of_agents("dreamerv3"), indirect=True)

@@ -45,16 +45,27 @@ def _add_evaluate(verbs: Any) -> None:
         "mbrl evaluate runs/drqv2/door-lock/seed1",
         "mbrl evaluate runs/drqv2/door-lock/seed1 --episodes 50 --video door.mp4",
         "mbrl evaluate runs/drqv2/door-lock/seed1 --checkpoint 8000 --json",
+        "mbrl evaluate runs/drqv2/door-lock/seed* --in-imagination runs/mbpo_ivideogpt/door-lock/seed1",
+        "                                  ranks all checkpoints of these runs in a world model, beside the real ranks",
     ]
-    verb = _add_verb(verbs, "evaluate", run.evaluate, "play a run's checkpoint on a fixed list of goals", examples)
+    purpose = "play a run's checkpoint on a fixed list of goals, or rank checkpoints in a world model"
+    verb = _add_verb(verbs, "evaluate", run.evaluate, purpose, examples)
     as_trained = "(default: as in the run's own evaluations)"
-    verb.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    runs = "the run's folder; several with --in-imagination"
+    verb.add_argument("folders", nargs="+", type=Path, metavar="RUN", help=runs)
     verb.add_argument("--episodes", type=option(Many), metavar="N", help=f"number of episodes {as_trained}")
     verb.add_argument("--seed", type=option(Seed), metavar="S", help=f"seed of the list of goals {as_trained}")
-    newest = "env steps of the checkpoint to load (default: the newest)"
+    newest = "env steps of the checkpoint to load (default: the newest; with --in-imagination all that a RUN holds)"
     verb.add_argument("--checkpoint", type=option(PositiveCount), metavar="ENV_STEPS", help=newest)
     verb.add_argument("--video", type=Path, metavar="FILE", help="write the first four episodes to this .mp4 or .gif")
     verb.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    imagined = verb.add_argument_group("options for ranking in a world model")
+    model = "play the same episodes in this world model too: a run's folder, or weights (a folder or a Hugging Face id)"
+    imagined.add_argument("--in-imagination", type=Path, metavar="MODEL", help=model)
+    horizon = "steps to imagine (default: the rest of an episode after the real frames that MODEL starts from)"
+    imagined.add_argument("--horizon", type=option(Frames), metavar="H", help=horizon)
+    output = "draw a .png, .svg or .pdf, or .png and .svg of this name; the table is written beside it as .csv"
+    imagined.add_argument("--output", type=Path, metavar="FILE", help=output)
     _add_config_dir(verb)
 
 

@@ -15,7 +15,14 @@ from mbrl.errors import UserError
 def evaluate(options: argparse.Namespace) -> int:
     from mbrl.run import load
 
-    run = load(options.folder, options.config_dir, options.checkpoint)
+    if options.in_imagination is not None:
+        return _rank_policies(options)
+    alone = {"horizon": options.horizon, "output": options.output}
+    if len(options.folders) > 1 or any(value is not None for value in alone.values()):
+        given = [f"--{name}" for name, value in alone.items() if value is not None]
+        what = given[0] if given else f"{len(options.folders)} RUNs"
+        raise UserError(f"{what} needs --in-imagination MODEL, a world model in which policies are ranked")
+    run = load(options.folders[0], options.config_dir, options.checkpoint)
     evaluation = run.evaluate(options.episodes, options.seed, options.video)
     means = evaluation.summary()
     if options.json:
@@ -24,6 +31,26 @@ def evaluate(options: argparse.Namespace) -> int:
         print(json.dumps({"env_steps": run.env_steps, "episodes": len(evaluation.success), **finite}))
         return 0
     print_table([("measure", "value"), *((name, format_number(value)) for name, value in means.items())])
+    return 0
+
+
+def _rank_policies(options: argparse.Namespace) -> int:
+    from mbrl.prediction.policies import rank_policies
+    from mbrl.prediction.policy_report import as_json, lines, table, write_report
+    from mbrl.results.plot import output_names
+
+    if options.video is not None:
+        raise UserError("--video films one run in the real environment: leave out --in-imagination")
+    names = None if options.output is None else output_names(options.output)
+    chosen = {name: getattr(options, name) for name in ("episodes", "seed", "horizon", "checkpoint", "config_dir")}
+    ranking = rank_policies(options.folders, options.in_imagination, **chosen)
+    pictures = [] if names is None else write_report(ranking, *names)
+    if options.json:
+        print(json.dumps(as_json(ranking)))
+        return 0
+    print_table(table(ranking))
+    for line in ("", *lines(ranking), *map(str, pictures)):
+        print(line)
     return 0
 
 

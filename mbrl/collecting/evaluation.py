@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT
 from mbrl.device import fork_rng
 from mbrl.envs.gym import has_snapshots, with_recurrent_state
 from mbrl.envs.lockstep import LockStep
@@ -22,6 +24,7 @@ from mbrl.errors import UserError
 from policies.base import Policy
 
 FILMED = 4  # episodes
+KEPT = (*OBSERVATIONS, SNAPSHOT, "action")  # of the first steps of an episode, for a world model to go on from
 SIDE_BY_SIDE = 20  # episodes at most: a planner imagines all their candidates at once
 
 
@@ -101,22 +104,43 @@ class Evaluator:
         self, policy: Policy, episodes: range, on_step: Callable[[], Any]
     ) -> list[tuple[bool, bool, float, int]]:
         """The scores of these episodes."""
+        played = self.play_together(policy, episodes, on_step)
+        columns = zip(played.success, played.reward, played.lengths.tolist(), strict=True)
+        return [score(success[:length], reward[:length]) for success, reward, length in columns]
+
+    def play_together(
+        self, policy: Policy, episodes: range, on_step: Callable[[], Any] = lambda: None, opening: int = 0
+    ) -> Played:
+        """Play episodes side by side, as an evaluation plays them.
+
+        Args:
+            policy: what acts.
+            episodes: their numbers, SIDE_BY_SIDE of an evaluation's at most.
+            on_step: called after each step of all episodes.
+            opening: C, steps to keep the observations of.
+        """
         rewards: list[Tensor] = []
         successes: list[Tensor] = []
+        rows: list[TensorDict] = []
         lengths = torch.zeros(len(episodes), dtype=torch.int64)
-        with self._acting(policy, self.seed + episodes.start):
+        with acting_alone(policy, self.seed + episodes.start):
             world = LockStep(self._envs(len(episodes)), episodes)
-            memory = Memory(policy.carried, len(episodes), policy.device)
+            at_branch = memory = Memory(policy.carried, len(episodes), policy.device)
             while len(rewards) < self.max_steps and not world.done.all():
                 lengths += ~world.done
-                acted = policy.acting(memory.add_to(world.observation.to(policy.device)))
+                observed = world.observation
+                if len(rows) == opening - 1:
+                    at_branch = memory.copy()
+                acted = policy.acting(memory.add_to(observed.to(policy.device)))
+                if len(rows) < opening:
+                    rows.append(observed.copy().set("action", acted["action"].cpu()))
                 memory.keep(acted)
                 reward, success = world.step(acted["action"])
                 rewards.append(reward)
                 successes.append(success)
                 on_step()
-        columns = zip(torch.stack(successes, 1), torch.stack(rewards, 1), lengths.tolist(), strict=True)
-        return [score(success[:length], reward[:length]) for success, reward, length in columns]
+        kept = torch.stack([row.select(*KEPT, strict=False) for row in rows], 1) if rows else None
+        return Played(torch.stack(rewards, 1), torch.stack(successes, 1), lengths, kept, at_branch)
 
     def _envs(self, episodes: int) -> list[EnvBase]:
         """The environments for this number of episodes side by side."""
@@ -130,21 +154,9 @@ class Evaluator:
         if self._recurrent_env is None:
             self._recurrent_env = with_recurrent_state(self.env, policy.carried)
         self.env.seek(index)
-        with self._acting(policy, self.seed + index):
+        with acting_alone(policy, self.seed + index):
             away = policy.device != self.env.device
             return self._recurrent_env.rollout(self.max_steps, policy.acting, auto_cast_to_device=away)
-
-    @contextmanager
-    def _acting(self, policy: Policy, seed: int) -> Iterator[None]:
-        """The policy in eval mode, without gradients or exploration, with random numbers of its own."""
-        training = policy.training
-        policy.eval()
-        try:
-            with fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-                torch.manual_seed(seed)
-                yield
-        finally:
-            policy.train(training)
 
     def close(self) -> None:
         for env in (self.env, *self._beside):
@@ -158,7 +170,7 @@ class Memory:
         self._is_init = torch.ones(episodes, 1, dtype=torch.bool, device=device)
         self._kept = None if carried is None else carried.expand(episodes, *carried.shape).zero().to(device)
 
-    def add_to(self, observation: TensorDict) -> TensorDict:
+    def add_to(self, observation: TensorDictBase) -> TensorDictBase:
         """The observation [N] with the memory beside it."""
         return observation if self._kept is None else observation.update(self._kept).set("is_init", self._is_init)
 
@@ -167,6 +179,42 @@ class Memory:
         if self._kept is not None:
             self._kept = acted["next"].select(*self._kept.keys(True, True))
             self._is_init = torch.zeros_like(self._is_init)
+
+    def copy(self) -> Memory:
+        """The same memory, which goes on by itself."""
+        copied = copy(self)
+        copied._kept = None if self._kept is None else self._kept.clone()
+        return copied
+
+
+class Played(NamedTuple):
+    """Steps of N episodes that were played side by side, the longest of T steps.
+
+    Attributes:
+        reward, success: float32 and bool [N, T]; 0 and False after the end of an episode.
+        lengths: steps of each episode, int64 [N].
+        opening: their first C steps [N, C]: `action` and KEPT; None where none were kept.
+        memory: what a recurrent policy remembers as it comes to the last step of the opening.
+    """
+
+    reward: Tensor
+    success: Tensor
+    lengths: Tensor
+    opening: TensorDict | None
+    memory: Memory
+
+
+@contextmanager
+def acting_alone(policy: Policy, seed: int) -> Iterator[None]:
+    """The policy in eval mode, without gradients or exploration, with random numbers of its own."""
+    training = policy.training
+    policy.eval()
+    try:
+        with fork_rng(), torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        policy.train(training)
 
 
 def score(success: Tensor, reward: Tensor) -> tuple[bool, bool, float, int]:

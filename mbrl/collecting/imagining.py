@@ -5,6 +5,9 @@ B rollouts, H steps, T real steps, A action.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -12,9 +15,11 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from mbrl.collecting.acting import Acting
+from mbrl.collecting.evaluation import Memory, acting_alone
 from mbrl.envs.gym import with_recurrent_state
 from mbrl.envs.imagined import ImaginationEnv, Starts
 from mbrl.errors import UserError
+from policies.base import Policy
 from worldmodel.base import WorldModel
 
 
@@ -29,6 +34,38 @@ class Replayed(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         return tensordict.set("action", next(self._left))
+
+
+def imagination_env(
+    world_model: WorldModel,
+    env: EnvBase,
+    starts: Starts | TensorDictBase,
+    rollouts: int,
+    horizon: int,
+    device: torch.device | None = None,
+) -> ImaginationEnv:
+    """The imagined environment with the specs of a real one.
+
+    Args:
+        world_model: what imagines.
+        env: the real environment.
+        starts: draws real histories, such as `Replay.starts`; or real steps [B, T] themselves.
+        rollouts: B.
+        horizon: steps of a rollout.
+        device: where the rollouts are; None for that of the world model.
+    """
+    frames = env.observation_spec.get("frames", None)
+    pixels = "pixels" in world_model.observations
+    return ImaginationEnv(
+        world_model,
+        (lambda _, length: last_steps(starts, length)) if isinstance(starts, TensorDictBase) else starts,
+        action_spec=env.action_spec,
+        batch_size=rollouts,
+        horizon=horizon,
+        resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
+        frame_stack=1 if frames is None else frames.shape[-3] // 3,
+        device=world_model.device if device is None else device,
+    )
 
 
 @torch.no_grad()
@@ -60,18 +97,7 @@ def imagine(
     """
     given = starts if isinstance(starts, TensorDictBase) else None
     count = rollouts if given is None else len(given)
-    frames = env.observation_spec.get("frames", None)
-    pixels = "pixels" in world_model.observations
-    imagined = ImaginationEnv(
-        world_model,
-        starts if given is None else lambda _, length: last_steps(given, length),
-        action_spec=env.action_spec,
-        batch_size=count,
-        horizon=horizon,
-        resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
-        frame_stack=1 if frames is None else frames.shape[-3] // 3,
-        device=policy.policy.device,
-    )
+    imagined = imagination_env(world_model, env, starts, count, horizon, policy.policy.device)
     if actions is not None and tuple(actions.shape) != (count, horizon, env.action_spec.shape[-1]):
         wanted = [count, horizon, env.action_spec.shape[-1]]
         raise UserError(f"actions must be {wanted} here (rollouts, horizon, action), not {list(actions.shape)}")
@@ -93,3 +119,33 @@ def last_steps(context: TensorDictBase, length: int) -> TensorDictBase:
     if context.ndim != 2 or context.shape[1] < length:
         raise UserError(f"a context must be [B, T] with T of {length} or more, not {list(context.shape)}")
     return context[:, -length:]
+
+
+def play_imagined(
+    imagined: ImaginationEnv, policy: Policy, memory: Memory, seed: int, on_step: Callable[[], Any] = lambda: None
+) -> Tensor:
+    """The rewards of a policy in imagined episodes, as an evaluation plays real ones.
+
+    Args:
+        imagined: the environment of N episodes, of which no step but the newest is kept.
+        policy: what acts, without exploration.
+        memory: what it remembers at their start.
+        seed: seed of the sampling in the world model.
+        on_step: called after each step of all episodes.
+
+    Returns:
+        float32 [N, H] in the units of the world model; 0 after the model predicts that an episode ends.
+    """
+    rewards: list[Tensor] = []
+    with acting_alone(policy, seed):
+        observed: TensorDictBase = imagined.reset()
+        over = torch.zeros(*imagined.batch_size, 1, dtype=torch.bool, device=imagined.device)
+        while len(rewards) < imagined.horizon and not over.all():
+            acted = policy.acting(memory.add_to(observed.copy().to(policy.device)))
+            memory.keep(acted)
+            observed = imagined.step(observed.set("action", acted["action"].to(imagined.device)))["next"]
+            rewards.append(observed["reward"].masked_fill(over, 0.0))
+            over = over | observed["terminated"]
+            observed = observed.exclude("reward")
+            on_step()
+    return torch.cat(rewards, 1).cpu()

@@ -178,3 +178,30 @@ def _resampled(scores: Scores) -> Iterator[Floats]:
         count = min(CHUNK, RESAMPLES - first)
         rows = generator.integers(runs, size=(count, runs, 1 if scores.joint else tasks))
         yield scores.values[rows, np.arange(tasks)]
+
+
+def spearman_interval(value: float, count: int) -> tuple[float, float]:
+    """95 % interval of Spearman's rank correlation, from Fisher's z with the variance of Bonett and Wright (2000).
+
+    The value is moved outwards by half the least difference between two rank correlations of so many pairs. Without
+    this continuity correction, four pairs in the same order by chance would have an interval that excludes 0.
+
+    Args:
+        value: the rank correlation, in [-1, 1].
+        count: number of pairs.
+
+    Returns:
+        Lower and upper end; NaN for fewer than four pairs.
+    """
+    if count < 4:
+        return float("nan"), float("nan")
+    half_step = 6 / (count * (count**2 - 1))
+    ends = []
+    for sign in (-1.0, 1.0):
+        moved = value + sign * half_step
+        if abs(moved) >= 1:
+            ends.append(sign)
+            continue
+        margin = ndtri(QUANTILE) * np.sqrt((1 + moved**2 / 2) / (count - 3))
+        ends.append(float(np.tanh(np.arctanh(moved) + sign * margin)))
+    return ends[0], ends[1]

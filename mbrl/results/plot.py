@@ -55,7 +55,7 @@ def plot(
         UserError: Suffix, axis, metric, label or agent is unknown, no curve was found, published curves were asked for
             on an axis or of a metric that they do not have, or a CSV would overwrite an input.
     """
-    stem, suffixes = _output_names(output or _common_folder(runs) / DEFAULT_NAME)
+    stem, suffixes = output_names(output or _common_folder(runs) / DEFAULT_NAME)
     _check_choices(axis, metric, reference, baseline)
     inputs = _input_files([*runs, *([reference] if reference else [])])
     _require_no_overwriting(stem, inputs)
@@ -100,7 +100,7 @@ def _common_folder(runs: Sequence[Path]) -> Path:
     return common.relative_to(Path.cwd()) if common.is_relative_to(Path.cwd()) else common
 
 
-def _output_names(output: Path) -> tuple[Path, list[str]]:
+def output_names(output: Path) -> tuple[Path, list[str]]:
     """The path without suffix, and the suffixes to write."""
     if output.suffix not in ("", *FORMATS):
         raise UserError(f"cannot draw {output}: the name must end in {', '.join(FORMATS)}")

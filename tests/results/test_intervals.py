@@ -1,5 +1,6 @@
 """Intervals: known answers, and how often they contain the truth in simulated studies of few runs."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from mbrl.results.intervals import (
     estimate_share,
     estimate_success,
     mean_interval,
+    spearman_interval,
 )
 
 STUDIES = 2000
@@ -136,3 +138,24 @@ def test_a_single_run_has_no_interval() -> None:
     ):
         assert np.isfinite(estimate.value).all()
         assert np.isnan(estimate.low).all() and np.isnan(estimate.high).all()
+
+
+def test_rank_correlations_of_few_pairs_have_wide_intervals() -> None:
+    """Their ends, worked out by hand; four pairs in one order happen by chance, five hardly."""
+    assert all(math.isnan(end) for end in spearman_interval(1.0, 3))
+    low, high = spearman_interval(1.0, 4)
+    assert (low, high) == (pytest.approx(math.tanh(math.atanh(0.9) - 1.95996 * math.sqrt(1.405)), abs=1e-4), 1.0)
+    assert low < 0 < spearman_interval(1.0, 5)[0]
+    assert spearman_interval(-0.5, 10) == pytest.approx([-end for end in reversed(spearman_interval(0.5, 10))])
+
+
+def test_intervals_of_rank_correlations_hold() -> None:
+    generator, count = np.random.default_rng(0), 8
+    for correlation in (0.0, 0.8):
+        true = 6 / math.pi * math.asin(correlation / 2)  # of two normal variables
+        one, noise = generator.standard_normal((2, 400, count))
+        other = correlation * one + math.sqrt(1 - correlation**2) * noise
+        ranks = [values.argsort(1).argsort(1) for values in (one, other)]
+        found = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum(1) / (count * (count**2 - 1))
+        ends = [spearman_interval(value, count) for value in found]
+        assert np.mean([low <= true <= high for low, high in ends]) >= 0.93

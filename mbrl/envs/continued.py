@@ -1,0 +1,94 @@
+"""A world model that imagines beyond its horizon: its newest predictions become the context of the next steps.
+
+B rollouts, C context steps, A action.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from mbrl.errors import UserError
+from worldmodel.base import WorldModel
+
+
+class ContinuedState(NamedTuple):
+    """The state of the model, the newest C steps [B, C] of the rollouts, and the steps since they were the context."""
+
+    inner: Any
+    newest: TensorDictBase
+    steps: int
+
+
+class Continued(WorldModel):
+    """Starts a world model anew from its own predictions whenever it has imagined as many steps as it was trained to.
+
+    A model that keeps what it needs in its state, such as an ensemble, is rarely started anew. Errors accumulate in
+    any model.
+
+    Args:
+        model: the model, whose weights are shared.
+        horizon: steps that it must be able to imagine, 1 or more.
+
+    Raises:
+        UserError: the model needs more than its predictions to start from, and its own horizon is shorter.
+    """
+
+    def __init__(self, model: WorldModel, horizon: int) -> None:
+        super().__init__()
+        for name in WorldModel.__annotations__:
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
+        self.model, self.max_horizon = model, horizon
+        self._limit = min(model.trained_horizon or model.max_horizon, model.max_horizon)
+        if model.context_keys and horizon > model.max_horizon:
+            raise UserError(
+                f"a horizon of {horizon} steps: this world model starts from the {model.context_keys[0]} of a real "
+                f"step, which it does not predict, and can imagine {model.max_horizon} steps at most"
+            )
+        if model.context_keys:
+            self._limit = model.max_horizon
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return self.model.optimizers
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        return self.model.update(batch)
+
+    def start(self, context: TensorDictBase) -> ContinuedState:
+        """As WorldModel.start."""
+        newest = context.select("action", *self.observations).clone()
+        return ContinuedState(self.model.start(context), newest, 0)
+
+    def step(self, state: ContinuedState, action: Tensor) -> tuple[ContinuedState, TensorDictBase]:
+        """As WorldModel.step."""
+        inner, newest, steps = state
+        if steps >= self._limit:
+            inner, steps = self.model.start(newest), 0
+        inner, predicted = self.model.step(inner, action)
+        return ContinuedState(inner, self._followed(newest, action, predicted), steps + 1), predicted
+
+    def _followed(self, newest: TensorDictBase, action: Tensor, predicted: TensorDictBase) -> TensorDictBase:
+        """The newest C steps after another one. The action that follows the last of them is not known yet: zeros."""
+        led = newest["action"].clone()
+        led[:, -1] = action
+        following = {"action": torch.cat([led[:, 1:], torch.zeros_like(led[:, :1])], 1)}
+        for key in self.observations:
+            # A model predicts the leading entries of the state, and reads no others.
+            before = newest[key] if key == "pixels" else newest[key][..., : predicted[key].shape[-1]]
+            following[key] = torch.cat([before[:, 1:], predicted[key][:, None]], 1)
+        return TensorDict(following, batch_size=newest.batch_size, device=newest.device)
+
+    def fork(self, state: ContinuedState, n: int) -> ContinuedState:
+        """As WorldModel.fork."""
+        newest = state.newest.repeat_interleave(n, 0)
+        return ContinuedState(self.model.fork(state.inner, n), newest, state.steps)
+
+    def set_temperature(self, value: float) -> None:
+        """As WorldModel.set_temperature."""
+        self.model.set_temperature(value)
+        self.temperature = value
