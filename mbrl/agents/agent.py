@@ -175,6 +175,10 @@ class Agent:
         if self.observer is not None:
             self.observer.note(replay)
         while self._imagination_due(steps):
+            if self.observer is not None:
+                for _ in range(self.schedule.reward_updates):
+                    means.add("world_model", self.observer.learn_rewards(replay))
+                    on_update()
             means.add("imagination", self._imagine(env_steps))
         while self.updates < int(steps * self.schedule.updates_per_step):
             self.updates += 1

@@ -18,6 +18,8 @@ from policies.base import Policy
 from worldmodel.base import WorldModel
 from worldmodel.latent_base import EmbeddedWorldModel
 
+REWARD_STEPS = 128  # steps of an update of the rewards
+
 
 class EmbeddingActor(TensorDictModuleBase):
     """Embeds what an episode shows, and lets an actor act on it.
@@ -66,6 +68,10 @@ class EmbeddingPolicy(Policy):
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the policy and the world model have updates of their own."""
         return {}
+
+    def learn_rewards(self, replay: Replay) -> dict[str, Tensor]:
+        """One update of the model's rewards on steps of the replay, half of them from the newest tenth of episodes."""
+        return self.model.update(replay.sequences(REWARD_STEPS, 2, recent=0.5).to(self.device))
 
     def note(self, replay: Replay) -> None:
         """Note the embeddings of the episodes in the replay, once for each episode that ends.

@@ -49,7 +49,7 @@ class SegmentLearner(ModelLearner):
     def update(self, replay: Replay) -> Metrics:
         self.updates += 1
         sizes, initial = (self.schedule.model_batch_size, self.schedule.segment_length), self.world_model.context_keys
-        batch = replay.sequences(*sizes, initial=INITIAL in initial)
+        batch = replay.sequences(*sizes, initial=INITIAL in initial, recent=self.schedule.model_recent)
         return self.world_model.update(batch.to(self.world_model.device))
 
 

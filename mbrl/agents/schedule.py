@@ -24,6 +24,9 @@ class Schedule:
         segment_length: T, records of each segment.
         model_updates_first: world-model updates before the first imagination.
         model_updates_per_step: world-model updates per agent step after that.
+        model_recent: share of a batch of the world model that is drawn from the newest tenth of the episodes.
+        reward_updates: updates of the rewards alone, on embeddings, before each call of imagination; half of each batch
+            is drawn from the newest tenth of the episodes.
         model_fit_every: agent steps between two fits of a world model that is fitted to all real steps. A fit takes at
             most the updates that are due by the two arguments above.
         imagine_every: agent steps between two calls of imagination.
@@ -40,6 +43,8 @@ class Schedule:
     segment_length: Horizon = 12
     model_updates_first: Count = 0
     model_updates_per_step: Ratio = 0.0
+    model_recent: Share = 0.0
+    reward_updates: Count = 0
     model_fit_every: Count = 0
     imagine_every: PositiveCount = 100
 

@@ -150,7 +150,9 @@ class EpisodeBuffer:
             batch["next", out] = self._observe(key, episode, last + 1)
         return batch
 
-    def sequences(self, batch_size: int, length: int, before: int = 0, initial: bool = False) -> TensorDict:
+    def sequences(
+        self, batch_size: int, length: int, before: int = 0, *, initial: bool = False, newest: float = 1.0
+    ) -> TensorDict:
         """Draw segments of `length` rows within one episode (`EpisodeTable.draw_segments`): [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used. Where an
@@ -159,9 +161,10 @@ class EpisodeBuffer:
             the first row. Then there are `is_init` bool [1], whether a row is an episode's first (and no copy), and
             `index` int64 [1], its number in `latents` until the next episode comes.
         initial: whether each row has the first frame of its episode beside it, as `initial`.
+        newest: share of the episodes to draw from, the newest ones, in (0, 1].
         """
         extended = self._table.ended_before(length, partial(self._of_rows, "terminated"))
-        episode, offset = self._table.draw_segments(batch_size, length, extended)
+        episode, offset = self._table.draw_segments(batch_size, length, extended, newest)
         steps = offset[:, None] + torch.arange(-before, length)
         segments = self._segments(episode, steps, numbered=before > 0, initial=initial)
         if extended.any():
@@ -185,8 +188,7 @@ class EpisodeBuffer:
             together: states in succession that are of one episode, a divisor of B. Each state is as likely as alone.
             initial: as in `sequences`.
         """
-        weights = self._table.lengths - 1
-        weights[: len(weights) - max(1, round(newest * len(weights)))] = 0
+        weights = self._table.of_newest(self._table.lengths - 1, newest)
         episode, offset = self._table.draw(weights, batch_size // together)
         if together > 1:
             episode = episode.repeat_interleave(together)
@@ -198,7 +200,6 @@ class EpisodeBuffer:
         episode: Tensor,
         steps: Tensor,
         further: tuple[str, ...] = (),
-        *,
         numbered: bool = False,
         initial: bool = False,
     ) -> TensorDict:

@@ -127,7 +127,12 @@ class EpisodeTable:
             found[short] = terminated(short, (self.lengths[short] - 2).clamp(min=0))
         return found
 
-    def draw_segments(self, count: int, length: int, extended: Tensor) -> tuple[Tensor, Tensor]:
+    def of_newest(self, weights: Tensor, share: float) -> Tensor:
+        """Weights [N] of episodes, 0 for all but the newest `share` of them, in (0, 1]."""
+        weights[: len(weights) - max(1, round(share * len(weights)))] = 0
+        return weights
+
+    def draw_segments(self, count: int, length: int, extended: Tensor, newest: float = 1.0) -> tuple[Tensor, Tensor]:
         """Draw segments, about uniformly over the rows that they hold.
 
         Uniform draws over segments would hold an episode's first row once and a row of its middle T times. So segments
@@ -138,6 +143,7 @@ class EpisodeTable:
             count: B, draws.
             length: T, rows of a segment.
             extended: bool [N], episodes with fewer rows from which a segment is drawn all the same, from their first.
+            newest: share of the episodes to draw from, the newest ones.
 
         Returns:
             Episodes int64 [B], and the row in them where each segment begins, int64 [B].
@@ -147,7 +153,7 @@ class EpisodeTable:
         """
         last, beyond = self.lengths - length, length // 2
         weights = torch.where((last >= 0) | extended, last + 1 + 2 * beyond, 0)
-        episode, place = self.draw(weights, count, needed=length)
+        episode, place = self.draw(self.of_newest(weights, newest), count, needed=length)
         return episode, (place - beyond).clamp(min=0).minimum(last[episode].clamp(min=0))
 
 

@@ -19,7 +19,7 @@ from mbrl.run_folder.schema import Maybe, Schema
 from mbrl.settings.annotations import forwards_to
 from policies.ranges import PositiveCount, Share
 
-RECENT = 0.25  # share of the episodes that are the newest
+RECENT, NEWEST = 0.25, 0.1  # shares of the episodes that are the newest: to branch from, and to train a model on
 TRAJECTORY = ("collector", "traj_ids")
 
 
@@ -81,13 +81,21 @@ class Replay:
             batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos)
         return batch
 
-    def sequences(self, batch_size: int, length: int, before: int = 0, initial: bool = False) -> TensorDict:
+    def sequences(
+        self, batch_size: int, length: int, before: int = 0, *, initial: bool = False, recent: float = 0.0
+    ) -> TensorDict:
         """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations.
 
-        Their `index` is negative.
+        Their `index` is negative. `recent` of the batch, rounded, is drawn from the newest tenth of the collected
+        episodes.
         """
-
-        return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before, initial))
+        newest = round(batch_size * recent)
+        if newest == 0:
+            return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before, initial))
+        drawn = self.online.sequences(newest, length, before, initial=initial, newest=NEWEST)
+        if newest == batch_size:
+            return drawn
+        return _joined(drawn, self.sequences(batch_size - newest, length, before, initial=initial))
 
     def demo_sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """As `sequences`, from the demonstrations alone."""
@@ -97,7 +105,7 @@ class Replay:
     def _sequences(
         self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int, initial: bool = False
     ) -> TensorDict:
-        batch = buffer.sequences(batch_size, length, before, initial)
+        batch = buffer.sequences(batch_size, length, before, initial=initial)
         if before and buffer is self.demos:
             batch["index"] = -1 - batch["index"]
         return batch
@@ -154,8 +162,7 @@ class Replay:
             return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length, **options), together)
         drawn = self.online.starts(newest, length, RECENT, **options)
         rest = self.starts(batch_size - newest, length, **options) if newest < batch_size else drawn[:0]
-        common = set(drawn.keys(True, True)) & set(rest.keys(True, True))
-        return torch.cat([drawn.select(*common), rest.select(*common)])
+        return _joined(drawn, rest)
 
     def steps(self, *observations: str) -> TensorDict:
         """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""
@@ -176,8 +183,7 @@ class Replay:
             parts.append(draw(self.online, batch_size - from_demos))
         if len(parts) == 1:
             return parts[0]
-        common = set(parts[0].keys(True, True)) & set(parts[1].keys(True, True))  # published ones have no state
-        return torch.cat([part.select(*common) for part in parts])
+        return _joined(*parts)
 
     def require_disk_space(self) -> None:
         """Say how much room the records will take on disk; ValueError where there is less."""
@@ -220,6 +226,12 @@ class Replay:
         self.online.load_state_dict(state)
         if self.demos is not None:
             self.demos.latents.load_state_dict(state.get("demo_latents", {}))
+
+
+def _joined(*parts: TensorDict) -> TensorDict:
+    """The rows of batches, with the keys that all have: published demonstrations have no state."""
+    common = set.intersection(*(set(part.keys(True, True)) for part in parts))
+    return torch.cat([part.select(*common) for part in parts])
 
 
 def record_episode(buffer: EpisodeBuffer, number: int) -> TensorDictBase:

@@ -13,7 +13,7 @@ from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.recoding import Recoder
 from worldmodel.ivideogpt.rollout.rollout import Rollouts
 from worldmodel.ivideogpt.rollout.state import ImaginedState
-from worldmodel.ivideogpt.training import TrainingPlan
+from worldmodel.ivideogpt.training import TrainingPlan, gradient_step
 from worldmodel.latent_base import EmbeddedWorldModel
 from worldmodel.outcome import Outcome
 
@@ -88,8 +88,21 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         return {}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Nothing is learned: the model behind it learns."""
-        return {}
+        """One gradient step of the network that reads rewards off tokens, on the first of two steps.
+
+        Args:
+            batch: [B, 2] with `embedding`, `action` and, under "next", `reward` and `terminated`.
+        """
+        network, size = self.rollouts.token_rewards, self.frame_size
+        if network is None:
+            return {}
+        latents, after = batch["embedding"][..., :size], batch["next"][:, 0]
+        logits = network.logits(latents[:, 0], latents[:, 1], batch["action"][:, 0])
+        loss = network.loss(logits, after["reward"], after["terminated"])
+        optimizer, most = self.model.optimizers["reward_network"], self.plan.clip_norm
+        gradient_step(optimizer, loss, done=self.updates, warmup=0, clip_norm=most, name="reward_network")
+        error = (network.expected(logits.detach()) - after["reward"]).abs().mean()
+        return {"embedded_reward_loss": loss.detach(), "embedded_reward_error": error}
 
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
         return self.recoder.latents(pixels, initial)
