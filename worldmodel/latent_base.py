@@ -145,8 +145,8 @@ class LatentWorldModel(WorldModel):
 class EmbeddedWorldModel(WorldModel):
     """A world model seen through its embedding of frames: it imagines embeddings and decodes no frame.
 
-    It has no weights of its own: `update` trains the rewards of the model behind it. Real frames have embeddings too, of
-    the same kind.
+    It has no weights of its own: `update` trains the rewards of the model behind it. Real frames have embeddings too,
+    of the same kind.
     B batch, T time, R resolution, D `embedding_size`.
 
     Attributes:

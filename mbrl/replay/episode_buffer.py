@@ -166,7 +166,7 @@ class EpisodeBuffer:
         extended = self._table.ended_before(length, partial(self._of_rows, "terminated"))
         episode, offset = self._table.draw_segments(batch_size, length, extended, newest)
         steps = offset[:, None] + torch.arange(-before, length)
-        segments = self._segments(episode, steps, numbered=before > 0, initial=initial)
+        segments = self._segments(episode, steps, numbered=before > 0, first=initial)
         if extended.any():
             over = extended[episode][:, None] & (steps >= self._table.lengths[episode][:, None] - 1)
             segments["next", "terminated"] |= over[..., None]
@@ -193,15 +193,10 @@ class EpisodeBuffer:
         if together > 1:
             episode = episode.repeat_interleave(together)
             offset = (torch.rand(len(episode)) * weights[episode]).long()
-        return self._segments(episode, offset[:, None] + torch.arange(1 - length, 1), (SNAPSHOT,), initial=initial)
+        return self._segments(episode, offset[:, None] + torch.arange(1 - length, 1), (SNAPSHOT,), first=initial)
 
     def _segments(
-        self,
-        episode: Tensor,
-        steps: Tensor,
-        further: tuple[str, ...] = (),
-        numbered: bool = False,
-        initial: bool = False,
+        self, episode: Tensor, steps: Tensor, further: tuple[str, ...] = (), numbered: bool = False, first: bool = False
     ) -> TensorDict:
         """The rows of episodes [B] at steps [B, T], those before the first and after the last being copies of it."""
         last = self._table.lengths[episode][:, None] - 1
@@ -210,9 +205,9 @@ class EpisodeBuffer:
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=shape)
         after = {key: self._gather(key, rows) for key in ("reward", "success", "terminated")}
         batch["next"] = TensorDict(after, batch_size=shape)
-        if initial:
-            first = self._gather("pixels", self._rows(episode, torch.zeros_like(episode)))
-            batch[INITIAL] = first[:, None].expand(*shape, *first.shape[1:])
+        if first:
+            frames = self._gather("pixels", self._rows(episode, torch.zeros_like(episode)))
+            batch[INITIAL] = frames[:, None].expand(*shape, *frames.shape[1:])
         if numbered:
             batch["is_init"], batch["index"] = (steps == 0)[..., None], rows[..., None]
         return batch

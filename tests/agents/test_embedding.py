@@ -83,6 +83,19 @@ def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn(
     assert len(seen) == 3 + 3 + 1
 
 
+def test_rewards_learn_from_the_steps_of_the_replay() -> None:
+    """One update is the gradient step of the network on single steps, of which half are of the newest episodes."""
+    agent, replay, _ = parts()
+    for _ in range(2):
+        replay.online.extend(episode()[None])
+    agent.observer.note(replay)
+    network = agent.world_model.reward_network
+    before = [parameter.clone() for parameter in network.parameters()]
+    errors = [float(agent.observer.learn_rewards(replay)["embedded_reward_error"]) for _ in range(60)]
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert errors[-1] < 0.8 * errors[0], "40 steps can be learned by heart"
+
+
 def test_acting_reads_what_the_replay_notes() -> None:
     """The actor sees the same embeddings in an episode as a batch of its records has."""
     agent, _, _ = parts()

@@ -227,6 +227,22 @@ def test_rollouts_branch_from_every_step_from_which_an_action_was_taken() -> Non
     assert set((newest // 100).tolist()) == {6.0, 7.0}
     half = replay.starts(100, 3, recent=0.5)["state"][:50, -1, 0]
     assert set((half // 100).tolist()) == {6.0, 7.0}
+    runs = replay.starts(400, 3, together=4)["state"][:, -1, 0]
+    of_one = (runs // 100).view(100, 4)
+    assert (of_one == of_one[:, :1]).all() and len(of_one[:, 0].unique()) == 8 and len(runs.unique()) == 32
+
+
+def test_segments_of_the_newest_tenth_and_their_first_frames() -> None:
+    replay = Replay(400, frame_stack=1, n_step=1, gamma=GAMMA)
+    for number in range(20):
+        episode = records(number, 4)
+        episode["pixels"] = episode["state"][:, :, None, None].expand(-1, 3, 2, 2).to(torch.uint8)
+        replay.online.extend(episode[None])
+    drawn = replay.sequences(100, 3, recent=0.5, initial=True)
+    episodes = drawn["state"][:, 0, 0] // 100
+    assert set(episodes[:50].tolist()) == {18.0, 19.0} and len(episodes[50:].unique()) > 10
+    first = (100 * episodes).to(torch.uint8)
+    assert (drawn["initial"] == first[:, None, None, None, None]).all()
 
 
 def test_snapshots_are_drawn_with_the_rows_that_they_are_of() -> None:
