@@ -184,6 +184,11 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
                     learner.update(replay)
 
                 seconds["world_model"] += count * stopwatch.mean(update)
+    if agent.observer is not None:
+        observer, rewards = agent.observer, counts.imaginations * agent.schedule.reward_updates
+        seconds["embed"] = stopwatch.once(lambda: observer.note(replay)) * counts.agent_steps / len(replay)
+        if rewards:
+            seconds["rewards"] = rewards * stopwatch.mean(lambda: observer.learn_rewards(replay))
     if counts.imaginations and agent.imagination is not None:
         seconds["imagine"] = counts.imaginations * stopwatch.mean(agent.imagination.run)
     if counts.policy_updates:
