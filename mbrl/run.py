@@ -211,8 +211,8 @@ class Run:
             raise UserError(f"{self.folder} is a run of agent {self.config.agent.name!r}, which learns no world model")
         if INITIAL in self.world_model.context_keys:
             raise UserError(
-                f"the world model of {self.folder} starts from the initial frame of an episode, and `imagine` does not give "
-                "it one"
+                f"the world model of {self.folder} starts from the initial frame of an episode, which `imagine` "
+                "does not give to it"
             )
         length = min(HORIZON, self.world_model.max_horizon) if horizon is None else horizon
         if actions is not None:
