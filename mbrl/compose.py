@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mbrl.checks.protocol import DEFAULT, GROUP, require_protocol
 from mbrl.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # by its place: anybody may have a package named configs
@@ -132,12 +134,16 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
         overrides = _parse(arguments)
         known = groups(config_dir, arguments)
         _check_group_choices(overrides, known)
+        folders = [*([] if config_dir is None else [config_dir]), *_searched(arguments), CONFIGS]
         values = [_swept_values(override) for override in overrides]
         first = [choices[0] for choices in values if choices]
-        _compose(root, first, overrides, known)
+        jobs = [first]
         for position, choices in enumerate(choices for choices in values if choices):
-            for choice in choices[1:]:
-                _compose(root, [*first[:position], choice, *first[position + 1 :]], overrides, known)
+            jobs += [[*first[:position], choice, *first[position + 1 :]] for choice in choices[1:]]
+        for job in jobs:
+            config = _compose(root, job, overrides, known)
+            plain = [*(line for line in job if not line.startswith(f"{GROUP}=")), f"{GROUP}={DEFAULT}"]
+            require_protocol(config, folders, partial(compose, root, overrides=plain))
 
 
 def composed(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> DictConfig:
@@ -240,9 +246,12 @@ def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequ
                 raise UserError(f"no {group} named {name!r}{nearest(name, known[group])}")
 
 
-def _compose(root: str, lines: list[str], overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> None:
+def _compose(
+    root: str, lines: list[str], overrides: Sequence[Override], known: Mapping[str, Sequence[str]]
+) -> DictConfig:
+    """The configuration of one job; an error says in one line which setting is wrong."""
     try:
-        compose(root, overrides=lines)
+        return compose(root, overrides=lines)
     except YAMLError as error:
         raise UserError(f"a configuration is not YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: of a number as a group's choice
