@@ -70,8 +70,12 @@ def table(folder: Path = FOLDER) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(Row._fields)
-    writer.writerows(sorted(rows, key=lambda row: (*row[:4], int(row.seed), int(row.step))))
+    writer.writerows(sorted(rows, key=_order))
     return stream.getvalue()
+
+
+def _order(row: Row) -> tuple[str, str, str, int, int]:
+    return row.study, row.agent, row.task, int(row.seed), int(row.step)
 
 
 def _rows(folder: Path, file: Path) -> Iterator[Row]:
