@@ -67,15 +67,12 @@ def table(folder: Path = FOLDER) -> str:
     rows = [row for file in sorted(folder.rglob("*.csv")) for row in _rows(folder, file)]
     if not rows:
         raise UserError(f"{folder} holds no curves (files AGENT/TASK.csv that begin with {CURVE})")
+    ordered = sorted(rows, key=lambda row: (row.study, row.agent, row.task, int(row.seed), int(row.step)))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(Row._fields)
-    writer.writerows(sorted(rows, key=_order))
+    writer.writerows(ordered)
     return stream.getvalue()
-
-
-def _order(row: Row) -> tuple[str, str, str, int, int]:
-    return row.study, row.agent, row.task, int(row.seed), int(row.step)
 
 
 def _rows(folder: Path, file: Path) -> Iterator[Row]:
