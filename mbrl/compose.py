@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mbrl.checks.protocol import DEFAULT, GROUP, require_protocol
+from mbrl.settings.protocol import DEFAULT, GROUP, require_protocol
 from mbrl.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # by its place: anybody may have a package named configs

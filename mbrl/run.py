@@ -227,7 +227,7 @@ class Run:
             video: .mp4 or .gif file to write with the real frames of the first four episodes; None for no video.
 
         Returns:
-            The outcome of each episode; `summary()` gives their means, with `success` as the run's `eval.success` says.
+            The outcome of each episode; `summary()` gives their means, with `success` as `eval.success` says.
         """
         from mbrl.build import agent_steps_per_episode, env_factory
         from mbrl.collecting.evaluation import Evaluator, film
