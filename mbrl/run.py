@@ -232,8 +232,7 @@ class Run:
         from mbrl.build import agent_steps_per_episode, env_factory
         from mbrl.collecting.evaluation import Evaluator, film
 
-        settings, acting = self._whole_config.eval, self._acting[0]
-        make_env = env_factory(self.config, evaluation=True)
+        settings, acting, make_env = self._whole_config.eval, self._acting[0], env_factory(self.config, evaluation=True)
         evaluator = Evaluator(
             make_env,
             episodes=settings.episodes if episodes is None else episodes,

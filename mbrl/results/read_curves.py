@@ -129,8 +129,8 @@ def _read_file(file: Path, source: Path, axis: str, metric: str) -> _CurveFile |
             steps, success = to_axis(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
             kept = np.append(steps[1:] > steps[:-1], True)  # the last of several evaluations at one place counts
             name = f"{task}{SUBTASK}{task_name(subtask)}" if subtask else task
-            kinds = {"metric": metric, "protocol": protocol}
-            curves.append(Curve(name, agent, seed, steps[kept], success[kept], run, **kinds))
+            at, values = steps[kept], success[kept]
+            curves.append(Curve(name, agent, seed, at, values, run, metric=metric, protocol=protocol))
     except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None

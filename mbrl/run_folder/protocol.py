@@ -15,13 +15,16 @@ from mbrl.run_folder.config import flatten
 GROUP, NAME, DEFAULT = "protocol", "protocol.name", "default"
 
 
-def require_protocol(config: DictConfig, folders: Iterable[Path], without: Callable[[], DictConfig]) -> None:
+def require_protocol(
+    config: DictConfig, folders: Iterable[Path], compose: Callable[..., DictConfig], overrides: Iterable[str]
+) -> None:
     """Check that the settings are those of the protocol that the configuration names.
 
     Args:
         config: a composed configuration; one without `protocol.name` is of another command and passes.
         folders: where `protocol/NAME.yaml` may be; the first one counts.
-        without: composes the same configuration with the default protocol.
+        compose: composes a configuration when called with `overrides`.
+        overrides: those of this one.
 
     Raises:
         UserError: there is no such protocol, it is one of another environment, or a setting is not the protocol's; the
@@ -33,7 +36,7 @@ def require_protocol(config: DictConfig, folders: Iterable[Path], without: Calla
     files = [file for folder in folders if (file := folder / GROUP / f"{name}.yaml").is_file()]
     if not files:
         raise UserError(f"{NAME}={name} chooses nothing, it only records the choice: give {GROUP}=NAME instead")
-    plain = without()
+    plain = compose(overrides=[*(one for one in overrides if not one.startswith(f"{GROUP}=")), f"{GROUP}={DEFAULT}"])
     for key, wanted in _settings(files[0]).items():
         found = OmegaConf.select(config, key)
         if key.startswith("env.") and key.removeprefix("env.") not in plain.env:
