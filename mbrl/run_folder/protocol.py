@@ -33,7 +33,7 @@ def require_protocol(
     name = OmegaConf.select(config, NAME)
     if name is None or name == DEFAULT:
         return
-    files = [file for folder in folders if (file := folder / GROUP / f"{name}.yaml").is_file()]
+    files = [file for folder in folders for file in (folder / GROUP).glob("*.yaml") if file.stem == str(name)]
     if not files:
         raise UserError(f"{NAME}={name} chooses nothing, it only records the choice: give {GROUP}=NAME instead")
     plain = compose(overrides=[*(one for one in overrides if not one.startswith(f"{GROUP}=")), f"{GROUP}={DEFAULT}"])

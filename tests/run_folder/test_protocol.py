@@ -39,6 +39,7 @@ def test_a_protocol_sets_episodes_and_evaluation(arguments: list[str], expected:
         (["protocol=null"], "protocol=null is not allowed: choose one of default, dreamerv3, ivideogpt, tdmpc2"),
         (["protocol=tdmpc2,ivideo"], "no protocol named 'ivideo'; nearest: ivideogpt"),
         (["protocol.name=tdmpc2"], "eval.episodes is 20, and protocol=tdmpc2 means 10"),
+        (["protocol.name=../agent/sac"], "protocol.name=../agent/sac chooses nothing"),
         (["protocol.name=foo"], "protocol.name=foo chooses nothing, it only records the choice: give protocol=NAME"),
         (
             ["protocol=tdmpc2", "eval.episodes=3"],
