@@ -2,6 +2,7 @@
 
 Python interface: `load` opens a run folder, and `train` trains an agent. Both return a `Run`, see `mbrl/run.py`.
 `imagined_env` makes a world model a Gymnasium environment.
+`results()` is a table of all reference runs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from mbrl.envs.opengl import choose
 
 if TYPE_CHECKING:
+    from mbrl import results as results
     from mbrl.prediction.imagined_env import imagined_env
     from mbrl.run import Run, load
     from mbrl.start import train
 
-__all__ = ["Run", "imagined_env", "load", "train"]
+__all__ = ["Run", "imagined_env", "load", "results", "train"]
 
 PROJECT = Path(__file__).parents[1]
 
@@ -46,5 +48,7 @@ def __getattr__(name: str) -> Any:
     """Import the Python interface at its first use (PEP 562), so that `import mbrl` and `mbrl --help` are fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "results":  # a module that can be called
+        return import_module("mbrl.results")
     module = "mbrl.prediction.imagined_env" if name == "imagined_env" else "mbrl.start"
     return getattr(import_module(module), name)

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.errors import UserError
+from mbrl.run_folder.protocol import require_protocol
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # by its place: anybody may have a package named configs
 ROOT_CONFIG = "train"
-LAUNCHERS = {
-    "joblib": "local",
-    "submitit_slurm": "slurm",
-    "ray": "ray",
-}  # Hydra's plugin -> file in configs/launch, which is also the name of the extra
+LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> configs/launch, extra
+Known = Mapping[str, Sequence[str]]  # group -> names of its files
 UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
 PARTS = ("cloning", "planner", "policy", "worldmodel")  # groups whose files are parts of the agent
 PART_KEYS = {"worldmodel": "agent.world_model"}  # key of a part, if it is not agent.GROUP
@@ -74,8 +73,7 @@ def groups(config_dir: Path | None = None, arguments: Sequence[str] = ()) -> dic
         arguments: Hydra's overrides, of which `hydra.searchpath=[...]` adds further folders.
     """
     folders = [folder for folder in CONFIGS.iterdir() if folder.is_dir()]
-    own = [*([] if config_dir is None else [config_dir]), *_searched(arguments)]
-    folders += [folder for place in own for folder in place.iterdir() if folder.is_dir()]
+    folders += [folder for place in _own(config_dir, arguments) for folder in place.iterdir() if folder.is_dir()]
     found: dict[str, set[str]] = {}
     for folder in folders:
         names = {Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml")}
@@ -83,11 +81,12 @@ def groups(config_dir: Path | None = None, arguments: Sequence[str] = ()) -> dic
     return {name: sorted(members) for name, members in sorted(found.items()) if members}
 
 
-def _searched(arguments: Sequence[str]) -> list[Path]:
-    """The folders that `hydra.searchpath` names and that are there; Hydra warns of the others."""
+def _own(config_dir: Path | None, arguments: Sequence[str]) -> list[Path]:
+    """A user's own folder, and those that `hydra.searchpath` names and that are there; Hydra warns of the others."""
     given = [line.split("=", 1)[1] for line in arguments if line.lstrip("+").startswith("hydra.searchpath=")]
     names = [name.strip(" '\"") for line in given for name in line.strip(" []").split(",")]
-    return [path for name in names if name and (path := Path(name.removeprefix("file://"))).is_dir()]
+    found = [path for name in names if name and (path := Path(name.removeprefix("file://"))).is_dir()]
+    return found if config_dir is None else [config_dir, *found]
 
 
 def group_key(group: str, root: str = ROOT_CONFIG) -> str:
@@ -132,12 +131,13 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
         overrides = _parse(arguments)
         known = groups(config_dir, arguments)
         _check_group_choices(overrides, known)
-        values = [_swept_values(override) for override in overrides]
-        first = [choices[0] for choices in values if choices]
-        _compose(root, first, overrides, known)
-        for position, choices in enumerate(choices for choices in values if choices):
-            for choice in choices[1:]:
-                _compose(root, [*first[:position], choice, *first[position + 1 :]], overrides, known)
+        swept = [choices for override in overrides if (choices := _swept_values(override))]
+        jobs = [first := [choices[0] for choices in swept]]
+        for position, choices in enumerate(swept):
+            jobs += [[*first[:position], choice, *first[position + 1 :]] for choice in choices[1:]]
+        for job in jobs:
+            config = _compose(root, job, overrides, known)
+            require_protocol(config, [*_own(config_dir, arguments), CONFIGS], partial(compose, root), job)
 
 
 def composed(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> DictConfig:
@@ -227,7 +227,7 @@ def _swept_values(override: Override) -> list[str]:
     return [f"{line.split('=', 1)[0]}={value}" for value in override.sweep_string_iterator()]
 
 
-def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> None:
+def _check_group_choices(overrides: Sequence[Override], known: Known) -> None:
     for override in overrides:
         group = override.key_or_group
         if group not in known or override.is_delete():
@@ -240,16 +240,16 @@ def _check_group_choices(overrides: Sequence[Override], known: Mapping[str, Sequ
                 raise UserError(f"no {group} named {name!r}{nearest(name, known[group])}")
 
 
-def _compose(root: str, lines: list[str], overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> None:
+def _compose(root: str, lines: list[str], overrides: Sequence[Override], known: Known) -> DictConfig:
     try:
-        compose(root, overrides=lines)
+        return compose(root, overrides=lines)
     except YAMLError as error:
         raise UserError(f"a configuration is not YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: of a number as a group's choice
         raise UserError(_explain(root, error, overrides, known)) from error
 
 
-def _explain(root: str, error: Exception, overrides: Sequence[Override], known: Mapping[str, Sequence[str]]) -> str:
+def _explain(root: str, error: Exception, overrides: Sequence[Override], known: Known) -> str:
     missing = [plugin for plugin in LAUNCHERS if f"'hydra/launcher/{plugin}'" in str(error)]
     if missing:
         name = LAUNCHERS[missing[0]]

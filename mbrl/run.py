@@ -233,18 +233,18 @@ class Run:
             video: .mp4 or .gif file to write with the real frames of the first four episodes; None for no video.
 
         Returns:
-            The outcome of each episode; `summary()` gives their means.
+            The outcome of each episode; `summary()` gives their means, with `success` as `eval.success` says.
         """
         from mbrl.build import agent_steps_per_episode, env_factory
         from mbrl.collecting.evaluation import Evaluator, film
 
-        settings, acting = self._whole_config.eval, self._acting[0]
-        make_env = env_factory(self.config, evaluation=True)
+        settings, acting, make_env = self._whole_config.eval, self._acting[0], env_factory(self.config, evaluation=True)
         evaluator = Evaluator(
             make_env,
             episodes=settings.episodes if episodes is None else episodes,
             max_steps=agent_steps_per_episode(self.config),
             seed=settings.seed if seed is None else seed,
+            success=settings.success,
         )
         with closing(evaluator):
             if video is not None:

@@ -111,6 +111,7 @@ def build(config: DictConfig) -> Run:
         episodes=config.eval.episodes,
         max_steps=agent_steps_per_episode(config),
         seed=config.eval.seed,
+        success=config.eval.success,
     )
     policy = build_policy(config, evaluator.env)
     require_batches(config, evaluator.env, policy)

@@ -76,7 +76,7 @@ def test_demonstrations_earn_the_bonus_that_the_environment_pays(tmp_path):
     assert replay.demos.records["reward"].flatten().tolist() == [1.0, 11.0, 1.0]
 
 
-@pytest.mark.parametrize("group", ["env", "experiment"])
+@pytest.mark.parametrize("group", ["env", "experiment", "protocol"])
 def test_every_choice_composes(group):
     for name in names(group):
         settings = config(f"{group}={name}")

@@ -15,6 +15,7 @@ from mbrl.build import agent_steps_per_episode, terminates
 from mbrl.checks.agent import check_agent
 from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
+from mbrl.collecting.evaluation import Success
 from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
@@ -36,6 +37,13 @@ class Evaluation(TypedDict):
     every: PositiveCount
     episodes: Episodes
     seed: Seed
+    success: Success
+
+
+class Protocol(TypedDict):
+    """The settings under `protocol`: which one was chosen."""
+
+    name: str
 
 
 class Weights(TypedDict):
@@ -73,6 +81,7 @@ TYPES: dict[str, Any] = {
     "replay": check_replay,
     "collect": Annotated[Mapping[str, Any], Arguments(make_collector, given=("seed", "random_steps"))],
     "eval": Evaluation,
+    "protocol": Protocol,
     "worldmodel": Weights,
     "seed": Seed,
     "total_env_steps": PositiveCount,

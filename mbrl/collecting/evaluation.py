@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -27,6 +27,8 @@ FILMED = 4  # episodes
 KEPT = (*OBSERVATIONS, SNAPSHOT, "action")  # of the first steps of an episode, for a world model to go on from
 SIDE_BY_SIDE = 20  # episodes at most: a planner imagines all their candidates at once
 
+Success = Literal["any", "last"]  # success of an episode: at any of its steps, or at its last step
+
 
 class Evaluation(NamedTuple):
     """Per episode: success at any step and at the last, the undiscounted return, agent steps to the first success."""
@@ -36,16 +38,19 @@ class Evaluation(NamedTuple):
     returns: list[float]
     steps_to_success: list[int]
     tasks: list[str] = []  # of each episode, where there are several  # noqa: RUF012
+    counts: Success = "any"  # which of the two is the success of an episode
 
     def summary(self) -> dict[str, float]:
         """Means over the episodes; steps to success over the successful ones (nan where there is none).
 
-        Of several tasks also the success of each, as `success/TASK`.
+        `success` is what `counts` says. If that is `last`, success at any step is there as `success_any`. Of several
+        tasks also the success of each, as `success/TASK`.
         """
         solved = [steps for steps, success in zip(self.steps_to_success, self.success, strict=True) if success]
         count = len(self.success)
         return {
-            "success": sum(self.success) / count,
+            "success": sum(self._counted) / count,
+            **({} if self.counts == "any" else {"success_any": sum(self.success) / count}),
             "success_last": sum(self.success_last) / count,
             "return": sum(self.returns) / count,
             "steps_to_success": sum(solved) / len(solved) if solved else float("nan"),
@@ -55,9 +60,13 @@ class Evaluation(NamedTuple):
     def success_of_tasks(self) -> dict[str, float]:
         """Of several tasks each one's success; else nothing."""
         of_each: dict[str, list[bool]] = {}
-        for task, success in zip(self.tasks, self.success, strict=False):
+        for task, success in zip(self.tasks, self._counted, strict=False):
             of_each.setdefault(task, []).append(success)
         return {task: sum(values) / len(values) for task, values in of_each.items()}
+
+    @property
+    def _counted(self) -> list[bool]:
+        return self.success if self.counts == "any" else self.success_last
 
 
 class Evaluator:
@@ -71,16 +80,19 @@ class Evaluator:
         episodes: goals; of each task where the environment has several.
         max_steps: agent steps of an episode.
         seed: of the goals.
+        success: whether an episode counts as solved by success at any of its steps or at its last step.
     """
 
-    def __init__(self, make_env: Callable[..., EnvBase], *, episodes: int, max_steps: int, seed: int) -> None:
+    def __init__(
+        self, make_env: Callable[..., EnvBase], *, episodes: int, max_steps: int, seed: int, success: Success = "any"
+    ) -> None:
         if episodes < 1:
             raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
         self._make_env = partial(make_env, seed=seed)
         self.env = self._make_env()
         self._beside: list[EnvBase] = []  # further environments, where one cannot play several episodes
         self._recurrent_env: EnvBase | None = None
-        self.episodes, self.max_steps, self.seed = episodes, max_steps, seed
+        self.episodes, self.max_steps, self.seed, self.success = episodes, max_steps, seed, success
 
     def __call__(self, policy: Policy, on_step: Callable[[], Any] = lambda: None) -> Evaluation:
         """The outcome of every episode; they go side by side, and the policy acts on all of them in one call.
@@ -98,7 +110,7 @@ class Evaluator:
         for first in range(0, len(episodes), SIDE_BY_SIDE):
             outcomes += self._play_together(policy, episodes[first : first + SIDE_BY_SIDE], on_step)
         success, success_last, returns, steps = (list(column) for column in zip(*outcomes, strict=True))
-        return Evaluation(success, success_last, returns, steps, tasks * self.episodes)
+        return Evaluation(success, success_last, returns, steps, tasks * self.episodes, self.success)
 
     def _play_together(
         self, policy: Policy, episodes: range, on_step: Callable[[], Any]

@@ -33,6 +33,7 @@ class Curve:
         run: folder of the run. None if the curve was read from a CSV file.
         truncated: whether the last point was interpolated where the curve was cut, and is no evaluation.
         metric: a key of METRICS.
+        protocol: name of the protocol, one of configs/protocol. None if the curve was read from a CSV file.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Curve:
     run: Path | None = None
     truncated: bool = False
     metric: str = "success"
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)

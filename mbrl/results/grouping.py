@@ -18,7 +18,14 @@ PER_RUN = {
 }  # fmt: skip
 PER_TASK = {"env._target_", "env.tasks", "replay.demos"}  # belong to a task, so that only runs of one task must agree
 # evaluation protocol: must be equal for different agents to be comparable. Observations are not part of it.
-PROTOCOL = {"env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed"}
+PROTOCOL = {
+    "env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed", "eval.success",
+    "protocol.name",
+}  # fmt: skip
+NAMED = "protocol.name"  # of the files in configs/protocol, which set some of these:
+SET_BY_NAME = (PROTOCOL - {NAMED, "eval.seed"}) | {
+    "env.success_bonus", "env.resolution", "env.camera", "env.mirrored", "env.frame_stack",
+}  # fmt: skip
 COPIED = ".env."  # in the keys of a part of an agent that has the run's environment as a setting of its own
 MAX_NAMED = 3  # settings in a name; the others become a checksum
 MAX_NAME = 80  # characters of an agent's or a task's name; longer names are shortened
@@ -41,7 +48,8 @@ def task_name(text: str) -> str:
 def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -> list[str]:
     """Append to each agent's name, in brackets, the settings in which runs of that name differ.
 
-    If the evaluation protocol differs between any two runs, the name of every run contains its protocol.
+    If the evaluation protocol differs between any two runs, the name of every run contains its protocol: its name in
+    configs/protocol, and the settings that do not follow from it.
 
     Args:
         agents: agent names, one for each run.
@@ -50,13 +58,22 @@ def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -
     Returns:
         One name for each run. Runs with the same name are seeds of one experiment.
     """
-    protocol = _varying([one for one in settings if one is not None]) & PROTOCOL
+    every = [one for one in settings if one is not None]
+    protocol = _varying(every) & PROTOCOL
+    implied = {key for key in SET_BY_NAME if NAMED in protocol and _follows_from_name(key, every)}
     varying: dict[str, set[str]] = defaultdict(set)
     for agent in set(agents):
         same_name = [one for name, one in zip(agents, settings, strict=True) if name == agent and one is not None]
-        varying[agent] = _varying(same_name) | protocol
+        varying[agent] = (_varying(same_name) | protocol) - implied
     differences = [_describe(one, varying[name]) for name, one in zip(agents, settings, strict=True)]
     return [f"{name} [{text}]" if text else name for name, text in zip(agents, differences, strict=True)]
+
+
+def _follows_from_name(key: str, settings: Sequence[Settings]) -> bool:
+    """Whether runs with the same protocol by name have the same value."""
+    return len({(str(one.get(NAMED)), str(one.get(key))) for one in settings}) == len(
+        {str(one.get(NAMED)) for one in settings}
+    )
 
 
 def _varying(settings: Sequence[Settings]) -> set[str]:
@@ -77,13 +94,17 @@ def _describe(settings: Settings | None, keys: set[str]) -> str:
     if settings is None or not keys:
         return ""
     pairs = [
-        f"{short_name(key.removeprefix('agent.'))}={_shorten(short_name(str(settings.get(key, '–'))))}"
-        for key in sorted(keys)
+        f"{_short_key(key)}={_shorten(short_name(str(settings.get(key, '–'))))}"
+        for key in sorted(keys, key=lambda key: (key != NAMED, key))
     ]
     if len(pairs) <= MAX_NAMED:
         return ", ".join(pairs)
     # a checksum of the remaining settings keeps different experiments apart
     return f"{', '.join(pairs[:MAX_NAMED])}, {len(pairs) - MAX_NAMED} more: {_checksum(repr(pairs[MAX_NAMED:]))}"
+
+
+def _short_key(key: str) -> str:
+    return "protocol" if key == NAMED else short_name(key.removeprefix("agent."))
 
 
 def _shorten(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from mbrl.results.style import FORMATS, Style, agent_styles, save
 
 OVER_TASKS = "-over-tasks"  # ends the name of the second figure
 DEFAULT_NAME = "curves"
+
+log = logging.getLogger(__name__)
 
 
 def plot(
@@ -66,6 +69,7 @@ def plot(
     if baseline is not None and baseline not in {curve.agent for curve in curves}:
         raise _unknown_agent(baseline, curves)
     overlaid = published_curves(reference, curves) if reference else []
+    _tell_protocols([*curves, *overlaid])
     styles = agent_styles(curve.agent for curve in (*every, *overlaid))
     on_progress(f"drawing {_count(len(curves), 'curve')} of {_count(len({c.agent for c in curves}), 'agent')}")
     pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]
@@ -89,6 +93,12 @@ def _check_choices(axis: str, metric: str, reference: Path | None, baseline: str
         raise UserError(f"{what} of success: leave out {'--reference' if reference else '--baseline'}, or --metric")
     if reference and axis != "env_steps":
         raise UserError(f"published curves have env steps only: leave out --reference, or --x {axis}")
+
+
+def _tell_protocols(curves: Sequence[Curve]) -> None:
+    names = sorted({curve.protocol for curve in curves if curve.protocol is not None})
+    if len(names) > 1:
+        log.warning("the figure mixes protocols, whose success rates are not comparable: %s", ", ".join(names))
 
 
 def _common_folder(runs: Sequence[Path]) -> Path:

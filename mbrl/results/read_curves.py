@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from mbrl.errors import UserError
 from mbrl.results.curves import AXES, METRICS, PUBLISHED, SUBTASK, Curve, truncate
-from mbrl.results.grouping import Settings, distinct_names, short_name, task_name
+from mbrl.results.grouping import NAMED, Settings, distinct_names, short_name, task_name
 from mbrl.results.intervals import Floats
 from mbrl.results.metric_rows import metric_rows
 from mbrl.run_folder.config import load_settings
@@ -29,6 +29,7 @@ WRITTEN_BY_RUNS = ("eval.csv", EVAL_TASKS)  # a run ends each of their lines, so
 # first lines of the files that `mbrl plot` writes, which are no input when it is called again
 CURVE_COLUMNS = ("task", "agent", "line", "step", "success", "low", "high")
 AGGREGATE_COLUMNS = ("figure", "agent", "x", "value", "low", "high")
+PROTOCOL_FILE = "protocol.txt"  # in a folder of published curves: which of configs/protocol they follow
 ROUNDING = 1e-6  # by which a rate may leave [0, 1]
 
 log = logging.getLogger(__name__)
@@ -122,12 +123,14 @@ def _read_file(file: Path, source: Path, axis: str, metric: str) -> _CurveFile |
         agent, task, settings = _experiment(file)
         run = None if settings is None else file.parent
         points, to_axis = _points_of_tasks(file) if metric == "success" else _others(file, metric), _axis(axis, file)
+        protocol = None if settings is None else str(settings.get(NAMED, "default"))
         curves = []
         for (subtask, seed), rows in points.items():
             steps, success = to_axis(np.array(sorted(rows))), np.array([rows[step] for step in sorted(rows)])
             kept = np.append(steps[1:] > steps[:-1], True)  # the last of several evaluations at one place counts
             name = f"{task}{SUBTASK}{task_name(subtask)}" if subtask else task
-            curves.append(Curve(name, agent, seed, steps[kept], success[kept], run, metric=metric))
+            at, values = steps[kept], success[kept]
+            curves.append(Curve(name, agent, seed, at, values, run, metric=metric, protocol=protocol))
     except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
@@ -228,11 +231,12 @@ def published_curves(folder: Path, curves: Sequence[Curve]) -> list[Curve]:
     """Read published curves of the tasks of other curves, up to the env steps of those.
 
     Args:
-        folder: folder with files AGENT/TASK.csv.
-        beside: the other curves.
+        folder: folder with files AGENT/TASK.csv, and PROTOCOL_FILE with the name of their protocol if it is known.
+        curves: the other curves.
 
     Returns:
-        The curves. The names of their agents end in PUBLISHED.
+        The curves. The names of their agents end in PUBLISHED. Before it stands their protocol, if it is known and one
+        of the other curves does not follow it.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -244,4 +248,12 @@ def published_curves(folder: Path, curves: Sequence[Curve]) -> list[Curve]:
     found = [truncate(curve, ends[curve.task]) for curve in read_curves([folder]) if curve.task in ends]
     if not found:
         raise UserError(f"{folder} holds no curve of {', '.join(sorted(ends))}")
-    return [replace(curve, agent=curve.agent + PUBLISHED) for curve in found if len(curve.steps)]
+    protocol = _published_protocol(folder)
+    named = protocol is not None and any(curve.protocol != protocol for curve in curves)
+    suffix = f" [protocol={protocol}]{PUBLISHED}" if named else PUBLISHED
+    return [replace(curve, agent=curve.agent + suffix, protocol=protocol) for curve in found if len(curve.steps)]
+
+
+def _published_protocol(folder: Path) -> str | None:
+    file = folder / PROTOCOL_FILE
+    return short_name(file.read_text(encoding="utf-8-sig").strip()) if file.is_file() else None

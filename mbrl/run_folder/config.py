@@ -21,6 +21,8 @@ TARGET = "_target_"
 ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
 # settings that every run has, those at the end of the file among them
 WRITTEN = ("env", "agent", "total_env_steps", "replay", "collect", "eval.every", "eval.episodes", "eval.seed")
+# settings that runs of earlier versions lack, with the values that they ran with
+ADDED = {"eval.success": "any", "protocol.name": "default"}
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one
 MAX_EVENTS = 20_000  # names, values and brackets of one: a run has some hundreds, and more take minutes to build
@@ -106,7 +108,16 @@ def load_settings(run: Path) -> dict[str, Any]:
 def _config_of(run: Path) -> DictConfig:
     if not (run / CONFIG).is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no {CONFIG}")
-    return read_config(run / CONFIG)
+    return _with_added(read_config(run / CONFIG))
+
+
+def _with_added(config: DictConfig) -> DictConfig:
+    """A run's configuration with the settings that its version did not have."""
+    if isinstance(config.get("eval"), DictConfig):
+        for key, value in ADDED.items():
+            if OmegaConf.select(config, key) is None:
+                OmegaConf.update(config, key, value)
+    return config
 
 
 def claim_run_folder(
@@ -199,7 +210,8 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
-    flat_old, flat_new = flatten(OmegaConf.to_container(old)), flatten(OmegaConf.to_container(new, resolve=True))
+    flat_old = ADDED | flatten(OmegaConf.to_container(old))
+    flat_new = ADDED | flatten(OmegaConf.to_container(new, resolve=True))
     keys = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"

@@ -110,3 +110,23 @@ def test_scores_by_hand() -> None:
     success, reward = torch.tensor([False, True, False]), torch.tensor([1.0, 2.0, 4.0])
     assert score(success, reward) == (True, False, 7.0, 2)
     assert score(success & False, reward) == (False, False, 7.0, 0)
+
+
+def test_the_success_of_an_episode_is_at_any_step_or_at_the_last() -> None:
+    outcome = [[True, True, False], [False, True, False], [3.0, 2.0, 1.0], [7, 9, 0], ["reach", "push", "reach"]]
+    means = evaluation.Evaluation(*outcome).summary()
+    assert means["success"] == pytest.approx(2 / 3) and means["success_last"] == pytest.approx(1 / 3)
+    assert "success_any" not in means and means["success/reach"] == 0.5
+    means = evaluation.Evaluation(*outcome, counts="last").summary()
+    assert means["success"] == means["success_last"] == pytest.approx(1 / 3)
+    assert means["success_any"] == pytest.approx(2 / 3) and means["steps_to_success"] == 8
+    assert means["success/reach"] == 0 and means["success/push"] == 1
+
+
+def test_an_evaluator_counts_as_it_is_told() -> None:
+    make_env = partial(make_toy, resolution=16, episode_length=12)
+    results = [
+        Evaluator(make_env, episodes=2, max_steps=12, seed=3, success=name)(WalkingPolicy()) for name in ("any", "last")
+    ]
+    assert [result.counts for result in results] == ["any", "last"]
+    assert results[0][:-1] == results[1][:-1]

@@ -1,6 +1,9 @@
 """Runs are seeds of one experiment only where their settings say so."""
 
-from mbrl.results.grouping import distinct_names
+import yaml
+
+from mbrl.compose import CONFIGS
+from mbrl.results.grouping import NAMED, SET_BY_NAME, distinct_names
 from mbrl.run_folder.config import flatten
 
 SETTINGS = {"env.goals": "fresh", "eval.episodes": 20, "agent.real_ratio": 0.5, "seed": 0, "env.task": "hammer"}
@@ -22,6 +25,33 @@ def test_another_protocol_is_marked_on_every_agent() -> None:
     assert distinct_names(["mbpo", "sac", "tdmpc2"], settings) == [
         "mbpo [eval.episodes=20]", "sac [eval.episodes=5]", "tdmpc2",
     ]  # fmt: skip
+
+
+TDMPC2 = SETTINGS | {"protocol.name": "tdmpc2", "eval.success": "last", "eval.episodes": 10, "env.goals": "fresh"}
+DEFAULT = SETTINGS | {"protocol.name": "default", "eval.success": "any"}
+
+
+def test_a_protocol_by_name_stands_for_the_settings_that_follow_from_it() -> None:
+    assert distinct_names(["mbpo", "sac"], [DEFAULT, TDMPC2]) == ["mbpo [protocol=default]", "sac [protocol=tdmpc2]"]
+    assert distinct_names(["mbpo", "mbpo"], [TDMPC2, TDMPC2 | {"seed": 1}]) == ["mbpo", "mbpo"]
+    several = [DEFAULT, DEFAULT | {"eval.episodes": 5}, TDMPC2]
+    assert distinct_names(["mbpo"] * 3, several) == [
+        "mbpo [protocol=default, eval.episodes=20]", "mbpo [protocol=default, eval.episodes=5]",
+        "mbpo [protocol=tdmpc2, eval.episodes=10]",
+    ]  # fmt: skip
+    assert distinct_names(["mbpo"] * 2, [DEFAULT, TDMPC2 | {"agent.real_ratio": 1.0}]) == [
+        "mbpo [protocol=default, real_ratio=0.5]", "mbpo [protocol=tdmpc2, real_ratio=1.0]",
+    ]  # fmt: skip
+
+
+def test_every_setting_of_a_protocol_follows_from_its_name() -> None:
+    for file in (CONFIGS / "protocol").glob("*.yaml"):
+        assert set(flatten(yaml.safe_load(file.read_text()))) - {NAMED} <= SET_BY_NAME, file.name
+
+
+def test_success_at_the_last_step_is_another_protocol() -> None:
+    names = distinct_names(["mbpo", "sac"], [DEFAULT, DEFAULT | {"eval.success": "last"}])
+    assert names == ["mbpo [eval.success=any]", "sac [eval.success=last]"]
 
 
 def test_a_setting_that_one_run_lacks_differs() -> None:

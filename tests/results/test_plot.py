@@ -367,3 +367,26 @@ def test_returns_are_drawn_in_their_own_units(tmp_path: Path) -> None:
     for options in ({"metric": "returns"}, {"metric": "return", "baseline": "sac"}):
         with pytest.raises(UserError, match="metric"):
             plot([tmp_path / "runs"], tmp_path / "out.png", **options)
+
+
+def test_a_figure_says_which_protocols_it_mixes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("default", "tdmpc2"):
+        run = make_run(tmp_path / "runs" / name, "sac", 0, [0.0, 1.0])
+        with (run / "config.yaml").open("a") as config:
+            config.write(f"protocol: {{name: {name}}}\neval: {{success: {'last' if name == 'tdmpc2' else 'any'}}}\n")
+    published = tmp_path / "published"
+    (published / "tdmpc2").mkdir(parents=True)
+    (published / "tdmpc2" / "door-lock.csv").write_text("step,success,seed\n0,0,1\n2000,1,1\n")
+    names = {curve.agent for curve in read_curves([tmp_path / "runs"])}
+    assert names == {"sac [protocol=default]", "sac [protocol=tdmpc2]"}
+    plot([tmp_path / "runs"], tmp_path / "both.svg", aggregates=False)
+    assert "mixes protocols, whose success rates are not comparable: default, tdmpc2" in caplog.text
+    for runs, protocol, expected in (
+        ("tdmpc2", None, "tdmpc2 (published)"),
+        ("tdmpc2", "tdmpc2", "tdmpc2 (published)"),
+        ("default", "tdmpc2", "tdmpc2 [protocol=tdmpc2] (published)"),
+    ):
+        if protocol is not None:
+            (published / "protocol.txt").write_text(f"{protocol}\n")
+        curves = published_curves(published, read_curves([tmp_path / "runs" / runs]))
+        assert [curve.agent for curve in curves] == [expected]

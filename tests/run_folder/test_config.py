@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mbrl.run_folder.config import WRITTEN, claim_run_folder, load_config, read_config, require_whole
+from mbrl.run_folder.config import WRITTEN, claim_run_folder, load_config, load_settings, read_config, require_whole
 
 
 def write(folder: Path, text: str) -> Path:
@@ -24,6 +24,20 @@ def test_folder_belongs_to_one_config_but_for_how_it_is_watched(tmp_path):
         claim_run_folder(tmp_path, OmegaConf.merge(config, {"agent": {"lr": 0.2}}))
     with pytest.raises(ValueError, match=r"eval.episodes: 20 there, 50 here"):  # one curve, one protocol
         claim_run_folder(tmp_path, OmegaConf.merge(config, {"eval": {"episodes": 50}}))
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_it_ran_with(tmp_path):
+    old = {"seed": 1, "eval": {"every": 10}}
+    claim_run_folder(tmp_path, OmegaConf.create(old))
+    (tmp_path / "metrics.jsonl").touch()
+    assert load_settings(tmp_path)["eval.success"] == "any" and load_settings(tmp_path)["protocol.name"] == "default"
+    now = OmegaConf.create({"seed": 1, "eval": {"every": 10, "success": "any"}, "protocol": {"name": "default"}})
+    claim_run_folder(tmp_path, now)
+    with pytest.raises(ValueError, match=r"eval.success: any there, last here"):
+        claim_run_folder(tmp_path, OmegaConf.merge(now, {"eval": {"success": "last"}}))
+    claim_run_folder(tmp_path, now)
+    with pytest.raises(ValueError, match=r"protocol.name: default there, tdmpc2 here"):
+        claim_run_folder(tmp_path, OmegaConf.merge(now, {"protocol": {"name": "tdmpc2"}}))
 
 
 def test_what_is_no_run_folder_says_so(tmp_path):
