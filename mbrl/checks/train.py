@@ -17,6 +17,7 @@ from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.device import pick_device
 from mbrl.errors import UserError
+from mbrl.replay.mirror import require_gpu
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.config import require_whole
 from mbrl.run_folder.wandb import require_package
@@ -93,7 +94,7 @@ def check(config: DictConfig) -> None:
         UserError: a setting cannot work; the message names it and what is allowed.
     """
     require_types(config, TYPES)
-    pick_device(config.device)
+    require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames and not terminates(config):
         raise UserError(
