@@ -81,6 +81,7 @@ TYPES: dict[str, Any] = {
     "device": str,
     "threads": Threads | None,
     "deterministic": bool,
+    "cuda_graphs": bool,
     "video": bool,
     "wandb": str | None,
     "run_dir": str,
