@@ -69,7 +69,7 @@ def filled_replay(run_device: torch.device = CPU) -> Replay:
         truncated=flag.clone(),
         batch_size=[EPISODES, STEPS + 1],
     )
-    options = {"fields": fields_of(records), "run_device": run_device}
-    replay = Replay(EPISODES * (STEPS + 1), n_step=1, gamma=GAMMA, **options)
+    capacity, fields = EPISODES * (STEPS + 1), fields_of(records)
+    replay = Replay(capacity, n_step=1, gamma=GAMMA, fields=fields, run_device=run_device)
     replay.online.extend(records)
     return replay

@@ -59,8 +59,14 @@ def filled_buffer(folder: Path, placement: Placement = "auto", run_device: torch
         truncated=flag.clone(),
         batch_size=[EPISODES, STEPS + 1],
     )
-    options = {"directory": folder, "fields": fields_of(records), "device": placement, "run_device": run_device}
-    buffer = EpisodeBuffer(EPISODES * (STEPS + 1), frame_stack=STACK, **options)
+    buffer = EpisodeBuffer(
+        EPISODES * (STEPS + 1),
+        frame_stack=STACK,
+        directory=folder,
+        fields=fields_of(records),
+        device=placement,
+        run_device=run_device,
+    )
     buffer.extend(records)
     return buffer
 
