@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torchrl.data import Bounded, Composite
 
+from mbrl.agents.captured import CapturedUpdates
 from mbrl.bench import Row, dreamer, encoders, policies, replay
 from mbrl.bench._machine import row
 from mbrl.bench._models import BASE, NANO, build, segments, starts
@@ -116,6 +117,8 @@ def updates(device: torch.device) -> Iterator[Piece]:
         for name, size in (encoders.PUBLISHED, encoders.CPU):
             policy, batch = encoders.build(name).to(device), encoders.random_batch(size).to(device)
             yield Piece(f"DrQ-v2 update, {name}, batch {size}", partial(policy.update, batch))
+            captured = partial(CapturedUpdates(policy), batch)
+            yield Piece(f"DrQ-v2 update, {name}, batch {size}, from CUDA graphs", captured)
             for where, frames in buffers.items():
                 yield Piece(f"sampling {size} transitions of frames{where}", partial(frames.transitions, size))
                 drawn = partial(_draw_and_update, policy, frames, size, device)
@@ -123,7 +126,10 @@ def updates(device: torch.device) -> Iterator[Piece]:
     states = policies.filled_replay(device)
     for name in ("sac", "sac_bro", "sac_simba"):
         sac, size = policies.build(name, Bounded(-1.0, 1.0, (policies.ACTIONS,))).to(device), policies.BATCH
-        yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, states.transitions(size).to(device)))
+        batch = states.transitions(size).to(device)
+        yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, batch))
+        captured = partial(CapturedUpdates(sac), batch)
+        yield Piece(f"SAC update, {name}, batch {size}, from CUDA graphs", captured)
         drawn = partial(_draw_and_update, sac, states, size, device)
         yield Piece(f"SAC update, {name}, batch {size}, with sampling", drawn)
 

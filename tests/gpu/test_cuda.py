@@ -16,6 +16,7 @@ from torchrl.data import Bounded, Composite
 
 import mbrl
 from mbrl.agents import planning
+from mbrl.agents.captured import WARM_UP, CapturedUpdates
 from mbrl.bench import _models as models
 from mbrl.bench import dreamer, encoders
 from mbrl.bench.replay import filled_buffer
@@ -125,6 +126,20 @@ def test_updates_leave_finite_weights_and_metrics_on_the_gpu(name: str) -> None:
         metrics = policy.update(batch)
     assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
     assert {value.device.type for value in metrics.values()} == {"cuda"}
+
+
+def test_updates_from_cuda_graphs_are_the_eager_ones() -> None:
+    losses = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        policy = encoders.build("drqv2_cpu").to(GPU)
+        update = CapturedUpdates(policy) if captured else policy.update
+        batches = [encoders.random_batch(64).to(GPU) for _ in range(WARM_UP + 5)]
+        losses.append([])
+        for number, batch in enumerate(batches):
+            torch.manual_seed(number)
+            losses[-1].append(float(update(batch)["critic_loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if MEASURED[name][0] == 1])
