@@ -69,6 +69,7 @@ def check_replay(settings: Any, place: str) -> dict[str, Any]:
 
 # In the order in which they are checked: agents and the replay refer to the environment.
 TYPES: dict[str, Any] = {
+    "cuda_graphs": bool,  # first, because agents refer to it
     "env": check_env,
     "agent": check_agent,
     "replay": check_replay,
@@ -81,7 +82,6 @@ TYPES: dict[str, Any] = {
     "device": str,
     "threads": Threads | None,
     "deterministic": bool,
-    "cuda_graphs": bool,
     "video": bool,
     "wandb": str | None,
     "run_dir": str,
