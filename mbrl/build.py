@@ -147,7 +147,7 @@ def build_replay(
         directory: folder of the memory-mapped files; None keeps the records in memory.
         env: an environment, for its specs.
         policy: the policy, for its latent states.
-        read_only: whether existing files are mapped privately, without demonstrations.
+        read_only: whether existing files are mapped privately, without demonstrations, and batches are of the CPU.
 
     Raises:
         UserError: the disk has not enough free space.
@@ -168,6 +168,8 @@ def build_replay(
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
     options |= {"stacks": EMBEDDING not in options["latents"]}
+    options["run_device"] = torch.device("cpu") if read_only else pick_device(config.device)
+    settings |= {"device": "cpu"} if read_only else {}
     replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)
     if not read_only:
         replay.require_disk_space()

@@ -9,6 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ class Policy(nn.Module, ABC):
             `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
             among them is stored in the replay, beside the observation that it was computed from.
         embedding_size: width of the `embedding` of a world model that the actor reads; 0 where it reads none.
+        cuda_graphs: whether a GPU takes the updates, which change all in place, from captured graphs.
         learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
         segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
@@ -41,6 +43,7 @@ class Policy(nn.Module, ABC):
     actor: TensorDictModuleBase
     carried: Composite | None = None
     embedding_size: int = 0
+    cuda_graphs: bool = False
     learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
     segment_rows: int = 2
     segment_history: int = 0
@@ -269,6 +272,19 @@ def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict
     return metrics
 
 
+_checks_losses = ContextVar("checks_losses", default=True)
+
+
+@contextmanager
+def unchecked_losses() -> Iterator[None]:
+    """Leave out `require_finite` meanwhile: a capture must read no value. Whoever captures checks the results."""
+    before = _checks_losses.set(False)
+    try:
+        yield
+    finally:
+        _checks_losses.reset(before)
+
+
 def require_finite(losses: Mapping[str, Tensor]) -> None:
     """Check all losses with a single device synchronisation.
 
@@ -276,7 +292,7 @@ def require_finite(losses: Mapping[str, Tensor]) -> None:
         FloatingPointError: one of them is NaN or infinite.
     """
     values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
-    if not bool(torch.isfinite(values).all()):
+    if _checks_losses.get() and not bool(torch.isfinite(values).all()):
         described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
         raise FloatingPointError(
             f"a loss is no longer finite ({described}): lower the learning rate or check the batch"

@@ -143,6 +143,7 @@ class DrQV2(ValuePolicy):
         std_clip: bound of the noise inside updates (on next actions and on the actor's own).
         shift_pad: largest random shift, in pixels.
         precision: "float32", or "bfloat16" for autocast, which is faster only on hardware that computes in it.
+        cuda_graphs: see `Policy`.
     """
 
     target_critic: TwinCritic
@@ -168,8 +169,10 @@ class DrQV2(ValuePolicy):
         std_clip: Std = 0.3,
         shift_pad: Padding = 4,
         precision: Literal["float32", "bfloat16"] = "float32",
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
+        self.cuda_graphs = cuda_graphs
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"drqv2: precision is float32 or bfloat16, not {precision}")
         if std_env_steps < 1:

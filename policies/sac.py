@@ -99,6 +99,7 @@ class SAC(ValuePolicy):
         temperature: initial temperature, above 0.
         target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action is then that of a
             uniform interval of width e^-0.5 = 0.6; -A gives 0.37.
+        cuda_graphs: see `Policy`.
     """
 
     target_critic: Critics
@@ -118,8 +119,10 @@ class SAC(ValuePolicy):
         target_rate: PositiveShare = 0.005,
         temperature: Scale = 1.0,
         target_entropy: Entropy | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
+        self.cuda_graphs = cuda_graphs
         if critics < 1 or temperature <= 0 or value_scale <= 0:
             raise ValueError(
                 f"sac: critics ({critics}) must be 1 or more, "

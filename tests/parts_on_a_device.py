@@ -15,11 +15,15 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.agents import planning
 from mbrl.agents.imagination import Imagination
+from mbrl.agents.learners import TransitionLearner
 from mbrl.agents.model_error import ModelError
+from mbrl.agents.schedule import Schedule
 from mbrl.bench import dreamer
+from mbrl.bench.replay import fields_of
 from mbrl.prediction.held_out import draw_segments
 from mbrl.prediction.scores import MetricModels, RolloutPlan, score
 from mbrl.pretraining.phase import Phase
+from mbrl.replay.mirror import Placement
 from mbrl.replay.replay import Replay
 from policies.actor_critic import ActorCritic
 from policies.base import Policy, ValuePolicy
@@ -83,10 +87,11 @@ def episodes(count: int = 2, steps: int = 11) -> TensorDict:
     )  # fmt: skip
 
 
-def filled_replay(frame_stack: int = 1) -> Replay:
-    """Two such episodes."""
+def filled_replay(run_device: torch.device, frame_stack: int = 1, placement: Placement = "auto") -> Replay:
+    """Two such episodes, of which batches for this device are drawn."""
     records = episodes()
-    replay = Replay(records.numel(), frame_stack=frame_stack)
+    options = {"fields": fields_of(records), "device": placement, "run_device": run_device}
+    replay = Replay(records.numel(), frame_stack=frame_stack, **options)
     replay.online.extend(records)
     return replay
 
@@ -105,10 +110,18 @@ def training(part: str, device: torch.device) -> Part:
     return partial(world_model(device, tokenizer_updates=first).update, ivideogpt.sequences().to(device))
 
 
+def drawing(placement: Placement, device: torch.device) -> Part:
+    """One update of DrQ-v2, with sampling."""
+    learner = TransitionLearner(
+        drqv2(FRAMES, ACTIONS).to(device), None, Schedule(batch_size=6, updates_per_step=1, learning_starts=0)
+    )
+    return partial(learner.update, filled_replay(device, 3, placement), 0.0)
+
+
 def imagining(device: torch.device) -> Part:
     """Rollouts of a policy from pixels, kept for it to learn from."""
     policy = drqv2(FRAMES, ACTIONS).to(device)
-    model, replay = world_model(device, uncertainty=True), filled_replay(frame_stack=3)
+    model, replay = world_model(device, uncertainty=True), filled_replay(device, frame_stack=3)
     settings: dict[str, Any] = {"resolution": SIDE, "rollouts": 2, "horizon": 2, "retain": 1}
     rules: dict[str, Any] = {"cut_above": {"token_entropy": 9.0}, "weigh_by": {"token_entropy": 1.0}, "noise": 0.1}
     return Imagination(model, policy, replay, action_spec=ACTIONS, **settings, **rules).run
@@ -126,7 +139,7 @@ def imagining_states(device: torch.device) -> Part:
     """Rollouts of SAC in an ensemble."""
     policy = SAC(NUMBERS, ACTIONS).to(device)
     model = ensembles.make(uncertainty=True).to(device)
-    return Imagination(model, policy, filled_replay(), action_spec=ACTIONS, rollouts=2, horizon=2, retain=1).run
+    return Imagination(model, policy, filled_replay(device), action_spec=ACTIONS, rollouts=2, horizon=2, retain=1).run
 
 
 def fitting(device: torch.device) -> Part:
@@ -181,6 +194,8 @@ PARTS: dict[str, Callable[[torch.device], Part]] = {
     "DrQ-v2: update": partial(learning, "update", drqv2, FRAMES),
     "DrQ-v2: imitation": partial(learning, "clone", drqv2, FRAMES),
     "DrQ-v2: critics alone": partial(learning, "calibrate", drqv2, FRAMES),
+    "DrQ-v2: update, with sampling": partial(drawing, "cuda"),
+    "DrQ-v2: update, with sampling on the CPU": partial(drawing, "cpu"),
     "actor-critic: update": partial(learning, "update", actor_critic, NUMBERS),
     "actor-critic: imitation": partial(learning, "clone", actor_critic, NUMBERS),
     "cloning from state": partial(learning, "clone", imitator, NUMBERS),

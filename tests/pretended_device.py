@@ -48,12 +48,16 @@ class Counts:
         kernels: operators that launch at least one kernel.
         synchronisations: times that the program waited for a value from the GPU, copies to the CPU among them.
         to_gpu: copies from the CPU.
+        bytes_to_gpu: what they copied.
+        pageable_bytes: those of them from memory that is not pinned, which CUDA copies once more before.
         waited: where it waited: the names of the operators, and how often.
     """
 
     kernels: int = 0
     synchronisations: int = 0
     to_gpu: int = 0
+    bytes_to_gpu: int = 0
+    pageable_bytes: int = 0
     waited: Counter[str] = field(default_factory=Counter)
 
     def wait(self, name: str, times: int = 1) -> None:
@@ -61,9 +65,15 @@ class Counts:
         self.synchronisations += times
         self.waited[name] += times
 
+    def copy(self, tensor: Tensor, pinned: bool) -> None:
+        """Count a copy from the CPU."""
+        self.to_gpu += 1
+        self.bytes_to_gpu += tensor.nbytes
+        self.pageable_bytes += 0 if pinned else tensor.nbytes
+
 
 class _Marks:
-    """The storages that are on the GPU. A weak reference keeps the address of a storage from being used again."""
+    """A set of storages. A weak reference keeps the address of a storage from being used again."""
 
     def __init__(self) -> None:
         self._known: dict[int, StorageWeakRef] = {}
@@ -93,7 +103,7 @@ class _Operators(TorchDispatchMode):
 
     def __init__(self, marks: _Marks, counts: Counts) -> None:
         super().__init__()
-        self.marks, self.counts = marks, counts
+        self.marks, self.pinned, self.counts = marks, _Marks(), counts
         self.on_gpu = False  # whether a tensor that an operator makes of no other belongs to the GPU
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,7 +131,7 @@ class _Operators(TorchDispatchMode):
                 raise RuntimeError(
                     f"Expected all tensors to be on the same device: {op} got {tuple(tensor.shape)} on the CPU"
                 )
-            self.counts.to_gpu += 1
+            self.counts.copy(tensor, tensor in self.pinned)
 
     def _count(self, func: Any, op: Any, args: Any) -> None:
         if _is_view(func) or op in NO_KERNEL:
@@ -143,7 +153,7 @@ class _Operators(TorchDispatchMode):
             if source in self.marks:
                 self.counts.wait("copy to the CPU")
             elif not self.on_gpu:  # else it is a number, which fills
-                self.counts.to_gpu += 1
+                self.counts.copy(source, source in self.pinned)
         if source in self.marks or (op is ATEN.copy_ and args[0] in self.marks):
             self.counts.kernels += 1
 
@@ -166,6 +176,8 @@ class _Functions(TorchFunctionMode):
             Tensor.get_device: lambda x: 0 if x in self.marks else -1,
             Tensor.cpu: lambda x, *_, **__: self._move(x, "cpu"),
             Tensor.cuda: lambda x, *_, **__: self._move(x, GPU),
+            Tensor.pin_memory: lambda x: self._pin(x.clone()),
+            Tensor.is_pinned: lambda x: x in operators.pinned,
             Tensor.to: self._to,
             Tensor.tolist: self._tolist,
             Tensor.numpy: self._numpy,
@@ -184,6 +196,8 @@ class _Functions(TorchFunctionMode):
         if func in self._special:
             return self._special[func](*args, **kwargs)
         where = kwargs.get("device")
+        if kwargs.pop("pin_memory", False):
+            return self._pin(func(*args, **kwargs))
         if where is not None:
             gpu = torch.device(where).type == "cuda"
             return self._on(gpu, func, args, kwargs | {"device": "cpu"} if gpu else kwargs, made=True)
@@ -198,8 +212,13 @@ class _Functions(TorchFunctionMode):
             self.operators.on_gpu = before
         if made and gpu and _is_plain(result) and result not in self.marks:  # torch.tensor of Python's numbers
             self.marks.add(result)
-            self.counts.to_gpu += 1
+            self.counts.copy(result, False)
         return result
+
+    def _pin(self, tensor: Tensor) -> Tensor:
+        assert tensor not in self.marks, "only memory of the CPU can be pinned"
+        self.operators.pinned.add(tensor)
+        return tensor
 
     def _device(self, tensor: Tensor) -> torch.device:
         return GPU if tensor in self.marks else torch.device("cpu")
@@ -221,7 +240,7 @@ class _Functions(TorchFunctionMode):
         if gpu == (tensor in self.marks):
             return tensor
         if gpu:
-            self.counts.to_gpu += 1
+            self.counts.copy(tensor, tensor in self.operators.pinned)
         else:
             self.counts.wait("copy to the CPU")
         moved: Tensor = _Moved.apply(tensor, gpu, self)

@@ -178,10 +178,10 @@ class LatentLearner(Learner):
         """
         model, device = self.policy.world_model, self.policy.device
         index = segments.pop("index").squeeze(-1)
-        before = replay.read_latents(index[:, 0], model.unknown.cpu())
+        before = replay.read_latents(index[:, 0], model.unknown.to(index.device))
         segments = segments.to(device)
         fitted = model.learn(segments, before.to(device))
-        replay.write_latents(index[:, 1:].reshape(-1), model.pack(fitted.state).cpu())
+        replay.write_latents(index[:, 1:].reshape(-1), model.pack(fitted.state).to(index.device))
         return segments[:, 1:], fitted
 
     @torch.no_grad()

@@ -89,7 +89,7 @@ class EmbeddingPolicy(Policy):
         pixels = episode["pixels"][None].to(self.device)
         latents = self.model.latents(pixels, pixels[:, 0])[0]
         before = torch.cat([latents[:1], latents[:-1]])
-        return TensorDict({EMBEDDING: torch.cat([latents, before], -1).cpu()}, batch_size=episode.batch_size)
+        return TensorDict({EMBEDDING: torch.cat([latents, before], -1)}, batch_size=episode.batch_size)
 
 
 def observer_of(policy: Policy, world_model: WorldModel | None, observation_spec: Composite) -> EmbeddingPolicy | None:

@@ -143,6 +143,8 @@ class Imagination:
             n_step=real.n_step if n_step is None else n_step,
             gamma=real.gamma,
             fields=self._fields(action_spec),
+            device=real.placement,
+            run_device=policy.device,
         )
 
     @property
@@ -203,7 +205,7 @@ class Imagination:
             if self.policy.learns_from != "rollouts":  # which reads from the flag where a rollout ends
                 steps = ended_after(ended).cpu() + self.env.history
                 lengths = steps if lengths is None else lengths.minimum(steps)
-        self.buffer.extend(records.cpu(), first=self.env.history - 1, lengths=lengths)
+        self.buffer.extend(records, first=self.env.history - 1, lengths=lengths)
         return metrics
 
     def transitions(self, batch_size: int) -> TensorDict:

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from mbrl.agents.captured import CapturedUpdates
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
@@ -81,26 +82,28 @@ class TransitionLearner(Learner):
                 f"agent.real_ratio {schedule.real_ratio} needs a world model and imagination; use 1 without them"
             )
         self.real, self.imagination = schedule.real, imagination if schedule.imagines else None
+        self._captured = CapturedUpdates(policy) if policy.cuda_graphs else None
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
-        batch = self._batch(replay)
+        batch = self._batch(replay).to(self.policy.device)
         demonstrated = batch.pop("demonstrated", None)
         if cloning_weight > 0 and demonstrated is not None:
             batch["cloning"] = cloning_weight * demonstrated
-        return self.policy.update(batch.to(self.policy.device))
+        return (self._captured or self.policy.update)(batch)
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         if self.imagination is None or len(self.imagination) == 0:  # empty: every rollout was cut at its first step
             return replay.transitions(self.batch_size)
-        imagined = self.imagination.transitions(self.batch_size - self.real)
+        device = self.policy.device
+        imagined = self.imagination.transitions(self.batch_size - self.real).to(device)
         if self.real == 0:
             return imagined
         real = replay.transitions(self.real)
         if "demonstrated" in real.keys():
-            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool)
-        real = real.select(*imagined.keys(True, True))
+            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool, device=device)
+        real = real.select(*imagined.keys(True, True)).to(device)
         for part in (real, imagined):
-            part["imagined"] = torch.full((len(part), 1), part is imagined)
+            part["imagined"] = torch.full((len(part), 1), part is imagined, device=device)
         return torch.cat([real, imagined])
 
 

@@ -14,6 +14,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.bench import Row
 from mbrl.bench._machine import median_seconds, row
 from mbrl.bench._torchrl_dreamer import learner, updater
+from mbrl.bench.replay import fields_of
 from mbrl.build import assemble
 from mbrl.compose import CONFIGS
 from mbrl.replay.replay import Replay
@@ -58,12 +59,13 @@ def learner_update(
     specs = {"observation_spec": observation_spec, "action_spec": Bounded(-1.0, 1.0, (ACTIONS,))}
     policy = make(config.agent.policy, Policy, place="agent.policy", **specs).to(device)
     learner = assemble(config, policy).learner
-    replay, flag = Replay(10 * ROWS), torch.zeros(4, ROWS, 1, dtype=torch.bool)
+    flag = torch.zeros(4, ROWS, 1, dtype=torch.bool)
     observations = {key: spec.expand(4, ROWS, *spec.shape).rand() for key, spec in observation_spec.items()}
     records = TensorDict(
         **observations, action=torch.rand(4, ROWS, ACTIONS) * 2 - 1, reward=torch.rand(4, ROWS, 1),
         success=flag, terminated=flag.clone(), truncated=flag.clone(), batch_size=[4, ROWS],
     )  # fmt: skip
+    replay = Replay(10 * ROWS, fields=fields_of(records), run_device=policy.device)
     replay.online.extend(records)
     parameters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     return lambda: learner.update(replay, 0.0), parameters

@@ -17,11 +17,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torchrl.data import Bounded, Composite
 
+from mbrl.agents.captured import CapturedUpdates
 from mbrl.bench import Row, dreamer, encoders, policies, replay
 from mbrl.bench._machine import row
 from mbrl.bench._models import BASE, NANO, build, segments, starts
 from mbrl.bench.imagination import imagine_with_cache
 from mbrl.bench.training import step
+from worldmodel.ivideogpt.rollout.graphs import FrameGraphs, predict_frame
 
 SECONDS, WARM_UP = 1.0, 3  # seconds over which a part is measured; calls before that
 HORIZON = 10
@@ -53,7 +55,7 @@ def run(device: str = "cuda", seconds: float = SECONDS) -> Iterator[Row]:
     """
     where = torch.device(device)
     synchronize = partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
-    for pieces in (ceilings, updates, dreamers, ivideogpt):
+    for pieces in (ceilings, updates, dreamers, ivideogpt, whole_frames):
         for piece in pieces(where):
             yield from measure(piece, synchronize, seconds)
 
@@ -108,17 +110,26 @@ def ceilings(device: torch.device) -> Iterator[Piece]:
 def updates(device: torch.device) -> Iterator[Piece]:
     """Model-free updates, on a batch on the device, and with sampling and the copy to the device."""
     with tempfile.TemporaryDirectory() as folder:
-        frames = replay.filled_buffer(Path(folder))
+        buffers = {
+            "": replay.filled_buffer(Path(folder) / "auto", "auto", device),
+            ", records on the CPU": replay.filled_buffer(Path(folder) / "cpu", "cpu", device),
+        }
         for name, size in (encoders.PUBLISHED, encoders.CPU):
             policy, batch = encoders.build(name).to(device), encoders.random_batch(size).to(device)
             yield Piece(f"DrQ-v2 update, {name}, batch {size}", partial(policy.update, batch))
-            yield Piece(f"sampling {size} transitions of frames", partial(frames.transitions, size))
-            drawn = partial(_draw_and_update, policy, frames, size, device)
-            yield Piece(f"DrQ-v2 update, {name}, batch {size}, with sampling", drawn)
-    states = policies.filled_replay()
+            captured = partial(CapturedUpdates(policy), batch)
+            yield Piece(f"DrQ-v2 update, {name}, batch {size}, from CUDA graphs", captured)
+            for where, frames in buffers.items():
+                yield Piece(f"sampling {size} transitions of frames{where}", partial(frames.transitions, size))
+                drawn = partial(_draw_and_update, policy, frames, size, device)
+                yield Piece(f"DrQ-v2 update, {name}, batch {size}, with sampling{where}", drawn)
+    states = policies.filled_replay(device)
     for name in ("sac", "sac_bro", "sac_simba"):
         sac, size = policies.build(name, Bounded(-1.0, 1.0, (policies.ACTIONS,))).to(device), policies.BATCH
-        yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, states.transitions(size).to(device)))
+        batch = states.transitions(size).to(device)
+        yield Piece(f"SAC update, {name}, batch {size}", partial(sac.update, batch))
+        captured = partial(CapturedUpdates(sac), batch)
+        yield Piece(f"SAC update, {name}, batch {size}, from CUDA graphs", captured)
         drawn = partial(_draw_and_update, sac, states, size, device)
         yield Piece(f"SAC update, {name}, batch {size}, with sampling", drawn)
 
@@ -130,9 +141,11 @@ def _draw_and_update(policy: Any, source: Any, size: int, device: torch.device) 
 def dreamers(device: torch.device) -> Iterator[Piece]:
     """DreamerV3 updates, with sampling."""
     for key, spec in dreamer.OBSERVATIONS.items():
-        config = dreamer.compose_for(key)
-        update, _ = dreamer.learner_update(config, Composite({key: spec}), device)
-        yield Piece(f"DreamerV3 update from {key}", update)
+        for precision in ("float32", "bfloat16"):
+            config = dreamer.compose_for(key)
+            config.agent.policy.world_model.precision = precision
+            update, _ = dreamer.learner_update(config, Composite({key: spec}), device)
+            yield Piece(f"DreamerV3 update from {key}, {precision}", update)
 
 
 def ivideogpt(device: torch.device) -> Iterator[Piece]:
@@ -149,3 +162,14 @@ def ivideogpt(device: torch.device) -> Iterator[Piece]:
                 ending = "" if decode else ", frames not decoded"
                 call = partial(imagine_with_cache, model, context.to(device), actions.to(device), decode)
                 yield Piece(f"{name}: imagined transitions, batch {batch}{ending}", call, batch * HORIZON)
+
+
+def whole_frames(device: torch.device) -> Iterator[Piece]:
+    """Imagined transitions of iVideoGPT nano with parallel decoding, not decoded to pixels, eager and from graphs."""
+    model = build(NANO, parallel=True).to(device)
+    for batch in IMAGINED[NANO]:
+        context, actions = starts(model, batch, HORIZON)
+        call = partial(imagine_with_cache, model, context.to(device), actions.to(device), False)
+        for name, predict in (("eager", predict_frame), ("from CUDA graphs", FrameGraphs())):
+            model.rollouts.predict = predict
+            yield Piece(f"nano, parallel decoding, {name}: imagined transitions, batch {batch}", call, batch * HORIZON)

@@ -13,7 +13,9 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.bench import Row, _baseline_sac
 from mbrl.bench._machine import median_seconds, row
+from mbrl.bench.replay import fields_of
 from mbrl.compose import CONFIGS
+from mbrl.replay.mirror import CPU
 from mbrl.replay.replay import Replay
 from policies.sac import SAC
 
@@ -55,9 +57,8 @@ def build(name: str, action_spec: Bounded) -> SAC:
     return policy
 
 
-def filled_replay() -> Replay:
-    """A replay in memory, as large as that of a run of 100k env steps."""
-    replay = Replay(EPISODES * (STEPS + 1), n_step=1, gamma=GAMMA)
+def filled_replay(run_device: torch.device = CPU) -> Replay:
+    """A replay in memory, as large as that of a run of 100k env steps, with a copy on the run's GPU."""
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
     records = TensorDict(
         state=torch.randn(EPISODES, STEPS + 1, STATE),
@@ -68,5 +69,7 @@ def filled_replay() -> Replay:
         truncated=flag.clone(),
         batch_size=[EPISODES, STEPS + 1],
     )
+    capacity, fields = EPISODES * (STEPS + 1), fields_of(records)
+    replay = Replay(capacity, n_step=1, gamma=GAMMA, fields=fields, run_device=run_device)
     replay.online.extend(records)
     return replay

@@ -10,8 +10,9 @@ from statistics import median
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 
+from mbrl.replay.mirror import CPU, Placement
 from mbrl.replay.replay import EpisodeBuffer
 from mbrl.run_folder.schema import TensorType
 
@@ -46,7 +47,8 @@ def run() -> list[dict[str, object]]:
     return [{"name": name, "value": value, "unit": "× numpy", "target": "≥ 0.33"} for name, value in rows]
 
 
-def filled_buffer(folder: Path) -> EpisodeBuffer:
+def filled_buffer(folder: Path, placement: Placement = "auto", run_device: torch.device = CPU) -> EpisodeBuffer:
+    """A replay of frames in memory-mapped files; where its batches are drawn: see `mbrl.replay.mirror.mirror_for`."""
     flag = torch.zeros(EPISODES, STEPS + 1, 1, dtype=torch.bool)
     records = TensorDict(
         pixels=torch.randint(0, 256, (EPISODES, STEPS + 1, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8),
@@ -57,10 +59,21 @@ def filled_buffer(folder: Path) -> EpisodeBuffer:
         truncated=flag.clone(),
         batch_size=[EPISODES, STEPS + 1],
     )
-    fields = {key: TensorType(value.dtype, tuple(value.shape[2:])) for key, value in records.items()}
-    buffer = EpisodeBuffer(EPISODES * (STEPS + 1), frame_stack=STACK, directory=folder, fields=fields)
+    buffer = EpisodeBuffer(
+        EPISODES * (STEPS + 1),
+        frame_stack=STACK,
+        directory=folder,
+        fields=fields_of(records),
+        device=placement,
+        run_device=run_device,
+    )
     buffer.extend(records)
     return buffer
+
+
+def fields_of(records: TensorDictBase) -> dict[str, TensorType]:
+    """Type and shape of each entry of records of episodes [N, R]."""
+    return {key: TensorType(value.dtype, tuple(value.shape[2:])) for key, value in records.items()}
 
 
 def _ratio(reference: Callable[[], object], ours: Callable[[], object]) -> float:

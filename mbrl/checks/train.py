@@ -18,6 +18,7 @@ from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.collecting.evaluation import Success
 from mbrl.device import pick_device
 from mbrl.errors import UserError
+from mbrl.replay.mirror import require_gpu
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.config import require_whole
 from mbrl.run_folder.wandb import require_package
@@ -76,6 +77,7 @@ def check_replay(settings: Any, place: str) -> dict[str, Any]:
 
 # In the order in which they are checked: agents and the replay refer to the environment.
 TYPES: dict[str, Any] = {
+    "cuda_graphs": bool,  # first, because agents refer to it
     "env": check_env,
     "agent": check_agent,
     "replay": check_replay,
@@ -102,7 +104,7 @@ def check(config: DictConfig) -> None:
         UserError: a setting cannot work; the message names it and what is allowed.
     """
     require_types(config, TYPES)
-    pick_device(config.device)
+    require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames and not terminates(config):
         raise UserError(

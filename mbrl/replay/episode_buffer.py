@@ -1,9 +1,8 @@
 """What happened: finished episodes in one TorchRL buffer, and the ways of drawing steps from them.
 
-An episode of L steps is stored as L + 1 *records*: row t holds the observation at t and what the action taken
-there brought (`action`, `reward`, `success`, `terminated`, `truncated`); the last row holds the final
-observation only. So every frame is stored once; frame stacks, next observations and n-step returns are made
-when sampling. B batch, T time, K frame stack, R records of an episode.
+An episode of L steps is stored as L + 1 *records*: row t holds the observation at t and what the action taken there
+brought (`action`, `reward`, `success`, `terminated`, `truncated`); the last row holds the final observation only. So
+every frame is stored once, and stacks and n-step returns are made when sampling. B batch, T time, K frame stack.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
+from torchrl.data import ReplayBuffer
 
 from mbrl.data.episodes import INITIAL, LATENT, OBSERVATIONS, SNAPSHOT
 from mbrl.errors import UserError
 from mbrl.replay.episode_table import Episode, EpisodeTable, check_table
 from mbrl.replay.latents import Latents
-from mbrl.replay.storage import InMemory, MemoryMaps, refuse_non_finite
+from mbrl.replay.mirror import CPU, Fields, Placement, gather, mirror_for
+from mbrl.replay.storage import InMemory, MemoryMaps, refuse_non_finite, ring_of
 from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
 from policies.ranges import FrameStack, Horizon, PositiveShare
 from policies.returns import n_step
@@ -38,17 +38,17 @@ class EpisodeBuffer:
         capacity: records that may be drawn from at any time.
         frame_stack: K, how many frames make one `frames` observation.
         n_step: rewards summed in a transition. gamma: discount of one agent step.
-        reserve: further records of room, so that those which the last checkpoint refers to are not overwritten
-            before the next one is written.
+        reserve: further records of room: those that the last checkpoint refers to stay until the next one is written.
         directory: where the memory maps lie; None keeps the records in memory.
-        fields: type and shape of what a record holds. Memory maps are opened by them; a saved state is held against
+        fields: type and shape of what a record holds: memory maps are opened by them, a saved state is held against
             them. None: whatever the first episode holds.
         latents: type and shape of what `latents` keeps of a record.
         stacks: whether transitions have `frames` where there are pixels.
         read_only: map existing files privately, so that nothing reaches them.
+        device: where batches are drawn, see `mirror_for`. run_device: of the networks that learn from them.
 
     Raises:
-        ValueError: a size is too small, or memory maps are asked for without fields.
+        ValueError: a size is too small, or memory maps or a copy on a GPU are asked for without fields.
     """
 
     def __init__(
@@ -60,28 +60,29 @@ class EpisodeBuffer:
         gamma: PositiveShare = 0.99,
         reserve: int = 0,
         directory: Path | None = None,
-        fields: Mapping[str, TensorType | Maybe] | None = None,
+        fields: Fields | None = None,
         latents: Mapping[str, TensorType] | None = None,
         stacks: bool = True,
         read_only: bool = False,
+        device: Placement = "auto",
+        run_device: torch.device = CPU,
     ) -> None:
         if capacity < 2 or n_step < 1 or frame_stack < 1:
-            raise UserError(
-                f"replay: capacity ({capacity}) must be 2 or more, "
-                f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
-            )
+            least = f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
+            raise UserError(f"replay: capacity ({capacity}) must be 2 or more, {least}")
         if not 0 < gamma <= 1:
             raise UserError(f"agent.gamma (replay.gamma) is {gamma}: a discount is above 0 and at most 1")
         self.capacity, self.size = capacity, capacity + reserve
         self.frame_stack, self.n_step, self.gamma, self.stacks = frame_stack, n_step, gamma, stacks
-        self.storage = (
-            InMemory(self.size, fields)
-            if directory is None
-            else MemoryMaps(directory, self.size, fields, read_only=read_only)
-        )
+        self.storage: InMemory | MemoryMaps = InMemory(self.size, fields)
+        if directory is not None:
+            self.storage = MemoryMaps(directory, self.size, fields, read_only=read_only)
         self.head = 0  # records ever written; record g lies in row g % size
         self._buffer: ReplayBuffer | None = None
         self.latents = Latents(self.size, latents)
+        self.placement, self._mirror = device, mirror_for(device, run_device, fields, self.size, self.latents.room)
+        self.device = self.latents.device = CPU if self._mirror is None else run_device  # of batches
+        self._pinned = run_device.type == "cuda" and self._mirror is None
         self._table = EpisodeTable()
 
     def __len__(self) -> int:
@@ -101,26 +102,23 @@ class EpisodeBuffer:
         """
         count, length = records.batch_size
         if count * length > self.capacity:
-            raise UserError(
-                f"replay: {count * length} records do not fit into a capacity of {self.capacity}; raise replay.capacity"
-            )
-        latents = records.get(LATENT, None)
-        records = records.exclude(LATENT)
+            fits = f"do not fit into a capacity of {self.capacity}; raise replay.capacity"
+            raise UserError(f"replay: {count * length} records {fits}")
+        latents, given = records.get(LATENT, None), records.exclude(LATENT)
+        records = given.cpu()
         refuse_non_finite(records)
         if self._buffer is None:
-            self._buffer = self._wrap(self.storage.create(records[0, 0]))
+            self._buffer = ring_of(self.storage.create(records[0, 0]))
         self._buffer.extend(records.reshape(-1))
+        if self._mirror:
+            self._mirror.write(self.head, given.reshape(-1))
         if latents is not None:
             self.latents.write((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        checksums = self.storage.checksums(records)
-        self._table.append(starts, rows, first, checksums)
+        self._table.append(starts, rows, first, self.storage.checksums(records))
         self.head += count * length
         self._table.drop_before(self.head - self.capacity)
-
-    def _wrap(self, data: TensorDictBase) -> ReplayBuffer:
-        return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
 
     # ---------------------------------------------------------------- drawing
     def transitions(self, batch_size: int) -> TensorDict:
@@ -131,9 +129,11 @@ class EpisodeBuffer:
         within the episode, ("next", "terminated") [1], and `gamma` [1] = γ^m for the bootstrapped value.
         Where the records hold a `weight` [1], they are drawn in proportion to it instead.
         """
-        episode, offset = self._draw_transitions(batch_size)
-        final = self._table.lengths[episode] - 2  # the offset of the episode's last action
-        steps = offset[:, None] + torch.arange(self.n_step)
+        weighted = self._buffer is not None and WEIGHT in self.records.keys()
+        drawn = self._table.draw_transitions(batch_size, partial(self._of_rows, WEIGHT) if weighted else None)
+        episode, offset = self._send(*drawn)
+        final = self._table.on(self.device).lengths[episode] - 2  # the offset of the episode's last action
+        steps = offset[:, None] + torch.arange(self.n_step, device=self.device)
         rows = self._rows(episode[:, None], steps.minimum(final[:, None]))
         returns = n_step(self._gather("reward", rows).squeeze(-1), steps >= final[:, None], self.gamma)
         last = offset + returns.steps.squeeze(-1) - 1
@@ -146,8 +146,7 @@ class EpisodeBuffer:
             if key == "pixels" and not self.stacks:
                 continue
             out = "frames" if key == "pixels" else key
-            batch[out] = self._observe(key, episode, offset)
-            batch["next", out] = self._observe(key, episode, last + 1)
+            batch[out], batch["next", out] = (self._observe(key, episode, at) for at in (offset, last + 1))
         return batch
 
     def sequences(
@@ -164,12 +163,13 @@ class EpisodeBuffer:
         newest: share of the episodes to draw from, the newest ones, in (0, 1].
         """
         extended = self._table.ended_before(length, partial(self._of_rows, "terminated"))
-        episode, offset = self._table.draw_segments(batch_size, length, extended, newest)
-        steps = offset[:, None] + torch.arange(-before, length)
+        drawn = self._table.draw_segments(batch_size, length, extended, newest)
+        episode, offset = self._send(*drawn)
+        steps = offset[:, None] + torch.arange(-before, length, device=self.device)
         segments = self._segments(episode, steps, numbered=before > 0, first=initial)
         if extended.any():
-            over = extended[episode][:, None] & (steps >= self._table.lengths[episode][:, None] - 1)
-            segments["next", "terminated"] |= over[..., None]
+            (short,), lengths = self._send(extended[drawn[0]]), self._table.on(self.device).lengths
+            segments["next", "terminated"] |= (short[:, None] & (steps >= lengths[episode][:, None] - 1))[..., None]
         return segments
 
     def starts(
@@ -178,8 +178,7 @@ class EpisodeBuffer:
         """Draw histories [B, length] whose last row is a state to branch from, uniformly over steps.
 
         Every step of an episode but its last record, from which no action was taken, is drawn. Where an episode has no
-        row before its first, the history has copies of that, as a frame stack has in the environment. `snapshot` [n] is
-        among the entries where the records have it.
+        row before its first, the history has copies of it, as a frame stack has. `snapshot` [n] where the records do.
 
         Args:
             batch_size: B.
@@ -193,13 +192,15 @@ class EpisodeBuffer:
         if together > 1:
             episode = episode.repeat_interleave(together)
             offset = (torch.rand(len(episode)) * weights[episode]).long()
-        return self._segments(episode, offset[:, None] + torch.arange(1 - length, 1), (SNAPSHOT,), first=initial)
+        episode, offset = self._send(episode, offset)
+        steps = offset[:, None] + torch.arange(1 - length, 1, device=self.device)
+        return self._segments(episode, steps, (SNAPSHOT,), first=initial)
 
     def _segments(
         self, episode: Tensor, steps: Tensor, further: tuple[str, ...] = (), numbered: bool = False, first: bool = False
     ) -> TensorDict:
         """The rows of episodes [B] at steps [B, T], those before the first and after the last being copies of it."""
-        last = self._table.lengths[episode][:, None] - 1
+        last = self._table.on(self.device).lengths[episode][:, None] - 1
         rows, shape = self._rows(episode[:, None], steps.clamp(min=0).minimum(last)), steps.shape
         names = [*self._observation_keys(), "action", *(key for key in further if key in self.records.keys())]
         batch = TensorDict({key: self._gather(key, rows) for key in names}, batch_size=shape)
@@ -218,26 +219,24 @@ class EpisodeBuffer:
         Returns: [N] with the observations and their counterparts under "next", `action`, ("next", "reward") [1],
         ("next", "terminated") bool [1], and `index` int64 [N], the number of the step's record among all ever written.
         """
-        counts = self._table.transitions
-        before = self._table.starts + self._table.firsts - (counts.cumsum(0) - counts)
-        index = torch.arange(int(counts.sum())) + before.repeat_interleave(counts)
+        episodes, offsets = self._table.all_transitions()
+        (index,) = self._send(self._table.starts[episodes] + offsets)
         rows, following = index % self.size, (index + 1) % self.size
         after = TensorDict({key: self._gather(key, following) for key in observations}, batch_size=[len(index)])
         after["reward"], after["terminated"] = self._gather("reward", rows), self._gather("terminated", rows)
         now: dict[str, Any] = {key: self._gather(key, rows) for key in (*observations, "action")}
         return TensorDict({**now, "next": after, "index": index}, batch_size=[len(index)])
 
-    def _draw_transitions(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """The episodes and rows of transitions."""
-        weighted = self._buffer is not None and WEIGHT in self.records.keys()
-        return self._table.draw_transitions(batch_size, partial(self._of_rows, WEIGHT) if weighted else None)
-
     def _of_rows(self, key: str, episode: Tensor, row: Tensor) -> Tensor:
-        """A field of one number, flat, of rows of episodes."""
-        return self._gather(key, self._rows(episode, row)).flatten()
+        """A field of one number, flat, of rows of episodes, all on the CPU."""
+        return self.records[key][(self._table.starts[episode] + row) % self.size].flatten()
 
     def _rows(self, episode: Tensor, offset: Tensor) -> Tensor:
-        return (self._table.starts[episode] + offset) % self.size
+        return (self._table.on(self.device).starts[episode] + offset) % self.size
+
+    def _send(self, *places: Tensor) -> tuple[Tensor, ...]:
+        """Indices of one shape on the device of batches."""
+        return self._mirror.send(*places) if self._mirror else places
 
     def _observation_keys(self) -> list[str]:
         known = {*self.records.keys(), *self.latents.observed}
@@ -247,20 +246,19 @@ class EpisodeBuffer:
         if key != "pixels":
             return self._gather(key, self._rows(episode, offset))
         # the frames before an episode's first are copies of it, as CatFrames has it in the environment
-        back = torch.arange(1 - self.frame_stack, 1)
+        back = torch.arange(1 - self.frame_stack, 1, device=self.device)
         frames = self._gather(key, self._rows(episode[:, None], (offset[:, None] + back).clamp(min=0)))
         return frames.flatten(1, 2)
 
     def _gather(self, key: str, rows: Tensor) -> Tensor:
-        # index_select copies whole rows; fancy indexing of uint8 was measured 20 times slower
-        of = self.latents.values if key in self.latents.observed else self.records
+        records = self._mirror.data if self._mirror else self.records
+        of = self.latents.values if key in self.latents.observed else records
         assert of is not None
-        flat = of.get(key).index_select(0, rows.reshape(-1))
-        return flat.reshape(*rows.shape, *flat.shape[1:])
+        return gather(of.get(key), rows, pinned=self._pinned)
 
     @property
     def records(self) -> TensorDictBase:
-        """All rows of the ring, [size]; what lies outside `episodes` means nothing."""
+        """All rows of the ring, [size], on the CPU; what lies outside `episodes` means nothing."""
         if self._buffer is None:
             raise UserError("replay: it is empty; collect an episode first")
         return self._buffer.storage._storage
@@ -289,7 +287,9 @@ class EpisodeBuffer:
         head, table, buffer = state["head"], state["episodes"].clone(), None
         check_table(table, head, self.size)
         if head:
-            buffer = self._wrap(self.storage.restore(state, map(Episode._make, table.tolist())))
+            buffer = ring_of(self.storage.restore(state, map(Episode._make, table.tolist())))
             buffer.writer._cursor = head % self.size
         self.head, self._table.rows, self._buffer = head, table, buffer
+        if self._mirror and head:
+            self._mirror.fill(self.records, self.episodes)
         self.latents.load_state_dict(state.get("latents", {}))

@@ -36,8 +36,9 @@ class EpisodeTable:
         rows: int64 [N, 4], an `Episode` a row.
     """
 
-    def __init__(self) -> None:
-        self.rows = torch.empty(0, len(Episode._fields), dtype=torch.int64)
+    def __init__(self, rows: Tensor | None = None) -> None:
+        self.rows = torch.empty(0, len(Episode._fields), dtype=torch.int64) if rows is None else rows
+        self._copied: tuple[Tensor, EpisodeTable] | None = None  # of which rows, and the copy
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,6 +46,14 @@ class EpisodeTable:
     @property
     def episodes(self) -> list[Episode]:
         return [Episode(*row) for row in self.rows.tolist()]
+
+    def on(self, device: torch.device) -> EpisodeTable:
+        """This table on a device, where it is copied to once for each change of its rows."""
+        if device.type == "cpu":
+            return self
+        if self._copied is None or self._copied[0] is not self.rows:
+            self._copied = self.rows, EpisodeTable(self.rows.to(device))
+        return self._copied[1]
 
     @property
     def starts(self) -> Tensor:
@@ -65,6 +74,13 @@ class EpisodeTable:
     def transitions(self) -> Tensor:
         """Transitions of each episode [N]."""
         return self.lengths - 1 - self.firsts
+
+    def all_transitions(self) -> tuple[Tensor, Tensor]:
+        """The episode and the row in it of each transition [N], oldest first."""
+        counts = self.transitions
+        episodes = torch.arange(len(counts)).repeat_interleave(counts)
+        before = (counts.cumsum(0) - counts)[episodes]
+        return episodes, torch.arange(len(episodes)) - before + self.firsts[episodes]
 
     def append(self, starts: Tensor, lengths: Tensor, first: int, checksums: Tensor) -> None:
         """Add episodes."""
@@ -103,12 +119,10 @@ class EpisodeTable:
             count: B, draws.
             weight_of: weights by which they are drawn; None draws uniformly.
         """
-        counts = self.transitions
         if weight_of is None:
-            episode, offset = self.draw(counts, count)
+            episode, offset = self.draw(self.transitions, count)
             return episode, offset + self.firsts[episode]
-        episodes = torch.arange(len(counts)).repeat_interleave(counts)
-        offsets = torch.arange(len(episodes)) - (counts.cumsum(0) - counts)[episodes] + self.firsts[episodes]
+        episodes, offsets = self.all_transitions()
         weights = weight_of(episodes, offsets)
         if not len(weights) or not weights.sum() > 0:
             raise UserError("replay: no transition has a weight above 0 to be drawn by")

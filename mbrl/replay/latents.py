@@ -24,11 +24,15 @@ class Latents:
     Args:
         size: records of the ring.
         types: dtype and shape of each entry of one record's latents; none where no policy keeps any.
+
+    Attributes:
+        device: where they are kept, which is where batches are drawn.
     """
 
     def __init__(self, size: int, types: Mapping[str, TensorType] | None = None) -> None:
         self.size, self._types = size, types or {}
         self.values: TensorDictBase | None = None  # [size], once there are any
+        self.device = torch.device("cpu")
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -44,26 +48,29 @@ class Latents:
     def read(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
         """Those of records [N]; `unknown` [] stands for what nobody has noted."""
         if self.values is None:
-            self.values = unknown.expand(self.size).clone()
-        return self.values[rows]
+            self.values = unknown.to(self.device).expand(self.size).clone()
+        found: TensorDictBase = self.values[rows.to(self.device)].to(rows.device)
+        return found
 
     def write(self, rows: Tensor, latents: TensorDictBase) -> None:
         """Note those of records [N]; where one is named several times, its last."""
+        rows, latents = rows.to(self.device), latents.to(self.device)
         if self.values is None:
             self.values = torch.zeros_like(latents[0].expand(self.size))
         ordered, order = rows.sort(stable=True)
-        last = torch.ones_like(ordered, dtype=torch.bool)
-        last[:-1] = ordered[1:] != ordered[:-1]
-        self.values[ordered[last]] = latents[order[last]]  # written once each: the order of several is not defined
+        # Rows that are named several times all get the value of the last: the order of several writes is not defined.
+        last = torch.searchsorted(ordered, ordered, right=True) - 1
+        self.values[ordered] = latents[order[last]]
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.values is None else self.values.to_dict()
+        return {} if self.values is None else self.values.cpu().to_dict()
 
     def schema(self) -> dict[str, TensorType]:
         return {key: TensorType(dtype, (self.size, *shape)) for key, (dtype, shape) in self._types.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.values = TensorDict(state, batch_size=[self.size]).clone() if state else None
+        values = TensorDict(state, batch_size=[self.size]).clone() if state else None
+        self.values = None if values is None else values.to(self.device)
 
 
 def latent_types(policy: Policy) -> dict[str, TensorType]:

@@ -63,7 +63,8 @@ class Replay:
     def add_demos(self, episodes: list[TensorDictBase]) -> None:
         """Keep demonstrations (record episodes [R]) for good."""
         total = sum(len(episode) for episode in episodes)
-        self.demos = EpisodeBuffer(total, **{**self._options, "reserve": 0})
+        beside = {} if self.online.device.type == "cuda" else {"device": "cpu"}  # batches are joined from both
+        self.demos = EpisodeBuffer(total, **{**self._options, "reserve": 0, **beside})
         for episode in episodes:
             self.demos.extend(episode[None])
         logging.getLogger(__name__).info("%d demonstrations, %d steps", len(episodes), total - len(episodes))
@@ -78,7 +79,7 @@ class Replay:
     def _transitions(self, buffer: EpisodeBuffer, batch_size: int) -> TensorDict:
         batch = buffer.transitions(batch_size)
         if self.demos is not None:
-            batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos)
+            batch["demonstrated"] = torch.full((batch_size, 1), buffer is self.demos, device=buffer.device)
         return batch
 
     def sequences(
@@ -136,12 +137,15 @@ class Replay:
                     rows = torch.arange(episode.start, episode.start + episode.length) % buffer.size
                     buffer.latents.write(rows, note(record_episode(buffer, number)))
 
-    def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor, Tensor]]:
+    def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor | slice, Tensor]]:
         """Each buffer, which of the numbers are its own, and the rows that they mean."""
+        if self.demos is None:  # a mask would wait for a GPU
+            yield self.online, slice(None), index
+            return
         of_demos = index < 0
         if not of_demos.all():
             yield self.online, ~of_demos, index[~of_demos]
-        if self.demos is not None and of_demos.any():
+        if of_demos.any():
             yield self.demos, of_demos, -1 - index[of_demos]
 
     def starts(
@@ -183,7 +187,7 @@ class Replay:
             parts.append(draw(self.online, batch_size - from_demos))
         if len(parts) == 1:
             return parts[0]
-        return _joined(*parts)
+        return _joined(*(part.to(self.online.device) for part in parts))
 
     def require_disk_space(self) -> None:
         """Say how much room the records will take on disk; ValueError where there is less."""

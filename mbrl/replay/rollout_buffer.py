@@ -27,8 +27,8 @@ class RolloutBuffer(EpisodeBuffer):
         alike = ((self._table.lengths == length) & (self._table.firsts == first)).nonzero().flatten()
         drawn = alike[torch.randperm(len(alike))[:batch_size]]
         shape = (len(drawn), length - first)
-        episode = drawn[:, None].expand(shape).flatten()
         offset = torch.arange(first, length).expand(shape).flatten()
+        episode, offset = self._send(drawn[:, None].expand(shape).flatten(), offset)
         rows = self._rows(episode, offset)
         known = [key for key in ("action", LOG_PROB) if key in self.records.keys()]
         flat: dict[str, Any] = {key: self._gather(key, rows) for key in known}

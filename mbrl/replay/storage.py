@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import ReplayBuffer, RoundRobinWriter, TensorStorage
 
 from mbrl.errors import UserError
 from mbrl.replay.episode_table import Episode
@@ -219,6 +220,11 @@ class MemoryMaps:
             if self.checksum(records) != expected:
                 raise DamagedFile(f"the replay's records {start} to {start + length - 1} are altered")
         return data
+
+
+def ring_of(data: TensorDictBase) -> ReplayBuffer:
+    """TorchRL's buffer around records [size]: new ones take the place of the oldest."""
+    return ReplayBuffer(storage=TensorStorage(data), writer=RoundRobinWriter(), batch_size=1)
 
 
 def _room(size: int) -> str:

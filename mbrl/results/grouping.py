@@ -14,7 +14,7 @@ Settings = Mapping[str, Any]  # dotted keys: "agent.real_ratio" -> 0.5
 # settings in which the seeds of one experiment may differ: seed, task, place, length, hardware, and what is written
 PER_RUN = {
     "seed", "env.task", "run_dir", "total_env_steps", "device", "threads", "checkpoint_every", "video", "eval.every",
-    "wandb", "collect.backend", "agent.policy.task",
+    "wandb", "collect.backend", "agent.policy.task", "replay.device",
 }  # fmt: skip
 PER_TASK = {"env._target_", "env.tasks", "replay.demos"}  # belong to a task, so that only runs of one task must agree
 # evaluation protocol: must be equal for different agents to be comparable. Observations are not part of it.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows this project on a machine with a GPU and without network. Run it in the repository's root, with what pack.sh packed.
 #   bash tests/gpu/run.sh FOLDER tests      installs, then what must hold (tests of the marker gpu); 100 s
-#   bash tests/gpu/run.sh FOLDER figures    the rates of the pieces, alone on the machine; 110 s
+#   bash tests/gpu/run.sh FOLDER figures    the rates of the pieces, alone on the machine; about 140 s
 #   bash tests/gpu/run.sh FOLDER study      recorded data of many tasks, pretraining, and runs side by side; up to 8 minutes
 # Results are written to $OUT (default: results beside FOLDER). LIMIT is the number of seconds that `study` may take.
 set -uo pipefail
@@ -48,7 +48,7 @@ tests() {
 }
 
 figures() {
-  timeout 150 python3 -m mbrl bench --device cuda >"$out/figures.txt" 2>&1
+  timeout 200 python3 -m mbrl bench --device cuda >"$out/figures.txt" 2>&1
   cat "$out/figures.txt"
   timeout 40 python3 -m mbrl bench rendering >>"$out/figures.txt" 2>&1
 }

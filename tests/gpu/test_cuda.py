@@ -16,8 +16,10 @@ from torchrl.data import Bounded, Composite
 
 import mbrl
 from mbrl.agents import planning
+from mbrl.agents.captured import WARM_UP, CapturedUpdates
 from mbrl.bench import _models as models
-from mbrl.bench import encoders
+from mbrl.bench import dreamer, encoders
+from mbrl.bench.replay import filled_buffer
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
 from policies.random import RandomPolicy
@@ -25,6 +27,7 @@ from tests.parts_on_a_device import PARTS
 from tests.run_folders import rows
 from tests.test_device import MEASURED
 from worldmodel.ivideogpt.rollout.decoding import Sampling
+from worldmodel.ivideogpt.rollout.graphs import FrameGraphs, predict_frame
 
 pytestmark = pytest.mark.gpu
 GPU = "cuda:0"
@@ -65,11 +68,55 @@ def test_greedy_imagination_is_the_same_on_both_devices() -> None:
     assert_close(here["reward"], there["reward"], 1e-2)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_frames_from_cuda_graphs_are_the_eager_ones(temperature: float) -> None:
+    model = models.build(parallel=True).to(GPU)
+    model.rollouts.sampling = Sampling(temperature=temperature)
+    context, actions = (given.to(GPU) for given in models.starts(model, 4, 3))
+    graphs = FrameGraphs()
+    for _ in range(2):  # with other weights the second time
+        found = []
+        for model.rollouts.predict in (predict_frame, graphs):
+            torch.manual_seed(0)
+            state = model.fork(model.start(context), 2)
+            tokens = []
+            for action in actions.repeat_interleave(2, 0).unbind(1):
+                state, frame = model.rollouts.advance(state, action)
+                tokens.append(frame.tokens)
+            found.append(torch.stack(tokens))
+        assert (found[0] == found[1]).float().mean() > 0.99
+        for parameter in model.transformer.parameters():
+            parameter.mul_(1.1)
+
+
+def test_dreamerv3_in_bfloat16_follows_float32() -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        config = dreamer.compose_for("pixels")
+        config.agent.policy.world_model.precision = precision
+        torch.manual_seed(0)
+        update, _ = dreamer.learner_update(config, Composite(pixels=dreamer.OBSERVATIONS["pixels"]), torch.device(GPU))
+        losses.append(float(update()["model_reconstruction_loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 def test_tokens_are_the_same_on_both_devices() -> None:
     tokenizer = models.build().tokenizer.eval()
     frames = torch.rand(2, 6, 3, 64, 64)
     there = copy.deepcopy(tokenizer).to(GPU).tokenize(frames.to(GPU)).cpu()
     assert (tokenizer.tokenize(frames) == there).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("placement", ["cuda", "cpu"])
+def test_the_same_batches_are_drawn_for_both_devices(placement: str, tmp_path: Path) -> None:
+    batches = []
+    for folder, *where in (("there", placement, torch.device(GPU)), ("here", "cpu", torch.device("cpu"))):
+        torch.manual_seed(0)
+        buffer = filled_buffer(tmp_path / folder, *where)
+        batches.append(buffer.transitions(64).to(GPU))
+    for key, value in batches[0].items(True, True):
+        torch.testing.assert_close(value, batches[1][key], rtol=1e-6, atol=0)  # powers of the discount are rounded
 
 
 @pytest.mark.parametrize("name", ["drqv2", "drqv2_cpu"])
@@ -81,7 +128,21 @@ def test_updates_leave_finite_weights_and_metrics_on_the_gpu(name: str) -> None:
     assert {value.device.type for value in metrics.values()} == {"cuda"}
 
 
-@pytest.mark.parametrize("name", [name for name in PARTS if MEASURED[name] == (1, 0)])
+def test_updates_from_cuda_graphs_are_the_eager_ones() -> None:
+    losses = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        policy = encoders.build("drqv2_cpu").to(GPU)
+        update = CapturedUpdates(policy) if captured else policy.update
+        batches = [encoders.random_batch(64).to(GPU) for _ in range(WARM_UP + 5)]
+        losses.append([])
+        for number, batch in enumerate(batches):
+            torch.manual_seed(number)
+            losses[-1].append(float(update(batch)["critic_loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if MEASURED[name][0] == 1])
 def test_an_update_waits_for_the_gpu_once_as_on_the_pretended_one(name: str) -> None:
     call = PARTS[name](torch.device(GPU))
     call()

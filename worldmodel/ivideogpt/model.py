@@ -26,6 +26,7 @@ from worldmodel.ivideogpt.precision import Precision
 from worldmodel.ivideogpt.recoding import Recoder
 from worldmodel.ivideogpt.rewards import TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import Sampling
+from worldmodel.ivideogpt.rollout.graphs import FrameGraphs, predict_frame
 from worldmodel.ivideogpt.rollout.rollout import Rollouts
 from worldmodel.ivideogpt.rollout.state import ImaginedState
 from worldmodel.ivideogpt.segments import ACTIONS, HISTORY, Conditioning, SegmentReader
@@ -60,6 +61,7 @@ class IVideoGPT(WorldModel):
         terminates: Whether the environment terminates episodes; the reward network then learns when.
         conditioning: Whether the model reads actions, a goal frame, and the initial frame as its context.
         precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
+        cuda_graphs: Whether a GPU imagines whole frames from captured graphs, see rollout.graphs.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
             weights (see official.load_parts), and the tokenizer is not trained alone at first. None: random weights.
         defects: Defects of the published implementation; none by default.
@@ -90,6 +92,7 @@ class IVideoGPT(WorldModel):
         terminates: bool = False,
         conditioning: Conditioning = ACTIONS,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        cuda_graphs: bool = False,
         pretrained: str | None = None,
         defects: PublishedDefects = NO_DEFECTS,
     ) -> None:
@@ -126,6 +129,7 @@ class IVideoGPT(WorldModel):
         self.recoder = Recoder(self.tokenizer, reader, self.precision)
         frames = reader.futures, self.max_horizon
         self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, uncertainty, defects, self.reward_network)
+        self.rollouts.predict = FrameGraphs() if cuda_graphs else predict_frame
         # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         self.objectives = self._make_objectives(*parts, training, defects)
@@ -226,8 +230,7 @@ class IVideoGPT(WorldModel):
     def step(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, TensorDict]:
         """As WorldModel.step; with proprioception also `state` [B, P]."""
         state, frame = self.rollouts.advance(state, action)
-        led = None if action is None else action.unsqueeze(1)
-        state, (frame,), pixels = self.rollouts.show(state, [frame], led)
+        state, (frame,), pixels = self.rollouts.show(state, [frame], None if action is None else action.unsqueeze(1))
         prediction = frame.beside_pixels()
         prediction["pixels"] = pixels.squeeze(1)
         return state, prediction
@@ -243,12 +246,10 @@ class IVideoGPT(WorldModel):
         return self.rollouts.fork(state, n)
 
     def set_temperature(self, value: float) -> None:
-        """As WorldModel.set_temperature."""
         self.rollouts.sampling = replace(self.rollouts.sampling, temperature=value)
         self.temperature = value
 
     def measure_all(self) -> None:
-        """As WorldModel.measure_all."""
         self.measures, self.rollouts.measure = self._measures(), True
 
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
@@ -291,5 +292,4 @@ class IVideoGPT(WorldModel):
 
     def _step(self, name: str, batch: TensorDictBase, done: int) -> dict[str, Tensor]:
         """Take one gradient step on one part; returns its metrics."""
-        parts = (self.objectives[name], self._optimizers[name], self.plan)
-        return train_part(*parts, batch, done=done, name=name)
+        return train_part(self.objectives[name], self._optimizers[name], self.plan, batch, done=done, name=name)

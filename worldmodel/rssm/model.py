@@ -6,7 +6,7 @@ per categorical, do not mix in the uniform distribution and balance the KL diffe
 worldmodel/rssm/recurrence.py.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -21,7 +21,15 @@ from worldmodel.finite import require_finite
 from worldmodel.latent_base import LatentWorldModel, Learned
 from worldmodel.ranges import Count, Frames, LearningRate, Number, Share, Weight, Width
 from worldmodel.rssm.losses import kl_losses, squared_error
-from worldmodel.rssm.networks import NORM_EPS, PixelDecoder, PixelEncoder, Standardiser, StateEncoder, pictures
+from worldmodel.rssm.networks import (
+    NORM_EPS,
+    PixelDecoder,
+    PixelEncoder,
+    Standardiser,
+    StateEncoder,
+    norms_in_float32,
+    pictures,
+)
 from worldmodel.rssm.recurrence import Latent, Recurrence
 
 NO_CLASS = 255  # a packed categorical without a class, as in the initial state
@@ -63,6 +71,8 @@ class RSSM(LatentWorldModel):
         context_length: Real steps from which `start` infers a state.
         learning_rate: Of LaProp with adaptive gradient clipping.
         warmup: Updates over which the learning rate rises linearly.
+        precision: Type of matrix products and convolutions. Weights, norms, latent states, gates, probabilities and
+            losses stay float32.
 
     Raises:
         ValueError: `units` is out of range, or the environment does not have what is observed.
@@ -84,8 +94,10 @@ class RSSM(LatentWorldModel):
         context_length: Frames = 5,
         learning_rate: LearningRate = 4e-5,
         warmup: Count = 1000,
+        precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
+        self.lower_precision = precision == "bfloat16"
         if units < 32 or units % 16:
             raise ValueError(f"rssm: units is {units}; it must be a multiple of 16 from 32 on")
         self.key = "pixels" if pixels else "state"
@@ -106,6 +118,8 @@ class RSSM(LatentWorldModel):
         self.reward_head = DreamerV3MLP(self.feature_size, self.two_hot.num_bins, outscale=0.0, **head)
         self.continue_head = DreamerV3MLP(self.feature_size, 1, **head)
         self.task_head = DreamerV3MLP(self.feature_size, self.tasks, **head) if self.tasks else None
+        if self.lower_precision:
+            norms_in_float32(self)
         learned = list(self.parameters())
         self._optimizers = {"world_model": DreamerV3Optimizer(learned, lr=learning_rate, warmup_steps=warmup)}
 
@@ -147,9 +161,9 @@ class RSSM(LatentWorldModel):
         features = latent.features  # [B, T, F]
         dynamics, representation = kl_losses(posterior, self.recurrence.prior(latent.deter), self.free_nats)
         earned = (~steps.is_init).float()  # The first step of an episode has no reward.
-        reward = self.two_hot.loss(self.reward_head(features), steps.reward) * earned
+        reward = self.two_hot.loss(self.reward_head(features).float(), steps.reward) * earned
         goes_on = F.binary_cross_entropy_with_logits(
-            self.continue_head(features).squeeze(-1), (~steps.terminated).float(), reduction="none"
+            self.continue_head(features).float().squeeze(-1), (~steps.terminated).float(), reduction="none"
         )
         losses = {
             "reconstruction": self._reconstruction(features.flatten(0, 1), seen, steps.observed),
@@ -164,7 +178,8 @@ class RSSM(LatentWorldModel):
     def _learn(self, steps: Arrivals, before: Latent) -> Learned:
         if self.key == "state":
             self.standardiser.observe(steps.observed[self.key].flatten(0, -2))
-        losses, latent = self.losses(steps, before)
+        with self._autocast():
+            losses, latent = self.losses(steps, before)
         require_finite(losses, "agent.policy.world_model.learning_rate")
         loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
         return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
@@ -197,23 +212,25 @@ class RSSM(LatentWorldModel):
         return Latent(latent.deter[:, 0], latent.stoch[:, 0])
 
     def _observe(self, observed: TensorDictBase, action: Tensor, is_init: Tensor, before: Latent) -> Latent:
-        embedding = self._embed(self.read(observed[self.key]), observed)
-        return self.recurrence.observe(embedding, action, is_init, before)[0]
+        with self._autocast():
+            embedding = self._embed(self.read(observed[self.key]), observed)
+            return self.recurrence.observe(embedding, action, is_init, before)[0]
 
     def _embed(self, seen: Tensor, observed: TensorDictBase) -> Tensor:
         """Embeddings [B, T, E] of observations [B, T]: of `seen` [B * T, ...], see `read`, and of the task."""
-        embedding: Tensor = self.encoder(seen).unflatten(0, observed.batch_size)
+        embedding: Tensor = self.encoder(seen).float().unflatten(0, observed.batch_size)
         return torch.cat((embedding, observed["task"]), -1) if self.tasks else embedding
 
     def _reconstruction(self, features: Tensor, seen: Tensor, observed: TensorDictBase) -> Tensor:
         """Squared error of all observations, from features [B * T, F]; 0-d."""
-        error = squared_error(self.decoder(features), seen)
+        error = squared_error(self.decoder(features).float(), seen)
         if self.task_head is None:
             return error
-        return error + squared_error(self.task_head(features), observed["task"].flatten(0, 1))
+        return error + squared_error(self.task_head(features).float(), observed["task"].flatten(0, 1))
 
     def imagine(self, state: Latent, action: Tensor) -> Latent:
-        return self.recurrence.imagine(state, action)
+        with self._autocast():
+            return self.recurrence.imagine(state, action)
 
     def step(self, state: Latent, action: Tensor) -> tuple[Latent, TensorDict]:
         state = self.imagine(state, action)
@@ -234,7 +251,8 @@ class RSSM(LatentWorldModel):
 
     def decode(self, features: Tensor) -> Tensor:
         """Decode features [N, F] to pixels uint8 or state, in the units of the environment."""
-        predicted: Tensor = self.decoder(features)
+        with self._autocast():
+            predicted: Tensor = self.decoder(features).float()
         if self.key == "pixels":
             return (predicted * 255).round().to(torch.uint8)
         return self.standardiser.inverse(symexp(predicted))
@@ -243,11 +261,19 @@ class RSSM(LatentWorldModel):
         return state.features
 
     def reward(self, features: Tensor) -> Tensor:
-        expected: Tensor = self.two_hot(self.reward_head(features))
+        with self._autocast():
+            logits = self.reward_head(features)
+        expected: Tensor = self.two_hot(logits.float())
         return expected
 
     def goes_on(self, features: Tensor) -> Tensor:
-        return torch.sigmoid(self.continue_head(features))
+        with self._autocast():
+            logits = self.continue_head(features)
+        return torch.sigmoid(logits.float())
+
+    def _autocast(self) -> torch.autocast:
+        """Around whole methods: what is cast under no_grad must not be kept for products that need gradients."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower_precision)
 
     # ----------------------------------------------------------------- packing
     @property

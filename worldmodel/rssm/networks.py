@@ -36,6 +36,17 @@ def linear(width_in: int, width_out: int, *, bias: bool = True, fan_in: int | No
     return layer
 
 
+def norms_in_float32(module: nn.Module) -> None:
+    """Give all RMS norms of a module float32 inputs, as autocast leaves them those of the layer before."""
+    for part in module.modules():
+        if isinstance(part, nn.RMSNorm):
+            part.register_forward_pre_hook(_as_float32)
+
+
+def _as_float32(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].float(),)
+
+
 class PixelEncoder(nn.Module):
     """Pictures [N, 3, R, R] in [0, 1] -> embeddings [N, E]: strided convolutions, each with RMS norm and SiLU."""
 
@@ -92,7 +103,7 @@ class PixelDecoder(nn.Module):
         for norm, upconvolution in zip(self.norms, self.upconvolutions, strict=True):
             normed = norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # over the channels
             maps = upconvolution(F.silu(normed))
-        return torch.sigmoid(maps)
+        return torch.sigmoid(maps.float())
 
 
 def smallest_side(resolution: int) -> int:

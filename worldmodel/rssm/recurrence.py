@@ -78,7 +78,7 @@ class BlockGRU(nn.Module):
         """deter [B, D], stoch [B, S K] and action [B, H] as `from_action` gives it -> deter [B, D]."""
         inputs = torch.cat((self.from_deter(deter), self.from_stoch(stoch), action), -1)
         values = F.silu(self.norm(self.own(deter).flatten(1) + self.shared(inputs)))
-        reset, candidate, update = self.gates(values).chunk(3, -1)  # each [B, blocks, D / blocks]
+        reset, candidate, update = self.gates(values).float().chunk(3, -1)  # each [B, blocks, D / blocks]
         candidate = torch.tanh(torch.sigmoid(reset) * candidate).flatten(1)
         update = torch.sigmoid(update - 1).flatten(1)  # biased to keep what is there
         return torch.lerp(deter, candidate, update)
@@ -86,7 +86,7 @@ class BlockGRU(nn.Module):
 
 def mixed(logits: Tensor, unimix: float) -> Tensor:
     """Probabilities of logits [*B, K] with a share `unimix` of the uniform distribution."""
-    return torch.softmax(logits, -1) * (1 - unimix) + unimix / logits.shape[-1]
+    return torch.softmax(logits.float(), -1) * (1 - unimix) + unimix / logits.shape[-1]
 
 
 def noise(*shape: int, like: Tensor) -> Tensor:

@@ -187,3 +187,34 @@ def test_refuses_to_learn_from_nan():
     with pytest.raises(FloatingPointError, match="reward = nan"):
         model.update(batch)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+@KEYS
+def test_bfloat16_follows_float32(pixels):
+    """On one step, because a class that is drawn otherwise in a near tie changes all that follows."""
+    batch, found = segments(batch=32, time=1), {}
+    for precision in ("float32", "bfloat16"):
+        model = small(pixels, precision=precision)
+        model.reward_head.get_parameter("model.3.weight").data.normal_(
+            std=0.1
+        )  # zero at first, so that no gradient would pass it
+        torch.manual_seed(1)
+        learned = model._learn(model._from_scratch(batch), model.recurrence.initial(len(batch)))
+        learned.loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        imagined = model.imagine(Latent(*(part[:, 0].detach() for part in learned.state)), batch["action"][:, 0])
+        assert {part.dtype for part in (*learned.state, *imagined, learned.loss, gradients)} == {torch.float32}
+        numbers = model.reward(model.features(imagined)), model.goes_on(model.features(imagined))
+        assert {part.dtype for part in numbers} == {torch.float32}
+        found[precision] = torch.stack(list(learned.metrics.values())), gradients
+    (exact, gradients), (rounded, others) = found.values()
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0.03, atol=0.01)
+    assert torch.cosine_similarity(gradients, others, 0) > 0.98
+
+
+def test_the_weights_of_a_model_in_bfloat16_stay_float32_and_it_learns():
+    model, batch = small(True, precision="bfloat16", learning_rate=1e-2), segments()
+    losses = [float(model.update(batch)["reconstruction_loss"]) for _ in range(25)]
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert losses[-1] < 0.8 * losses[0]

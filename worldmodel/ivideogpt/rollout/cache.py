@@ -52,11 +52,15 @@ class KeyValueCache:
         """Index in the segment of the next token."""
         return self.prefix_keys.shape[3] + self.filled
 
+    def places(self, count: int) -> Tensor:
+        """The next ``count`` places of own tokens, int64 on the cache's device: a captured graph reads them anew."""
+        return torch.arange(self.filled, self.filled + count, device=self.own.device)
+
     def fork(self, n: int) -> "KeyValueCache":
         """A cache of R * n rows over the same context tensors; tokens after the context are copied."""
         return replace(self, own=self.own.repeat_interleave(n, 2), forks=self.forks * n)
 
-    def attend(self, layer: int, qkv: Tensor, dropout: float) -> Tensor:
+    def attend(self, layer: int, qkv: Tensor, places: Tensor, dropout: float) -> Tensor:
         """Write the keys and values of q tokens in place, and attend from each to all up to the last of them.
 
         The context's part of the products is one for all forks of a row, so their context is read once. The
@@ -65,17 +69,20 @@ class KeyValueCache:
 
         Args:
             qkv: [R, q, 3, h, d] of the cache's type; the queries carry the scale of the scores.
+            places: int64 [q], ascending, where the tokens go.
 
         Returns:
             [R, q, h, d].
         """
         rows, count, _, heads, width = qkv.shape
-        own, last = self.own[layer], self.filled + count - 1
-        own[:, :, :, self.filled : last + 1] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+        own = self.own[layer]
+        own.index_copy_(3, places, qkv[:, :, 1:].permute(2, 0, 3, 1, 4))
         query = qkv[:, :, 0].transpose(1, 2).reshape(rows * heads, count, width)
         shared = self._gather(query, heads)  # [B * h, forks * q, d]
         context = torch.bmm(shared, self.prefix_keys[layer].flatten(0, 1).transpose(1, 2))  # [B * h, forks * q, P]
-        later = torch.baddbmm(self.future[last], query, own[0].flatten(0, 1).transpose(1, 2))  # [R * h, q, S]
+        later = torch.baddbmm(
+            self.future.index_select(0, places[-1:]), query, own[0].flatten(0, 1).transpose(1, 2)
+        )  # [R * h, q, S]
         weights = torch.cat([self._scatter(context, heads), later], -1).softmax(-1)
         if dropout:
             weights = F.dropout(weights, dropout)

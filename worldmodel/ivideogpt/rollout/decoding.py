@@ -222,13 +222,26 @@ class CachedDecoder:
 
         They see one another, and the cache gains them.
         """
-        count = x.shape[1]
-        turn = self.turn[cache.position : cache.position + count]
+        states = self.pass_through(x, cache, cache.places(x.shape[1]))
+        cache.filled += x.shape[1]
+        return states
+
+    def pass_through(self, x: Tensor, cache: KeyValueCache, places: Tensor) -> Tensor:
+        """As `advance`, of tokens at ``places`` int64 [q] of the cache, which does not count them.
+
+        What it launches depends on shapes alone, so that it can be captured as a CUDA graph.
+        """
+        turn = self.turn.index_select(0, places + cache.prefix_keys.shape[3])
         for index, layer in enumerate(self.layers):
-            attended = cache.attend(index, layer.project(x, turn), self.dropout)
+            attended = cache.attend(index, layer.project(x, turn), places, self.dropout)
             x = layer.feed(x, attended.flatten(2))
-        cache.filled += count
         return _normalise(x)
+
+    def tensors(self) -> list[Tensor]:
+        """What `pass_through`, `logits` and the ends of frames read of the snapshot."""
+        matrices = [m for layer in self.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        matrices += [self.any_head, self.code_head]
+        return [self.turn, self.norm, *(matrix.weight for matrix in matrices)]
 
 
 def _turns(cos: Tensor, sin: Tensor) -> Tensor:

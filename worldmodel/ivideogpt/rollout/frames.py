@@ -3,7 +3,7 @@
 R rollout rows, D width, P numbers of the robot's state, n dynamics tokens a frame, E decoders, V codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +41,42 @@ class Frame:
         return TensorDict(known, batch_size=self.tokens.shape[:1])
 
 
+class Choice(NamedTuple):
+    """How the codes of a frame are drawn, and whether it says how sure they are; see `imagine`."""
+
+    sampling: Sampling
+    measure: bool = False
+    any_token: bool = False
+
+
+class Inputs(NamedTuple):
+    """What a whole frame is predicted from, beside weights and caches."""
+
+    embedded: tuple[Tensor, ...]  # each decoder's [R, n + 1, D], which are written to
+    uniform: Tensor  # [R * n, 1] in [0, 1), by which the codes are drawn
+    places: Tensor  # int64 [n + 1] of the caches
+
+
+Predict = Callable[[Sequence[CachedDecoder], Sequence[KeyValueCache], Inputs, Choice], ImaginedFrame]
+
+
+def predict_frame(
+    decoders: Sequence[CachedDecoder], caches: Sequence[KeyValueCache], inputs: Inputs, choice: Choice
+) -> ImaginedFrame:
+    """One pass over all places of a frame, and its tokens [R, n]. The caches hold it then, and do not count it.
+
+    Nothing in here reads a value of a tensor or makes a copy of one on another device, so that a GPU can capture it.
+    """
+    layout, rows = decoders[0].layout, len(inputs.embedded[0])
+    each = zip(decoders, inputs.embedded, caches, strict=True)
+    hidden = [decoder.pass_through(x, cache, inputs.places) for decoder, x, cache in each]
+    mixed, logits = _mixed(decoders, [h[:, 1:] for h in hidden], choice.any_token)
+    tokens = choice.sampling.choose(mixed.flatten(0, 1), inputs.uniform).unflatten(0, (rows, -1))
+    ends = [h[:, 0] * decoder.norm for decoder, h in zip(decoders, hidden, strict=True)]
+    entropies = torch.stack([_entropy(x) for x in (mixed, *logits)]).mean(-1) if choice.measure else None
+    return _frame(tokens + (0 if choice.any_token else layout.context_codes), ends, entropies)
+
+
 @torch.no_grad()
 def imagine(
     decoders: Sequence[CachedDecoder],
@@ -51,6 +87,7 @@ def imagine(
     any_token: bool = False,
     given: Tensor | None = None,
     previous: Tensor | None = None,
+    predict: Predict = predict_frame,
 ) -> ImaginedFrame:
     """One frame: the slot with what it gains, and n sampled codes.
 
@@ -65,21 +102,20 @@ def imagine(
         given: tokens int64 [R, n] of a real frame, which take the place of sampled ones.
         previous: tokens int64 [R, n] of the frame before it, which decoders read that predict whole frames; None for
             the first after the context.
+        predict: predicts whole frames: `predict_frame`, or the same from captured graphs.
     """
     layout, rows = decoders[0].layout, caches[0].keys.shape[1]
     uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=caches[0].keys.device)
     offset = 0 if any_token else layout.context_codes
     if decoders[0].parallel:
         inputs = [decoder.frame(rows, previous, gain) for decoder, gain in zip(decoders, added, strict=True)]
-        hidden = _advance(decoders, caches, inputs)
-        mixed, logits = _mixed(decoders, [h[:, 1:] for h in hidden], any_token)
-        tokens = given
-        if tokens is None:
-            draws = uniform.transpose(0, 1).flatten(0, 1)
-            tokens = sampling.choose(mixed.flatten(0, 1), draws).unflatten(0, (rows, -1)) + offset
-        ends = [h[:, 0] * decoder.norm for decoder, h in zip(decoders, hidden, strict=True)]
-        entropies = torch.stack([_entropy(x) for x in (mixed, *logits)]).mean(-1) if measure else None
-        return _frame(tokens, ends, entropies)
+        count = inputs[0].shape[1]
+        draws = uniform.transpose(0, 1).flatten(0, 1)
+        choice = Choice(sampling, measure, any_token)
+        frame = predict(decoders, caches, Inputs(tuple(inputs), draws, caches[0].places(count)), choice)
+        for cache in caches:
+            cache.filled += count
+        return frame if given is None else frame._replace(tokens=given)
     inputs = [decoder.slot(rows, gain) for decoder, gain in zip(decoders, added, strict=True)]
     drawn, found = [], []
     for place, draw in enumerate(uniform):

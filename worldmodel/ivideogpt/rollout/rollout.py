@@ -17,7 +17,7 @@ from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
-from worldmodel.ivideogpt.rollout.frames import Frame, imagine
+from worldmodel.ivideogpt.rollout.frames import Frame, Predict, imagine, predict_frame
 from worldmodel.ivideogpt.rollout.state import ImaginedState
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
@@ -58,6 +58,7 @@ class Rollouts:
         self.layout, self.measure = tokenizer.layout, measure
         self.segment_frames, self.max_horizon = segment_frames, max_horizon
         self.precision, self.defects = precision, defects
+        self.predict: Predict = predict_frame  # of whole frames
         self._snapshot: tuple[CachedDecoder, ...] = ()
         self._snapshot_of: list[tuple[int, int]] = []
 
@@ -122,7 +123,8 @@ class Rollouts:
         action = None if action is None else action.float()
         added = [edge.condition(action, state.robot) for edge in edges]
         wanted = (self.sampling, self.measure, self.defects.any_token)
-        found = imagine(state.decoders, state.caches, added, *wanted, given=given, previous=state.tokens)
+        before, predict = state.tokens, self.predict
+        found = imagine(state.decoders, state.caches, added, *wanted, given=given, previous=before, predict=predict)
         rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
         robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
         robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
