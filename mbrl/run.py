@@ -204,16 +204,10 @@ class Run:
         import torch
 
         from mbrl.collecting.imagining import imagine
-        from mbrl.data.episodes import INITIAL
         from mbrl.device import fork_rng
 
         if self.world_model is None:
             raise UserError(f"{self.folder} is a run of agent {self.config.agent.name!r}, which learns no world model")
-        if INITIAL in self.world_model.context_keys:
-            raise UserError(
-                f"the world model of {self.folder} starts from the initial frame of an episode, which `imagine` "
-                "does not give to it"
-            )
         length = min(HORIZON, self.world_model.max_horizon) if horizon is None else horizon
         if actions is not None:
             length = actions.shape[1]

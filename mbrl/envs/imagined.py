@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
+from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
@@ -99,6 +100,8 @@ class ImaginationEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
         history = self.starts(self.batch_size[0], self.history).to(self.device)
+        if INITIAL in self.world_model.context_keys and INITIAL not in history.keys():
+            raise UserError("this world model starts from the initial frame of an episode, which these steps lack")
         self.history_records = history
         self._state = self.world_model.start(history[:, -self.world_model.context_length :])
         self._observed = {key: history[key][:, -1] for key in self.world_model.observations}
