@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Composite
 
-from mbrl.compose import CONFIGS
+from mbrl.compose import composed
 from worldmodel.ivideogpt.model import IVideoGPT
 
 NANO, BASE = "ivideogpt_nano", "ivideogpt_base"
@@ -24,7 +23,7 @@ def build(name: str = NANO, segment_length: int = 12, parallel: bool = False) ->
         segment_length: frames of its longest segment.
         parallel: whether the tokens of a frame are predicted together. Otherwise one after the other, as published.
     """
-    config = OmegaConf.load(str(CONFIGS / "worldmodel" / f"{name}.yaml"))
+    config = composed(["agent=mbpo_ivideogpt", f"worldmodel@agent.world_model={name}"]).agent.world_model
     config.segment_length, config.transformer.parallel = segment_length, parallel
     side = config.tokenizer.resolution
     pixels = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))

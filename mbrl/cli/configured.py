@@ -57,7 +57,9 @@ class Configured(NamedTuple):
     examples: str
 
 
-TRAIN_GROUPS = ("agent", "cloning", "env", "experiment", "launch", "planner", "policy", "worldmodel")
+TRAIN_GROUPS = (
+    "agent", "cloning", "env", "experiment", "launch", "planner", "policy", "protocol", "reward_network", "worldmodel",
+)  # fmt: skip
 CONFIGURED = {
     "train": Configured(
         "mbrl.training", "Train an agent; the results go to a folder under runs/", TRAIN_GROUPS, TRAIN_HELP

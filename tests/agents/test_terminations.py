@@ -27,7 +27,7 @@ from policies.base import Policy
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 from tests.termination import LAST, Corridor
 from tests.worldmodel.ivideogpt.test_model import ACTION as WIDTH
-from tests.worldmodel.ivideogpt.test_model import CONTEXT, SEGMENT, make, sequences
+from tests.worldmodel.ivideogpt.test_model import CONTEXT, SEGMENT, make, sequences, tokenizer
 from worldmodel.base import WorldModel
 from worldmodel.ensemble.model import ProbabilisticEnsemble
 from worldmodel.ivideogpt.rewards import RewardNetwork
@@ -205,7 +205,7 @@ def test_dreamers_world_model_learns_the_end_from_episodes_shorter_than_a_segmen
 
 def test_the_reward_network_learns_the_end_beside_the_rewards() -> None:
     torch.manual_seed(0)
-    network = RewardNetwork(16, None, channels=[8, 8], width=16, terminates=True)
+    network = RewardNetwork(tokenizer(), None, channels=[8, 8], width=16, terminates=True)
     frames = torch.zeros(1, 33, 3, 16, 16, dtype=torch.uint8)
     ended = (torch.arange(1, 33) % 4 == 0).view(1, -1, 1)
     frames[:, 1:][ended.squeeze(-1)] = 200
@@ -249,7 +249,9 @@ def test_without_terminations_nothing_is_added() -> None:
     plain, ending = (model.state_dict() for model in models)
     assert not [key for key in plain if "ending" in key] and list(models[0].optimizers) == ["ensemble"]
     assert all(torch.equal(plain[key], ending[key]) for key in plain), "the members begin alike"
-    plain_network, network = (RewardNetwork(16, 2, channels=[8], terminates=terminates) for terminates in (False, True))
+    plain_network, network = (
+        RewardNetwork(tokenizer(), 2, channels=[8], terminates=terminates) for terminates in (False, True)
+    )
     assert network.head[-1].out_features == plain_network.head[-1].out_features + 1
     assert not WorldModel.predicts_end
 

@@ -1,5 +1,6 @@
 """Rollouts that are cut or drawn less often where the world model is unsure; without either, nothing changes."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_transitions_are_drawn_by_their_weight() -> None:
     made = imagination(weigh_by={"doubt": 0.5})
     made.run()
     assert len(made) == 15
-    episodes, offsets = made.buffer._draw_transitions(30_000)
+    episodes, offsets = made.buffer._table.draw_transitions(30_000, partial(made.buffer._of_rows, "weight"))
     drawn = torch.zeros(3, HORIZON).index_put_((episodes, offsets - 2), torch.tensor(1.0), accumulate=True) / 30_000
     expected = (-MEASURED.cumsum(1)[:, [2, 3, 4, 4, 4]] / 0.5).exp()  # a transition rests on three steps
     torch.testing.assert_close(drawn, expected / expected.sum(), atol=0.006, rtol=0.0)
