@@ -30,8 +30,7 @@ ROOT_CONFIG = "train"
 LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> configs/launch, extra
 Known = Mapping[str, Sequence[str]]  # group -> names of its files
 UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
-PARTS = ("cloning", "planner", "policy", "reward_network", "worldmodel")  # groups whose files are parts of the agent
-# key of a part, if it is not agent.GROUP
+PARTS = ("cloning", "planner", "policy", "reward_network", "worldmodel")  # parts of the agent, agent.GROUP or ...
 PART_KEYS = {"worldmodel": "agent.world_model", "reward_network": "agent.world_model.reward_network"}
 
 
