@@ -49,7 +49,9 @@ class SegmentLearner(ModelLearner):
     def update(self, replay: Replay) -> Metrics:
         self.updates += 1
         sizes, initial = (self.schedule.model_batch_size, self.schedule.segment_length), self.world_model.context_keys
-        batch = replay.sequences(*sizes, initial=INITIAL in initial, recent=self.schedule.model_recent)
+        # At first there are few episodes: the newest tenth would be one of them.
+        recent = self.schedule.model_recent if self.updates > self.schedule.model_updates_first else 0.0
+        batch = replay.sequences(*sizes, initial=INITIAL in initial, recent=recent)
         return self.world_model.update(batch.to(self.world_model.device))
 
 

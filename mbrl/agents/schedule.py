@@ -24,7 +24,8 @@ class Schedule:
         segment_length: T, records of each segment.
         model_updates_first: world-model updates before the first imagination.
         model_updates_per_step: world-model updates per agent step after that.
-        model_recent: share of a batch of the world model that is drawn from the newest tenth of the episodes.
+        model_recent: share of a batch of the world model that is drawn from the newest tenth of the episodes, after the
+            first updates.
         reward_updates: updates of the rewards alone, on embeddings, before each call of imagination; half of each batch
             is drawn from the newest tenth of the episodes.
         model_fit_every: agent steps between two fits of a world model that is fitted to all real steps. A fit takes at
