@@ -39,6 +39,8 @@ class Precision:
         """The type of the products on this device."""
         if self._dtype is None:
             self._dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+        elif self._dtype == torch.bfloat16 and device.type == "cpu":
+            warn_of_slow_bfloat16()
         return self._dtype
 
     def name(self, device: torch.device) -> str:
@@ -75,6 +77,16 @@ def computes_bfloat16(device: torch.device) -> bool:
 def has_bfloat16_kernels() -> bool:
     """Whether this processor has what oneDNN's bfloat16 kernels need; older ones (AVX2 alone) are refused by them."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@cache
+def warn_of_slow_bfloat16() -> None:
+    """Warn, once, where a processor multiplies slower in bfloat16, which a setting asks for."""
+    if not has_bfloat16_kernels() or bfloat16_gain() * LEAST_GAIN < 1:
+        _log.warning(
+            "this processor multiplies slower in bfloat16 than in float32: worldmodel.precision=float32 takes less "
+            "time here, and rounds differently"
+        )
 
 
 @cache

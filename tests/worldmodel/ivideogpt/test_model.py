@@ -295,6 +295,7 @@ def test_auto_takes_the_faster_precision_of_the_device(
 def test_a_resumed_model_keeps_the_precision_that_it_began_with(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(precision, "warn_of_slow_bfloat16", lambda: None)
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
     saved = make(precision="auto").state_dict()
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
@@ -323,6 +324,18 @@ def test_a_cpu_computes_bfloat16_where_that_is_faster(
     state = torch.get_rng_state()
     assert bfloat16_gain() > 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("kernels", "gain", "warnings"), [(True, 0.5, 1), (False, 2.2, 1), (True, 1.0, 0)])
+def test_a_slow_precision_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, kernels: bool, gain: float, warnings: int
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16_kernels", lambda: kernels)
+    monkeypatch.setattr(precision, "bfloat16_gain", lambda: gain)
+    precision.warn_of_slow_bfloat16.cache_clear()
+    for name in ("float32", "bfloat16", "bfloat16"):
+        precision.Precision(name).dtype(torch.device("cpu"))
+    assert ["worldmodel.precision=float32" in record.message for record in caplog.records] == [True] * warnings
 
 
 @pytest.mark.parametrize(
