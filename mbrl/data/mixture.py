@@ -18,7 +18,8 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mbrl.data.augmentation import Augmentation, augment
+from mbrl.data.augmentation import Augmentation, Parameters, augment
+from mbrl.data.episodes import INITIAL
 from mbrl.data.segments import EpisodeData
 from mbrl.errors import UserError
 from mbrl.processes.workers import end_with_parent
@@ -52,6 +53,8 @@ class Mixture(Dataset[TensorDict]):
 
     Args:
         folders: weight by folder; weights need not sum to 1.
+        initial: whether a batch also has `initial` uint8 [B, T, 3, R, R], the first frame of each row's episode,
+            augmented as its segment is.
         augment: drawn anew for each segment; None leaves frames as they are.
         validation_share: of the episodes, on average.
         strict: refuse folders with torn, empty or too short episodes, instead of leaving those out with a warning.
@@ -74,6 +77,7 @@ class Mixture(Dataset[TensorDict]):
         segment_length: int,
         resolution: int,
         seed: int,
+        initial: bool = False,
         augment: Augmentation | None = None,
         split: Split = "train",
         validation_share: float = 0.05,
@@ -84,7 +88,7 @@ class Mixture(Dataset[TensorDict]):
         _check(folders, batch_size, segment_length, split, validation_share, rank, world_size)
         self.batch_size, self.segment_length, self.resolution = batch_size, segment_length, resolution
         self.seed, self.split, self.rank, self.world_size = seed, split, rank, world_size
-        self.augmentation = augment
+        self.augmentation, self.initial = augment, initial
         data = [EpisodeData(Path(folder), resolution=resolution, strict=strict) for folder in folders]
         self.keys, self.action_dim = _shared_keys(data)
         share = (0.0, validation_share) if split == "validation" else (validation_share, 1.0)
@@ -111,7 +115,7 @@ class Mixture(Dataset[TensorDict]):
         batch: TensorDict = torch.stack(segments)
         if self.augmentation is not None:
             parameters = self.augmentation.draw(joint, generator)
-            batch["pixels"] = augment(batch["pixels"], parameters.rows(rows))
+            _augment(batch, parameters.rows(rows))
         return batch
 
     def _segment(self, source: _Source, where: float) -> TensorDict:
@@ -120,7 +124,18 @@ class Mixture(Dataset[TensorDict]):
         place = min(int(where * total), total - 1)
         number = int(torch.searchsorted(source.bounds, place, right=True))
         start = place - (int(source.bounds[number - 1]) if number else 0)
-        return source.data.segment(int(source.episodes[number]), start, self.segment_length, self.keys)
+        episode, length = int(source.episodes[number]), self.segment_length
+        return source.data.segment(episode, start, length, self.keys, initial=self.initial)
+
+
+def _augment(batch: TensorDict, parameters: Parameters) -> None:
+    """Augment the frames of a batch, the initial ones as those of their segments."""
+    pixels = batch["pixels"]
+    if INITIAL not in batch.keys():
+        batch["pixels"] = augment(pixels, parameters)
+        return
+    together = augment(torch.cat([batch[INITIAL][:, :1], pixels], 1), parameters)
+    batch[INITIAL], batch["pixels"] = together[:, :1].expand_as(pixels), together[:, 1:]
 
 
 def loader(

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mbrl.data.conversion import SHOW_AFTER, ExternalEpisode, convert
-from mbrl.data.episodes import SUFFIX
+from mbrl.data.episodes import INITIAL, SUFFIX
 from mbrl.data.frames import crop_and_resize
 from mbrl.data.lerobot import is_lerobot, lerobot_episodes
 from mbrl.data.published import read_npz, unread_keys
@@ -96,12 +96,15 @@ class EpisodeData:
         """A, or None where there are no actions."""
         return self.widths.get("action")
 
-    def segment(self, episode: int, start: int, length: int, keys: Sequence[str] | None = None) -> TensorDict:
+    def segment(
+        self, episode: int, start: int, length: int, keys: Sequence[str] | None = None, *, initial: bool = False
+    ) -> TensorDict:
         """Rows `start` to `start + length` of an episode, [T]; of `keys` alone, where they are given.
 
         `pixels` uint8 [T, 3, R, R], and where the folder has them `action` [T, A], `state` [T, S], ("next", "reward")
         [T, 1] and ("next", "success") [T, 1]. action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last
-        row's are not to be used.
+        row's are not to be used. With `initial` the episode's first frame stands beside each row, as `initial`
+        uint8 [T, 3, R, R].
         """
         if start < 0 or length < 1 or start + length > self.lengths[episode]:
             last = start + length
@@ -109,9 +112,12 @@ class EpisodeData:
         rows, keys = slice(start, start + length), self.keys if keys is None else keys
         with _open(self._files[episode]) as file:
             entries = {key: file.get_slice(key)[rows] for key in ("pixels", *keys)}
+            first = file.get_slice("pixels")[:1] if initial else None
         segment = TensorDict({"pixels": crop_and_resize(entries.pop("pixels"), self.resolution)}, batch_size=[length])
         for key, value in entries.items():
             segment.set(("next", key) if key in _EARNED else key, value)
+        if first is not None:
+            segment[INITIAL] = crop_and_resize(first, self.resolution).expand_as(segment["pixels"])
         return segment
 
 

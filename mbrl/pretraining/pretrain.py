@@ -187,6 +187,7 @@ def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, M
         segment_length=config.worldmodel.segment_length,
         resolution=config.worldmodel.tokenizer.resolution,
         seed=config.seed,
+        initial=OmegaConf.select(config, "worldmodel.conditioning.initial", default=False),
         validation_share=config.validation.share if validated else 0.0,
         strict=config.strict,
     )

@@ -9,7 +9,6 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -27,19 +26,11 @@ GIB = 2**30
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 
 
-class VideoTokenizer(Protocol):
-    """Frames float [B, T, 3, R, R] in [0, 1] to tokens and back."""
-
-    def tokenize(self, frames: Tensor) -> Tensor: ...
-
-    def detokenize(self, tokens: Tensor) -> Tensor: ...
-
-
 class Reports:
     """Reports of one phase. Every process makes them; the first one writes.
 
     Args:
-        model: a world model with a `tokenizer` (VideoTokenizer).
+        model: the world model; its reconstructions and rollouts are shown.
         held_out: batches for validation and videos. batches, segments: how many of them, and of a batch's rows.
         first: steps of earlier phases; rows are numbered over all phases.
     """
@@ -48,7 +39,7 @@ class Reports:
         self,
         output: Path,
         phase: Phase,
-        model: Any,
+        model: WorldModel,
         accelerator: Accelerator,
         held_out: Mixture,
         *,
@@ -121,13 +112,10 @@ class Reports:
             self._metrics.write({"step": self._first + self._phase.step, **counters}, named | others)
 
 
-def reconstruction_video(model: Any, segments: TensorDict, path: Path) -> None:
+def reconstruction_video(model: WorldModel, segments: TensorDict, path: Path) -> None:
     """Segments [B, T] beside what the tokenizer makes of them."""
-    tokenizer: VideoTokenizer = model.tokenizer
-    pixels = segments["pixels"]
-    frames = tokenizer.detokenize(tokenizer.tokenize(pixels.float() / 255)).float()
-    painted = frames.clamp(0, 1).mul(255).round().to(torch.uint8)
-    real, length = pixels.flatten(0, 1).cpu(), pixels.shape[1]
+    painted = model.reconstruct(segments)
+    real, length = segments["pixels"].flatten(0, 1).cpu(), segments.shape[1]
     marks = torch.ones(len(real), dtype=torch.bool)
     write_comparison(path, real, painted.flatten(0, 1).cpu(), marks, range(length), "reconstructed")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def test_a_batch_is_segments_with_what_all_folders_have(folders: dict[str, float
     mixed = mixture(folders | {str(tmp_path / "video"): 1.0})
     assert (mixed.keys, mixed.action_dim) == ((), None)
     assert set(mixed[0].keys(True, True)) == {"pixels"}
+
+
+def test_initial_frames_stand_beside_their_segments_and_are_augmented_as_these(folders: dict[str, float]) -> None:
+    plain, batch = mixture(folders)[3], mixture(folders, initial=True)[3]
+    assert same(plain, batch.exclude("initial"))
+    assert batch["initial"].shape == batch["pixels"].shape
+    shown, at_start = (batch[key][:, :, 0, 0, 0].long() for key in ("pixels", "initial"))
+    assert (at_start % 128 == 0).all() and torch.equal(shown - at_start, plain["next", "reward"].squeeze(-1) - 1000)
+    darker = Augmentation(scale=(1.0, 1.0), ratio=(1.0, 1.0), brightness=(0.5, 0.5), contrast=(1.0, 1.0))
+    changed = mixture(folders, initial=True, augment=replace(darker, saturation=(1.0, 1.0), hue=(0.0, 0.0)))[3]
+    for key in ("pixels", "initial"):
+        assert (changed[key].float() - batch[key] / 2).abs().max() <= 1, key
 
 
 def test_a_batch_depends_on_seed_split_and_number_alone(folders: dict[str, float]) -> None:

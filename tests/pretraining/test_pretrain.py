@@ -136,6 +136,14 @@ def test_the_folder_holds_weights_metrics_and_videos(pretrained):
     assert json.loads((pretrained / "metrics.jsonl").read_text().splitlines()[0])["memory/peak_gib"] > 0.1
 
 
+@pytest.mark.process
+def test_a_model_whose_context_is_the_initial_frame_is_pretrained(data, tmp_path):
+    steps = ("tokenizer.steps=3", "transformer.steps=3", "validation.every=3", "video.every=3", "video.segments=1")
+    output = pretrain(data, tmp_path / "model", "worldmodel.conditioning.initial=true", *steps)
+    assert [row["step"] for row in rows(output) if "validation/transformer/loss" in row] == [6]
+    assert {path.name for path in output.glob("videos/*.mp4")} == {"tokenizer-0000003.mp4", "transformer-0000003.mp4"}
+
+
 @of_pretrained
 def test_a_world_model_starts_from_the_weights(pretrained, data, tmp_path):
     with initialize_config_module("configs", version_base="1.3"):
