@@ -170,7 +170,7 @@ class Library:
             snapshot = SnapshotLayout.of(env).unpack(records[SNAPSHOT][first])
         else:
             snapshot = self._replayed(env, name, episode, records, first)
-        session.start(snapshot, actions[first:step])
+        session.start(snapshot, actions[first:step], records["pixels"][0].numpy())
 
     def _replayed(self, env: Any, name: str, episode: int, records: TensorDictBase, step: int) -> dict[str, Any]:
         """The snapshot at a step, reached by the recorded actions from the episode's reset."""

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-from mbrl.data.episodes import SNAPSHOT
+from mbrl.data.episodes import INITIAL, SNAPSHOT
 from mbrl.device import fork_rng
 from mbrl.envs.snapshots import SnapshotLayout
 from mbrl.play.timeline import Moment
@@ -31,7 +32,12 @@ class ImaginedWorld:
         model: the world model.
         env: the environment beside it, for its snapshots.
         actions: width of its actions.
+
+    Attributes:
+        initial: the first picture of the session's episode, uint8 [3, R, R].
     """
+
+    initial: npt.NDArray[np.uint8]
 
     def __init__(self, model: WorldModel, env: Any, actions: int) -> None:
         self.model, self._actions = model, actions
@@ -61,8 +67,8 @@ class ImaginedWorld:
             self._anchor(after)
 
     def _anchor(self, moment: Moment) -> None:
-        """Have the model start anew from its own newest frames; from real ones where it needs more than frames."""
-        moment.anchor = "real" if self.model.context_keys else "imagined"
+        """Have the model start anew from its own newest frames; from real ones where it needs states beside them."""
+        moment.anchor = "imagined" if self._layout is None else "real"
         if moment.anchor == "real":
             moment.imagined, moment.depth, moment.since = moment.real, 0, 0
 
@@ -108,4 +114,6 @@ class ImaginedWorld:
         context["action"] = torch.from_numpy(np.stack([*actions, np.zeros(self._actions, np.float32)]))[None]
         if self._layout is not None:
             context[SNAPSHOT] = torch.stack([self._layout.pack(row.snapshot) for row in rows])[None]
+        if INITIAL in self.model.context_keys:
+            context[INITIAL] = torch.from_numpy(self.initial).expand_as(context["pixels"])
         return context.to(self.model.device)

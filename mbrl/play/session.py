@@ -22,7 +22,6 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs import EnvBase
 
-from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from mbrl.play.imagined_world import ImaginedWorld
 from mbrl.play.recording import to_records
@@ -64,17 +63,26 @@ class Session:
         self.env.seek(self.goal)
         observation, _ = self.env.reset()
         self.goal += 1
+        self._imagined.initial = observation["pixels"]
         return self._begin(observation, np.zeros((self.model.context_length - 1, self.actions), np.float32))
 
-    def start(self, snapshot: dict[str, Any], actions: npt.NDArray[np.float32]) -> Moment:
+    def start(
+        self,
+        snapshot: dict[str, Any],
+        actions: npt.NDArray[np.float32],
+        initial: npt.NDArray[np.uint8] | None = None,
+    ) -> Moment:
         """Start from a state of the real environment.
 
         Args:
             snapshot: of this environment or of another one of the same task.
             actions: float32 [N, A] to take from there before the imagined world starts; where N is less than C - 1,
                 the environment then stands still.
+            initial: the first picture of the episode that the state is from, uint8 [3, R, R], for a world model that
+                reads it. None: that of the state.
         """
         self.env.restore(snapshot)
+        self._imagined.initial = self.env.observe()["pixels"] if initial is None else initial
         idle = np.zeros((max(0, self.model.context_length - 1 - len(actions)), self.actions), np.float32)
         return self._begin(self.env.observe(), np.concatenate([actions.reshape(-1, self.actions), idle]))
 
@@ -253,8 +261,6 @@ def check_fits(model: WorldModel, env: EnvBase) -> None:
     """
     if "pixels" not in model.observations:
         raise UserError("this world model predicts states: mbrl play shows one that predicts pixels")
-    if INITIAL in model.context_keys:
-        raise UserError("this world model reads the initial frame of an episode, which mbrl play does not give to it")
     if model.goal_conditioned:
         raise UserError("this world model is conditioned on a goal frame, which mbrl play does not have")
     keys = env.observation_spec.keys()

@@ -230,6 +230,30 @@ def test_ivideogpt_is_steered_with_its_cache_forked() -> None:
     assert imagined(played.branches[0].moments) == straight and played.horizon == played.model.max_horizon
 
 
+def test_a_model_that_reads_the_initial_frame_is_given_it_wherever_the_session_starts() -> None:
+    played = session(context_keys=("initial",))
+    first = played.moments[0].real["pixels"]
+    for _ in range(7):
+        played.step(RIGHT)
+    assert played.moments[played.first + 5].anchor == "imagined", "frames are all that it starts from"
+    starts = played.model.starts  # type: ignore[attr-defined]
+    assert all((start["initial"].numpy() == first).all() and len(start["initial"][0]) == 2 for start in starts)
+    given = np.full_like(first, 7)
+    played.start(played.moment.snapshot, np.zeros((0, 2), np.float32), given)
+    played.step(RIGHT)
+    assert (starts[-1]["initial"].numpy() == given).all()
+    played.start(played.moment.snapshot, np.zeros((0, 2), np.float32))
+    played.step(RIGHT)
+    assert (starts[-1]["initial"].numpy() == played.moments[0].real["pixels"]).all()
+
+
+def test_ivideogpt_is_steered_in_the_context_of_an_initial_frame() -> None:
+    played = Session(make_env(resolution=16), make(conditioning=Conditioning(initial=True)).eval())
+    for _ in range(played.model.max_horizon + 2):
+        after = played.step(RIGHT)
+    assert after.imagined["pixels"].shape == (3, 16, 16) and after.since == 2
+
+
 def test_a_model_without_actions_imagines_all_the_same() -> None:
     env = make_env(resolution=16)
     model = make(conditioning=Conditioning(actions=False)).eval()
