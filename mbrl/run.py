@@ -188,8 +188,8 @@ class Run:
             horizon: H, steps of each rollout, 1 to the world model's `max_horizon`; None for the smaller of 15 and
                 that.
             context: real steps [B, T] to start from, oldest first, with T at least C and the frame stack: `action`
-                float32 [B, T, A] and the observations of the model, `pixels` uint8 [B, T, 3, R, R] or `state` float32
-                [B, T, S]. None draws real starts from the replay.
+                float32 [B, T, A] and what the model starts from, `pixels` or `initial` uint8 [B, T, 3, R, R] or `state`
+                float32 [B, T, S]. None draws real starts from the replay.
             actions: float32 [B, H, A] in [-1, 1], which replace the actions of the policy.
             seed: seed of the starts and of the sampling in the model.
 
@@ -203,7 +203,7 @@ class Run:
         """
         import torch
 
-        from mbrl.collecting.imagining import imagine
+        from mbrl.collecting.imagining import imagine, starts_from
         from mbrl.device import fork_rng
 
         if self.world_model is None:
@@ -211,7 +211,7 @@ class Run:
         length = min(HORIZON, self.world_model.max_horizon) if horizon is None else horizon
         if actions is not None:
             length = actions.shape[1]
-        policy, starts = self.policy, self.replay.starts if context is None else context
+        policy, starts = self.policy, starts_from(self.replay, self.world_model) if context is None else context
         with closing(self._plain_env()) as env, fork_rng():
             torch.manual_seed(seed)
             return imagine(self.world_model, policy, env, starts, rollouts, length, actions)

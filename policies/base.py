@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.nn.probabilistic import InteractionType, interaction_type, set_interaction_type
 from torch import Tensor, nn
@@ -62,6 +62,10 @@ class Policy(nn.Module, ABC):
     def device(self) -> torch.device:
         """Device of the parameters; the CPU for a policy without any."""
         return next(self.parameters(), torch.empty(0)).device
+
+    def recall(self, history: TensorDictBase) -> TensorDict | None:
+        """What `carried` is at the last of real steps [B, T] in the middle of episodes; None: it begins anew there."""
+        return None
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:

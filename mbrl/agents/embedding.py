@@ -69,6 +69,12 @@ class EmbeddingPolicy(Policy):
         """Does nothing: the policy and the world model have updates of their own."""
         return {}
 
+    def recall(self, history: TensorDictBase) -> TensorDict:
+        """As Policy.recall, from `pixels` and `initial`."""
+        initial = history[INITIAL][:, 0].to(self.device)
+        before = self.model.latents(history["pixels"][:, -2:][:, :1].to(self.device), initial)[:, 0]
+        return TensorDict({INITIAL: initial, "before": before}, batch_size=initial.shape[:1])
+
     def learn_rewards(self, replay: Replay) -> dict[str, Tensor]:
         """One update of the model's rewards on steps of the replay, half of them from the newest tenth of episodes."""
         return self.model.update(replay.sequences(REWARD_STEPS, 2, recent=0.5).to(self.device))

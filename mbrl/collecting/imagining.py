@@ -6,6 +6,7 @@ B rollouts, H steps, T real steps, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from torchrl.envs import EnvBase
 
 from mbrl.collecting.acting import Acting
 from mbrl.collecting.evaluation import Memory, acting_alone
+from mbrl.data.episodes import INITIAL
 from mbrl.envs.gym import with_recurrent_state
 from mbrl.envs.imagined import ImaginationEnv, Starts
 from mbrl.errors import UserError
+from mbrl.replay.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
@@ -34,6 +37,11 @@ class Replayed(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         return tensordict.set("action", next(self._left))
+
+
+def starts_from(replay: Replay, world_model: WorldModel) -> Starts:
+    """What draws real histories from a replay, with the initial frame beside them for a model that starts from it."""
+    return partial(replay.starts, initial=INITIAL in world_model.context_keys)
 
 
 def imagination_env(
@@ -109,9 +117,14 @@ def imagine(
     if carried is None:
         return imagined.rollout(horizon, policy, break_when_any_done=False).cpu()
     of_all = carried.expand(*imagined.batch_size, *carried.shape).to(imagined.device)
-    rollout = with_recurrent_state(imagined, of_all).rollout(horizon, policy, break_when_any_done=False)
-    memory = (*carried.keys(), "is_init")
-    return rollout.exclude(*memory, *(("next", key) for key in memory)).cpu()
+    remembering = with_recurrent_state(imagined, of_all)
+    start = remembering.reset()
+    memory = policy.policy.recall(imagined.history_records)
+    if memory is not None:
+        start.update(memory).set("is_init", torch.zeros_like(start["is_init"]))
+    rollout = remembering.rollout(horizon, policy, break_when_any_done=False, auto_reset=False, tensordict=start)
+    left_out = (*carried.keys(), "is_init")
+    return rollout.exclude(*left_out, *(("next", key) for key in left_out)).cpu()
 
 
 def last_steps(context: TensorDictBase, length: int) -> TensorDictBase:

@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
 
@@ -44,12 +45,13 @@ class Continued(WorldModel):
                 setattr(self, name, getattr(model, name))
         self.model, self.max_horizon = model, horizon
         self._limit = min(model.trained_horizon or model.max_horizon, model.max_horizon)
-        if model.context_keys and horizon > model.max_horizon:
+        needed = [key for key in model.context_keys if key != INITIAL]  # That frame stays what it is.
+        if needed and horizon > model.max_horizon:
             raise UserError(
-                f"a horizon of {horizon} steps: this world model starts from the {model.context_keys[0]} of a real "
-                f"step, which it does not predict, and can imagine {model.max_horizon} steps at most"
+                f"a horizon of {horizon} steps: this world model starts from the {needed[0]} of a real step, which it "
+                f"does not predict, and can imagine {model.max_horizon} steps at most"
             )
-        if model.context_keys:
+        if needed:
             self._limit = model.max_horizon
 
     @property
@@ -61,7 +63,7 @@ class Continued(WorldModel):
 
     def start(self, context: TensorDictBase) -> ContinuedState:
         """As WorldModel.start."""
-        newest = context.select("action", *self.observations).clone()
+        newest = context.select("action", INITIAL, *self.observations, strict=False).clone()
         return ContinuedState(self.model.start(context), newest, 0)
 
     def step(self, state: ContinuedState, action: Tensor) -> tuple[ContinuedState, TensorDictBase]:
@@ -81,6 +83,8 @@ class Continued(WorldModel):
             # A model predicts the leading entries of the state, and reads no others.
             before = newest[key] if key == "pixels" else newest[key][..., : predicted[key].shape[-1]]
             following[key] = torch.cat([before[:, 1:], predicted[key][:, None]], 1)
+        if INITIAL in newest.keys():
+            following[INITIAL] = newest[INITIAL]
         return TensorDict(following, batch_size=newest.batch_size, device=newest.device)
 
     def fork(self, state: ContinuedState, n: int) -> ContinuedState:

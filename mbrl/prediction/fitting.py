@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torchrl.envs import EnvBase
 
-from mbrl.data.episodes import SNAPSHOT
+from mbrl.data.episodes import INITIAL, SNAPSHOT
 from mbrl.errors import UserError
 from mbrl.run_folder.config import read_config
 from mbrl.run_folder.paths import CONFIG
@@ -58,6 +58,11 @@ def env_options(model: WorldModel) -> dict[str, bool]:
     return {name: True for name, wanted in needed.items() if wanted}
 
 
+def started_from(model: WorldModel) -> tuple[str, ...]:
+    """The entries of a real step that a model starts from; the initial frame of its episode is not one of them."""
+    return tuple(key for key in (*model.observations, *model.context_keys) if key != INITIAL)
+
+
 def require_fit(model: WorldModel, env: EnvBase, name: object) -> None:
     """Raise UserError if a world model cannot imagine episodes of an environment.
 
@@ -74,7 +79,7 @@ def require_fit(model: WorldModel, env: EnvBase, name: object) -> None:
         raise UserError("this world model reads no actions, so that it imagines the same for every policy")
     if (width := env.action_spec.shape[-1]) != model.action_dim:
         raise UserError(f"{name} has actions of width {width}, and the model is made for {model.action_dim}")
-    for key in (*model.observations, *model.context_keys):
+    for key in started_from(model):
         if key not in env.observation_spec.keys():
             raise UserError(f"{name}: its environment gives no {key}, from which this world model starts")
     if "pixels" in model.observations and (side := env.observation_spec["pixels"].shape[-1]) != model.resolution:

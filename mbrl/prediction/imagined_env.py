@@ -6,11 +6,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from mbrl.collecting.imagining import imagination_env
+from mbrl.collecting.imagining import imagination_env, starts_from
 from mbrl.envs.continued import Continued
 from mbrl.envs.imagined_gym import ImaginedGymEnv
 from mbrl.errors import UserError
-from mbrl.prediction.fitting import env_options, env_settings, require_fit, require_same_env, trained_in
+from mbrl.prediction.fitting import (
+    env_options,
+    env_settings,
+    require_fit,
+    require_same_env,
+    started_from,
+    trained_in,
+)
 from mbrl.prediction.models import load_model
 from mbrl.prediction.replays import is_run
 from mbrl.run import HORIZON, Run
@@ -60,10 +67,10 @@ def imagined_env(
             require_same_env(env_settings(run.config), run.folder, settings, path, pixels=pixels)
         require_fit(model, env, run.folder)
         held = run.replay.online.records.keys()
-        for key in (*model.observations, *model.context_keys):
+        for key in started_from(model):
             if key not in held:
                 raise UserError(f"the replay of {run.folder} holds no {key}, from which this world model starts")
-        return ImaginedGymEnv(imagination_env(Continued(model, length), env, run.replay.starts, 1, length))
+        return ImaginedGymEnv(imagination_env(Continued(model, length), env, starts_from(run.replay, model), 1, length))
 
 
 def _model(given: Run | WorldModel | str | Path) -> _Model:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mbrl.build import agent_steps_per_episode, env_factory
 from mbrl.collecting.evaluation import SIDE_BY_SIDE, Evaluator
 from mbrl.collecting.imagining import imagination_env, play_imagined
+from mbrl.data.episodes import INITIAL
 from mbrl.envs.continued import Continued
 from mbrl.errors import UserError
 from mbrl.prediction.fitting import (
@@ -275,6 +276,10 @@ def _play_together(
 
 
 def history(opening: TensorDictBase, _: int, length: int) -> TensorDictBase:
-    """The first steps [N, C] as a history [N, length]; a frame stack has copies of the first frame before it."""
+    """The first steps [N, C] as a history [N, length]; a frame stack has copies of the first frame before it.
+
+    The first frame also is the initial one, for a model that starts from that.
+    """
     missing = max(0, length - opening.shape[1])
-    return torch.cat([*[opening[:, :1]] * missing, opening], 1)
+    steps = torch.cat([*[opening[:, :1]] * missing, opening], 1)
+    return steps.set(INITIAL, steps["pixels"][:, :1].expand_as(steps["pixels"])) if "pixels" in steps.keys() else steps

@@ -10,7 +10,9 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.embedding import EmbeddingPolicy
 from mbrl.build import build_agent, build_policy, build_replay, env_factory
+from mbrl.collecting.acting import Acting
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.collecting.imagining import imagine, starts_from
 from mbrl.compose import composed
 from mbrl.data.episodes import to_records
 from mbrl.errors import UserError
@@ -107,6 +109,23 @@ def test_acting_reads_what_the_replay_notes() -> None:
     latents = agent.observer.model.latents(pixels[None], pixels[:1])[0]
     before = torch.cat([latents[:1], latents[:-1]])
     torch.testing.assert_close(torch.cat(seen), torch.cat([latents, before], -1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_rollout_from_the_middle_of_an_episode_is_seen_in_the_context_of_its_first_frame() -> None:
+    agent, replay, env = parts()
+    replay.online.extend(episode()[None])
+    seen: list[torch.Tensor] = []
+    agent.policy.actor.register_forward_pre_hook(lambda module, given: seen.append(given[0]["embedding"].clone()))
+    model = agent.world_model.eval()
+    acting = Acting(agent.observer, env.observation_spec)
+    rollout = imagine(model, acting, env, starts_from(replay, model), 6, 2)
+    pixels = replay.online.records["pixels"][:21]
+    latents = agent.observer.model.latents(pixels[None], pixels[:1])[0]
+    starts = (pixels == rollout["pixels"][:, :1]).flatten(2).all(-1).int().argmax(1)
+    before = (starts - 1).clamp(min=0)
+    assert len(starts.unique()) > 1
+    torch.testing.assert_close(seen[0], torch.cat([latents[starts], latents[before]], -1), atol=1e-3, rtol=1e-3)
+    assert not {"initial", "before"} & set(rollout.keys(True, True))
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,14 @@ def test_a_model_that_needs_more_than_its_predictions_is_not_continued() -> None
     assert Continued(model, 10).max_horizon == 10
     with pytest.raises(UserError, match=r"a horizon of 11 steps: .* the snapshot of a real step, .* can imagine 10"):
         Continued(model, 11)
+
+
+def test_the_initial_frame_of_the_episode_stays_what_it_is() -> None:
+    model = Watched()
+    model.context_keys = ("initial",)
+    first = torch.full((2, 2, 3, SIZE, SIZE), 200, dtype=torch.uint8)
+    continued = Continued(model, 25)
+    state = continued.fork(continued.start(context().set("initial", first)), 1)
+    run(continued, state, range(25))
+    assert [each["pixels"][0, -1, 0, 0, 0].item() for each in model.contexts] == [3, 13, 23]
+    assert all(torch.equal(each["initial"], first) for each in model.contexts)

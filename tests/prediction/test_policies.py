@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from tensordict import TensorDict
 
 import mbrl
 from mbrl.cli import main as cli
 from mbrl.errors import UserError
 from mbrl.prediction.fresh import train_model
+from mbrl.prediction.policies import history
 from tests.test_training import TOY
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("imagined")]  # whole runs, which all tests read
@@ -125,6 +128,12 @@ def test_every_mistake_is_one_line(runs: Runs, tmp_path: Path, capsys: pytest.Ca
     for arguments, message in mistakes.items():
         code, out, err = command(capsys, *arguments)
         assert code == 2 and message in err.splitlines()[-1] and not out, (arguments, err)
+
+
+def test_the_first_frame_of_an_opening_is_the_initial_one() -> None:
+    pixels = torch.arange(2 * 2 * 3, dtype=torch.uint8).view(2, 2, 3, 1, 1)
+    steps = history(TensorDict(pixels=pixels, action=torch.zeros(2, 2, 1), batch_size=[2, 2]), 2, 3)
+    assert torch.equal(steps["pixels"], pixels[:, [0, 0, 1]]) and torch.equal(steps["initial"], pixels[:, [0, 0, 0]])
 
 
 def test_an_imagined_env_needs_a_model_and_a_replay(runs: Runs) -> None:
