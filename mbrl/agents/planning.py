@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.data import Composite, TensorSpec, Unbounded
+from torchrl.data import Binary, Composite, TensorSpec, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.plan_following import PlanFollower
@@ -73,14 +73,15 @@ class PlanningPolicy(Policy):
             imagination,
             planner,
             actions=action_spec.shape[-1],
-            beside={key: observation_spec[key] for key in (*tasks, *world_model.context_keys)},
+            beside={key: observation_spec[key] for key in (*tasks, *world_model.context_keys) if key != INITIAL},
             frame_stack=frame_stack,
             replan_every=replan_every,
             proposals=proposals,
         )
         self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
         self.actor.to(self.device)  # the goal follows the world model
-        if not world_model.context_keys:  # A blank snapshot is no state. A model that needs more fails here, at once.
+        # A blank frame is one, a blank snapshot is no state. A model that needs more fails here, at once.
+        if set(world_model.context_keys) <= {INITIAL}:
             self.actor.plan(self.actor.blank().to(self.device))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -154,7 +155,8 @@ class PlanningActor(PlanFollower):
     """The actor of a `PlanningPolicy`.
 
     It reads `frames`, and what the world model needs beside them (`task` [N], `snapshot` [n]). It also remembers
-    `past_actions` [C, A], the newest last.
+    `past_actions` [C, A], the newest last, and for a world model that starts from it `initial` [3, R, R], the first
+    frame of the episode.
     """
 
     def __init__(
@@ -170,13 +172,18 @@ class PlanningActor(PlanFollower):
     ) -> None:
         side = imagination.world_model.resolution
         context_length = imagination.world_model.context_length
-        frames = Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)
+        observed: dict[str, TensorSpec] = {"frames": Unbounded((3 * frame_stack, side, side), dtype=torch.uint8)}
+        further: dict[str, TensorSpec] = {"past_actions": Unbounded((context_length, actions))}
+        self.keeps_initial = INITIAL in imagination.world_model.context_keys
+        if self.keeps_initial:
+            observed["is_init"] = Binary(shape=(1,), dtype=torch.bool)
+            further[INITIAL] = Unbounded((3, side, side), dtype=torch.uint8)
         super().__init__(
-            {"frames": frames, **{key: spec.clone() for key, spec in beside.items()}},
+            observed | {key: spec.clone() for key, spec in beside.items()},
             horizon=planner.horizon,
             actions=actions,
             replan_every=replan_every,
-            further={"past_actions": Unbounded((context_length, actions))},
+            further=further,
         )
         self.imagination, self.planner, self.context_length = imagination, planner, context_length
         self.proposals, self.frame_stack, self.beside = proposals, frame_stack, tuple(beside)
@@ -187,7 +194,12 @@ class PlanningActor(PlanFollower):
         return TensorDict({key: spec.zero()[None] for key, spec in read.items()}, batch_size=[1])
 
     def remember(self, rows: TensorDictBase, action: Tensor) -> dict[str, Tensor]:
-        return {"past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1)}
+        remembered = {"past_actions": torch.cat([rows["past_actions"][:, 1:], action[:, None]], 1)}
+        return remembered | ({INITIAL: self._initial(rows)} if self.keeps_initial else {})
+
+    def _initial(self, rows: TensorDictBase) -> Tensor:
+        """The first frame of each row's episode, uint8 [B, 3, R, R]: the newest one at its first step."""
+        return torch.where(rows["is_init"][..., None, None], rows["frames"][:, -3:], rows[INITIAL])
 
     def plan(self, rows: TensorDictBase) -> Plan:
         """Plan for the rows [B]. The context is encoded once; each iteration of the search forks it."""
@@ -198,6 +210,8 @@ class PlanningActor(PlanFollower):
         context = TensorDict(pixels=pixels, action=actions, batch_size=pixels.shape[:2])
         for key in self.beside:
             context[key] = observed[key][:, None].expand(*context.batch_size, -1)
+        if self.keeps_initial:
+            context[INITIAL] = self._initial(rows)[:, None].expand_as(pixels)
         state = self.imagination.start(context)
         proposals = None
         if self.proposals:
@@ -219,11 +233,6 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
         raise UserError("this world model does not read actions: set agent.world_model.conditioning.actions=true")
     if not (world_model.predicts_reward or has_goal):
         raise UserError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
-    if INITIAL in world_model.context_keys:
-        raise UserError(
-            "the planner has no initial frame of the episode to give to this world model: set "
-            "agent.world_model.conditioning.initial=false"
-        )
     if world_model.goal_conditioned and not has_goal:
         raise UserError("this world model needs a goal frame: give planning.goal, an episode that ends at the goal")
 

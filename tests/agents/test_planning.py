@@ -165,6 +165,18 @@ def test_context_holds_the_last_frames_and_what_was_done_between() -> None:
         assert torch.equal(context["action"][0, 0], rollout["action"][before] if t else torch.zeros(2))
 
 
+def test_a_model_that_starts_from_the_initial_frame_is_given_that_of_each_episode() -> None:
+    model = ToyWorldModel()
+    model.context_keys = ("initial",)
+    policy = planning(model)
+    model.contexts.clear()
+    rollouts = play(policy, 2)
+    first = torch.cat([rollout["pixels"][:1] for rollout in rollouts])
+    assert not torch.equal(*first) and len(model.contexts) == 2 * STEPS
+    for number, context in enumerate(model.contexts):
+        assert torch.equal(context["initial"][0, -1], first[number // STEPS])
+
+
 def test_memory_is_in_the_environment() -> None:
     """Playing elsewhere in between changes nothing; the rest of a plan is what the next decision starts from."""
     policy = planning(replan_every=2)
