@@ -1,20 +1,115 @@
 """World models that are half learned: frames or rewards come from the simulator, to see which half's error costs.
 
-B rollouts, A action.
+B rollouts, T time, n numbers of a snapshot, R resolution, A action.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec
+from torchrl.envs import EnvBase
 
-from worldmodel.base import WorldModel
+from mbrl.envs.simulator_model import SimulatorModel
+from policies.ranges import Horizon
+from worldmodel.base import Outcome, WorldModel
+from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.training import decay_groups, gradient_step
+
+
+class Seen(NamedTuple):
+    """State of the rollouts: the snapshots, float64 [B, n], and the newest frames, uint8 [B, 3, R, R]."""
+
+    snapshots: Tensor
+    pixels: Tensor
+
+
+class SimulatedFrames(SimulatorModel):
+    """The simulator's frames, and the rewards that a network has learned to read off them.
+
+    This is the fair ceiling: a perfect model also reveals rewards that no real step has seen yet.
+
+    Args:
+        observation_spec: has `pixels`.
+        action_spec: [A].
+        env: as in SimulatorModel.
+        reward_network: makes the network when called with (this model, A).
+        optimizer: makes its optimiser when called with groups of parameters.
+        max_horizon: as in SimulatorModel.
+        clip_norm: largest norm of the gradient.
+
+    Raises:
+        UserError: as SimulatorModel.
+        ValueError: there are no pixels to read rewards off.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: TensorSpec,
+        *,
+        env: EnvBase,
+        reward_network: Callable[..., RewardNetwork],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        max_horizon: Horizon = 100,
+        clip_norm: float = 1.0,
+    ) -> None:
+        super().__init__(observation_spec, action_spec, env=env, max_horizon=max_horizon)
+        if "pixels" not in self.observations:
+            raise ValueError("rewards are read off pixels, and this environment has none: set env.pixels=true")
+        self.reward_network, self.clip_norm = reward_network(self, self.action_dim), clip_norm
+        self._optimizer = optimizer(decay_groups(self.reward_network))
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"reward_network": self._optimizer}
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient step of the network on the steps between the frames of a batch [B, T]."""
+        network, rewards = self.reward_network, batch["next", "reward"][:, :-1]
+        logits = network.logits(batch["pixels"], batch["action"][:, :-1])
+        loss = network.loss(logits, rewards)
+        gradient_step(self._optimizer, loss, done=0, warmup=0, clip_norm=self.clip_norm, name="reward_network")
+        return {
+            "reward_loss": loss.detach(),
+            "reward_error": (network.expected(logits.detach()) - rewards).abs().mean(),
+        }
+
+    def start(self, context: TensorDictBase) -> Seen:  # type: ignore[override]
+        """As SimulatorModel.start; the context must also hold `pixels`."""
+        return Seen(super().start(context), context["pixels"][:, -1])
+
+    def step(self, state: Seen, action: Tensor) -> tuple[Seen, TensorDict]:  # type: ignore[override]
+        snapshots, prediction = super().step(state.snapshots, action)
+        return self._read(state, action, snapshots, prediction)
+
+    def observe(  # type: ignore[override]
+        self, state: Seen, action: Tensor, observed: TensorDictBase
+    ) -> tuple[Seen, TensorDict]:
+        """As WorldModel.observe, from `pixels`."""
+        snapshots, _ = super().step(state.snapshots, action)
+        state, prediction = self._read(state, action, snapshots, observed.select("pixels"))
+        return state, prediction.select("reward")
+
+    @torch.no_grad()
+    def _read(self, before: Seen, action: Tensor, snapshots: Tensor, shown: TensorDictBase) -> tuple[Seen, TensorDict]:
+        """The state after a step that shows `pixels`, and these with the reward that is read off them."""
+        frames = torch.stack([before.pixels, shown["pixels"]], 1)
+        reward = self.reward_network(frames, action.unsqueeze(1)).squeeze(1)
+        return Seen(snapshots, shown["pixels"]), TensorDict(
+            pixels=shown["pixels"], reward=reward, batch_size=[len(action)]
+        )
+
+    def fork(self, state: Seen, n: int) -> Seen:  # type: ignore[override]
+        return Seen(*(part.repeat_interleave(n, 0) for part in state))
+
+    def outcome(self, state: Any, actions: Tensor, last_frame: bool = False) -> Outcome:
+        """As WorldModel.outcome; every frame is drawn, because its reward is read off it."""
+        return WorldModel.outcome(self, state, actions, last_frame)
 
 
 class Halves(NamedTuple):
@@ -24,23 +119,15 @@ class Halves(NamedTuple):
     simulated: Any
 
 
-class HalfModel(WorldModel):
-    """A learned model and the simulator, taken through the same actions side by side.
+class SimulatedRewards(WorldModel):
+    """A learned model's frames, and the simulator's rewards of the same actions.
 
     Args:
         observation_spec: as both models read it.
         action_spec: [A].
         learned: makes the learned model when called with the specs. It predicts frames and rewards.
         simulator: makes the simulator as a world model when called with the specs.
-
-    Attributes:
-        needs_reader: whether the learned model must read rewards from given frames.
-
-    Raises:
-        ValueError: it must, and cannot.
     """
-
-    needs_reader = False
 
     def __init__(
         self,
@@ -52,11 +139,6 @@ class HalfModel(WorldModel):
     ) -> None:
         super().__init__()
         self.learned = learned(observation_spec=observation_spec, action_spec=action_spec)
-        if self.needs_reader and not self.learned.reads_reward:
-            raise ValueError(
-                "the learned model reads no rewards from given frames: give it a reward_network, or set "
-                "transformer.parallel=false"
-            )
         self.simulator = simulator(observation_spec=observation_spec, action_spec=action_spec)
         self.context_length = max(self.learned.context_length, self.simulator.context_length)
         self.max_horizon = min(self.learned.max_horizon, self.simulator.max_horizon)
@@ -91,31 +173,10 @@ class HalfModel(WorldModel):
         self.learned.measure_all()
         self.measures = self.learned.measures
 
-    @abstractmethod
-    def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]: ...
-
-    def fork(self, state: Halves, n: int) -> Halves:
-        return Halves(self.learned.fork(state.learned, n), self.simulator.fork(state.simulated, n))
-
-
-class SimulatedFrames(HalfModel):
-    """The simulator's frames, and the rewards that the learned model reads from them.
-
-    This is the fair ceiling: a perfect model also reveals rewards that no real step has seen yet.
-    """
-
-    needs_reader = True
-
-    def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]:
-        simulated, prediction = self.simulator.step(state.simulated, action)
-        learned, read = self.learned.observe(state.learned, action, prediction)
-        return Halves(learned, simulated), prediction.update(read)
-
-
-class SimulatedRewards(HalfModel):
-    """The learned model's frames, and the simulator's rewards of the same actions."""
-
     def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]:
         simulated, outcome = self.simulator.step(state.simulated, action)
         learned, prediction = self.learned.step(state.learned, action)
         return Halves(learned, simulated), prediction.set("reward", outcome["reward"])
+
+    def fork(self, state: Halves, n: int) -> Halves:
+        return Halves(self.learned.fork(state.learned, n), self.simulator.fork(state.simulated, n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from policies.random import RandomPolicy
 from tests.fakes import CountingWorldModel
 from tests.run_folders import rows, weights
 from tests.test_training import TOY, compose_config
+from worldmodel.ivideogpt.rewards import RewardNetwork
 
 ENVS = {
     "toy": lambda **options: toy.make_env(resolution=16, episode_length=12, **options),
@@ -74,11 +76,11 @@ def test_what_it_needs_is_said() -> None:
         model.start(episode.exclude("snapshot")[:1][None])
 
 
-class Reader(CountingWorldModel):
+class Counter(CountingWorldModel):
     """Rewards count the steps; a frame is black."""
 
     measures: tuple[str, ...] = ()
-    resolution, action_dim, reads_reward = 16, 2, True
+    resolution, action_dim = 16, 2
 
     def start(self, context: TensorDictBase) -> Tensor:
         return torch.zeros(len(context), 1)
@@ -87,33 +89,61 @@ class Reader(CountingWorldModel):
         pixels = torch.zeros(len(action), 3, 16, 16, dtype=torch.uint8)
         return state + 1, TensorDict(reward=state + 1, pixels=pixels, batch_size=[len(action)])
 
-    def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDict]:
-        brightness = observed["pixels"].float().mean((1, 2, 3))[:, None]
-        return state + 1, TensorDict(reward=brightness, batch_size=[len(action)])
 
-
-@pytest.mark.parametrize("half", [SimulatedFrames, SimulatedRewards])
-def test_each_half_is_of_the_model_that_it_names(half: Any) -> None:
+def test_simulated_rewards_stand_beside_the_frames_of_the_model() -> None:
     simulator, episode = simulated(ENVS["toy"])
-    model = half(Composite(), Bounded(-1, 1, (2,)), learned=lambda **_: Reader(), simulator=lambda **_: simulator)
+    model = SimulatedRewards(
+        Composite(), Bounded(-1, 1, (2,)), learned=lambda **_: Counter(), simulator=lambda **_: simulator
+    )
     predicted = model.predict(episode[None, 4 : 4 + model.context_length], episode["action"][None, 4:9])
     first = 4 + model.context_length - 1
     real = simulator.predict(episode[None, first : first + 1], episode["action"][None, 4:9])
-    if half is SimulatedFrames:
-        assert torch.equal(predicted["pixels"], real["pixels"])
-        torch.testing.assert_close(predicted["reward"][..., 0], real["pixels"].float().mean((2, 3, 4)))
-    else:
-        assert not predicted["pixels"].any()
-        torch.testing.assert_close(predicted["reward"], real["reward"])
+    assert not predicted["pixels"].any()
+    torch.testing.assert_close(predicted["reward"], real["reward"])
     assert predicted.keys() == real.keys()
 
 
-def test_rewards_of_the_simulators_frames_need_a_model_that_reads_them() -> None:
-    simulator, _ = simulated(ENVS["toy"])
-    blind = Reader()
-    blind.reads_reward = False
-    with pytest.raises(ValueError, match="give it a reward_network"):
-        SimulatedFrames(Composite(), Bounded(-1, 1, (2,)), learned=lambda **_: blind, simulator=lambda **_: simulator)
+def reading() -> tuple[SimulatedFrames, SimulatorModel, TensorDict]:
+    simulator, episode = simulated(ENVS["toy"])
+    env = ENVS["toy"](seed=5, snapshots=True)
+    parts = {
+        "reward_network": partial(RewardNetwork, channels=(8, 8), width=32),
+        "optimizer": partial(torch.optim.AdamW, lr=3e-3),
+    }
+    model = SimulatedFrames(env.observation_spec, env.action_spec, env=env, **parts)
+    return model, simulator, episode
+
+
+def test_rewards_are_read_off_the_simulators_frames() -> None:
+    model, simulator, episode = reading()
+    context, actions = episode[None, 4:5], episode["action"][None, 4:9]
+    predicted, real = model.predict(context, actions), simulator.predict(context, actions)
+    assert torch.equal(predicted["pixels"], real["pixels"]) and not predicted["reward"].any(), "not learned yet"
+    following = episode["next"]
+    steps = TensorDict(
+        pixels=torch.stack([episode["pixels"], following["pixels"]], 1),
+        action=torch.stack([episode["action"]] * 2, 1),
+        next=TensorDict(reward=torch.stack([following["reward"]] * 2, 1), batch_size=[12, 2]),
+        batch_size=[12, 2],
+    )
+    errors = [float(model.update(steps)["reward_error"]) for _ in range(150)]
+    assert errors[-1] < 0.3 * errors[0]
+    read = model.predict(context, actions)["reward"]
+    assert torch.corrcoef(torch.stack([read.flatten(), real["reward"].flatten()]))[0, 1] > 0.9
+    state, seen = model.start(context), []
+    for t in range(5):
+        observed = TensorDict(pixels=real["pixels"][:, t], batch_size=[1])
+        state, reward = model.observe(state, actions[:, t], observed)
+        seen.append(reward["reward"])
+    torch.testing.assert_close(torch.stack(seen, 1), read)
+    forked = model.fork(model.start(context), 2)
+    torch.testing.assert_close(model.outcome(forked, actions.expand(2, -1, -1)).reward, read[..., 0].expand(2, -1))
+
+
+def test_rewards_cannot_be_read_without_pixels() -> None:
+    env = toy.make_env(pixels=False, snapshots=True)
+    with pytest.raises(ValueError, match=r"set env\.pixels=true"):
+        SimulatedFrames(env.observation_spec, env.action_spec, env=env, reward_network=Any, optimizer=Any)
 
 
 @pytest.mark.learns
