@@ -76,7 +76,7 @@ class Policy(nn.Module, ABC):
         `gamma` [B, 1], the discount of the bootstrap value. So the target is
         `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: where it is above 0, the row was
         demonstrated, and the actor's loss gets an imitation term with this weight (`policies.bc.imitation`). `imagined`
-        bool [B, 1] is optional too, for metrics alone: see `value_metrics`.
+        bool [B, 1] is optional too, for metrics alone: see `policies.metrics`.
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
         `reward` and `terminated` that follow that action (those of the last row are not used).
@@ -252,28 +252,6 @@ def forget_moments(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if "step" in group:  # LaProp counts the steps of a group, for its warm-up
             group["step"] = 0
-
-
-def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
-    """What the critics say of a batch.
-
-    Args:
-        values: [N, B, 1] of N critics.
-        target: [B, 1], what they learn.
-        batch: the transitions [B].
-
-    Returns:
-        `q` and `target_q`, means. Where the batch tells real from `imagined` rows, `q_real` and `q_imagined` too: a
-        critic that learns from a wrong world model values the two differently.
-    """
-    q, target = values.detach().mean(0), target.detach()
-    metrics = {"q": q.mean(), "target_q": target.mean()}
-    imagined = batch.get("imagined", None)
-    if imagined is not None:
-        share = imagined / imagined.sum()  # weights: an index by a mask would wait for the GPU
-        real = ~imagined / (~imagined).sum()
-        metrics |= {"q_real": (q * real).sum(), "q_imagined": (q * share).sum()}
-    return metrics
 
 
 _checks_losses = ContextVar("checks_losses", default=True)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import ValuePolicy, exploring, require_finite, value_metrics
+from policies.base import ValuePolicy, exploring, require_finite
 from policies.bc import imitation
+from policies.metrics import value_metrics
 from policies.networks import Critics, RunningNorm, perceptron, soft_update
 from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay

@@ -17,8 +17,6 @@ from torchrl.envs import EnvBase
 from mbrl.envs.simulator_model import SimulatorModel
 from policies.ranges import Horizon
 from worldmodel.base import Outcome, WorldModel
-from worldmodel.ivideogpt.rewards import RewardNetwork
-from worldmodel.ivideogpt.training import decay_groups, gradient_step
 
 
 class Seen(NamedTuple):
@@ -37,10 +35,9 @@ class SimulatedFrames(SimulatorModel):
         observation_spec: has `pixels`.
         action_spec: [A].
         env: as in SimulatorModel.
-        reward_network: makes the network when called with (this model, A).
-        optimizer: makes its optimiser when called with groups of parameters.
+        rewards: makes what reads them when called with (R, A), such as a
+            `worldmodel.ivideogpt.reading.RewardReader`.
         max_horizon: as in SimulatorModel.
-        clip_norm: largest norm of the gradient.
 
     Raises:
         UserError: as SimulatorModel.
@@ -53,31 +50,22 @@ class SimulatedFrames(SimulatorModel):
         action_spec: TensorSpec,
         *,
         env: EnvBase,
-        reward_network: Callable[..., RewardNetwork],
-        optimizer: Callable[..., torch.optim.Optimizer],
+        rewards: Callable[..., Any],
         max_horizon: Horizon = 100,
-        clip_norm: float = 1.0,
     ) -> None:
         super().__init__(observation_spec, action_spec, env=env, max_horizon=max_horizon)
         if "pixels" not in self.observations:
             raise ValueError("rewards are read off pixels, and this environment has none: set env.pixels=true")
-        self.reward_network, self.clip_norm = reward_network(self, self.action_dim), clip_norm
-        self._optimizer = optimizer(decay_groups(self.reward_network))
+        self.rewards = rewards(self.resolution, self.action_dim)
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"reward_network": self._optimizer}
+        return {"reward_network": self.rewards.optimizer}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step of the network on the steps between the frames of a batch [B, T]."""
-        network, rewards = self.reward_network, batch["next", "reward"][:, :-1]
-        logits = network.logits(batch["pixels"], batch["action"][:, :-1])
-        loss = network.loss(logits, rewards)
-        gradient_step(self._optimizer, loss, done=0, warmup=0, clip_norm=self.clip_norm, name="reward_network")
-        return {
-            "reward_loss": loss.detach(),
-            "reward_error": (network.expected(logits.detach()) - rewards).abs().mean(),
-        }
+        """One gradient step of what reads the rewards, on the steps between the frames of a batch [B, T]."""
+        metrics: dict[str, Tensor] = self.rewards.update(batch)
+        return metrics
 
     def start(self, context: TensorDictBase) -> Seen:  # type: ignore[override]
         """As SimulatorModel.start; the context must also hold `pixels`."""
@@ -95,14 +83,11 @@ class SimulatedFrames(SimulatorModel):
         state, prediction = self._read(state, action, snapshots, observed.select("pixels"))
         return state, prediction.select("reward")
 
-    @torch.no_grad()
     def _read(self, before: Seen, action: Tensor, snapshots: Tensor, shown: TensorDictBase) -> tuple[Seen, TensorDict]:
         """The state after a step that shows `pixels`, and these with the reward that is read off them."""
-        frames = torch.stack([before.pixels, shown["pixels"]], 1)
-        reward = self.reward_network(frames, action.unsqueeze(1)).squeeze(1)
-        return Seen(snapshots, shown["pixels"]), TensorDict(
-            pixels=shown["pixels"], reward=reward, batch_size=[len(action)]
-        )
+        pixels = shown["pixels"]
+        reward = self.rewards(before.pixels, pixels, action)
+        return Seen(snapshots, pixels), TensorDict(pixels=pixels, reward=reward, batch_size=[len(action)])
 
     def fork(self, state: Seen, n: int) -> Seen:  # type: ignore[override]
         return Seen(*(part.repeat_interleave(n, 0) for part in state))

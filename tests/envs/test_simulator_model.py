@@ -25,6 +25,7 @@ from policies.random import RandomPolicy
 from tests.fakes import CountingWorldModel
 from tests.run_folders import rows, weights
 from tests.test_training import TOY, compose_config
+from worldmodel.ivideogpt.reading import RewardReader
 from worldmodel.ivideogpt.rewards import RewardNetwork
 
 ENVS = {
@@ -106,11 +107,9 @@ def test_simulated_rewards_stand_beside_the_frames_of_the_model() -> None:
 def reading() -> tuple[SimulatedFrames, SimulatorModel, TensorDict]:
     simulator, episode = simulated(ENVS["toy"])
     env = ENVS["toy"](seed=5, snapshots=True)
-    parts = {
-        "reward_network": partial(RewardNetwork, channels=(8, 8), width=32),
-        "optimizer": partial(torch.optim.AdamW, lr=3e-3),
-    }
-    model = SimulatedFrames(env.observation_spec, env.action_spec, env=env, **parts)
+    network, optimizer = partial(RewardNetwork, channels=(8, 8), width=32), partial(torch.optim.AdamW, lr=3e-3)
+    rewards = partial(RewardReader, network=network, optimizer=optimizer)
+    model = SimulatedFrames(env.observation_spec, env.action_spec, env=env, rewards=rewards)
     return model, simulator, episode
 
 
@@ -143,7 +142,7 @@ def test_rewards_are_read_off_the_simulators_frames() -> None:
 def test_rewards_cannot_be_read_without_pixels() -> None:
     env = toy.make_env(pixels=False, snapshots=True)
     with pytest.raises(ValueError, match=r"set env\.pixels=true"):
-        SimulatedFrames(env.observation_spec, env.action_spec, env=env, reward_network=Any, optimizer=Any)
+        SimulatedFrames(env.observation_spec, env.action_spec, env=env, rewards=RewardReader)
 
 
 @pytest.mark.learns

@@ -3,7 +3,7 @@
 import torch
 from tensordict import TensorDict
 
-from policies.base import value_metrics
+from policies.metrics import value_metrics
 
 
 def test_means_over_real_and_imagined_rows() -> None:

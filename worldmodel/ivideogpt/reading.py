@@ -1,0 +1,61 @@
+"""Rewards learned apart from a video model, where the frames come from elsewhere.
+
+B batch, T time, R resolution, A action width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.training import decay_groups, gradient_step
+from worldmodel.ranges import Norm
+
+
+class Frames(NamedTuple):
+    """What the network needs to know of a tokenizer: the side of its frames in pixels."""
+
+    resolution: int
+
+
+class RewardReader(nn.Module):
+    """Reads rewards off real frames, and learns to.
+
+    Args:
+        resolution: R.
+        action_dim: A.
+        network: Makes the network when called with (Frames, A).
+        optimizer: Makes its optimiser when called with groups of parameters.
+        clip_norm: Maximum norm of the gradient.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        action_dim: int,
+        *,
+        network: Callable[..., RewardNetwork],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        clip_norm: Norm = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network, self.clip_norm = network(Frames(resolution), action_dim), clip_norm
+        self.optimizer = optimizer(decay_groups(self.network))
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """One gradient step on the steps between the frames of a batch [B, T]; `pixels`, `action` and rewards."""
+        network, rewards = self.network, batch["next", "reward"][:, :-1]
+        logits = network.logits(batch["pixels"], batch["action"][:, :-1])
+        loss = network.loss(logits, rewards)
+        gradient_step(self.optimizer, loss, done=0, warmup=0, clip_norm=self.clip_norm, name="reward_network")
+        error = (network.expected(logits.detach()) - rewards).abs().mean()
+        return {"reward_loss": loss.detach(), "reward_error": error}
+
+    @torch.no_grad()
+    def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+        """Rewards [B, 1] of steps between frames uint8 [B, 3, R, R] under actions [B, A]."""
+        rewards: Tensor = self.network(torch.stack([before, after], 1), actions.unsqueeze(1))
+        return rewards.squeeze(1)
