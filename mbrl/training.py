@@ -38,7 +38,6 @@ from mbrl.malloc import keep_freed_memory
 from mbrl.processes.stopping import StopRequest
 from mbrl.processes.tracker import start_quietly
 from mbrl.replay.replay import Replay
-from mbrl.results.plot import plot
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.config import claim_run_folder, flatten
 from mbrl.run_folder.files import remove_leftovers, require_regular_files
@@ -215,6 +214,8 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 
 def finish(config: DictConfig, run: Run) -> None:
     """Draw the learning curve and, if the agent imagines frames, write the video: reality, imagination, difference."""
+    from mbrl.results.plot import plot  # imports matplotlib, a tenth of the start of a run
+
     plot([run.directory], run.directory / "curve.png", aggregates=False)
     imagined = run.agent.imagined
     if config.video and imagined is not None and "pixels" in imagined[0].observations:

@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from mbrl.cli.arguments import add_verbs
@@ -34,6 +33,8 @@ class Version(argparse.Action):
     """Prints the installed version, which is looked up only for this option."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
         from mbrl.run_folder.provenance import DISTRIBUTION
 
         try:

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from mbrl.results.read_curves import read_curves
 from mbrl.results.status import duration
 from mbrl.run_folder.config import load_settings
 from mbrl.run_folder.paths import CHECKPOINTS, METRICS
@@ -36,6 +35,8 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
         folder: the run folder.
         config_dir: the user's own folder of configurations, if the run was started with one.
     """
+    from mbrl.results.read_curves import read_curves  # imports scipy, which the start of a run does without
+
     curve = read_curves([folder / "eval.csv"])[0]
     last, best = float(curve.success[-1]), int(curve.success.argmax())
     row = last_row(folder / METRICS)

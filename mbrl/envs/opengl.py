@@ -7,7 +7,6 @@ that OpenGL nothing could be imported, also by agents that render nothing.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import importlib
 import os
 import sys
@@ -53,12 +52,19 @@ def _problem(name: str) -> str | None:
     platform = os.environ.get(PLATFORM, "").lower()
     if platform not in ("", name):
         return f"{PLATFORM} is {platform}: it must be {name} too, or unset"
-    library = "libEGL.so.1" if name == EGL else ctypes.util.find_library("OSMesa") or "libOSMesa.so"
+    library = "libEGL.so.1" if name == EGL else _osmesa()
     try:
         ctypes.CDLL(library)
     except OSError as error:
         return str(error)
     return None
+
+
+def _osmesa() -> str:
+    """OSMesa's library, as PyOpenGL finds it."""
+    from ctypes.util import find_library  # imports subprocess: a tenth of `mbrl --help`
+
+    return find_library("OSMesa") or "libOSMesa.so"
 
 
 def draw_on(gpu: int) -> None:

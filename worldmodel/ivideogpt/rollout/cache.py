@@ -63,9 +63,7 @@ class KeyValueCache:
     def attend(self, layer: int, qkv: Tensor, places: Tensor, dropout: float) -> Tensor:
         """Write the keys and values of q tokens in place, and attend from each to all up to the last of them.
 
-        The context's part of the products is one for all forks of a row, so their context is read once. The
-        whole room takes part, its empty places hidden: shapes stay the same from token to token (so that one
-        kernel serves all of them), and a slice of the room would be copied before the product.
+        The context's part of the products is one for all forks of a row, so their context is read once.
 
         Args:
             qkv: [R, q, 3, h, d] of the cache's type; the queries carry the scale of the scores.
@@ -75,21 +73,37 @@ class KeyValueCache:
             [R, q, h, d].
         """
         rows, count, _, heads, width = qkv.shape
-        own = self.own[layer]
-        own.index_copy_(3, places, qkv[:, :, 1:].permute(2, 0, 3, 1, 4))
+        self.own[layer].index_copy_(3, places, qkv[:, :, 1:].permute(2, 0, 3, 1, 4))
+        end = self._room if dropout else self._taking_part(places)
+        keys, values = self.own[layer, :, :, :, :end].flatten(1, 2)  # [R * h, end, d] each
         query = qkv[:, :, 0].transpose(1, 2).reshape(rows * heads, count, width)
         shared = self._gather(query, heads)  # [B * h, forks * q, d]
         context = torch.bmm(shared, self.prefix_keys[layer].flatten(0, 1).transpose(1, 2))  # [B * h, forks * q, P]
-        later = torch.baddbmm(
-            self.future.index_select(0, places[-1:]), query, own[0].flatten(0, 1).transpose(1, 2)
-        )  # [R * h, q, S]
+        hidden = self.future.index_select(0, places[-1:])[:, :end]
+        later = torch.baddbmm(hidden, query, keys.transpose(1, 2))  # [R * h, q, end]
         weights = torch.cat([self._scatter(context, heads), later], -1).softmax(-1)
         if dropout:
             weights = F.dropout(weights, dropout)
         before, after = weights.split([context.shape[-1], later.shape[-1]], -1)
         found = torch.bmm(self._gather(before, heads), self.prefix_values[layer].flatten(0, 1))
-        out = torch.baddbmm(self._scatter(found, heads), after, own[1].flatten(0, 1))  # [R * h, q, d]
+        out = torch.baddbmm(self._scatter(found, heads), after, values)  # [R * h, q, d]
         return out.view(rows, heads, count, width).transpose(1, 2)
+
+    @property
+    def _room(self) -> int:
+        """S."""
+        return self.own.shape[4]
+
+    def _taking_part(self, places: Tensor) -> int:
+        """How many of the room's places take part in the products with tokens at ``places`` int64 [q].
+
+        All of them, the empty ones hidden, where shapes must stay the same from token to token: a captured graph
+        repeats them, and bfloat16 kernels are made for a shape and copy a slice first. A single token takes all too, as
+        its products are added up in another order over fewer places.
+        """
+        if len(places) == 1 or self.own.device.type != "cpu" or self.own.dtype != torch.float32:
+            return self._room
+        return int(places[-1]) + 1
 
     def _gather(self, x: Tensor, heads: int) -> Tensor:
         """[R * h, q, m] to [B * h, forks * q, m]: the forks of a row side by side."""

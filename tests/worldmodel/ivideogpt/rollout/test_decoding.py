@@ -6,6 +6,7 @@ from torch import Tensor
 
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.rollout import decoding
+from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.rollout.frames import imagine as together
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
@@ -58,3 +59,20 @@ def test_places_not_yet_filled_are_never_read() -> None:
     cache.own.fill_(1e3)  # finite, so that what is hidden weighs exactly 0
     made = [together([decoder], [cache], [decoder.edges.condition(a, None)], GREEDY) for a in actions.unbind(1)]
     assert torch.equal(torch.stack([frame.tokens for frame in made], 1), expected)
+
+
+@pytest.mark.parametrize("forks", [1, 3])
+def test_places_not_yet_filled_change_no_bit_of_several_tokens(forks: int) -> None:
+    results = []
+    for room in (40, 170):
+        generator = torch.Generator().manual_seed(2)
+        cache = KeyValueCache.allocate(1, 2, 4, 64, prefix=129, room=room, like=torch.empty(0))
+        for context in (cache.prefix_keys, cache.prefix_values):
+            context.normal_(generator=generator)
+        cache = cache.fork(forks)
+        frames = []
+        for first in (0, 17):
+            qkv = torch.randn(2 * forks, 17, 3, 4, 64, generator=generator)
+            frames.append(cache.attend(0, qkv, torch.arange(first, first + 17), 0.0))
+        results.append(torch.cat(frames, 1))
+    assert torch.equal(*results)
