@@ -281,5 +281,5 @@ def history(opening: TensorDictBase, _: int, length: int) -> TensorDictBase:
     The first frame also is the initial one, for a model that starts from that.
     """
     missing = max(0, length - opening.shape[1])
-    steps = torch.cat([*[opening[:, :1]] * missing, opening], 1)
+    steps: Any = torch.cat([*[opening[:, :1]] * missing, opening], 1)  # of TensorDicts, which torch does not say
     return steps.set(INITIAL, steps["pixels"][:, :1].expand_as(steps["pixels"])) if "pixels" in steps.keys() else steps
