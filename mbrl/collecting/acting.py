@@ -46,6 +46,12 @@ class Acting(TensorDictModuleBase):
         self._memory = None
 
     @torch.no_grad()
+    def recall(self, history: TensorDictBase) -> None:
+        """Go on in the middle of an episode, at the last of its steps [T]; a policy that cannot begins anew there."""
+        memory = self.policy.recall(history.unsqueeze(0))
+        self._memory = None if memory is None else memory.squeeze(0).cpu()
+
+    @torch.no_grad()
     def forward(self, observed: TensorDictBase | Mapping[str, Any]) -> Any:
         """Choose an action.
 

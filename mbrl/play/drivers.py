@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from tensordict import TensorDict
 from torchrl.data import Composite, TensorSpec
 
 from mbrl.collecting.acting import Acting
+from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from mbrl.play.session import Session
 from mbrl.targets import make
@@ -33,7 +35,8 @@ class Driver:
 class PolicyDriver(Driver):
     """A trained policy, acting on what either world shows.
 
-    A policy with memory starts with none at the hand-over.
+    A policy with memory starts with none at the hand-over, or with what the newest two frames and the first one of the
+    episode give (`Policy.recall`).
 
     Args:
         policy: acts.
@@ -42,17 +45,23 @@ class PolicyDriver(Driver):
     """
 
     def __init__(self, policy: Acting, stack: int, *, imagined: bool) -> None:
-        self._policy, self._stack, self._imagined = policy, stack, imagined
+        self._policy, self._stack, self._imagined, self._anew = policy, stack, imagined, True
 
     def __call__(self, session: Session) -> npt.NDArray[np.float32]:
         moment = session.moment
         observed = {**moment.real, **moment.imagined} if self._imagined else dict(moment.real)
         observed["frames"] = session.frames(self._stack, imagined=self._imagined)
+        if self._anew:
+            pixels = torch.from_numpy(session.frames(2, imagined=self._imagined)).unflatten(0, (2, 3))
+            first = torch.from_numpy(session.initial).expand_as(pixels)
+            self._policy.recall(TensorDict({"pixels": pixels, INITIAL: first}, batch_size=[2]))
+            self._anew = False
         action: torch.Tensor = self._policy(observed)
         return action.reshape(-1).cpu().numpy().astype(np.float32)
 
     def reset(self) -> None:
         self._policy.reset()
+        self._anew = True
 
 
 class ScriptDriver(Driver):

@@ -134,6 +134,11 @@ class Session:
         return self.moments[self.cursor]
 
     @property
+    def initial(self) -> npt.NDArray[np.uint8]:
+        """The first picture of the real episode, uint8 [3, R, R]."""
+        return self._imagined.initial
+
+    @property
     def horizon(self) -> int | None:
         """Steps after which the imagined world starts anew from its own newest frames; None: it never does."""
         return self.model.trained_horizon

@@ -14,7 +14,7 @@ from mbrl.collecting.acting import Acting
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.collecting.imagining import imagine, starts_from
 from mbrl.compose import composed
-from mbrl.data.episodes import to_records
+from mbrl.data.episodes import to_records, with_initial
 from mbrl.errors import UserError
 
 SMALL = [
@@ -126,6 +126,20 @@ def test_a_rollout_from_the_middle_of_an_episode_is_seen_in_the_context_of_its_f
     assert len(starts.unique()) > 1
     torch.testing.assert_close(seen[0], torch.cat([latents[starts], latents[before]], -1), atol=1e-3, rtol=1e-3)
     assert not {"initial", "before"} & set(rollout.keys(True, True))
+
+
+def test_it_takes_over_in_the_middle_of_an_episode() -> None:
+    """As in mbrl play, where it acts in turn with a person."""
+    agent, _, env = parts()
+    seen: list[torch.Tensor] = []
+    agent.policy.actor.register_forward_pre_hook(lambda module, given: seen.append(given[0]["embedding"].clone()))
+    acting, steps = Acting(agent.observer, env.observation_spec), with_initial(episode())
+    acting.recall(steps.select("pixels", "initial")[4:6])
+    for step in (5, 6):
+        assert acting({"pixels": steps["pixels"][step]}).shape == (4,)
+    latents = agent.observer.model.latents(steps["pixels"][None], steps["pixels"][:1])[0]
+    expected = torch.cat([latents[5:7], latents[4:6]], -1)
+    torch.testing.assert_close(torch.stack(seen).reshape(2, -1), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
