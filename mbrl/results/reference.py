@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[2] / "runs" / "reference"
 TABLE = Path(__file__).with_suffix(".csv")  # inside the package, so that an installed one has it
 MAIN = "main"  # the study of the folders AGENT/ directly in FOLDER
-CURVE = "step,success,seed"  # first line of a file of curves; FOLDER has other tables too
+CURVE = "step,success,seed"  # first line of a file of curves, or its beginning; FOLDER has other tables too
+LATER = f"{CURVE},return"  # of runs that wrote their returns beside
 
 
 class Row(NamedTuple):
@@ -78,7 +79,7 @@ def table(folder: Path = FOLDER) -> str:
 def _rows(folder: Path, file: Path) -> Iterator[Row]:
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
-        if ",".join(reader.fieldnames or ()) != CURVE:
+        if ",".join(reader.fieldnames or ()) not in (CURVE, LATER):
             return
         *studies, agent, name = file.relative_to(folder).parts
         place = file.parents[1] / PROTOCOL_FILE

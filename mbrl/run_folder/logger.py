@@ -24,9 +24,10 @@ from mbrl.run_folder.wandb import WandbTracker
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-EVAL_HEADER = "step,success,seed"
+EVAL_HEADER = "step,success,seed,return"
+EARLIER_HEADER = "step,success,seed"  # of runs of an earlier version, which go on with it
 HEARTBEAT_SECONDS = 30.0  # well below what mbrl.run_folder.state takes for silence
-TASKS_HEADER = f"{EVAL_HEADER},task"
+TASKS_HEADER = "step,success,seed,task"
 
 
 _log = logging.getLogger(__name__)
@@ -125,10 +126,7 @@ class Logger:
     ) -> None:
         last = -1 if resume_env_steps is None else resume_env_steps
         self._metrics = MetricsWriter(run_dir, "env_steps", last)
-        _cut(run_dir / "eval.csv", lambda line: line == EVAL_HEADER or _eval_step(line) <= last)
-        self._evals = _open(run_dir / "eval.csv")
-        if self._evals.tell() == 0:
-            _append(self._evals, EVAL_HEADER)
+        self._evals, self._eval_header = _open_evals(run_dir / "eval.csv", last)
         self._tasks = run_dir / EVAL_TASKS
         _cut(self._tasks, lambda line: line == TASKS_HEADER or _eval_step(line) <= last)
         self._progress = Progress(total_env_steps, max(last, 0))
@@ -162,7 +160,8 @@ class Logger:
         """
         means = evaluation.summary()
         self._log_tasks(evaluation.success_of_tasks(), env_steps, seed)
-        _append(self._evals, f"{env_steps},{means['success']:.6g},{seed}")
+        written = f"{env_steps},{means['success']:.6g},{seed}"
+        _append(self._evals, written if self._eval_header == EARLIER_HEADER else f"{written},{means['return']:.6g}")
         self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
         self._progress.advance(env_steps, means["success"])
 
@@ -240,6 +239,16 @@ def _metrics_step(line: str, counter: str) -> float:
         return float(parse_json(line)[counter])
     except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def _open_evals(path: Path, last: float) -> tuple[FileIO, str]:
+    """Open eval.csv behind the rows up to env step `last`, and return its header too."""
+    headers = (EVAL_HEADER, EARLIER_HEADER)
+    _cut(path, lambda line: last >= 0 and (line in headers or _eval_step(line) <= last))
+    file = _open(path)
+    if file.tell() == 0:
+        _append(file, EVAL_HEADER)
+    return file, path.read_text(encoding="utf-8").partition("\n")[0]
 
 
 def _eval_step(line: str) -> float:

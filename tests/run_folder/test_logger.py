@@ -74,7 +74,7 @@ def test_rows_carry_counters_and_metrics_and_null_for_what_is_no_number(tmp_path
     assert evaluation == {
         "env_steps": 200, "eval/success": 0.2, "eval/return": 12.5, "eval/steps_to_success": None,
     }  # fmt: skip
-    assert (tmp_path / "eval.csv").read_text() == f"{EVAL_HEADER}\n200,0.2,3\n400,0.4,3\n"
+    assert (tmp_path / "eval.csv").read_text() == f"{EVAL_HEADER}\n200,0.2,3,12.5\n400,0.4,3,12.5\n"
 
 
 def test_a_row_is_on_the_disk_when_log_returns(tmp_path: Path) -> None:
@@ -97,11 +97,20 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_writes(tmp_path: Path) -
     assert not list(broken.glob("*.tmp"))
 
 
+def test_a_run_of_an_earlier_version_goes_on_with_its_columns(tmp_path: Path) -> None:
+    write_steps(Logger(tmp_path, 400), 100, 200)
+    (tmp_path / "eval.csv").write_text("step,success,seed\n200,0.2,3\n")
+    write_steps(Logger(tmp_path, 400, resume_env_steps=200), 300, 400)
+    assert (tmp_path / "eval.csv").read_text() == "step,success,seed\n200,0.2,3\n400,0.4,3\n"
+    write_steps(Logger(tmp_path, 400), 100, 200)
+    assert (tmp_path / "eval.csv").read_text() == f"{EVAL_HEADER}\n200,0.2,3,12.5\n"
+
+
 def test_a_new_run_starts_its_files_anew(tmp_path: Path) -> None:
     write_steps(Logger(tmp_path, 400), 100, 400)
     write_steps(Logger(tmp_path, 400), 100, 200)
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200, 200]
-    assert (tmp_path / "eval.csv").read_text() == f"{EVAL_HEADER}\n200,0.2,3\n"
+    assert (tmp_path / "eval.csv").read_text() == f"{EVAL_HEADER}\n200,0.2,3,12.5\n"
 
 
 def test_a_long_evaluation_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
