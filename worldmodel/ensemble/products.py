@@ -25,7 +25,7 @@ def is_intel() -> bool:
     By its maker and not by a timing, so that a run that is resumed rounds as before.
     """
     about = Path("/proc/cpuinfo")
-    return about.is_file() and "GenuineIntel" in about.read_text(errors="replace")
+    return about.is_file() and "GenuineIntel" in about.read_text(encoding="utf-8", errors="replace")
 
 
 def by_onednn(inputs: Tensor) -> bool:
