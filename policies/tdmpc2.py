@@ -11,17 +11,40 @@ import torch
 from torch import Tensor, nn
 from torchrl.data import TensorSpec
 from torchrl.modules import MLP
-from torchrl.modules.value_norm import PercentileValueNorm
 
 from policies.latent_base import LatentBehaviour, PriorLoss
-from policies.networks import soft_update
+from policies.networks import Mish, soft_update
 from policies.ranges import Bins, Critics, LearningRate, Limit, PositiveShare, ShareBelowOne, Weight, Width
 from policies.sac import squash
 from policies.specs import action_size
 from policies.two_hot_critics import TwoHotCritics
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+INITIAL_STD = 0.02  # of the weights of the linear layers
 ASKED = 2  # critics, drawn anew each time: their minimum is in targets, their mean elsewhere
+
+
+class ValueRange(nn.Module):
+    """Moving average, from 1, of the range of values: from the 5th to the 95th percentile of a batch, at least 1.
+
+    Args:
+        rate: share of the batch that the average takes over, in (0, 1].
+    """
+
+    average: Tensor
+    shares: Tensor
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("average", torch.ones(()))
+        self.register_buffer("shares", torch.tensor((0.05, 0.95)), persistent=False)
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Take in the values of a batch, of any shape."""
+        low, high = torch.quantile(values.flatten(), self.shares)
+        self.average.lerp_((high - low).clamp(min=1.0), self.rate)
 
 
 class PriorAndCritics(LatentBehaviour):
@@ -64,11 +87,15 @@ class PriorAndCritics(LatentBehaviour):
         actions = action_size(action_spec, "tdmpc2")
         self.gamma, self.entropy, self.target_rate = gamma, entropy, target_rate
         norm = {"norm_class": nn.LayerNorm, "norm_kwargs": {"normalized_shape": width}}
-        self.prior = MLP(latent_size, 2 * actions, num_cells=[width, width], activation_class=nn.Mish, **norm)
+        self.prior = MLP(latent_size, 2 * actions, num_cells=[width, width], activation_class=Mish, **norm)
         inputs = latent_size + actions
         self.critics = TwoHotCritics(inputs, critics, width=width, bins=bins, limit=limit, dropout=dropout)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.value_range = PercentileValueNorm(rate=scale_rate)  # 5th to 95th percentile, at least 1
+        for part in self.prior.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=INITIAL_STD)
+                nn.init.zeros_(part.bias)
+        self.value_range = ValueRange(scale_rate)
         self.optimizers = {
             name: torch.optim.Adam(network.parameters(), lr=learning_rate, eps=eps, fused=True)
             for name, network, eps in (("critic", self.critics, 1e-8), ("prior", self.prior, 1e-5))
@@ -96,12 +123,13 @@ class PriorAndCritics(LatentBehaviour):
     def prior_loss(self, latent: Tensor, weight: Tensor) -> PriorLoss:
         """Minus the value, divided by the range of values, and minus the weighted entropy."""
         action, log_prob = self.sample(latent)
-        value = self.critics.values(latent, action, self.critics.draw(ASKED)).mean(0)  # [B, T, 1]
+        # The critics' dropout is on here as in their own loss, as in the published code.
+        value = self.critics.values(latent, action, self.critics.draw(ASKED), drops=True).mean(0)  # [B, T, 1]
         self.value_range.update(value[:, 0])
-        scale = self.value_range.scale()
+        scale = self.value_range.average
         gain = (value / scale - self.entropy * log_prob).squeeze(-1)
         loss = -(weight * gain).mean()
-        metrics = {"prior_loss": loss, "q": value.mean(), "value_range": scale.squeeze(), "entropy": -log_prob.mean()}
+        metrics = {"prior_loss": loss, "q": value.mean(), "value_range": scale, "entropy": -log_prob.mean()}
         return PriorLoss(loss, {name: metric.detach().clone() for name, metric in metrics.items()})
 
     def update_targets(self) -> None:

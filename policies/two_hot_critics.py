@@ -5,13 +5,16 @@ N critics, n of them chosen, *B batch shape, R rows, D features, A action.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.modules.functional import symexp, symlog
-from torchrl.objectives import two_hot_decode, two_hot_encode
+from torchrl.objectives import two_hot_encode
+
+from policies.networks import Mish
 
 
 class TwoHotCritics(nn.Module):
@@ -33,14 +36,14 @@ class TwoHotCritics(nn.Module):
 
     def __init__(self, in_size: int, count: int, *, width: int, bins: int, limit: float, dropout: float) -> None:
         super().__init__()
-        self.count, self.dropout = count, dropout
+        self.count, self.dropout, self.activation = count, dropout, Mish()
         sizes = (in_size, width, width, bins)
         self.weights = nn.ParameterList(nn.Parameter(torch.zeros(count, *pair)) for pair in pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(count, 1, size)) for size in sizes[1:])
         self.gains = nn.ParameterList(nn.Parameter(torch.ones(count, 1, width)) for _ in range(2))
         self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(count, 1, width)) for _ in range(2))
         for weight in list(self.weights)[:-1]:
-            nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+            nn.init.normal_(weight, std=0.02)
         self.register_buffer("bins", torch.linspace(-limit, limit, bins))
 
     def forward(self, features: Tensor, action: Tensor, chosen: Tensor | None = None, *, drops: bool = False) -> Tensor:
@@ -66,13 +69,14 @@ class TwoHotCritics(nn.Module):
                 gain, shift = self.gains[layer], self.shifts[layer]
                 if chosen is not None:
                     gain, shift = gain[chosen], shift[chosen]
-                hidden = F.dropout(hidden, self.dropout, training=drops and layer == 0)
-                hidden = F.mish(torch.addcmul(shift, F.layer_norm(hidden, hidden.shape[-1:]), gain))
+                if drops and layer == 0:
+                    hidden = dropped(hidden, self.dropout)
+                hidden = self.activation(torch.addcmul(shift, F.layer_norm(hidden, hidden.shape[-1:]), gain))
         return hidden.unflatten(1, inputs.shape[:-1])
 
-    def values(self, features: Tensor, action: Tensor, chosen: Tensor) -> Tensor:
-        """Values [n, *B, 1] by the critics `chosen` [n]."""
-        return symexp(two_hot_decode(self(features, action, chosen), self.bins)).unsqueeze(-1)
+    def values(self, features: Tensor, action: Tensor, chosen: Tensor, *, drops: bool = False) -> Tensor:
+        """Values [n, *B, 1] by the critics `chosen` [n], with dropout or without."""
+        return symexp(self(features, action, chosen, drops=drops).softmax(-1) @ self.bins).unsqueeze(-1)
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy [N, *B] of logits [N, *B, bins] to targets [*B, 1]."""
@@ -82,3 +86,16 @@ class TwoHotCritics(nn.Module):
     def draw(self, count: int) -> Tensor:
         """Numbers int64 [count] of different critics."""
         return torch.randperm(self.count, device=self.bins.device)[:count]
+
+
+def dropped(values: Tensor, share: float) -> Tensor:
+    """Dropout of a small share of values of any shape; the others are divided by 1 - share.
+
+    It draws the places that are dropped, where torch's dropout draws a number for each value: at 1 % on a CPU that is
+    at least four times as fast. A value is hit by a Poisson number of draws, by none with probability 1 - share.
+    """
+    if share == 0:
+        return values
+    draws = int(torch.poisson(torch.tensor(-math.log1p(-share) * values.numel(), dtype=torch.float64)))
+    places = torch.randint(values.numel(), (draws,), device=values.device)
+    return (values / (1 - share)).flatten().index_fill(0, places, 0.0).view_as(values)

@@ -24,6 +24,7 @@ from mbrl.bench import (
     mbpo,
     policies,
     replay,
+    tdmpc2,
 )
 from mbrl.bench._models import NANO, build, starts
 from mbrl.errors import UserError
@@ -170,6 +171,15 @@ def test_updates_from_pixels_are_measured_with_both_configurations(monkeypatch: 
     found = encoders.run()
     assert [row["name"] for row in found][:2] == ["policy update: drqv2, batch 2", "policy update: drqv2_cpu, batch 2"]
     assert all(row["value"] > 0 for row in found)
+
+
+def test_tdmpc2_is_measured_beside_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tdmpc2, "REPEATS", 1)
+    monkeypatch.setattr(policies, "EPISODES", 2)
+    plans, over_plans, updates, over_updates = tdmpc2.run()
+    assert (plans["unit"], updates["unit"]) == ("agent steps/s", "updates/s")
+    assert plans["value"] > 0 and updates["value"] > 0  # type: ignore[operator]
+    assert over_plans["value"] > 0 and over_updates["value"] > 0  # type: ignore[operator]
 
 
 def test_a_piece_is_measured_by_its_rate() -> None:

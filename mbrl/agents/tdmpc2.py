@@ -70,12 +70,12 @@ class LatentPlanningActor(PlanFollower):
 
     def score(self, latent: Tensor, actions: Tensor) -> Tensor:
         """Scores [B, N] of plans [B, N, H, A] from `latent` [B, D]."""
-        state = latent[:, None].expand(-1, actions.shape[1], -1)
-        total, discount = torch.zeros_like(state[..., :1]), 1.0
+        states = [latent[:, None].expand(-1, actions.shape[1], -1)]
         for action in actions.unbind(2):
-            total = total + discount * self.world_model.reward(state, action)
-            state, discount = self.world_model.advance(state, action), discount * self.gamma
-        return (total + discount * self.behaviour.value(state)).squeeze(-1)
+            states.append(self.world_model.advance(states[-1], action))
+        rewards = self.world_model.reward(torch.stack(states[:-1], 2), actions).squeeze(-1)  # [B, N, H]
+        discount = self.gamma ** torch.arange(len(states), device=latent.device)
+        return rewards @ discount[:-1] + discount[-1] * self.behaviour.value(states[-1]).squeeze(-1)
 
 
 class LatentPlanner(Policy):

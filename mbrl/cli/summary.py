@@ -29,16 +29,17 @@ def opening(folder: Path, config: Any) -> str:
 
 
 def summary(folder: Path, config_dir: Path | None = None) -> str:
-    """Success, time, files and useful commands of a finished run, several lines.
+    """Success (or the return, see `judged_curve`), time, files and useful commands of a finished run, several lines.
 
     Args:
         folder: the run folder.
         config_dir: the user's own folder of configurations, if the run was started with one.
     """
-    from mbrl.results.read_curves import read_curves  # imports scipy, which the start of a run does without
+    from mbrl.results.run_metric import judged_curve  # imports scipy, which the start of a run does without
 
-    curve = read_curves([folder / "eval.csv"])[0]
+    curve = judged_curve(folder)
     last, best = float(curve.success[-1]), int(curve.success.argmax())
+    digits, of_metric = (2, "") if curve.metric == "success" else (1, f" --metric {curve.metric}")
     row = last_row(folder / METRICS)
     took = f" in {duration(row['wall_time'])}" if "wall_time" in row else ""
     width = max(map(len, FILES)) + 2
@@ -46,7 +47,7 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
     allowed = f" --config-dir {shlex.quote(str(config_dir))}" if config_dir is not None else ""
     commands = {
         f"mbrl evaluate {here} --video film.mp4{allowed}": "evaluate it again, and record a video",
-        f"mbrl plot {seeds}": "draw the curves of all its seeds",
+        f"mbrl plot {seeds}{of_metric}": "draw the curves of all its seeds",
         f"mbrl report {seeds}": "write one page of figures, videos and settings",
         f"tensorboard --logdir {here}": "browse all metrics",
     }
@@ -56,7 +57,7 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
     return "\n".join(
         [
             f"{curve.agent} on {curve.task}: {int(curve.steps[-1])} env steps{took}",
-            f"success {last:.2f} in the last evaluation; highest {curve.success[best]:.2f}, "
+            f"{curve.metric} {last:.{digits}f} in the last evaluation; highest {curve.success[best]:.{digits}f}, "
             f"at env step {int(curve.steps[best])}",
             f"in {folder}:",
             *(f"  {name:<{width}}{what}" for name, what in FILES.items() if (folder / name).exists()),

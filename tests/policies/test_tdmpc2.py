@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchrl.data import Bounded
 
-from policies.tdmpc2 import PriorAndCritics
-from policies.two_hot_critics import TwoHotCritics
+from policies.tdmpc2 import PriorAndCritics, ValueRange
+from policies.two_hot_critics import TwoHotCritics, dropped
 
 LATENT, ACTIONS = 8, 2
 
@@ -29,7 +29,7 @@ def critics(count: int = 3) -> TwoHotCritics:
 def fixed_values(monkeypatch: pytest.MonkeyPatch, network: TwoHotCritics, of_critics: Tensor) -> None:
     """Let critic i value everything at of_critics[i]."""
 
-    def values(latent: Tensor, action: Tensor, chosen: Tensor) -> Tensor:
+    def values(latent: Tensor, action: Tensor, chosen: Tensor, *, drops: bool = False) -> Tensor:
         return of_critics[chosen].view(-1, *[1] * latent.ndim).expand(-1, *latent.shape[:-1], 1)
 
     monkeypatch.setattr(network, "values", values)
@@ -59,6 +59,47 @@ def test_dropout_is_for_learning_alone() -> None:
     networks, latent, action = critics(), torch.randn(4, LATENT), torch.randn(4, ACTIONS)
     assert torch.equal(networks(latent, action), networks(latent, action))
     assert not torch.equal(networks(latent, action, drops=True), networks(latent, action, drops=True))
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(1000, 1000, requires_grad=True)
+    found = dropped(values, 0.2)
+    assert set(found.unique().tolist()) == {0.0, 1.25}
+    assert float((found == 0).float().mean()) == pytest.approx(0.2, abs=0.003)  # its std is .0004
+    assert torch.equal(dropped(values, 0.0), values)
+    found.sum().backward()
+    assert values.grad is not None and torch.equal(values.grad, found), "what is dropped passes no gradient"
+
+
+def test_the_prior_learns_from_critics_with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, asked = make(), []
+    values = policy.critics.values
+
+    def asking(*inputs: Tensor, drops: bool = False) -> Tensor:
+        asked.append(drops)
+        return values(*inputs, drops=drops)
+
+    monkeypatch.setattr(policy.critics, "values", asking)
+    policy.prior_loss(torch.rand(4, 2, LATENT), torch.ones(2))
+    policy.value(torch.rand(4, LATENT))
+    assert asked == [True, False]
+
+
+def test_networks_start_from_normal_weights_and_zero_biases() -> None:
+    policy = make(width=256)
+    for weight in (policy.critics.weights[1], policy.prior[3].weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.02) and weight.abs().max().item() > 0.06
+    mean, log_std = policy.prior(torch.zeros(1, LATENT)).chunk(2, -1)
+    assert not mean.any() and not log_std.any()
+
+
+def test_the_range_of_values_is_a_moving_average_from_one() -> None:
+    found = ValueRange(0.1)
+    found.update(torch.arange(101.0))
+    assert float(found.average) == pytest.approx(1 + 0.1 * 89)
+    found.update(torch.zeros(10))
+    assert float(found.average) == pytest.approx(9.9 + 0.1 * (1 - 9.9)), "a batch without a range counts as 1"
 
 
 def test_values_are_two_hot_codes_in_symlog_space() -> None:
@@ -112,11 +153,11 @@ def test_the_prior_climbs_values_divided_by_their_range(monkeypatch: pytest.Monk
     """Values from 0 to 100 have the range 90 from the 5th to the 95th percentile."""
     policy = make(entropy=0.0, scale_rate=1.0)
     worth = torch.arange(101.0)[:, None, None].expand(101, 2, 1)
-    monkeypatch.setattr(policy.critics, "values", lambda latent, action, chosen: worth.expand(2, -1, -1, -1))
+    monkeypatch.setattr(policy.critics, "values", lambda *_, drops: worth.expand(2, -1, -1, -1))
     found = policy.prior_loss(torch.rand(101, 2, LATENT), torch.tensor([1.0, 0.5]))
     assert float(found.metrics["value_range"]) == pytest.approx(90)
     assert float(found.loss) == pytest.approx(-0.75 * 50 / 90)
-    monkeypatch.setattr(policy.critics, "values", lambda latent, action, chosen: 0.001 * worth.expand(2, -1, -1, -1))
+    monkeypatch.setattr(policy.critics, "values", lambda *_, drops: 0.001 * worth.expand(2, -1, -1, -1))
     assert float(policy.prior_loss(torch.rand(101, 2, LATENT), torch.ones(2)).metrics["value_range"]) == 1
 
 

@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 from torchrl.modules.functional import symexp, symlog
-from torchrl.objectives import two_hot_cross_entropy, two_hot_decode
+from torchrl.objectives import two_hot_cross_entropy
 
 from worldmodel.latent_base import LatentDynamics, Unrolled
 from worldmodel.ranges import Bins, LearningRate, Limit, Number, NumberOrZero, Scale, Weight, Width
@@ -21,9 +21,9 @@ from worldmodel.tdmpc2.networks import (
     SimNorm,
     StateEncoder,
     hidden_layers,
+    normal_init,
     normed,
     random_shift,
-    trunc_normal_init,
 )
 
 
@@ -83,7 +83,7 @@ class TDMPC2Dynamics(LatentDynamics):
         self.predictor = nn.Sequential(*hidden_layers(hidden), normed(width, latent_size, simnorm))
         last = nn.Linear(width, bins)
         self.reward_head = nn.Sequential(*hidden_layers(hidden), last)
-        trunc_normal_init(self)
+        normal_init(self)
         nn.init.zeros_(last.weight)
         self.register_buffer("bins", torch.linspace(-limit, limit, bins))
         self.bins: Tensor
@@ -118,7 +118,8 @@ class TDMPC2Dynamics(LatentDynamics):
         return following
 
     def reward(self, latent: Tensor, action: Tensor) -> Tensor:
-        return symexp(two_hot_decode(self.reward_head(torch.cat((latent, action), -1)), self.bins)).unsqueeze(-1)
+        logits = self.reward_head(torch.cat((latent, action), -1))
+        return symexp(logits.softmax(-1) @ self.bins).unsqueeze(-1)
 
     def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
         seen = self._augmented(segments.select(*self.observations))

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldmodel.tdmpc2.model import TDMPC2Dynamics
-from worldmodel.tdmpc2.networks import SimNorm, random_shift
+from worldmodel.tdmpc2.networks import Mish, SimNorm, random_shift
 
 LATENT, ACTIONS = 8, 8
 
@@ -24,6 +25,15 @@ def segments(state: torch.Tensor) -> TensorDict:
     rows = state.shape[:2]
     after = TensorDict(reward=torch.zeros(*rows, 1), batch_size=rows)
     return TensorDict(state=state, action=torch.zeros(*rows, ACTIONS), next=after, batch_size=rows)
+
+
+def test_mish_is_torchs() -> None:
+    ours, theirs = (torch.linspace(-100, 100, 2001).requires_grad_() for _ in range(2))
+    found, expected = Mish()(ours), nn.Mish()(theirs)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_simnorm_is_a_softmax_in_each_group() -> None:
