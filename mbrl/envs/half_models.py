@@ -17,6 +17,7 @@ from torchrl.envs import EnvBase
 from mbrl.envs.simulator_model import SimulatorModel
 from policies.ranges import Horizon
 from worldmodel.base import Outcome, WorldModel
+from worldmodel.reward_base import RewardModel
 
 
 class Seen(NamedTuple):
@@ -35,8 +36,7 @@ class SimulatedFrames(SimulatorModel):
         observation_spec: has `pixels`.
         action_spec: [A].
         env: as in SimulatorModel.
-        rewards: makes what reads them when called with (R, A), such as a
-            `worldmodel.ivideogpt.reading.RewardReader`.
+        rewards: makes what reads them when called with (R, A).
         max_horizon: as in SimulatorModel.
 
     Raises:
@@ -50,7 +50,7 @@ class SimulatedFrames(SimulatorModel):
         action_spec: TensorSpec,
         *,
         env: EnvBase,
-        rewards: Callable[..., Any],
+        rewards: Callable[..., RewardModel],
         max_horizon: Horizon = 100,
     ) -> None:
         super().__init__(observation_spec, action_spec, env=env, max_horizon=max_horizon)
@@ -64,8 +64,7 @@ class SimulatedFrames(SimulatorModel):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One gradient step of what reads the rewards, on the steps between the frames of a batch [B, T]."""
-        metrics: dict[str, Tensor] = self.rewards.update(batch)
-        return metrics
+        return self.rewards.update(batch)
 
     def start(self, context: TensorDictBase) -> Seen:  # type: ignore[override]
         """As SimulatorModel.start; the context must also hold `pixels`."""

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.ivideogpt.rewards import RewardNetwork
 from worldmodel.ivideogpt.training import decay_groups, gradient_step
 from worldmodel.ranges import Norm
+from worldmodel.reward_base import RewardModel
 
 
 class Frames(NamedTuple):
@@ -21,8 +22,8 @@ class Frames(NamedTuple):
     resolution: int
 
 
-class RewardReader(nn.Module):
-    """Reads rewards off real frames, and learns to.
+class RewardReader(RewardModel):
+    """A `RewardNetwork` with its optimiser.
 
     Args:
         resolution: R.
@@ -46,7 +47,6 @@ class RewardReader(nn.Module):
         self.optimizer = optimizer(decay_groups(self.network))
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on the steps between the frames of a batch [B, T]; `pixels`, `action` and rewards."""
         network, rewards = self.network, batch["next", "reward"][:, :-1]
         logits = network.logits(batch["pixels"], batch["action"][:, :-1])
         loss = network.loss(logits, rewards)
@@ -56,6 +56,5 @@ class RewardReader(nn.Module):
 
     @torch.no_grad()
     def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
-        """Rewards [B, 1] of steps between frames uint8 [B, 3, R, R] under actions [B, A]."""
         rewards: Tensor = self.network(torch.stack([before, after], 1), actions.unsqueeze(1))
         return rewards.squeeze(1)
