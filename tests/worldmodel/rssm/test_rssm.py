@@ -214,7 +214,7 @@ def test_bfloat16_follows_float32(pixels):
 
 
 def test_the_weights_of_a_model_in_bfloat16_stay_float32_and_it_learns():
-    model, batch = small(True, precision="bfloat16", learning_rate=1e-2), segments()
+    model, batch = small(True, precision="bfloat16", learning_rate=3e-3), segments()  # above that the loss rises again
     losses = [float(model.update(batch)["reconstruction_loss"]) for _ in range(25)]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert losses[-1] < 0.8 * losses[0]
