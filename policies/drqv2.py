@@ -51,12 +51,12 @@ class Noise(NamedTuple):
     env_steps: int
 
 
-class Vector(nn.Identity):
-    """In the place of an encoder where a vector [*B, D] is observed; `out_features` is D."""
+class Vector(nn.Sequential):
+    """In the place of `ConvEncoder` where a vector [*B, D] is observed: one hidden layer, or nothing with None."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.out_features = size
+    def __init__(self, size: int, hidden: int | None) -> None:
+        super().__init__(*([] if hidden is None else [mlp((size, hidden)), nn.ReLU()]))
+        self.out_features = hidden or size
 
 
 class FramesActor(TensorDictModuleBase):
@@ -126,7 +126,9 @@ class DrQV2(ValuePolicy):
             `embedding_size`.
         action_spec: bounded to [-1, 1], [A].
         embedding_size: D of `embedding` [D], a world model's embedding of frames, which is then read in their place,
-            without an encoder and without shifts. None: frames are read.
+            without shifts. None: frames are read.
+        embedding_hidden: width of a hidden layer (linear, ReLU) that reads the embedding in an encoder's place. None:
+            the trunk reads it.
         encoder_channels: see `ConvEncoder`.
         encoder_strides: see `ConvEncoder`.
         kernel_size: see `ConvEncoder`.
@@ -155,6 +157,7 @@ class DrQV2(ValuePolicy):
         action_spec: TensorSpec,
         *,
         embedding_size: Width | None = None,
+        embedding_hidden: Width | None = None,
         encoder_channels: Sequence[Width] = (32, 32, 32, 32),
         encoder_strides: Sequence[Pixels] = (2, 1, 1, 1),
         kernel_size: Pixels = 3,
@@ -182,7 +185,7 @@ class DrQV2(ValuePolicy):
             raise ValueError(f"drqv2: squash is tanh or inverted_gradients, not {squash}")
         self.embedding_size = embedding_size or 0
         keys: list[str] = ["embedding"]
-        encoder: ConvEncoder | Vector = Vector(embedding_size or 0)
+        encoder: ConvEncoder | Vector = Vector(embedding_size or 0, embedding_hidden)
         if embedding_size is None:
             keys = pixel_keys(observation_spec)
             encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)

@@ -252,3 +252,18 @@ def test_noise_is_limited_for_a_while() -> None:
         assert float(policy.actor.std()) == pytest.approx(0.1), "less where the schedule is below"
     policy.set_env_steps(0)
     assert float(policy.actor.std()) == 1.0
+
+
+def test_a_hidden_layer_reads_the_embedding_and_learns_from_the_critics_alone() -> None:
+    policy = small(embedding_size=5, embedding_hidden=7, shift_pad=0)
+    batch = random_batch()
+    for part in (batch, batch["next"]):
+        part["embedding"] = torch.randn(6, 5)
+    layer = policy.actor.encoder[0][0]
+    assert layer.weight.shape == (7, 5) and policy.critic.trunk[0][0].weight.shape == (8, 7)
+    assert (policy.actor.encode(batch) >= 0).all(), "ReLU"
+    before = layer.weight.detach().clone()
+    policy._update_actor(policy.actor.encode(batch).detach(), batch)
+    assert torch.equal(layer.weight, before)
+    policy.update(batch)
+    assert not torch.equal(layer.weight, before)
