@@ -32,7 +32,7 @@ AGENTS = {
     "mbpo_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64"]),
     "dreamerv3": ("RSSM", "pixels", ["env.resolution=32"]),
     "tdmpc2": (None, "state", []),  # its model predicts no observations
-    "mpc_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64"]),
+    "mpc_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64", "agent.planner.iterations=1"]),
 }
 
 

@@ -25,8 +25,8 @@ PLANNING = [
     "agent.world_model.tokenizer.codebooks.moving_average.warmup=1",
     "agent.world_model.transformer.width=32", "agent.world_model.transformer.layers=1",
     "agent.world_model.transformer.mlp_width=64", "agent.world_model.training.tokenizer_updates=2",
-    "agent.planner.candidates=6", "agent.planner.elites=2", "agent.planner.horizon=3", "video=false",
-    "total_env_steps=60", "eval.episodes=1",
+    "agent.planner.candidates=6", "agent.planner.elites=2", "agent.planner.horizon=3", "agent.planner.iterations=1",
+    "video=false", "total_env_steps=60", "eval.episodes=1",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from tests.faults.runs import Result
 SMALL = ["experiment=smoke", "total_env_steps=60", "env.episode_length=20", "device=cpu", "threads=1"]
 ENVS = ("metaworld", "mt10")  # beside the toy environment, in which every agent is built
 NONSENSE: tuple[Any, ...] = (-1, 0, "abc", None, 1e30, 2.5)
-SHORT_AGENTS, SHORT_EVERY = ("sac", "mbpo_ivideogpt"), 31
+SHORT_AGENTS, SHORT_EVERY = ("sac", "mbpo_ivideogpt"), 97
 
 
 class Composed(NamedTuple):
