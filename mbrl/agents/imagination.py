@@ -220,6 +220,10 @@ class Imagination:
         """Whole imagined rollouts [B, H + 1], as from `RolloutBuffer.rollouts`; row 0 is the real state."""
         return self.buffer.rollouts(batch_size)
 
+    def clear(self) -> None:
+        """Drop all rollouts."""
+        self.buffer.clear()
+
     def __len__(self) -> int:
         return len(self.buffer)
 
