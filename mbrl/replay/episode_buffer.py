@@ -150,15 +150,9 @@ class EpisodeBuffer:
         return batch
 
     def sequences(
-        self,
-        batch_size: int,
-        length: int,
-        before: int = 0,
-        *,
-        initial: bool = False,
-        newest: float = 1.0,
+        self, batch_size: int, length: int, before: int = 0, *, initial: bool = False, newest: float = 1.0,
         past_end: bool = False,
-    ) -> TensorDict:
+    ) -> TensorDict:  # fmt: skip
         """Draw segments of `length` rows within one episode (`EpisodeTable.draw_segments`): [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used. Where an
@@ -170,8 +164,8 @@ class EpisodeBuffer:
         newest: share of the episodes to draw from, the newest ones, in (0, 1].
         past_end: whether segments of every episode that terminated may go on after its end in the same way.
         """
-        limit = self.size + 1 if past_end else length
-        extended = self._table.ended_before(limit, partial(self._of_rows, "terminated"))
+        rows = self.size + 1 if past_end else length
+        extended = self._table.ended_before(rows, partial(self._of_rows, "terminated"))
         drawn = self._table.draw_segments(batch_size, length, extended, newest, past_end)
         episode, offset = self._send(*drawn)
         steps = offset[:, None] + torch.arange(-before, length, device=self.device)
