@@ -80,6 +80,8 @@ def terminates(config: DictConfig) -> bool:
 def build_policy(config: DictConfig, env: EnvBase) -> Policy:
     """The policy for an environment's specs, with weights drawn from the run's seed."""
     device, specs = pick_device(config.device), _specs(env)
+    if terminates(config) and takes(config.agent.policy, "terminates"):
+        specs["terminates"] = True
     make_policy = partial(make, config.agent.policy, Policy, place="agent.policy", **specs)
     require_memory_of(make_policy, "agent.policy", device)
     torch.manual_seed(config.seed)
@@ -210,7 +212,7 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     """Build the agent that `agent._target_` names, and its parts."""
     world_model = build_world_model(config, env)
     if terminates(config):
-        require_terminations(policy, world_model)
+        require_terminations(world_model)
     _check_observations(config, env, policy, world_model, replay)
     observer = observer_of(policy, world_model, env.observation_spec)
     imagination = build_imagination(config, env, policy, observer.model if observer else world_model, replay)

@@ -45,7 +45,7 @@ from mbrl.run_folder.lock import FolderLock
 from mbrl.run_folder.logger import Logger
 from mbrl.run_folder.parts import RandomStates
 from mbrl.run_folder.provenance import record_start
-from mbrl.run_folder.state import FAILURE
+from mbrl.run_folder.state import FAILURE, MAY_LACK_SUCCESS
 from mbrl.run_folder.videos import imagination_video
 from mbrl.run_folder.wandb import WandbTracker
 
@@ -129,7 +129,10 @@ def build(config: DictConfig) -> Run:
     record_start(directory, progress["env_steps"])
     settings = flatten(OmegaConf.to_container(config, resolve=True))
     tracker = WandbTracker(config.wandb, directory, settings) if config.wandb else None
-    logger = Logger(directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker)
+    logger = Logger(
+        directory, config.total_env_steps, progress["env_steps"] if resumed else None, tracker,
+        may_lack_success=config.env._target_ in MAY_LACK_SUCCESS,
+    )  # fmt: skip
     logger.describe(settings)
     collector = make_collector(
         env_factory(config),

@@ -36,7 +36,6 @@ class Policy(nn.Module, ABC):
         learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
         segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
-        plans_beyond_ends: whether it plans as if no episode ever terminated.
         optimizers: by name; checkpointed beside `state_dict()`. Empty where nothing is learned.
     """
 
@@ -47,7 +46,6 @@ class Policy(nn.Module, ABC):
     learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
     segment_rows: int = 2
     segment_history: int = 0
-    plans_beyond_ends: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +80,8 @@ class Policy(nn.Module, ABC):
         `reward` and `terminated` that follow that action (those of the last row are not used).
 
         A policy that learns from segments gets the same of [B, history + T] real steps, with `pixels` uint8 [3, R, R]
-        in place of `frames`. Rows before the first of an episode are copies of it.
+        in place of `frames`. Rows before the first of an episode are copies of it, and so are those after the final one
+        of an episode that terminated: `terminated` is true from its last step on.
 
         Returns:
             Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.

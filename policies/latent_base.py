@@ -58,12 +58,12 @@ class LatentBehaviour(nn.Module, ABC):
             latent: [B, T, D].
             action: [B, T, A], taken there.
             target: [B, T, 1], see `target`.
-            weight: [T], factor of the losses of each step.
+            weight: [B, T], factor of the losses of each step.
         """
 
     @abstractmethod
     def prior_loss(self, latent: Tensor, weight: Tensor) -> PriorLoss:
-        """Loss of the prior in latent states [B, T, D], with the factors [T] of each step's losses."""
+        """Loss of the prior in latent states [B, T, D], with the factors [B, T] of each step's losses."""
 
     @abstractmethod
     def update_targets(self) -> None:

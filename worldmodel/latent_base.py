@@ -30,7 +30,8 @@ class LatentDynamics(nn.Module, ABC):
     """Encodes an observation, and predicts the next latent state and the reward of an action.
 
     It is no `WorldModel`: it has no decoder, so that nothing but a learner and a planner in its latent states can use
-    it. Dimensions: *B batch shape, D width of a latent state, A action.
+    it. Where the environment terminates episodes, the constructor is called with `terminates=True`, and the model needs
+    a continue head. Dimensions: *B batch shape, D width of a latent state, A action.
 
     Attributes:
         observations: Keys that `encode` reads.
@@ -54,14 +55,18 @@ class LatentDynamics(nn.Module, ABC):
     def reward(self, latent: Tensor, action: Tensor) -> Tensor:
         """Expected reward [*B, 1] of `action` [*B, A] in `latent` [*B, D]."""
 
+    def goes_on(self, latent: Tensor) -> Tensor:
+        """Probability [*B, 1] that the episode continues from `latent` [*B, D]; 1 without a continue head."""
+        return torch.ones_like(latent[..., :1])
+
     @abstractmethod
     def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
         """Compute the loss on segments of real steps.
 
         Args:
-            segments: [B, H + 1] with the observations, `action` [B, H + 1, A] and `("next", "reward")`
-                [B, H + 1, 1]. The last step's action and reward are not used.
-            weight: [H], factor of the losses of each predicted step.
+            segments: [B, H + 1] with the observations, `action` [B, H + 1, A], and `("next", "reward")` and
+                `("next", "terminated")` [B, H + 1, 1]. What the last step's action leads to is not used.
+            weight: [B, H], factor of the losses of each predicted step; 0 after the end of an episode.
         """
 
 

@@ -167,7 +167,8 @@ class SegmentLearner(Learner):
         self.segment_length = schedule.segment_length
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
-        segments = replay.sequences(self.batch_size, self.segment_length, before=self.policy.segment_history)
+        sizes, before = (self.batch_size, self.segment_length), self.policy.segment_history
+        segments = replay.sequences(*sizes, before=before, past_end=True)
         return self.policy.update(segments.to(self.policy.device))
 
 

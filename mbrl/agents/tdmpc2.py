@@ -24,7 +24,8 @@ from worldmodel.latent_base import LatentDynamics
 class LatentPlanningActor(PlanFollower):
     """Encodes the observation and plans from there.
 
-    A plan scores the discounted sum of predicted rewards, and the critics' value of the state that it ends in.
+    A plan scores the discounted sum of predicted rewards, and the critics' value of the state that it ends in, each
+    times the predicted probability that the episode has gone on until then.
 
     Args:
         world_model: encodes and predicts.
@@ -74,23 +75,27 @@ class LatentPlanningActor(PlanFollower):
         for action in actions.unbind(2):
             states.append(self.world_model.advance(states[-1], action))
         rewards = self.world_model.reward(torch.stack(states[:-1], 2), actions).squeeze(-1)  # [B, N, H]
-        discount = self.gamma ** torch.arange(len(states), device=latent.device)
-        return rewards @ discount[:-1] + discount[-1] * self.behaviour.value(states[-1]).squeeze(-1)
+        goes_on = self.world_model.goes_on(torch.stack(states[1:], 2)).squeeze(-1)  # [B, N, H]
+        earned = torch.cat((rewards, self.behaviour.value(states[-1])), -1)
+        earned[..., 1:] *= goes_on.cumprod(-1)
+        return earned @ self.gamma ** torch.arange(len(states), device=latent.device)
 
 
 class LatentPlanner(Policy):
     """Acts by planning in a model's latent states; the model, critics and prior learn from segments of real steps.
 
     One update unrolls the model from the first step of each segment, and trains it and the critics along the predicted
-    states; then it trains the prior there. The loss of predicted step t is weighted by `decay`^t.
+    states; then it trains the prior there. The loss of predicted step t is weighted by `decay`^t, and by 0 after the
+    end of an episode that terminated.
 
     Args:
         observation_spec: that of the environment.
         action_spec: that of the environment.
-        world_model: makes a `LatentDynamics` when called with both specs.
+        world_model: makes a `LatentDynamics` when called with both specs, and `terminates=True` where that is given.
         behaviour: makes a `LatentBehaviour` when called with the action spec.
         planner: searches for plans.
         gamma: discount of one agent step.
+        terminates: whether the environment terminates episodes.
         replan_every: agent steps that a plan is followed before the next is made, 1 to the planner's horizon.
         proposals: M of the planner's candidates are rollouts of the prior in the model.
         decay: factor of the losses from one predicted step to the next.
@@ -102,7 +107,6 @@ class LatentPlanner(Policy):
     """
 
     learns_from = "segments"
-    plans_beyond_ends = True
     actor: LatentPlanningActor
 
     def __init__(
@@ -114,6 +118,7 @@ class LatentPlanner(Policy):
         behaviour: Callable[..., LatentBehaviour],
         planner: Planner,
         gamma: PositiveShare,
+        terminates: bool = False,
         replan_every: Horizon = 1,
         proposals: CandidatesOrZero = 24,
         decay: PositiveShare = 0.5,
@@ -125,7 +130,7 @@ class LatentPlanner(Policy):
             raise UserError(
                 f"agent.policy.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})"
             )
-        model = world_model(observation_spec, action_spec)
+        model = world_model(observation_spec, action_spec, **({"terminates": True} if terminates else {}))
         learner = behaviour(action_spec, latent_size=model.latent_size, gamma=gamma)
         self.actor = LatentPlanningActor(
             model, learner, planner, observation_spec=observation_spec, actions=action_spec.shape[-1], gamma=gamma,
@@ -154,10 +159,10 @@ class LatentPlanner(Policy):
         """
         segments = self._stacked(batch)
         action, after = segments["action"][:, :-1], segments["next"][:, :-1]
-        weight = self.decay ** torch.arange(segments.shape[1], device=action.device)  # [H + 1]
-        unrolled = self.world_model.learn(segments, weight[:-1])
+        weight = self._weight(segments)
+        unrolled = self.world_model.learn(segments, weight[:, :-1])
         target = self.behaviour.target(unrolled.observed, after["reward"], after["terminated"])
-        value_loss = self.behaviour.value_loss(unrolled.latent[:, :-1], action, target, weight[:-1])
+        value_loss = self.behaviour.value_loss(unrolled.latent[:, :-1], action, target, weight[:, :-1])
         loss = unrolled.loss + self.value_weight * value_loss
         require_finite({**unrolled.metrics, "value_loss": value_loss})
         norm = clipped_step(loss, [self.optimizers["world_model"], self.optimizers["critic"]], self.clip)
@@ -167,6 +172,12 @@ class LatentPlanner(Policy):
         self.behaviour.update_targets()
         metrics = {**unrolled.metrics, "value_loss": value_loss.detach(), "target_q": target.mean()}
         return {**metrics, **prior.metrics, "gradient_norm": norm}
+
+    def _weight(self, segments: TensorDictBase) -> Tensor:
+        """Factors [B, H + 1] of the losses of rows of segments: 0 for the final row of an episode and its copies."""
+        ended = segments["next", "terminated"].squeeze(-1)
+        before = torch.cat((torch.zeros_like(ended[:, :1]), ended[:, :-1]), 1)
+        return ~before * self.decay ** torch.arange(ended.shape[1], device=ended.device)
 
     def _stacked(self, batch: TensorDictBase) -> TensorDictBase:
         """The segments [B, H + 1] of a batch, with `frames` where the model observes them."""

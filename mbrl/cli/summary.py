@@ -14,7 +14,7 @@ from mbrl.run_folder.state import CURVE, last_row, latest_env_steps
 FILES = {  # file of a finished run -> what it is
     CURVE: "learning curve",
     "imagination.mp4": "real | imagined | difference",
-    "eval.csv": "success of each evaluation",
+    "eval.csv": "success and return of each evaluation",
     METRICS: "losses and all other metrics",
     CHECKPOINTS: "weights, and all that the run resumes from",
 }

@@ -150,8 +150,9 @@ class EpisodeBuffer:
         return batch
 
     def sequences(
-        self, batch_size: int, length: int, before: int = 0, *, initial: bool = False, newest: float = 1.0
-    ) -> TensorDict:
+        self, batch_size: int, length: int, before: int = 0, *, initial: bool = False, newest: float = 1.0,
+        past_end: bool = False,
+    ) -> TensorDict:  # fmt: skip
         """Draw segments of `length` rows within one episode (`EpisodeTable.draw_segments`): [B, T] of single frames.
 
         action[t] leads to frame t + 1 and earns ("next", "reward")[t]; the last row's are not to be used. Where an
@@ -161,9 +162,11 @@ class EpisodeBuffer:
             `index` int64 [1], its number in `latents` until the next episode comes.
         initial: whether each row has the first frame of its episode beside it, as `initial`.
         newest: share of the episodes to draw from, the newest ones, in (0, 1].
+        past_end: whether segments of every episode that terminated may go on after its end in the same way.
         """
-        extended = self._table.ended_before(length, partial(self._of_rows, "terminated"))
-        drawn = self._table.draw_segments(batch_size, length, extended, newest)
+        rows = self.size + 1 if past_end else length
+        extended = self._table.ended_before(rows, partial(self._of_rows, "terminated"))
+        drawn = self._table.draw_segments(batch_size, length, extended, newest, past_end)
         episode, offset = self._send(*drawn)
         steps = offset[:, None] + torch.arange(-before, length, device=self.device)
         segments = self._segments(episode, steps, numbered=before > 0, first=initial)

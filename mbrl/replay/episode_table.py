@@ -146,7 +146,9 @@ class EpisodeTable:
         weights[: len(weights) - max(1, round(share * len(weights)))] = 0
         return weights
 
-    def draw_segments(self, count: int, length: int, extended: Tensor, newest: float = 1.0) -> tuple[Tensor, Tensor]:
+    def draw_segments(
+        self, count: int, length: int, extended: Tensor, newest: float = 1.0, past_end: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Draw segments, about uniformly over the rows that they hold.
 
         Uniform draws over segments would hold an episode's first row once and a row of its middle T times. So segments
@@ -158,6 +160,8 @@ class EpisodeTable:
             length: T, rows of a segment.
             extended: bool [N], episodes with fewer rows from which a segment is drawn all the same, from their first.
             newest: share of the episodes to draw from, the newest ones.
+            past_end: whether a segment of an extended episode may begin in any of its transitions, so that each of them
+                has every place of a segment.
 
         Returns:
             Episodes int64 [B], and the row in them where each segment begins, int64 [B].
@@ -167,6 +171,9 @@ class EpisodeTable:
         """
         last, beyond = self.lengths - length, length // 2
         weights = torch.where((last >= 0) | extended, last + 1 + 2 * beyond, 0)
+        if past_end:
+            last = torch.where(extended, self.lengths - 2, last)
+            weights = torch.where(extended, last + 1 + beyond, weights)
         episode, place = self.draw(self.of_newest(weights, newest), count, needed=length)
         return episode, (place - beyond).clamp(min=0).minimum(last[episode].clamp(min=0))
 

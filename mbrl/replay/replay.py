@@ -83,20 +83,27 @@ class Replay:
         return batch
 
     def sequences(
-        self, batch_size: int, length: int, before: int = 0, *, initial: bool = False, recent: float = 0.0
+        self,
+        batch_size: int,
+        length: int,
+        before: int = 0,
+        *,
+        initial: bool = False,
+        recent: float = 0.0,
+        past_end: bool = False,
     ) -> TensorDict:
         """See EpisodeBuffer.sequences; `demo_share` of the batch comes from the demonstrations.
 
         Their `index` is negative. `recent` of the batch, rounded, is drawn from the newest tenth of the collected
         episodes.
         """
-        newest = round(batch_size * recent)
+        newest, options = round(batch_size * recent), {"initial": initial, "past_end": past_end}
         if newest == 0:
-            return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before, initial))
-        drawn = self.online.sequences(newest, length, before, initial=initial, newest=NEWEST)
+            return self._mixed(batch_size, lambda buffer, n: self._sequences(buffer, n, length, before, **options))
+        drawn = self.online.sequences(newest, length, before, newest=NEWEST, **options)
         if newest == batch_size:
             return drawn
-        return _joined(drawn, self.sequences(batch_size - newest, length, before, initial=initial))
+        return _joined(drawn, self.sequences(batch_size - newest, length, before, **options))
 
     def demo_sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """As `sequences`, from the demonstrations alone."""
@@ -104,9 +111,9 @@ class Replay:
         return self._sequences(self.demos, batch_size, length, before)
 
     def _sequences(
-        self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int, initial: bool = False
+        self, buffer: EpisodeBuffer, batch_size: int, length: int, before: int, **options: bool
     ) -> TensorDict:
-        batch = buffer.sequences(batch_size, length, before, initial=initial)
+        batch = buffer.sequences(batch_size, length, before, **options)
         if before and buffer is self.demos:
             batch["index"] = -1 - batch["index"]
         return batch

@@ -8,9 +8,7 @@ from mbrl.errors import UserError
 from mbrl.results.curves import Curve
 from mbrl.results.read_curves import read_curves
 from mbrl.run_folder.config import load_settings
-
-# Environments whose steps need not report success: an evaluation then counts none.
-MAY_LACK_SUCCESS = ("mbrl.envs.dmc.make_env", "mbrl.envs.registered.make_env")
+from mbrl.run_folder.state import MAY_LACK_SUCCESS
 
 
 def judged_curve(folder: Path) -> Curve:

@@ -51,18 +51,23 @@ def _states(folder: Path) -> list[RunState]:
 
 
 def overview(states: Sequence[RunState], folder: Path) -> Table:
-    """A table with a row for each run. Its caption counts the states and estimates the time left."""
+    """A table with a row for each run. Its caption counts the states and estimates the time left.
+
+    A run whose environment has never reported a success, and need not, shows its return.
+    """
     table = Table(caption=summary(states), caption_justify="left", box=None, pad_edge=False)
-    for name in ("run", "state", "env steps", "", "success", "time left"):
+    returns = any(run.returned is not None for run in states)
+    for name in ("run", "state", "env steps", "", "success", *(["return"] if returns else []), "time left"):
         table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
     for run in states:
         share = run.env_steps / run.total_env_steps
         left = "" if run.seconds_left is None or run.state == "done" else duration(run.seconds_left)
-        success = "" if run.success is None else f"{run.success:.2f}"
+        success = "" if run.success is None or run.returned is not None else f"{run.success:.2f}"
+        returned = "" if run.returned is None else f"{run.returned:.1f}"
         table.add_row(
             Text(one_line(str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name)),
             Text(run.state, STATES[run.state]), f"{run.env_steps}/{run.total_env_steps}", f"{share:.0%}",
-            success, left,
+            success, *([returned] if returns else []), left,
         )  # fmt: skip
     return table
 

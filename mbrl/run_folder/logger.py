@@ -115,6 +115,7 @@ class Logger:
         resume_env_steps: env steps at the checkpoint that the run goes on from; None is a new run, and what
             another left in these files goes.
         tracker: where rows and videos go besides.
+        may_lack_success: see `Progress`.
     """
 
     def __init__(
@@ -123,13 +124,15 @@ class Logger:
         total_env_steps: int,
         resume_env_steps: int | None = None,
         tracker: WandbTracker | None = None,
+        *,
+        may_lack_success: bool = False,
     ) -> None:
         last = -1 if resume_env_steps is None else resume_env_steps
         self._metrics = MetricsWriter(run_dir, "env_steps", last)
         self._evals, self._eval_header = _open_evals(run_dir / "eval.csv", last)
         self._tasks = run_dir / EVAL_TASKS
         _cut(self._tasks, lambda line: line == TASKS_HEADER or _eval_step(line) <= last)
-        self._progress = Progress(total_env_steps, max(last, 0))
+        self._progress = Progress(total_env_steps, max(last, 0), may_lack_success=may_lack_success)
         self._last_heartbeat = time.monotonic()
         self._tracker = tracker
         self._previous = (0, 0.0)
@@ -151,7 +154,7 @@ class Logger:
         self._previous = (gradient_steps, wall_time)
         counters = {"env_steps": env_steps, "agent_steps": agent_steps, "gradient_steps": gradient_steps}
         self._write({**counters, "wall_time": round(wall_time, 3)}, values)
-        self._progress.advance(env_steps, values.get("collect/success"))
+        self._progress.advance(env_steps, values.get("collect/success"), values.get("collect/return", 0.0))
 
     def log_eval(self, evaluation: EvaluationResult, *, env_steps: int, seed: int) -> None:
         """Writes a row of eval.csv, and the evaluation's means as `eval/…` beside the other metrics.
@@ -163,7 +166,7 @@ class Logger:
         written = f"{env_steps},{means['success']:.6g},{seed}"
         _append(self._evals, written if self._eval_header == EARLIER_HEADER else f"{written},{means['return']:.6g}")
         self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
-        self._progress.advance(env_steps, means["success"])
+        self._progress.advance(env_steps, means["success"], means["return"])
 
     def _log_tasks(self, successes: Mapping[str, float], env_steps: int, seed: int) -> None:
         if not successes:

@@ -19,11 +19,12 @@ class Progress:
 
     Args:
         total: env steps of the whole run. start: env steps that were done before (a resumed run).
+        may_lack_success: whether the environment need not report success; the return is shown until it has.
     """
 
-    def __init__(self, total: int, start: int = 0) -> None:
+    def __init__(self, total: int, start: int = 0, *, may_lack_success: bool = False) -> None:
         self._total, self._steps, self._updates = total, start, 0
-        self._success: float | None = None
+        self._lacks_success, self._newest = may_lack_success, ""
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
@@ -41,10 +42,12 @@ class Progress:
         self._updates += 1
         self._show_if_due()
 
-    def advance(self, env_steps: int, success: float | None = None) -> None:
-        """Takes in how many env steps are done in all, and the newest success rate where there is one."""
+    def advance(self, env_steps: int, success: float | None = None, returned: float = 0.0) -> None:
+        """Takes in how many env steps are done in all, and the newest success rate and return where there are any."""
         self._steps = env_steps
-        self._success = self._success if success is None else success
+        if success is not None:
+            self._lacks_success &= success == 0
+            self._newest = f"return {returned:.1f}" if self._lacks_success else f"success {success:.2f}"
         self._show_if_due()
 
     def close(self) -> None:
@@ -52,10 +55,10 @@ class Progress:
         self._bar.close()
 
     def describe(self, now: float) -> str:
-        """Success, updates per second and time left, as far as each is known."""
+        """Success or return, updates per second and time left, as far as each is known."""
         began, steps, updates = self._samples[0]
         seconds = max(now - began, 1e-9)
-        parts = [] if self._success is None else [f"success {self._success:.2f}"]
+        parts = [self._newest] if self._newest else []
         parts.append(f"{(self._updates - updates) / seconds:.1f} updates/s")
         pace = (self._steps - steps) / seconds
         parts.append(f"{tqdm.format_interval((self._total - self._steps) / pace)} left" if pace > 0 else "? left")

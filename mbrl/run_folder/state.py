@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mbrl.errors import UserError
@@ -21,6 +22,8 @@ FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
 CURVE = "curve.png"  # drawn at the end
 EVAL_TASKS = "eval_tasks.csv"  # the success of each task, where a run has several
 TAIL_BYTES = 65536  # bytes of metrics.jsonl that are read
+# Environments whose steps need not report success: an evaluation then counts none.
+MAY_LACK_SUCCESS = ("mbrl.envs.dmc.make_env", "mbrl.envs.registered.make_env")
 STALE_SECONDS = 300  # seconds without a new row after which a run of another machine counts as stopped
 
 
@@ -33,6 +36,7 @@ class RunState:
             no word for STALE_SECONDS seconds) or waiting (it has not begun).
         success: of its last evaluation; None before the first.
         seconds_left: at its mean pace so far; None where that is not known, 0 where it is done.
+        returned: return of its last evaluation, where its environment need not report success and never has; else None.
     """
 
     folder: Path
@@ -41,6 +45,7 @@ class RunState:
     total_env_steps: int
     success: float | None
     seconds_left: float | None
+    returned: float | None = None
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -97,13 +102,13 @@ def run_state(folder: Path, now: float | None = None) -> RunState | None:
         return None
     rows = folder / METRICS
     last = last_row(rows)
-    steps = int(last.get("env_steps", 0))
+    steps, (success, returned) = int(last.get("env_steps", 0)), _last_evaluation(folder)
     if is_done(folder, total):
-        return RunState(folder, "done", max(steps, total), total, _last_success(folder), 0.0)
+        return RunState(folder, "done", max(steps, total), total, success, 0.0, returned)
     state = _unfinished(folder, rows, now or time.time())
     pace = last["wall_time"] / steps if steps and "wall_time" in last else None
     left = None if pace is None else pace * max(0, total - steps)
-    return RunState(folder, state, steps, total, _last_success(folder), left)
+    return RunState(folder, state, steps, total, success, left, returned)
 
 
 def _unfinished(folder: Path, rows: Path, now: float) -> str:
@@ -138,13 +143,18 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int | float) and 0 <= value <= MAX_INTEGER
 
 
-def _last_success(folder: Path) -> float | None:
+def _last_evaluation(folder: Path) -> tuple[float | None, float | None]:
+    """`RunState.success` and `RunState.returned`."""
     file = folder / "eval.csv"
     if not file.is_file():
-        return None
+        return None, None
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-            values = [float(row["success"]) for row in csv.DictReader(stream) if row.get("success")]
+            rows = [row for row in csv.DictReader(stream) if row.get("success")]
+        successes = [float(row["success"]) for row in rows]
+        returned = float(rows[-1]["return"]) if rows and rows[-1].get("return") else None
     except (ValueError, csv.Error):  # torn, or no run's
-        return None
-    return values[-1] if values else None
+        return None, None
+    if any(successes) or OmegaConf.select(read_config(folder / CONFIG), "env._target_") not in MAY_LACK_SUCCESS:
+        returned = None
+    return (successes[-1] if successes else None), returned

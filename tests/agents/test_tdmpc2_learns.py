@@ -1,12 +1,19 @@
-"""TD-MPC2 learns to steer one point onto another from their coordinates, within a minute on a core."""
+"""TD-MPC2 learns to steer a point onto another within a minute on a core, and what a corridor with an end is worth."""
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from tensordict import TensorDict
 
 from mbrl.compose import composed
 from mbrl.training import run
+from tests.agents.test_tdmpc2_terminations import CELLS, SIZES, STEP, make, one_hot
+from tests.agents.test_terminations import GAMMA, walked
+from tests.termination import LAST
+from worldmodel.tdmpc2.model import TDMPC2Dynamics
 
 pytestmark = pytest.mark.learns
 
@@ -26,3 +33,19 @@ def test_learns_the_toy(tmp_path: Path) -> None:
         (row,) = csv.DictReader(file)
     # a random policy comes near in less than a tenth of the episodes; after 200 updates it was 0.3
     assert float(row["success"]) >= 0.6
+
+
+def test_learns_the_values_of_a_corridor_with_an_end() -> None:
+    """Also in the last cell before the end: from segments that stop there, it is taken for 2.4 instead of 1."""
+    torch.manual_seed(0)
+    model = partial(TDMPC2Dynamics, pixels=False, learning_rate=3e-3, encoder_rate=1.0, **SIZES)
+    policy, replay = make(model, terminates=True, value_weight=0.1), walked(100)
+    for _ in range(300):
+        policy.update(one_hot(replay.sequences(64, 4, past_end=True)))
+    latent = policy.world_model.encode(TensorDict(state=torch.eye(CELLS)[:LAST], batch_size=[LAST]))
+    worth = torch.tensor([sum(GAMMA**step for step in range(LAST - cell)) for cell in range(LAST)])
+    with torch.no_grad():
+        found = policy.behaviour.value(latent).squeeze(-1)
+        plans = policy.actor.score(latent, torch.full((LAST, 1, 3, 1), STEP)).squeeze(-1)
+    torch.testing.assert_close(found, worth, rtol=0.15, atol=0)
+    torch.testing.assert_close(plans, worth, rtol=0.1, atol=0)

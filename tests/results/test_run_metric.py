@@ -6,7 +6,8 @@ import pytest
 
 from mbrl.cli.summary import summary
 from mbrl.compose import composed
-from mbrl.results.run_metric import MAY_LACK_SUCCESS, judged_curve
+from mbrl.results.run_metric import judged_curve
+from mbrl.run_folder.state import MAY_LACK_SUCCESS
 
 METAWORLD, GYM = "mbrl.envs.metaworld.make_env", "mbrl.envs.registered.make_env"
 

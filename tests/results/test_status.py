@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mbrl.results.status import duration, seconds_left, status, summary
 from mbrl.run_folder.provenance import read_starts
-from mbrl.run_folder.state import FAILURE, RunState, latest_env_steps, run_folders, run_state
+from mbrl.run_folder.state import FAILURE, MAY_LACK_SUCCESS, RunState, latest_env_steps, run_folders, run_state
 
 TOTAL = 1000
 
@@ -84,6 +84,21 @@ def test_the_overview_names_every_run(tmp_path: Path, watch: float | None) -> No
     shown = console.export_text()
     assert "sac/hammer/seed0" in shown and "1000/1000" in shown and "0.95" in shown
     assert "stopped" in shown and "25%" in shown and "1 of 2 done, 1 stopped" in shown
+
+
+def test_a_run_without_any_success_shows_its_return(tmp_path: Path) -> None:
+    gym = finished(make_run(tmp_path / "gym", env_steps=TOTAL))
+    (gym / "config.yaml").write_text(f"total_env_steps: {TOTAL}\nenv: {{_target_: {MAY_LACK_SUCCESS[0]}}}\n")
+    finished(make_run(tmp_path / "metaworld", env_steps=TOTAL, success=0.0))
+    for success, returned, shown in (("0", -3.5, ["-3.5"]), ("0.5", None, ["0.50"])):
+        (gym / "eval.csv").write_text(f"step,success,seed,return\n500,{success},0,7\n{TOTAL},{success},0,-3.5\n")
+        state = run_state(gym)
+        assert state is not None and state.returned == returned
+        console = Console(record=True, width=100)
+        status(tmp_path, console=console)
+        head, *lines = console.export_text().splitlines()
+        assert ("return" in head) == (returned is not None)
+        assert [line.split()[4:] for line in lines[:2]] == [shown, ["0.00"]]
 
 
 def test_no_run_lies_in_another(tmp_path: Path) -> None:

@@ -154,3 +154,12 @@ def test_progress_says_success_rate_pace_and_time_left(capsys: pytest.CaptureFix
     assert progress.describe(began + 10) == "success 0.25, 3.0 updates/s, 00:50 left"
     progress.close()
     assert "500/1000 env steps" in capsys.readouterr().err
+
+
+def test_progress_says_the_return_until_there_is_a_success() -> None:
+    for may_lack_success, first in ((True, "return -3.5"), (False, "success 0.00")):
+        progress = Progress(total=1000, may_lack_success=may_lack_success)
+        for success, shown in ((0.0, first), (0.5, "success 0.50"), (0.0, "success 0.00")):
+            progress.advance(100, success=success, returned=-3.5)
+            assert progress.describe(progress._began + 10).startswith(f"{shown}, ")
+        progress.close()

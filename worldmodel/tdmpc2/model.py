@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 from torchrl.modules.functional import symexp, symlog
 from torchrl.objectives import two_hot_cross_entropy
@@ -31,11 +32,13 @@ class TDMPC2Dynamics(LatentDynamics):
     """An encoder, a predictor of the next latent state, and a predictor of rewards, without a decoder.
 
     Latent states are trained to be predictable, and to predict rewards; values are another loss of the same states.
+    A continue head predicts from the states that actions lead to whether these terminated their episode.
 
     Args:
         observation_spec: Has `frames` uint8 [3K, R, R], with `task` [N] where there are several tasks, or `state` [S].
         action_spec: Spec of actions [A].
         pixels: Whether frames are observed. False: the state.
+        terminates: Whether the environment terminates episodes; the model then has a continue head.
         latent_size: D, a multiple of `simnorm_group`.
         width: Width of both hidden layers of the predictors.
         encoder_width: Width of the hidden layer of the encoder of states.
@@ -58,6 +61,7 @@ class TDMPC2Dynamics(LatentDynamics):
         action_spec: TensorSpec,
         *,
         pixels: bool,
+        terminates: bool = False,
         latent_size: Width = 512,
         width: Width = 512,
         encoder_width: Width = 256,
@@ -83,11 +87,14 @@ class TDMPC2Dynamics(LatentDynamics):
         self.predictor = nn.Sequential(*hidden_layers(hidden), normed(width, latent_size, simnorm))
         last = nn.Linear(width, bins)
         self.reward_head = nn.Sequential(*hidden_layers(hidden), last)
+        self.continue_head: nn.Module | None = None
+        if terminates:
+            self.continue_head = nn.Sequential(*hidden_layers((latent_size, width, width)), nn.Linear(width, 1))
         normal_init(self)
         nn.init.zeros_(last.weight)
         self.register_buffer("bins", torch.linspace(-limit, limit, bins))
         self.bins: Tensor
-        others = [*self.predictor.parameters(), *self.reward_head.parameters()]
+        others = [parameter for name, parameter in self.named_parameters() if not name.startswith("encoder.")]
         groups: list[dict[str, Any]] = [
             {"params": [*self.encoder.parameters()], "lr": encoder_rate * learning_rate},
             {"params": others},
@@ -121,6 +128,11 @@ class TDMPC2Dynamics(LatentDynamics):
         logits = self.reward_head(torch.cat((latent, action), -1))
         return symexp(logits.softmax(-1) @ self.bins).unsqueeze(-1)
 
+    def goes_on(self, latent: Tensor) -> Tensor:
+        if self.continue_head is None:
+            return super().goes_on(latent)
+        return torch.sigmoid(self.continue_head(latent))
+
     def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
         seen = self._augmented(segments.select(*self.observations))
         first = self.encode(seen[:, 0])
@@ -134,8 +146,14 @@ class TDMPC2Dynamics(LatentDynamics):
         logits = self.reward_head(torch.cat((latent[:, :-1], actions), -1))  # [B, H, bins]
         error = two_hot_cross_entropy(logits, symlog(segments["next", "reward"][:, :-1]), self.bins)
         reward = (weight * error).mean()
+        loss = self.consistency * consistency + self.reward_weight * reward
         metrics = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
-        return Unrolled(self.consistency * consistency + self.reward_weight * reward, metrics, latent, observed)
+        if self.continue_head is not None:
+            goes_on = (~segments["next", "terminated"][:, :-1]).float()
+            error = F.binary_cross_entropy_with_logits(self.continue_head(latent[:, 1:]), goes_on, reduction="none")
+            ending = (weight * error.squeeze(-1)).mean()
+            loss, metrics["continue_loss"] = loss + ending, ending.detach()
+        return Unrolled(loss, metrics, latent, observed)
 
     def _augmented(self, observed: TensorDictBase) -> TensorDictBase:
         """Observations [B, H + 1], each of their frames shifted in its own way."""
