@@ -67,7 +67,7 @@ def test_the_next_batch_is_copied_before_an_update_is_waited_for(name: str) -> N
             copied.append(counts.bytes_to_gpu - before)
             wait(*what)
 
-        counts.wait = noted  # type: ignore[method-assign]
+        counts.wait = noted
         for _ in learner.updates(replay, 0.0, 3):
             pass
     assert copied == [2 * batch, 3 * batch, 3 * batch], "one wait an update"
