@@ -32,6 +32,8 @@ class Policy(nn.Module, ABC):
             `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
             among them is stored in the replay, beside the observation that it was computed from.
         embedding_size: width of the `embedding` of a world model that the actor reads; 0 where it reads none.
+        acts_on_cpu: whether a run on a GPU with one worker acts with a copy of the actor on the CPU, because an action
+            costs less there than the launches and copies of one on a GPU.
         cuda_graphs: whether a GPU takes the updates, which change all in place, from captured graphs.
         learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
@@ -42,6 +44,7 @@ class Policy(nn.Module, ABC):
     actor: TensorDictModuleBase
     carried: Composite | None = None
     embedding_size: int = 0
+    acts_on_cpu: bool = False
     cuda_graphs: bool = False
     learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
     segment_rows: int = 2
@@ -253,27 +256,34 @@ def forget_moments(optimizer: torch.optim.Optimizer) -> None:
             group["step"] = 0
 
 
-_checks_losses = ContextVar("checks_losses", default=True)
+_held: ContextVar[dict[str, Tensor] | None] = ContextVar("held", default=None)
 
 
 @contextmanager
-def unchecked_losses() -> Iterator[None]:
-    """Leave out `require_finite` meanwhile: a capture must read no value. Whoever captures checks the results."""
-    before = _checks_losses.set(False)
+def held_losses() -> Iterator[dict[str, Tensor]]:
+    """Hold back the checks of `require_finite` meanwhile, which wait for a GPU; yields the losses to check later."""
+    held: dict[str, Tensor] = {}
+    before = _held.set(held)
     try:
-        yield
+        yield held
     finally:
-        _checks_losses.reset(before)
+        _held.reset(before)
 
 
 def require_finite(losses: Mapping[str, Tensor]) -> None:
-    """Check all losses with a single device synchronisation.
+    """Check all losses with a single device synchronisation, or later where `held_losses` holds them.
 
     Raises:
         FloatingPointError: one of them is NaN or infinite.
     """
+    held = _held.get()
+    if held is not None:
+        held.update(losses)
+        return
+    if not losses:
+        return
     values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
-    if _checks_losses.get() and not bool(torch.isfinite(values).all()):
+    if not bool(torch.isfinite(values).all()):
         described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
         raise FloatingPointError(
             f"a loss is no longer finite ({described}): lower the learning rate or check the batch"

@@ -104,6 +104,7 @@ class SAC(ValuePolicy):
     """
 
     target_critic: Critics
+    acts_on_cpu = True
 
     def __init__(
         self,

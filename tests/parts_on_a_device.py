@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
@@ -20,11 +21,13 @@ from mbrl.agents.model_error import ModelError
 from mbrl.agents.schedule import Schedule
 from mbrl.bench import dreamer
 from mbrl.bench.replay import fields_of
+from mbrl.compose import CONFIGS
 from mbrl.prediction.held_out import draw_segments
 from mbrl.prediction.scores import MetricModels, RolloutPlan, score
 from mbrl.pretraining.phase import Phase
 from mbrl.replay.mirror import Placement
 from mbrl.replay.replay import Replay
+from mbrl.targets import make
 from policies.actor_critic import ActorCritic
 from policies.base import Policy, ValuePolicy
 from policies.bc import BehaviourCloning
@@ -169,6 +172,25 @@ def dreaming(key: str, device: torch.device) -> Part:
     return dreamer.learner_update(config, Composite({key: spec}), device)[0]
 
 
+def latent_planner() -> Policy:
+    """TD-MPC2 from state, small."""
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        config = compose("train", ["agent=tdmpc2"])
+    config.agent.policy.world_model.update({"latent_size": 16, "width": 16, "encoder_width": 16})
+    specs = {"observation_spec": NUMBERS, "action_spec": ACTIONS}
+    return make(config.agent.policy, Policy, place="agent.policy", **specs)
+
+
+def planning_ahead(verb: str, device: torch.device) -> Part:
+    """One update of TD-MPC2 on segments on the device, or one of its plans."""
+    policy = latent_planner().to(device)
+    if verb == "update":
+        return partial(policy.update, filled_replay(device).sequences(3, 4))
+    memory = {key: spec.zero()[None] for key, spec in policy.actor.memory.items()}
+    step = TensorDict({"state": torch.randn(1, STATE), **memory}, batch_size=[1]).to(device)
+    return lambda: policy.actor(step.clone())
+
+
 def pretraining(part: str, device: torch.device) -> Part:
     """One step of a phase of pretraining; `Accelerator.device` must be the device."""
     options: dict[str, Any] = {"steps": 99, "warmup": 2, "final_learning_rate_share": 0.1, "clip_norm": 1.0}
@@ -202,6 +224,8 @@ PARTS: dict[str, Callable[[torch.device], Part]] = {
     "cloning from pixels": partial(learning, "clone", imitator, FRAMES),
     "DreamerV3 from state: update, with sampling": partial(dreaming, "state"),
     "DreamerV3 from pixels: update, with sampling": partial(dreaming, "pixels"),
+    "TD-MPC2 from state: update": partial(planning_ahead, "update"),
+    "TD-MPC2 from state: a plan": partial(planning_ahead, "plan"),
     "ensemble: fit of 10 updates": fitting,
     "ensemble: 2 rollouts of 2 steps": imagining_states,
     "iVideoGPT: tokenizer step": partial(training, "tokenizer"),

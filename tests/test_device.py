@@ -38,6 +38,8 @@ MEASURED = {
     "cloning from pixels": (1, 0),
     "DreamerV3 from state: update, with sampling": (2, 1),
     "DreamerV3 from pixels: update, with sampling": (2, 1),
+    "TD-MPC2 from state: update": (2, 0),
+    "TD-MPC2 from state: a plan": (2, 0),
     "ensemble: fit of 10 updates": (15, 3),
     "ensemble: 2 rollouts of 2 steps": (8, 1),
     "iVideoGPT: tokenizer step": (1, 0),

@@ -187,9 +187,10 @@ class Agent:
                     means.add("world_model", self.observer.learn_rewards(replay))
                     on_update()
             means.add("imagination", self._imagine(env_steps))
-        while self.updates < int(steps * self.schedule.updates_per_step):
+        due = int(steps * self.schedule.updates_per_step) - self.updates
+        for metrics in self.learner.updates(replay, self._cloning_weight, due):
             self.updates += 1
-            means.add("policy", self.learner.update(replay, self._cloning_weight))
+            means.add("policy", metrics)
             on_update()
         return means.values()
 

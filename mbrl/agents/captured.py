@@ -14,7 +14,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from policies.base import Policy, require_finite, unchecked_losses
+from policies.base import Policy, held_losses, require_finite
 
 WARM_UP = 3  # eager updates before a capture, in which libraries choose kernels and optimisers make their moments
 
@@ -116,7 +116,7 @@ class CapturedUpdates:
 
         def work() -> Tensor:
             assert layout.batch is not None
-            with unchecked_losses():
+            with held_losses():  # a capture must read no value; `__call__` checks the metrics
                 metrics = self._policy.update(layout.batch)
             layout.names = tuple(metrics)
             return torch.stack([value.float() for value in metrics.values()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 
 import torch
 from tensordict import TensorDictBase
@@ -13,7 +14,7 @@ from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.base import Policy, ValuePolicy
+from policies.base import Policy, ValuePolicy, held_losses, require_finite
 
 Metrics = dict[str, Tensor]
 
@@ -44,6 +45,11 @@ class Learner(ABC):
         Returns:
             Metrics by name: detached 0-d tensors.
         """
+
+    def updates(self, replay: Replay, cloning_weight: float, count: int) -> Iterator[Metrics]:
+        """`count` updates in a row, between which the replay does not change; yields the metrics of each."""
+        for _ in range(count):
+            yield self.update(replay, cloning_weight)
 
     def imitate(self, replay: Replay, weight: float) -> Metrics:
         """One gradient step on demonstrations alone, its loss times `weight`; arguments as in `update`."""
@@ -85,13 +91,19 @@ class TransitionLearner(Learner):
         self._captured = CapturedUpdates(policy) if policy.cuda_graphs else None
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
-        batch = self._batch(replay).to(self.policy.device)
+        return next(self.updates(replay, cloning_weight, 1))
+
+    def updates(self, replay: Replay, cloning_weight: float, count: int) -> Iterator[Metrics]:
+        return one_ahead(lambda: self._batch(replay, cloning_weight), self._captured or self.policy.update, count)
+
+    def _batch(self, replay: Replay, cloning_weight: float) -> TensorDictBase:
+        batch = self._transitions(replay).to(self.policy.device)
         demonstrated = batch.pop("demonstrated", None)
         if cloning_weight > 0 and demonstrated is not None:
             batch["cloning"] = cloning_weight * demonstrated
-        return (self._captured or self.policy.update)(batch)
+        return batch
 
-    def _batch(self, replay: Replay) -> TensorDictBase:
+    def _transitions(self, replay: Replay) -> TensorDictBase:
         if self.imagination is None or len(self.imagination) == 0:  # empty: every rollout was cut at its first step
             return replay.transitions(self.batch_size)
         device = self.policy.device
@@ -167,9 +179,43 @@ class SegmentLearner(Learner):
         self.segment_length = schedule.segment_length
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
+        return next(self.updates(replay, cloning_weight, 1))
+
+    def updates(self, replay: Replay, cloning_weight: float, count: int) -> Iterator[Metrics]:
+        return one_ahead(lambda: self._batch(replay), self.policy.update, count)
+
+    def _batch(self, replay: Replay) -> TensorDictBase:
         sizes, before = (self.batch_size, self.segment_length), self.policy.segment_history
-        segments = replay.sequences(*sizes, before=before, past_end=True)
-        return self.policy.update(segments.to(self.policy.device))
+        return replay.sequences(*sizes, before=before, past_end=True).to(self.policy.device)
+
+
+def one_ahead(
+    draw: Callable[[], TensorDictBase], update: Callable[[TensorDictBase], Metrics], count: int
+) -> Iterator[Metrics]:
+    """`count` updates; a GPU still works on one of them while the batch of the next is drawn and copied to it.
+
+    Random numbers are drawn in the same order as in updates one by one, and no batch is left over at the end, so that
+    the results are the same, also those of a run that is resumed.
+
+    Args:
+        draw: draws a batch, and sends it to the device of the policy.
+        update: takes an update on a batch.
+        count: updates.
+
+    Yields:
+        The metrics of each update, whose losses are finite.
+
+    Raises:
+        FloatingPointError: a loss is NaN or infinite.
+    """
+    batch = draw() if count > 0 else None
+    for left in reversed(range(count)):
+        assert batch is not None
+        with held_losses() as losses:
+            metrics = update(batch)
+        batch = draw() if left else None
+        require_finite(losses)  # waits for the GPU
+        yield metrics
 
 
 def learner_for(policy: Policy, imagination: Imagination | None, schedule: Schedule) -> Learner:

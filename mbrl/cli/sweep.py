@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
@@ -123,27 +124,38 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
             return run(config)
         except FolderInUse as error:
             _log.warning("skipped: %s", error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the other jobs must run after any error
+        except (Exception, SystemExit) as error:
+            if _queued_again(error):
+                raise
             reason = _line(error)
             write_atomically(folder / FAILURE, "".join([*traceback.format_exception(error), f"{reason}\n"]))
             _log.error("error: %s: %s", folder, reason)
     return None
 
 
+def _queued_again(error: BaseException) -> bool:
+    """Whether submitit ends this process, so that Slurm starts the job once more: at its time limit, or preempted."""
+    return isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_EXECUTOR" in os.environ
+
+
 @contextmanager
 def naming_killed_worker() -> Iterator[None]:
-    """Turn joblib's error for a process of launch=local that was killed into one that the command line explains.
+    """Turn the error of a launcher whose job or process was killed into one that the command line explains.
 
     Raises:
-        ProcessDied: a process was killed.
+        ProcessDied: a process of launch=local was killed, or a job of launch=slurm was cancelled.
     """
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "TerminatedWorkerError":  # joblib is an extra: it may not be installed
-            raise
-        reason = "a process of launch=local was killed (out of memory?), and with it the jobs that were under way"
-        raise ProcessDied(f"{reason}; for fewer jobs at a time give hydra.launcher.n_jobs=N") from error
+        kind = type(error).__name__  # joblib and submitit are extras: they may not be installed
+        if kind == "TerminatedWorkerError":
+            reason = "a process of launch=local was killed (out of memory?), and with it the jobs that were under way"
+            raise ProcessDied(f"{reason}; for fewer jobs at a time give hydra.launcher.n_jobs=N") from error
+        if kind == "UncompletedJobError":
+            what = " ".join(str(error).splitlines()[:2])
+            raise ProcessDied(f"a job of launch=slurm has ended early ({what}); the others go on in Slurm") from error
+        raise
 
 
 def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:

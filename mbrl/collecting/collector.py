@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
 from torchrl.collectors import Collector
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
@@ -60,7 +64,10 @@ def make_collector(
     """
     check_workers(workers, frames_per_batch, backend)
     options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}
-    if policy.device.type != "cpu":
+    acting = policy.acting
+    if policy.device.type != "cpu" and policy.acts_on_cpu and workers == 1:
+        acting, options["pre_collect_hook"] = copied_to_cpu(acting)
+    elif policy.device.type != "cpu":
         options |= {"policy_device": policy.device, "env_device": "cpu", "storing_device": "cpu"}
     if random_steps > 0:
         options["init_random_frames"] = random_steps
@@ -68,7 +75,7 @@ def make_collector(
     make_env = partial(_make_env, make_env, policy.carried)
     if workers == 1:
         env = make_env(seed=seed, worker=0)
-        collector = Collector(env, policy.acting, **options, **registered)
+        collector = Collector(env, acting, **options, **registered)
         env.seek(first_episode)  # building a collector resets the environment some times
         collector.reset()
         return collector
@@ -82,7 +89,24 @@ def make_collector(
     else:
         options |= registered
     with starting_workers():
-        return Collector(envs, policy.acting, num_collectors=workers, backend=backend, sync=True, **options)
+        return Collector(envs, acting, num_collectors=workers, backend=backend, sync=True, **options)
+
+
+def copied_to_cpu(acting: TensorDictModuleBase) -> tuple[TensorDictModuleBase, Callable[[], None]]:
+    """A copy on the CPU of what acts on a GPU, and what brings the newest weights and buffers to it."""
+    copied = copy.deepcopy(acting).cpu()
+
+    @torch.no_grad()
+    def refresh() -> None:
+        for mine, newest in zip(_tensors(copied), _tensors(acting), strict=True):
+            mine.copy_(newest)
+
+    return copied, refresh
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **options: Any) -> EnvBase:

@@ -82,7 +82,7 @@ class EpisodeBuffer:
         self.latents = Latents(self.size, latents)
         self.placement, self._mirror = device, mirror_for(device, run_device, fields, self.size, self.latents.room)
         self.device = self.latents.device = CPU if self._mirror is None else run_device  # of batches
-        self._pinned = run_device.type == "cuda" and self._mirror is None
+        self.pinned = run_device.type == "cuda" and self._mirror is None
         self._table = EpisodeTable()
 
     def __len__(self) -> int:
@@ -257,7 +257,7 @@ class EpisodeBuffer:
         records = self._mirror.data if self._mirror else self.records
         of = self.latents.values if key in self.latents.observed else records
         assert of is not None
-        return gather(of.get(key), rows, pinned=self._pinned)
+        return gather(of.get(key), rows, pinned=self.pinned)
 
     @property
     def records(self) -> TensorDictBase:

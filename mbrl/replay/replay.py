@@ -14,6 +14,7 @@ from torch import Tensor
 from mbrl.data.episodes import to_records
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
+from mbrl.replay.mirror import pinned_room
 from mbrl.replay.storage import MemoryMaps
 from mbrl.run_folder.schema import Maybe, Schema
 from mbrl.settings.annotations import forwards_to
@@ -103,7 +104,7 @@ class Replay:
         drawn = self.online.sequences(newest, length, before, newest=NEWEST, **options)
         if newest == batch_size:
             return drawn
-        return _joined(drawn, self.sequences(batch_size - newest, length, before, **options))
+        return self._joined(drawn, self.sequences(batch_size - newest, length, before, **options))
 
     def demo_sequences(self, batch_size: int, length: int, before: int = 0) -> TensorDict:
         """As `sequences`, from the demonstrations alone."""
@@ -173,7 +174,7 @@ class Replay:
             return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length, **options), together)
         drawn = self.online.starts(newest, length, RECENT, **options)
         rest = self.starts(batch_size - newest, length, **options) if newest < batch_size else drawn[:0]
-        return _joined(drawn, rest)
+        return self._joined(drawn, rest)
 
     def steps(self, *observations: str) -> TensorDict:
         """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""
@@ -194,7 +195,13 @@ class Replay:
             parts.append(draw(self.online, batch_size - from_demos))
         if len(parts) == 1:
             return parts[0]
-        return _joined(*(part.to(self.online.device) for part in parts))
+        return self._joined(*(part.to(self.online.device) for part in parts))
+
+    def _joined(self, *parts: TensorDict) -> TensorDict:
+        """The rows of batches, with the keys that all have: published demonstrations have no state."""
+        common = set.intersection(*(set(part.keys(True, True)) for part in parts))
+        alike = [part.select(*common) for part in parts]
+        return torch.cat(alike, out=pinned_room(alike) if self.online.pinned else None)
 
     def require_disk_space(self) -> None:
         """Say how much room the records will take on disk; ValueError where there is less."""
@@ -237,12 +244,6 @@ class Replay:
         self.online.load_state_dict(state)
         if self.demos is not None:
             self.demos.latents.load_state_dict(state.get("demo_latents", {}))
-
-
-def _joined(*parts: TensorDict) -> TensorDict:
-    """The rows of batches, with the keys that all have: published demonstrations have no state."""
-    common = set.intersection(*(set(part.keys(True, True)) for part in parts))
-    return torch.cat([part.select(*common) for part in parts])
 
 
 def record_episode(buffer: EpisodeBuffer, number: int) -> TensorDictBase:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import mbrl
 from mbrl.cli.configured import run_configured
+from mbrl.cli.errors import explain
 from mbrl.cli.sweep import LOG, failures, naming_killed_worker, prepare, run_job
 from mbrl.compose import check_overrides, composed, composed_jobs
 from mbrl.errors import ProcessDied, UserError
@@ -155,6 +156,32 @@ def test_a_killed_process_of_joblib_is_named() -> None:
     named = pytest.raises(ProcessDied, match=r"a process of launch=local was killed .* hydra.launcher.n_jobs=N")
     with named, naming_killed_worker():
         raise TerminatedWorkerError("SIGKILL(-9)")
+
+
+def test_a_cancelled_slurm_job_is_named_in_one_line() -> None:
+    class UncompletedJobError(RuntimeError):
+        """Of submitit, which is an extra."""
+
+    said = "Job 11_0 (task: 0) with path result.pkl\nhas not produced any output (state: CANCELLED)\nError stream: ..."
+    with pytest.raises(ProcessDied) as caught, naming_killed_worker():
+        raise UncompletedJobError(said)
+    line, code = explain(caught.value) or ("", 0)
+    assert code == 1 and "Job 11_0 (task: 0)" in line and "(state: CANCELLED)" in line and "stream" not in line
+    assert line.endswith("the same command goes on from there")
+
+
+def test_a_job_that_slurm_starts_again_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submitit then leaves by SystemExit(-1); elsewhere that is a failure like any other."""
+
+    def leave(config: DictConfig) -> None:
+        raise SystemExit(-1)
+
+    run_job(job(), leave, alone=False)
+    assert Path("runs/job", FAILURE).exists()
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(SystemExit):
+        run_job(job(), leave, alone=False)
+    assert not Path("runs/job", FAILURE).exists()
 
 
 def test_folders_of_hydra_searchpath_have_agents_too(tmp_path: Path) -> None:

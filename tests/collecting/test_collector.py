@@ -15,6 +15,8 @@ from mbrl.envs.toy import make_env
 from mbrl.replay.replay import Replay
 from policies.base import Policy
 from policies.random import RandomPolicy
+from policies.sac import SAC
+from tests.pretended_device import GPU, pretended_device
 
 make_toy = partial(make_env, resolution=16, episode_length=10)
 
@@ -125,3 +127,21 @@ def test_a_run_with_several_processes_comes_to_its_end(tmp_path):
     ]  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "mbrl", "train", *settings], capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_policy_of_state_on_a_gpu_acts_on_the_cpu_with_the_newest_weights() -> None:
+    """The GPU is asked for each tensor of the actor once in a batch of steps, and computes no action."""
+    with pretended_device() as counts:
+        env = make_toy(seed=0, worker=0)
+        learner = SAC(env.observation_spec, env.action_spec).to(GPU)
+        steps = iter(make_collector(make_toy, learner, seed=0, random_steps=0, frames_per_batch=20))
+        assert next(steps)["action"].std() > 0.1
+        *weights, bias = learner.actor.parameters()
+        with torch.no_grad():  # in place, as an optimiser's step
+            weights[-1].zero_()
+            bias.copy_(torch.tensor([9.0, 9.0, -9.0, -9.0], device=GPU))
+        before = counts.kernels, counts.to_gpu, counts.synchronisations
+        batch = next(steps)
+        asked = counts.kernels - before[0], counts.to_gpu - before[1], counts.synchronisations - before[2]
+    assert (batch["action"] > 0.99).all()
+    assert asked == (len(weights) + 1, 0, len(weights) + 1)
