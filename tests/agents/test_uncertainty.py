@@ -108,7 +108,8 @@ def test_where_every_step_is_cut_batches_are_real() -> None:
     agent = Agent(BrightnessPolicy(), made.env.world_model, made, schedule=Schedule(**settings))
     replay = Replay(200, frame_stack=3, n_step=3, gamma=0.9)
     replay.online.extend(episode(0)[None])
-    assert len(agent.learner._batch(replay)) == 8
+    agent.learner.update(replay, 0.0)
+    assert [len(batch) for batch in agent.policy.batches] == [8]
 
 
 def test_bad_settings() -> None:
