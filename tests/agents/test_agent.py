@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mbrl.agents.agent import Agent
+from mbrl.agents.agent import KEPT_APART, Agent, MetricMeans
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.schedule import Schedule
@@ -131,3 +131,15 @@ def test_rates_below_what_can_work_are_one_line(setting: str) -> None:
     settings = {"batch_size": 8, "updates_per_step": 1.0, "learning_starts": 4, setting: -3}
     with pytest.raises(UserError, match=rf"agent\.{setting} is -3: it must be [01] or more"):
         Schedule(**settings)
+
+
+@pytest.mark.parametrize("count", [1, KEPT_APART, 5 * KEPT_APART + 3])
+def test_metrics_are_means_and_few_of_them_are_kept(count: int) -> None:
+    means, values = MetricMeans(), torch.arange(float(count))
+    for value in values:
+        means.add("policy", {"loss": value.clone(), "rows": torch.tensor(3)})
+        assert all(len(kept) <= KEPT_APART for kept in means._values.values())
+    found = means.values()
+    assert found.keys() == {"policy/loss", "policy/rows"} and found["policy/rows"].dtype == torch.float32
+    torch.testing.assert_close(found["policy/loss"], values.mean())
+    torch.testing.assert_close(found["policy/rows"], torch.tensor(3.0))
