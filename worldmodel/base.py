@@ -34,6 +34,7 @@ class WorldModel(nn.Module, ABC):
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
         trained_horizon: Steps after the context in the longest training sequence. None: unlimited.
         temperature: Temperature that `step` samples with, 0 or more. None: it has none.
+        first_updates: Updates that it needs before the first one of what predicts the future.
     """
 
     context_length: int
@@ -53,6 +54,7 @@ class WorldModel(nn.Module, ABC):
     embedding_size: int = 0
     trained_horizon: int | None = None
     temperature: float | None = None
+    first_updates: int = 0
 
     @property
     def device(self) -> torch.device:

@@ -40,7 +40,20 @@ class ModelLearner(ABC):
 
 
 class SegmentLearner(ModelLearner):
-    """One gradient step at a time, on segments [B, T] of the replay."""
+    """One gradient step at a time, on segments [B, T] of the replay.
+
+    Raises:
+        UserError: the model would be asked for the future before it has learned anything of it.
+    """
+
+    def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
+        super().__init__(world_model, schedule)
+        needed, first = world_model.first_updates, schedule.model_updates_first
+        if needed and first <= needed:
+            raise UserError(
+                f"agent.model_updates_first is {first}, and the first {needed} updates of this world model do not train "
+                "what predicts the future: give more than that, or pretrained weights with worldmodel.pretrained=FOLDER"
+            )
 
     def due(self, steps: int) -> bool:
         first, rate = self.schedule.model_updates_first, self.schedule.model_updates_per_step

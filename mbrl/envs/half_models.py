@@ -127,6 +127,7 @@ class SimulatedRewards(WorldModel):
         self.context_length = max(self.learned.context_length, self.simulator.context_length)
         self.max_horizon = min(self.learned.max_horizon, self.simulator.max_horizon)
         self.context_keys = (*self.learned.context_keys, *self.simulator.context_keys)
+        self.first_updates = self.learned.first_updates
         self.observations, self.resolution = self.learned.observations, self.learned.resolution
         self.action_dim, self.measures = self.learned.action_dim, self.learned.measures
         self.trained_horizon, self.temperature = self.learned.trained_horizon, self.learned.temperature

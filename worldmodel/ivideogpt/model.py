@@ -123,7 +123,8 @@ class IVideoGPT(WorldModel):
         self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
         self._check(observation_spec, reader, fresh=pretrained is None)
-        self.register_buffer("updates", torch.tensor(0 if pretrained is None else training.tokenizer_updates))
+        self.first_updates = training.tokenizer_updates if pretrained is None else 0
+        self.register_buffer("updates", torch.tensor(training.tokenizer_updates - self.first_updates))
         self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
         parts = (self.tokenizer, members, reader)
         self.recoder = Recoder(self.tokenizer, reader, self.precision)
