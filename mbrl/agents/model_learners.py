@@ -51,8 +51,8 @@ class SegmentLearner(ModelLearner):
         needed, first = world_model.first_updates, schedule.model_updates_first
         if needed and first <= needed:
             raise UserError(
-                f"agent.model_updates_first is {first}, and the first {needed} updates of this world model do not train "
-                "what predicts the future: give more than that, or pretrained weights with worldmodel.pretrained=FOLDER"
+                f"agent.model_updates_first is {first}, and the first {needed} updates of this world model do not "
+                "train what predicts the future: give more, or pretrained weights with worldmodel.pretrained=FOLDER"
             )
 
     def due(self, steps: int) -> bool:

@@ -149,8 +149,8 @@ def test_a_model_is_not_asked_for_the_future_before_it_has_learned_of_it() -> No
     policy, model = BrightnessPolicy(), CountingWorldModel()
     model.first_updates = 5
     settings = {"batch_size": 8, "updates_per_step": 1.0, "learning_starts": 0, "real_ratio": 0.5}
-    _, replay = made = make()
-    imagination = made[0].imagination
-    with pytest.raises(UserError, match=r"agent\.model_updates_first is 5, and the first 5 updates of this world model"):
+    agent, replay = make()
+    imagination = agent.imagination
+    with pytest.raises(UserError, match=r"agent\.model_updates_first is 5, and the first 5 updates of this"):
         Agent(policy, model, imagination, schedule=Schedule(**settings, model_updates_first=5))
     Agent(policy, model, imagination, schedule=Schedule(**settings, model_updates_first=6)).update(replay, 0, 0)
