@@ -156,7 +156,9 @@ class RewardObjective(nn.Module):
             else:
                 assert isinstance(self.network, RewardNetwork)
                 rewards, ended = segment.rewards, segment.ended
-                logits = self.network.logits(segment.pixels[:, -rewards.shape[1] - 1 :], segment.actions)
+                # A segment with the episode's initial frame has it in the place of the frame before the first step.
+                pixels = batch["pixels"] if self.reader.initial else segment.pixels
+                logits = self.network.logits(pixels[:, -rewards.shape[1] - 1 :], segment.actions)
         loss = self.network.loss(logits, rewards, ended)
         error = (self.network.expected(logits.detach()) - rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}

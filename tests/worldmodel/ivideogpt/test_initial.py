@@ -10,13 +10,14 @@ from tensordict import TensorDict
 from tests.worldmodel.ivideogpt.test_model import SEGMENT, SIDE, make, sequences
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.rewards import TokenRewardNetwork
+from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork
 from worldmodel.ivideogpt.segments import HISTORY, Conditioning
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 INITIAL = Conditioning(initial=True)
 PARALLEL = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, parallel=True)
 REWARDS = partial(TokenRewardNetwork, width=16)
+FRAME_REWARDS = partial(RewardNetwork, channels=(4, 4, 4), width=16)
 
 
 def with_initial(parts: dict[str, Any] | None = None, **options: Any) -> IVideoGPT:
@@ -91,6 +92,16 @@ def test_rewards_are_those_of_the_tokens_before_and_after_without_dropout() -> N
     torch.testing.assert_close(rollout["reward"], network.eval()(before, now, actions), rtol=1e-4, atol=1e-4)
     planned = view.outcome(view.start(batch[:, :HISTORY]), actions).reward
     torch.testing.assert_close(planned, rollout["reward"].squeeze(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_rewards_of_frames_are_learned_from_the_frames_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, seen = make(conditioning=INITIAL, reward_network=FRAME_REWARDS), steps(2), []
+    network = model.reward_network
+    assert isinstance(network, RewardNetwork)
+    logits = network.logits
+    monkeypatch.setattr(network, "logits", lambda pixels, actions: seen.append(pixels) or logits(pixels, actions))
+    model.objectives["reward_network"](batch)
+    assert len(seen) == 1 and torch.equal(seen[0], batch["pixels"]), "and not the initial frame before the first step"
 
 
 @pytest.mark.learns
