@@ -109,12 +109,11 @@ class IVideoGPT(WorldModel):
         self.transformer, self.others, self._counter = members[0], nn.ModuleList(members[1:]), HostCounter()
         self.plan, self.precision, self.segment_length = training, Precision(precision), segment_length
         self.context_length = HISTORY if conditioning.initial else self.tokenizer.context_length - goal
-        self.context_keys = ("initial",) * conditioning.initial
-        self.resolution, self.action_dim = self.tokenizer.resolution, action_dim or 0
+        self.context_keys, self.resolution = ("initial",) * conditioning.initial, self.tokenizer.resolution
+        self.action_dim, self.temperature = action_dim or 0, sampling.temperature
         reader = self._reader(action_dim, conditioning, defects.rewards_off_by_one)
         futures = reader.longest - reader.context_length
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
-        self.temperature = sampling.temperature
         ends = {"terminates": True} if terminates else {}
         self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim, **ends)
         readers = (self.transformer.reward_linear, self.reward_network)
