@@ -50,5 +50,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "results":  # a module that can be called
         return import_module("mbrl.results")
-    module = "mbrl.prediction.imagined_env" if name == "imagined_env" else "mbrl.start"
+    module = {"imagined_env": "mbrl.prediction.imagined_env", "train": "mbrl.start"}.get(name, "mbrl.run")
     return getattr(import_module(module), name)

@@ -60,13 +60,14 @@ class Run:
     """A run folder, opened for reading. Every part is built and loaded when it is first used, and then kept.
 
     Args:
-        folder: the run folder.
-        config_dir: see `load`.
-        checkpoint: see `load`.
+        folder, config_dir, checkpoint: see `load`.
+        named: names of classes and packages that the run may have besides.
     """
 
-    def __init__(self, folder: Path, config_dir: Path | None = None, checkpoint: int | None = None) -> None:
-        self.folder, self._config_dir, self._checkpoint = folder, config_dir, checkpoint
+    def __init__(
+        self, folder: Path, config_dir: Path | None = None, checkpoint: int | None = None, named: Collection[str] = ()
+    ) -> None:
+        self.folder, self._config_dir, self._checkpoint, self._named = folder, config_dir, checkpoint, named
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -76,12 +77,11 @@ class Run:
         """Every setting, resolved."""
         from mbrl.run_folder.config import load_config
 
-        named: Collection[str] = ()
-        if self._config_dir is not None:
-            from mbrl.targets import names_in
+        if self._config_dir is None:
+            return load_config(self.folder, self._named)
+        from mbrl.targets import names_in
 
-            named = names_in(self._config_dir)
-        return load_config(self.folder, named)
+        return load_config(self.folder, {*self._named, *names_in(self._config_dir)})
 
     @property
     def curve(self) -> Any:

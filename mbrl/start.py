@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mbrl.run import Run, load
+from mbrl.run import Run
 
 
 def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: str | Path | None = None) -> Run:
@@ -26,20 +26,22 @@ def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: s
         UserError: a setting cannot work, or the run folder belongs to another configuration.
     """
     from mbrl.compose import composed, override_of
+    from mbrl.run_folder.config import foreign_names
     from mbrl.run_folder.provenance import settings_given
 
     if isinstance(overrides, Mapping):
         lines = [override_of(key, value) for key, value in overrides.items()]
     else:
         lines = [overrides] if isinstance(overrides, str) else list(overrides)
-    config = composed(lines, config_dir=None if config_dir is None else Path(config_dir))
+    own_folder = None if config_dir is None else Path(config_dir)
+    config = composed(lines, config_dir=own_folder)
     own = () if config_dir is None else ("--config-dir", str(config_dir))
     given = settings_given.set((*own, *lines))
     try:
         train_unless_finished(config)
     finally:
         settings_given.reset(given)
-    return load(config.run_dir, config_dir)
+    return Run(Path(config.run_dir), own_folder, named=foreign_names(config).values())  # this process has built them
 
 
 def train_unless_finished(config: DictConfig, on_start: Callable[[], None] = lambda: None) -> bool:

@@ -218,10 +218,8 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 def finish(config: DictConfig, run: Run) -> None:
     """Draw the learning curve and, if the agent imagines frames, write the video: reality, imagination, difference."""
     from mbrl.results.plot import plot  # imports matplotlib, a tenth of the start of a run
-    from mbrl.results.run_metric import judged_curve
 
-    metric = judged_curve(run.directory).metric
-    plot([run.directory], run.directory / "curve.png", metric=metric, aggregates=False)
+    plot([run.directory], run.directory / "curve.png", aggregates=False)
     imagined = run.agent.imagined
     if config.video and imagined is not None and "pixels" in imagined[0].observations:
         model, horizon = imagined

@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mbrl.errors import UserError
+from mbrl.run_folder.config import flatten
 from mbrl.settings.values import SettingError
 from mbrl.targets import typed
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # an interpolation that is the value of another setting
+EXAMPLES = {"env.id": "Pendulum-v1"}  # of values of settings without a default
 Check = Callable[[Any, str], Any]  # settings and their key -> the settings, checked
 
 
@@ -27,8 +29,10 @@ def require_types(config: DictConfig, types: Mapping[str, Any], *, composed: boo
         composed: whether every key must be there. That of an older run folder may lack some.
 
     Raises:
-        UserError: a value is not what its type allows; says how it was typed and what is allowed.
+        UserError: a value is not what its type allows, or one without a default is not given; says how it was typed
+            and what is allowed.
     """
+    _require_given(config)
     for key, wanted in types.items():
         if key not in config and not composed:
             continue
@@ -38,6 +42,13 @@ def require_types(config: DictConfig, types: Mapping[str, Any], *, composed: boo
         except SettingError as error:
             raise _of_source(config, error) from error
         _replace_integers(config, key, settings, checked)
+
+
+def _require_given(config: DictConfig) -> None:
+    """Refuse a setting that is `???` in its file and was not given: others may refer to it."""
+    for key, value in flatten(OmegaConf.to_container(config)).items():
+        if value == "???":
+            raise UserError(f"{key} has no default: give it, as in {key}={EXAMPLES.get(key, 'VALUE')}")
 
 
 def _is_check(wanted: Any) -> bool:

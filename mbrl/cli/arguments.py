@@ -178,8 +178,8 @@ def _add_plot(verbs: Any) -> None:
     verb.add_argument("--baseline", metavar="NAME", help=baseline)
     reference = "folder AGENT/TASK.csv of published curves, drawn up to the end of the runs"
     verb.add_argument("--reference", type=Path, metavar="FOLDER", help=reference)
-    metric = "success or return, such as for env=dmc, which knows no success (default: success)"
-    verb.add_argument("--metric", default="success", metavar="METRIC", help=metric)
+    metric = "success or return (default: success, or return where no run has reported a success, as with env=dmc)"
+    verb.add_argument("--metric", metavar="METRIC", help=metric)
     x = "env_steps, gradient_steps or wall_time (default: env_steps)"
     verb.add_argument("--x", default="env_steps", metavar="AXIS", help=x)
     output = "a .png, .svg or .pdf, or a name for .png and .svg (default: curves, in the folder that holds all RUNs)"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.results.status import duration
-from mbrl.run_folder.config import load_settings
-from mbrl.run_folder.paths import CHECKPOINTS, METRICS
+from mbrl.run_folder.config import foreign_names, load_settings, read_config
+from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
 from mbrl.run_folder.state import CURVE, last_row, latest_env_steps
 
 FILES = {  # file of a finished run -> what it is
@@ -39,15 +39,16 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
 
     curve = judged_curve(folder)
     last, best = float(curve.success[-1]), int(curve.success.argmax())
-    digits, of_metric = (2, "") if curve.metric == "success" else (1, f" --metric {curve.metric}")
+    digits = 2 if curve.metric == "success" else 1
     row = last_row(folder / METRICS)
     took = f" in {duration(row['wall_time'])}" if "wall_time" in row else ""
     width = max(map(len, FILES)) + 2
     here, seeds = shlex.quote(str(folder)), shlex.quote(str(folder.parent))
-    allowed = f" --config-dir {shlex.quote(str(config_dir))}" if config_dir is not None else ""
+    own = "DIR" if config_dir is None else shlex.quote(str(config_dir))
+    allowed = f" --config-dir {own}" if config_dir is not None or foreign_names(read_config(folder / CONFIG)) else ""
     commands = {
         f"mbrl evaluate {here} --video film.mp4{allowed}": "evaluate it again, and record a video",
-        f"mbrl plot {seeds}{of_metric}": "draw the curves of all its seeds",
+        f"mbrl plot {seeds}": "draw the curves of all its seeds",
         f"mbrl report {seeds}": "write one page of figures, videos and settings",
         f"tensorboard --logdir {here}": "browse all metrics",
     }

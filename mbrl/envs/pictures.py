@@ -11,6 +11,7 @@ from PIL import Image
 from mbrl.errors import UserError
 
 LEAST_SIDE = 8  # pixels; a uint8 array with a shorter side is no picture, such as a board of a game
+FROM_STATE = "set env.pixels=false, and an agent from state"  # what helps where there are none
 
 
 def is_picture(shape: tuple[int, ...], dtype: Any) -> bool:
@@ -36,7 +37,7 @@ def square(picture: Any, resolution: int, name: str) -> npt.NDArray[np.uint8]:
     if not isinstance(picture, np.ndarray) or not is_picture(picture.shape, picture.dtype):
         is_array = isinstance(picture, np.ndarray)
         found = f"{picture.dtype} {list(picture.shape)}" if is_array else type(picture).__name__
-        raise UserError(f"{name} renders {found}, no picture uint8 [H, W, 3]: set env.pixels=false")
+        raise UserError(f"{name} renders {found}, no picture uint8 [H, W, 3]: {FROM_STATE}")
     if picture.ndim == 2 or picture.shape[-1] == 1:
         picture = np.repeat(picture.reshape(*picture.shape[:2], 1), 3, -1)
     if picture.shape[:2] != (resolution, resolution):

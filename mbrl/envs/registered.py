@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.envs.adapted import Adapted
 from mbrl.envs.gym import wrap_gym
+from mbrl.envs.pictures import FROM_STATE
 from mbrl.errors import UserError
 from mbrl.settings.annotations import forwards_to
 from policies.ranges import FrameStack
@@ -64,7 +65,7 @@ def find_spec(name: str) -> gymnasium.envs.registration.EnvSpec:
     Raises:
         UserError: there is none; the message names the nearest ids, or the package that is missing.
     """
-    module, _, wanted = name.rpartition(":")
+    module, colon, wanted = name.rpartition(":")
     if module:
         try:
             import_module(module)
@@ -75,12 +76,17 @@ def find_spec(name: str) -> gymnasium.envs.registration.EnvSpec:
             raise UserError(f"env.id={name}: the package {module} cannot be imported: {reason}") from error
     found = gymnasium.registry.get(wanted)
     if found is None:
-        close = _nearest(wanted, list(gymnasium.registry))
-        raise UserError(
-            f"no environment has env.id={name or repr('')}; nearest: {', '.join(close)} "
-            "(one of a package is given as env.id=PACKAGE:NAME-v0)"
-        )
+        known = [each if _built_in(spec) else f"{module}{colon}{each}" for each, spec in gymnasium.registry.items()]
+        close = _nearest(name, known)
+        hint = "" if module else " (one of a package is given as env.id=PACKAGE:NAME-v0)"
+        raise UserError(f"no environment has env.id={name or repr('')}; nearest: {', '.join(close)}{hint}")
     return found
+
+
+def _built_in(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+    """Whether Gymnasium itself registers an environment, so that no package has to be imported first."""
+    entry = spec.entry_point
+    return (entry if isinstance(entry, str) else str(getattr(entry, "__module__", ""))).startswith("gymnasium.")
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
@@ -130,10 +136,10 @@ def require_rendering(env: gymnasium.Env[Any, Any], name: str) -> None:
         UserError: it does not, or a package is missing.
     """
     if RENDER_MODE not in _render_modes(env, []):
-        raise UserError(f"env.id={name} cannot render pictures (render mode {RENDER_MODE}): set env.pixels=false")
+        raise UserError(f"env.id={name} cannot render pictures (render mode {RENDER_MODE}): {FROM_STATE}")
     try:
         env.reset(seed=0)
         env.render()
     except (gymnasium.error.Error, ImportError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"env.id={name} cannot render: {reason}; or set env.pixels=false") from error
+        raise UserError(f"env.id={name} cannot render: {reason}; or {FROM_STATE}") from error

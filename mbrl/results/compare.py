@@ -10,6 +10,7 @@ from mbrl.errors import UserError
 from mbrl.results.curves import Curve, area
 from mbrl.results.read_curves import read_curves
 from mbrl.results.report_data import ABSENT
+from mbrl.results.run_metric import judged_metric
 from mbrl.run_folder.config import flatten, load_settings
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import run_state
@@ -48,28 +49,31 @@ def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _results(one: Path, other: Path) -> Iterator[Line]:
-    results = _measures(one), _measures(other)
+    curves = [_curve(run) for run in (one, other)]
+    metric = judged_metric([curve for curve in curves if curve is not None])
+    if metric != "success":
+        curves = [_curve(run, metric) for run in (one, other)]
+    results = _measures(one, curves[0], metric), _measures(other, curves[1], metric)
     for name in results[0]:
         yield "result", name, _number(results[0][name]), _number(results[1][name])
 
 
-def _measures(run: Path) -> dict[str, float | None]:
+def _measures(run: Path, curve: Curve | None, metric: str) -> dict[str, float | None]:
     state = run_state(run)
-    curve = _curve(run)
     return {
         "env steps": None if state is None else float(state.env_steps),
-        "success, last": None if curve is None else float(curve.success[-1]),
-        "success, highest": None if curve is None else float(curve.success.max()),
-        "success, mean over env steps": None if curve is None else area(curve),
+        f"{metric}, last": None if curve is None else float(curve.success[-1]),
+        f"{metric}, highest": None if curve is None else float(curve.success.max()),
+        f"{metric}, mean over env steps": None if curve is None else area(curve),
     }
 
 
-def _curve(run: Path) -> Curve | None:
+def _curve(run: Path, metric: str = "success") -> Curve | None:
     try:
-        return read_curves([run / "eval.csv"])[0]
+        return read_curves([run / "eval.csv"], metric=metric)[0]
     except (FileNotFoundError, UserError):
         return None  # not evaluated yet
 
 
 def _number(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+    return ABSENT if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -28,6 +28,7 @@ def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Sty
     """Draw success, or another metric, over steps, one panel for each task.
 
     With fewer than five seeds, each run is a thin line beside the mean. From five on, the mean has its 95 % t interval.
+    Panels of success share their y-axis; returns of different tasks have different scales.
 
     Args:
         curves: the curves, all of one metric.
@@ -38,7 +39,7 @@ def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Sty
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.5 + 4.0 * columns, 0.6 + 3.0 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=curves[0].metric == "success").flatten()
     for axis in axes[len(panels) :]:
         axis.remove()
     styles = {agent: {**style, **_marker(panels, agent)} for agent, style in styles.items()}

@@ -16,7 +16,12 @@ PER_RUN = {
     "seed", "env.task", "run_dir", "total_env_steps", "device", "threads", "checkpoint_every", "video", "eval.every",
     "wandb", "collect.backend", "agent.policy.task", "replay.device",
 }  # fmt: skip
-PER_TASK = {"env._target_", "env.tasks", "replay.demos"}  # belong to a task, so that only runs of one task must agree
+PER_TASK = {
+    "env._target_",
+    "env.id",
+    "env.tasks",
+    "replay.demos",
+}  # belong to a task, so that only runs of one task must agree
 # evaluation protocol: must be equal for different agents to be comparable. Observations are not part of it.
 PROTOCOL = {
     "env.action_repeat", "env.episode_length", "env.goals", "eval.episodes", "eval.seed", "eval.success",

@@ -13,6 +13,7 @@ from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure, write_curves
 from mbrl.results.curves import AXES, METRICS, Curve
 from mbrl.results.read_curves import curve_files, published_curves, read_curves
+from mbrl.results.run_metric import judged_metric
 from mbrl.results.style import FORMATS, Style, agent_styles, save
 
 OVER_TASKS = "-over-tasks"  # ends the name of the second figure
@@ -30,7 +31,7 @@ def plot(
     labels: Sequence[str] = (),
     agents: Sequence[str] = (),
     baseline: str | None = None,
-    metric: str = "success",
+    metric: str | None = None,
     aggregates: bool = True,
     on_progress: Callable[[str], object] = lambda text: None,
 ) -> list[Path]:
@@ -45,7 +46,7 @@ def plot(
         labels: names of the curves, one for each of `runs`; empty to name them by agent and settings.
         agents: names of the agents to draw; empty for all. Colours are those of a figure with all agents.
         baseline: agent that the others are compared with in the second figure, see `aggregate`.
-        metric: success or return.
+        metric: success or return; None for that of `judged_metric`.
         aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks. Returns
             of different tasks have different scales and are not aggregated.
         on_progress: called with a text when a step begins.
@@ -59,15 +60,15 @@ def plot(
             on an axis or of a metric that they do not have, or a CSV would overwrite an input.
     """
     stem, suffixes = output_names(output or _common_folder(runs) / DEFAULT_NAME)
-    _check_choices(axis, metric, reference, baseline)
+    _check_choices(axis, metric, reference)
     inputs = _input_files([*runs, *([reference] if reference else [])])
     _require_no_overwriting(stem, inputs)
     if inputs:
         on_progress(f"reading {_count(len(inputs), 'file')}")
-    every = read_curves(runs, axis, labels, metric)
+    every = _read(runs, axis, labels, agents, metric)
     curves = _choose(every, agents)
-    if baseline is not None and baseline not in {curve.agent for curve in curves}:
-        raise _unknown_agent(baseline, curves)
+    if baseline is not None:
+        _check_baseline(baseline, curves)
     overlaid = published_curves(reference, curves) if reference else []
     _tell_protocols([*curves, *overlaid])
     styles = agent_styles(curve.agent for curve in (*every, *overlaid))
@@ -75,24 +76,37 @@ def plot(
     pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     save(curve_figure([*curves, *overlaid], AXES[axis][0], styles), pictures)
     write_curves([*curves, *overlaid], stem.with_name(f"{stem.name}.csv"))
-    if aggregates and metric == "success":
+    if aggregates and curves[0].metric == "success":
         on_progress("computing aggregates over tasks")
         over_tasks = [stem.with_name(stem.name + OVER_TASKS + suffix) for suffix in suffixes]
         pictures += _over_tasks(curves, over_tasks, AXES[axis][0], styles, baseline)
     return pictures
 
 
-def _check_choices(axis: str, metric: str, reference: Path | None, baseline: str | None) -> None:
+def _check_choices(axis: str, metric: str | None, reference: Path | None) -> None:
     """Check the arguments of `plot` of these names."""
     if axis not in AXES:
         raise UserError(f"no x-axis {axis!r}: choose one of {', '.join(AXES)}")
-    if metric not in METRICS:
+    if metric is not None and metric not in METRICS:
         raise UserError(f"no metric {metric!r}: choose one of {', '.join(METRICS)}")
-    if metric != "success" and (reference or baseline):
-        what = "published curves are" if reference else "comparisons over tasks are"
-        raise UserError(f"{what} of success: leave out {'--reference' if reference else '--baseline'}, or --metric")
     if reference and axis != "env_steps":
         raise UserError(f"published curves have env steps only: leave out --reference, or --x {axis}")
+
+
+def _read(
+    runs: Sequence[Path], axis: str, labels: Sequence[str], agents: Sequence[str], metric: str | None
+) -> list[Curve]:
+    """The curves of every agent; where no metric is given, by that of the chosen agents."""
+    every = read_curves(runs, axis, labels, metric or "success")
+    judged = metric or judged_metric(_choose(every, agents))
+    return every if every[0].metric == judged else read_curves(runs, axis, labels, judged)
+
+
+def _check_baseline(baseline: str, curves: Sequence[Curve]) -> None:
+    if curves[0].metric != "success":
+        raise UserError("comparisons over tasks are of success: leave out --baseline, or give --metric success")
+    if baseline not in {curve.agent for curve in curves}:
+        raise _unknown_agent(baseline, curves)
 
 
 def _tell_protocols(curves: Sequence[Curve]) -> None:

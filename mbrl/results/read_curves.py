@@ -240,8 +240,10 @@ def published_curves(folder: Path, curves: Sequence[Curve]) -> list[Curve]:
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        UserError: It holds no curve of these tasks.
+        UserError: It holds no curve of these tasks, or these are not of success.
     """
+    if any(curve.metric != "success" for curve in curves):
+        raise UserError("published curves are of success, and these of the return: leave out --reference")
     ends: dict[str, float] = {}
     for curve in curves:
         ends[curve.task] = max(ends.get(curve.task, 0.0), float(curve.steps[-1]))

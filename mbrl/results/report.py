@@ -15,12 +15,13 @@ from mbrl.errors import one_line
 from mbrl.results.aggregate_figure import aggregate_figure
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure
-from mbrl.results.curves import AXES, Curve
+from mbrl.results.curves import AXES, METRICS, Curve
 from mbrl.results.gap_figure import gap_figure
 from mbrl.results.plot import is_comparison
 from mbrl.results.read_curves import published_curves, read_curves
 from mbrl.results.report_data import differences, gather_runs, origins, results
 from mbrl.results.report_figures import as_image, videos, world_model_figure
+from mbrl.results.run_metric import judged_metric
 from mbrl.results.style import Style, agent_styles
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.state import run_folders
@@ -54,6 +55,9 @@ def report(
     with _warnings() as left_out:
         on_progress("reading the runs")
         curves = read_curves([folder])
+        metric = judged_metric(curves)
+        if metric != "success":
+            curves = read_curves([folder], metric=metric)
         runs = gather_runs(folder, curves)
         overlaid = published_curves(reference, curves) if reference else []
         styles = agent_styles([*(curve.agent for curve in (*curves, *overlaid)), *(run.agent for run in runs)])
@@ -62,6 +66,7 @@ def report(
         model, gap = world_model_figure(runs, styles), gap_figure(runs, styles)
         page = _template().render(
             title=one_line(folder.resolve().name),
+            metric=METRICS[metric][0],
             learning=as_image(curve_figure([*curves, *overlaid], LABEL, styles)),
             over_tasks=_over_tasks(curves, styles),
             results=results(curves),
@@ -79,7 +84,7 @@ def report(
 
 
 def _over_tasks(curves: Sequence[Curve], styles: Mapping[str, Style]) -> str | None:
-    result = aggregate(curves) if is_comparison(curves) else None
+    result = aggregate(curves) if is_comparison(curves) and curves[0].metric == "success" else None
     return None if result is None else as_image(aggregate_figure(result, LABEL, styles))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mbrl.results.curves import Curve, area
+from mbrl.results.curves import METRICS, Curve, area
 from mbrl.results.grouping import PER_RUN, Settings, short_name, task_name
 from mbrl.results.intervals import Floats, mean_interval
 from mbrl.run_folder.config import flatten, load_settings
@@ -61,8 +61,8 @@ class Result:
         task, agent: names.
         seeds: number of seeds.
         env_steps: the last env steps that all seeds have.
-        last: success rate there.
-        mean: mean success rate until there: the area under the curve, divided by its length.
+        last: success rate, or another metric, there.
+        mean: its mean until there: the area under the curve, divided by its length.
     """
 
     task: str
@@ -110,7 +110,7 @@ def results(curves: Sequence[Curve]) -> list[Result]:
             continue
         last = np.array([np.interp(end, curve.steps, curve.success) for curve in seeds])
         mean = np.array([area(_between(curve, start, end)) for curve in seeds])
-        rows.append(Result(task, agent, len(seeds), end, _interval(last), _interval(mean)))
+        rows.append(Result(task, agent, len(seeds), end, *(_interval(values, seeds[0]) for values in (last, mean))))
     return rows
 
 
@@ -120,8 +120,8 @@ def _between(curve: Curve, start: float, end: float) -> Curve:
     return replace(curve, steps=steps, success=np.interp(steps, curve.steps, curve.success))
 
 
-def _interval(values: Floats) -> Interval:
-    mean, low, high = (float(value) for value in mean_interval(values))
+def _interval(values: Floats, of: Curve) -> Interval:
+    mean, low, high = (float(value) for value in mean_interval(values, METRICS[of.metric][1]))
     return mean, low, high
 
 

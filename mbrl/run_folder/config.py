@@ -163,12 +163,21 @@ def require_allowed_classes(config: Any, named: Collection[str], source: Path) -
     Raises:
         ValueError: names the first class that is not allowed.
     """
-    for place, name in (*named_classes(config), *imported_packages(config)):
-        if not isinstance(name, str) or not (name.startswith(ALLOWED_PREFIXES) or name in named):
+    for place, name in foreign_names(config).items():
+        if not isinstance(name, str) or name not in named:
             raise UserError(
                 f"{source}: {place} names {name}, which is no part of this project and could run any code: if you "
-                "trust it, give --config-dir DIR, the folder with the configuration that names it"
+                f"trust it, give --config-dir DIR, a folder with a .yaml that names it ({place.split('.')[-1]}: {name})"
             )
+
+
+def foreign_names(config: Any) -> dict[str, Any]:
+    """Where a configuration names a class or a package that is no part of this project, and the name."""
+    return {
+        place: name
+        for place, name in (*named_classes(config), *imported_packages(config))
+        if not (isinstance(name, str) and name.startswith(ALLOWED_PREFIXES))
+    }
 
 
 def named_classes(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:

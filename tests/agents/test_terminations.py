@@ -269,7 +269,9 @@ class Specs:
 
 def built(*overrides: str) -> Any:
     with initialize_config_module("configs", version_base="1.3"):
-        config = compose("train", ["env=gym", "experiment=smoke", "total_env_steps=80", *overrides])
+        config = compose(
+            "train", ["env=gym", "env.id=Pendulum-v1", "experiment=smoke", "total_env_steps=80", *overrides]
+        )
     policy = build_policy(config, Specs())  # type: ignore[arg-type]
     return build_agent(config, Specs(), policy, build_replay(config, None, Specs(), policy))  # type: ignore[arg-type]
 

@@ -115,3 +115,13 @@ def test_a_size_beyond_memory_claims_no_folder(setting: str, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"needs \d+\.\d GiB of memory, and \d+\.\d GiB are free"):
         train_unless_finished(composed([*TOY, "agent=sac", setting, f"run_dir={run}"]))
     assert not run.exists()
+
+
+def test_a_setting_without_a_default_is_named_with_an_example() -> None:
+    with pytest.raises(UserError, match=r"^env\.id has no default: give it, as in env\.id=Pendulum-v1$"):
+        check(composed(["env=gym", "agent=sac"]))
+    check(composed(["env=gym", "env.id=Pendulum-v1", "agent=sac"]))
+    config = composed(["data={x: 1.0}"], "pretrain")
+    config.tokenizer.learning_rate = "???"  # the optimizer of the world model refers to it
+    with pytest.raises(UserError, match=r"^tokenizer\.learning_rate has no default: "):
+        check_pretraining(config)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+import mbrl
 from mbrl.cli.configured import run_once
-from mbrl.cli.summary import opening
+from mbrl.cli.summary import opening, summary
 from mbrl.errors import UserError
 from mbrl.run_folder.checkpoint import Checkpoints
 from tests.test_training import TOY, compose_config
@@ -48,3 +49,16 @@ def test_a_resumed_run_says_from_which_step(tmp_path: Path, monkeypatch: pytest.
     config: Any = compose_config(tmp_path, *TOY, "agent=random")
     Checkpoints(tmp_path / "checkpoints", {}).save(80)
     assert opening(tmp_path, config) == f"resuming {tmp_path} from env step 80 of 120"
+
+
+def test_a_run_of_ones_own_environment_is_opened_by_who_trained_it_or_names_it(tmp_path: Path) -> None:
+    name = "tests.termination:Corridor-v0"
+    settings = {"total_env_steps": 40, "eval.every": 40, "eval.episodes": 1, "collect.frames_per_batch": 10}
+    run = mbrl.train({"env": "gym", "env.id": name, "agent": "random", "run_dir": tmp_path / "run", **settings})
+    assert run.config.env.id == name
+    with pytest.raises(UserError, match=r"a \.yaml that names it \(id: tests\.termination:Corridor-v0\)"):
+        mbrl.load(run.folder)
+    assert "--video film.mp4 --config-dir DIR " in summary(run.folder)
+    (tmp_path / "own" / "env").mkdir(parents=True)
+    (tmp_path / "own" / "env" / "mine.yaml").write_text(f"id: {name}\n")
+    assert mbrl.load(run.folder, tmp_path / "own").config == run.config

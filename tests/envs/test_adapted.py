@@ -149,6 +149,7 @@ def test_a_picture_is_scaled_to_the_mean_of_its_pixels() -> None:
         ("", "nearest: "),
         ("no_such_package:X-v0", "pip install no_such_package"),
         ("tests.termination:X-v0", "nearest: "),
+        ("tests.termination:Corridor-v1", "nearest: tests.termination:Corridor-v0[^(]*$"),
         ("CartPole-v1", "continuous"),
         ("phys2d/Pendulum-v0", "pip install jax"),
         ("BipedalWalker-v3", r"pip install \"gymnasium\[box2d\]\""),

@@ -67,6 +67,8 @@ def test_what_belongs_to_a_task_is_compared_within_it() -> None:
     assert len(set(names)) == 3 and all(len(name) < 60 for name in names)
     several = SETTINGS | {"env.task": "mt10", "env.tasks": ["reach", "push"], "env._target_": "elsewhere"}
     assert distinct_names(["sac"] * 2, [SETTINGS, several]) == ["sac"] * 2
+    registered = [SETTINGS | {"env.id": name, "env.task": name} for name in ("Hopper-v5", "Walker2d-v5")]
+    assert distinct_names(["sac"] * 2, registered) == ["sac"] * 2
 
 
 def test_many_differences_still_tell_experiments_apart() -> None:
