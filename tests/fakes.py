@@ -22,6 +22,7 @@ class CountingWorldModel(WorldModel):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
         self.batches: list[TensorDictBase] = []
+        self.reward_batches: list[TensorDictBase] = []
         self._optimizers = {"all": torch.optim.Adam(self.parameters())}
 
     @property
@@ -31,6 +32,10 @@ class CountingWorldModel(WorldModel):
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         self.batches.append(batch)
         return {"loss": torch.zeros(())}
+
+    def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        self.reward_batches.append(batch)
+        return {"reward_loss": torch.zeros(())}
 
     def start(self, context: TensorDictBase) -> Tensor:
         assert context.batch_size[1] == self.context_length

@@ -30,6 +30,7 @@ class WorldModel(nn.Module, ABC):
         predicts_reward: Whether `step` predicts a reward.
         predicts_end: Whether `step` predicts that an episode terminates.
         reads_reward: Whether `observe` predicts the reward of what was observed.
+        learns_rewards: Whether `update_rewards` can train its rewards apart from the rest.
         context_keys: Further keys that the context of `start` must have, beside observations and `action`.
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
         trained_horizon: Steps after the context in the longest training sequence. None: unlimited.
@@ -49,6 +50,7 @@ class WorldModel(nn.Module, ABC):
     predicts_reward: bool = True
     predicts_end: bool = False
     reads_reward: bool = False
+    learns_rewards: bool = False
     context_keys: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     embedding_size: int = 0
@@ -81,6 +83,21 @@ class WorldModel(nn.Module, ABC):
         Raises:
             FloatingPointError: A loss or a gradient is not finite. No weight was changed.
         """
+
+    def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Take one gradient step on what reads rewards off what is observed, and on nothing else.
+
+        Args:
+            batch: As for `update`, with T of C + 1 or more.
+
+        Returns:
+            As `update`.
+
+        Raises:
+            FloatingPointError: As `update`.
+            TypeError: Its rewards do not learn apart (`learns_rewards`).
+        """
+        raise TypeError(f"{type(self).__name__} has no rewards that learn apart from the rest")
 
     def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
         """Train on all transitions until predictions of held-out data stop improving.

@@ -184,10 +184,9 @@ class Agent:
         if self.observer is not None:
             self.observer.note(replay)
         while self._imagination_due(steps):
-            if self.observer is not None:
-                for _ in range(self.schedule.reward_updates):
-                    means.add("world_model", self.observer.learn_rewards(replay))
-                    on_update()
+            for _ in range(self.schedule.reward_updates):
+                means.add("world_model", self.learn_rewards(replay))
+                on_update()
             means.add("imagination", self._imagine(env_steps))
         due = int(steps * self.schedule.updates_per_step) - self.updates
         for metrics in self.learner.updates(replay, self._cloning_weight, due):
@@ -195,6 +194,12 @@ class Agent:
             means.add("policy", metrics)
             on_update()
         return means.values()
+
+    def learn_rewards(self, replay: Replay) -> Metrics:
+        """One update of the world model's rewards alone: on embeddings, where the policy reads these."""
+        learner = self.observer or self.model_learner
+        assert learner is not None, "what imagines learns"
+        return learner.learn_rewards(replay)
 
     def _imagination_due(self, steps: int) -> bool:
         if self.imagination is None or not self.schedule.imagines:

@@ -11,14 +11,13 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
+from mbrl.agents.model_learners import REWARD_STEPS
 from mbrl.data.episodes import EMBEDDING, INITIAL
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy
 from worldmodel.base import WorldModel
 from worldmodel.latent_base import EmbeddedWorldModel
-
-REWARD_STEPS = 128  # steps of an update of the rewards
 
 
 class EmbeddingActor(TensorDictModuleBase):

@@ -13,6 +13,8 @@ from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from worldmodel.base import WorldModel
 
+REWARD_STEPS = 128  # steps of an update of the rewards alone
+
 
 class ModelLearner(ABC):
     """Trains a world model at the rate of a schedule.
@@ -24,11 +26,19 @@ class ModelLearner(ABC):
     Attributes:
         updates: gradient steps so far.
         fits: fits so far; 0 for a model that is updated on segments.
+
+    Raises:
+        UserError: the rewards of this model are to learn alone, and cannot.
     """
 
     def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
         self.world_model, self.schedule = world_model, schedule
         self.updates, self.fits = 0, 0
+        if schedule.reward_updates and not world_model.learns_rewards:
+            raise UserError(
+                f"agent.reward_updates is {schedule.reward_updates}, and this world model has no reward network, which "
+                "could learn alone: set agent.reward_updates=0"
+            )
 
     @abstractmethod
     def due(self, steps: int) -> bool:
@@ -37,6 +47,12 @@ class ModelLearner(ABC):
     @abstractmethod
     def update(self, replay: Replay) -> Metrics:
         """Train once; returns metrics by name, detached 0-d tensors."""
+
+    def learn_rewards(self, replay: Replay) -> Metrics:
+        """One update of the model's rewards on steps of the replay, half of them from the newest tenth of episodes."""
+        length, initial = self.world_model.context_length + 1, INITIAL in self.world_model.context_keys
+        batch = replay.sequences(REWARD_STEPS, length, initial=initial, recent=0.5)
+        return self.world_model.update_rewards(batch.to(self.world_model.device))
 
 
 class SegmentLearner(ModelLearner):

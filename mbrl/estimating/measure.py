@@ -185,10 +185,11 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
 
                 seconds["world_model"] += count * stopwatch.mean(update)
     if agent.observer is not None:
-        observer, rewards = agent.observer, counts.imaginations * agent.schedule.reward_updates
+        observer = agent.observer
         seconds["embed"] = stopwatch.once(lambda: observer.note(replay)) * counts.agent_steps / len(replay)
-        if rewards:
-            seconds["rewards"] = rewards * stopwatch.mean(lambda: observer.learn_rewards(replay))
+    rewards = counts.imaginations * agent.schedule.reward_updates
+    if rewards:
+        seconds["rewards"] = rewards * stopwatch.mean(lambda: agent.learn_rewards(replay))
     if counts.imaginations and agent.imagination is not None:
         seconds["imagine"] = counts.imaginations * stopwatch.mean(agent.imagination.run)
     if counts.policy_updates:

@@ -37,6 +37,19 @@ def test_schedule_is_counted_per_agent_step():
     assert agent.gradient_steps == 10
 
 
+def test_rewards_learn_alone_before_each_call_of_imagination(monkeypatch):
+    with pytest.raises(UserError, match=r"agent\.reward_updates is 3, .* set agent\.reward_updates=0"):
+        make(reward_updates=3)
+    monkeypatch.setattr(CountingWorldModel, "learns_rewards", True)
+    agent, replay = make(reward_updates=3, imagine_every=10)
+    agent.update(replay, 110, 220)
+    assert (agent.counts["imagination"], agent.counts["world_model"]) == (2, 0)
+    batches = agent.world_model.reward_batches
+    assert [batch.batch_size for batch in batches] == [(128, agent.world_model.context_length + 1)] * 6
+    shares = [(batch["pixels"][:, 0, 0, 0, 0] >= 30).float().mean().item() for batch in batches]
+    assert min(shares) > 0.5 and max(shares) < 0.85, "half of the newest of four episodes, and an eighth by chance"
+
+
 @pytest.mark.parametrize(("real_ratio", "real"), [(0.0, 0), (0.25, 2), (0.5, 4)])
 def test_share_of_reality(real_ratio, real):
     agent, replay = make(real_ratio, imagine_every=50)

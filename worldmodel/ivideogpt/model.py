@@ -116,10 +116,10 @@ class IVideoGPT(WorldModel):
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         ends = {"terminates": True} if terminates else {}
         self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim, **ends)
-        readers = (self.transformer.reward_linear, self.reward_network)
+        heads, self.learns_rewards = self.transformer.reward_linear is not None, self.reward_network is not None
         self.predicts_end = self.reward_network is not None and self.reward_network.terminates
-        self.goal_conditioned, self.predicts_reward = goal, any(reader is not None for reader in readers)
-        self.reads_reward = readers[1] is not None or (readers[0] is not None and self.transformer.queries is None)
+        self.goal_conditioned, self.predicts_reward = goal, heads or self.learns_rewards
+        self.reads_reward = self.learns_rewards or (heads and self.transformer.queries is None)
         self.measures = self._measures() if uncertainty else ()
         self._check(observation_spec, reader, fresh=pretrained is None)
         self.first_updates = training.tokenizer_updates if pretrained is None else 0
@@ -212,6 +212,9 @@ class IVideoGPT(WorldModel):
             metrics |= self._step("reward_network", batch, updates)
         self._counter.add_one(self.updates)
         return metrics
+
+    def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        return self._step("reward_network", batch, int(self.updates))
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:
         return self.plan.kinds_of_updates(int(self.updates), updates)

@@ -58,6 +58,14 @@ def test_it_learns_in_the_updates_of_the_model_what_an_action_earns() -> None:
     assert errors[-1] < 0.4, "rewards are 3 a, a uniform in [-1, 1]: a constant is 1.5 off"
 
 
+def test_its_updates_alone_change_nothing_else() -> None:
+    model, batch = make(reward_network=NETWORK, tokenizer_updates=1000, lr=1e-2), sequences(6)[:, : CONTEXT + 1]
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    assert model.learns_rewards and "read_reward_error" in model.update_rewards(batch)
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, model.state_dict()[name])}
+    assert changed == {"reward_network"}
+
+
 @pytest.mark.parametrize("steps", [1, STEPS, STEPS + 1, 2 * STEPS + 1])
 def test_everything_that_is_imagined_has_its_rewards(steps: int) -> None:
     model, batch = with_network(horizon=3 * STEPS), sequences(2)
