@@ -6,116 +6,27 @@ B batch, K frames stacked, R resolution, D encoder features, F trunk features, A
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import chain
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import ValuePolicy, exploring, require_finite
+from policies.base import ValuePolicy, require_finite
 from policies.bc import imitation
+from policies.frames_actor import Averaged, FramesActor, Noise, Squash, Vector, noisy
 from policies.metrics import value_metrics
-from policies.networks import ConvEncoder, TwinCritic, bounded, frames_encoder, mlp, random_shift, soft_update, trunk
+from policies.networks import ConvEncoder, TwinCritic, frames_encoder, soft_update
 from policies.proposals import value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
 
 SATURATED = 0.95  # magnitude of an action above which tanh has less than a tenth of its slope at 0
-Squash = Literal["tanh", "inverted_gradients"]
-
-
-def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
-    """mean + std * N(0, 1), the noise clipped to ±`clip` and the sum to [-1, 1].
-
-    The gradient passes straight to `mean`, also where the sum was clipped.
-    """
-    noise = torch.randn_like(mean) * std
-    if clip is not None:
-        noise = noise.clamp(-clip, clip)
-    with torch.no_grad():
-        excess = (mean + noise).clamp(-1.0, 1.0) - (mean + noise)
-    return mean + noise + excess
-
-
-class Noise(NamedTuple):
-    """A standard deviation that falls linearly from `start` to `end` over `env_steps`, then stays."""
-
-    start: float
-    end: float
-    env_steps: int
-
-
-class Vector(nn.Sequential):
-    """In the place of `ConvEncoder` where a vector [*B, D] is observed: one hidden layer, or nothing with None."""
-
-    def __init__(self, size: int, hidden: int | None) -> None:
-        super().__init__(*([] if hidden is None else [mlp((size, hidden)), nn.ReLU()]))
-        self.out_features = hidden or size
-
-
-class FramesActor(TensorDictModuleBase):
-    """Writes `action` [*B, A], with noise while exploring.
-
-    Reads `keys`: `frames` [*B, 3K, R, R] and, in an environment of several tasks, `task` [*B, N].
-    """
-
-    env_steps: Tensor
-
-    def __init__(
-        self,
-        encoder: ConvEncoder | Vector,
-        keys: list[str],
-        actions: int,
-        *,
-        feature_size: int,
-        hidden_size: int,
-        noise: Noise,
-        squash: Squash,
-    ) -> None:
-        super().__init__()
-        self.in_keys, self.out_keys = keys, ["action"]
-        self.noise, self.encoder = noise, encoder
-        squashes: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "inverted_gradients": bounded}
-        self.squash = squashes[squash]
-        self.trunk = trunk(encoder.out_features, feature_size)
-        self.head = mlp((feature_size, hidden_size, hidden_size, actions))
-        self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
-        self.max_std: float | None = None  # see Policy.limited_noise
-
-    def std(self) -> Tensor:
-        """Current standard deviation of the noise, 0-d."""
-        start, end, env_steps = self.noise
-        std = start + (end - start) * (self.env_steps / env_steps).clamp(max=1.0)
-        return std if self.max_std is None else std.clamp(max=self.max_std)
-
-    def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that the actor's loss trains: trunk and head. The encoder learns from the critics' loss alone."""
-        return chain(self.trunk.parameters(), self.head.parameters())
-
-    def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
-        """Observation, its frames shifted at random by up to `shift_pad` pixels -> features [*B, D]."""
-        frames, *vectors = (observed[key] for key in self.in_keys)
-        if isinstance(self.encoder, Vector):
-            return self.encoder(frames)
-        return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *vectors)
-
-    def mean(self, features: Tensor) -> Tensor:
-        """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
-        return self.squash(self.head(self.trunk(features)))
-
-    def act(self, features: Tensor) -> Tensor:
-        """Features [*B, D] -> action [*B, A], with noise while exploring."""
-        mean = self.mean(features)
-        return noisy(mean, self.std(), clip=None) if exploring() else mean
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return tensordict.set("action", self.act(self.encode(tensordict)))
 
 
 class DrQV2(ValuePolicy):
@@ -140,6 +51,9 @@ class DrQV2(ValuePolicy):
             has no slope, and the actor repeats one action in every state for thousands of updates.
         learning_rate: Adam's, for encoder, critics and actor.
         target_rate: share of the critics that the target critics take over at each update, in (0, 1].
+        average_rate: share of the actor that its averaged weights, which act where nothing explores, take over at each
+            update, in (0, 1]. The actor moves far from one update to the next; see runs/reference/few-steps. None: the
+            newest weights act, as published.
         std_start: standard deviation of the exploration noise at the first env step.
         std_end: standard deviation from `std_env_steps` on; it falls linearly in between.
         std_env_steps: env steps of the noise schedule, 1 or more.
@@ -167,6 +81,7 @@ class DrQV2(ValuePolicy):
         squash: Squash = "tanh",
         learning_rate: LearningRate = 1e-4,
         target_rate: PositiveShare = 0.01,
+        average_rate: PositiveShare | None = None,
         std_start: Std = 1.0,
         std_end: Std = 0.1,
         std_env_steps: PositiveCount = 100_000,
@@ -195,6 +110,8 @@ class DrQV2(ValuePolicy):
         self.actor: FramesActor = FramesActor(encoder, keys, actions, **sizes, noise=noise, squash=squash)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.averaged = None if average_rate is None else copy.deepcopy(self.actor).requires_grad_(False)
+        self.average_rate = average_rate or 0.0
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
         self.lower_precision = precision == "bfloat16"
         groups = {
@@ -204,6 +121,18 @@ class DrQV2(ValuePolicy):
         self.optimizers = {
             name: torch.optim.Adam(parameters, lr=learning_rate, fused=True) for name, parameters in groups.items()
         }
+
+    @property
+    def acting(self) -> TensorDictModuleBase:
+        return super().acting if self.averaged is None else Averaged(self.actor, self.averaged)
+
+    def keep_clone(self) -> None:
+        if self.averaged is not None:
+            raise ValueError(
+                "a frozen clone proposes actions beside those of the newest weights, not of averaged ones: set "
+                "agent.policy.average_rate=null"
+            )
+        super().keep_clone()
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
@@ -231,7 +160,7 @@ class DrQV2(ValuePolicy):
                 target = self.target(next_features, batch)  # [B, 1]
         metrics = self._update_critic(features, batch, target)
         metrics |= self._update_actor(features.detach(), batch)
-        soft_update(self.target_critic, self.critic, self.target_rate)
+        self._follow()
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
 
@@ -247,7 +176,7 @@ class DrQV2(ValuePolicy):
         self.optimizers["actor"].zero_grad(set_to_none=True)
         metrics = self._update_critic(features.detach(), batch, target, extra_loss=weight * loss)
         self.optimizers["actor"].step()
-        soft_update(self.target_critic, self.critic, self.target_rate)
+        self._follow()
         metrics["cloning_loss"] = loss.detach()
         require_finite({name: metrics[name] for name in ("cloning_loss", "critic_loss")})
         return metrics
@@ -292,6 +221,12 @@ class DrQV2(ValuePolicy):
         loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()
         return {"actor_loss": loss.detach(), "saturated": (mean.detach().abs() > SATURATED).float().mean()}
+
+    def _follow(self) -> None:
+        """Move the target critics and the averaged actor towards the newest weights."""
+        soft_update(self.target_critic, self.critic, self.target_rate)
+        if self.averaged is not None:
+            soft_update(self.averaged, self.actor, self.average_rate)
 
     def _autocast(self) -> AbstractContextManager[None]:
         # The cache is off, because weights cast under no_grad would be reused where gradients are needed.
