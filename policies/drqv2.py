@@ -12,14 +12,13 @@ from typing import Literal, get_args
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
 from policies.base import ValuePolicy, require_finite
 from policies.bc import imitation
-from policies.frames_actor import Averaged, FramesActor, Noise, Squash, Vector, noisy
+from policies.frames_actor import FramesActor, Noise, Squash, Vector, noisy
 from policies.metrics import value_metrics
 from policies.networks import ConvEncoder, TwinCritic, frames_encoder, soft_update
 from policies.proposals import value
@@ -51,9 +50,6 @@ class DrQV2(ValuePolicy):
             has no slope, and the actor repeats one action in every state for thousands of updates.
         learning_rate: Adam's, for encoder, critics and actor.
         target_rate: share of the critics that the target critics take over at each update, in (0, 1].
-        average_rate: share of the actor that its averaged weights, which act where nothing explores, take over at each
-            update, in (0, 1]. The actor moves far from one update to the next; see runs/reference/few-steps. None: the
-            newest weights act, as published.
         std_start: standard deviation of the exploration noise at the first env step.
         std_end: standard deviation from `std_env_steps` on; it falls linearly in between.
         std_env_steps: env steps of the noise schedule, 1 or more.
@@ -81,7 +77,6 @@ class DrQV2(ValuePolicy):
         squash: Squash = "tanh",
         learning_rate: LearningRate = 1e-4,
         target_rate: PositiveShare = 0.01,
-        average_rate: PositiveShare | None = None,
         std_start: Std = 1.0,
         std_end: Std = 0.1,
         std_env_steps: PositiveCount = 100_000,
@@ -110,8 +105,6 @@ class DrQV2(ValuePolicy):
         self.actor: FramesActor = FramesActor(encoder, keys, actions, **sizes, noise=noise, squash=squash)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.averaged = None if average_rate is None else copy.deepcopy(self.actor).requires_grad_(False)
-        self.average_rate = average_rate or 0.0
         self.target_rate, self.std_clip, self.shift_pad = target_rate, std_clip, shift_pad
         self.lower_precision = precision == "bfloat16"
         groups = {
@@ -121,18 +114,6 @@ class DrQV2(ValuePolicy):
         self.optimizers = {
             name: torch.optim.Adam(parameters, lr=learning_rate, fused=True) for name, parameters in groups.items()
         }
-
-    @property
-    def acting(self) -> TensorDictModuleBase:
-        return super().acting if self.averaged is None else Averaged(self.actor, self.averaged)
-
-    def keep_clone(self) -> None:
-        if self.averaged is not None:
-            raise ValueError(
-                "a frozen clone proposes actions beside those of the newest weights, not of averaged ones: set "
-                "agent.policy.average_rate=null"
-            )
-        super().keep_clone()
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
@@ -160,7 +141,7 @@ class DrQV2(ValuePolicy):
                 target = self.target(next_features, batch)  # [B, 1]
         metrics = self._update_critic(features, batch, target)
         metrics |= self._update_actor(features.detach(), batch)
-        self._follow()
+        soft_update(self.target_critic, self.critic, self.target_rate)
         require_finite({name: metrics[name] for name in ("critic_loss", "actor_loss")})
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
 
@@ -176,7 +157,7 @@ class DrQV2(ValuePolicy):
         self.optimizers["actor"].zero_grad(set_to_none=True)
         metrics = self._update_critic(features.detach(), batch, target, extra_loss=weight * loss)
         self.optimizers["actor"].step()
-        self._follow()
+        soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()
         require_finite({name: metrics[name] for name in ("cloning_loss", "critic_loss")})
         return metrics
@@ -221,12 +202,6 @@ class DrQV2(ValuePolicy):
         loss.backward(inputs=list(self.actor.trained_parameters()))
         self.optimizers["actor"].step()
         return {"actor_loss": loss.detach(), "saturated": (mean.detach().abs() > SATURATED).float().mean()}
-
-    def _follow(self) -> None:
-        """Move the target critics and the averaged actor towards the newest weights."""
-        soft_update(self.target_critic, self.critic, self.target_rate)
-        if self.averaged is not None:
-            soft_update(self.averaged, self.actor, self.average_rate)
 
     def _autocast(self) -> AbstractContextManager[None]:
         # The cache is off, because weights cast under no_grad would be reused where gradients are needed.

@@ -106,16 +106,3 @@ class FramesActor(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         return tensordict.set("action", self.act(self.encode(tensordict)))
-
-
-class Averaged(TensorDictModuleBase):
-    """Writes the `action` of an actor while it explores, and that of its averaged weights otherwise."""
-
-    def __init__(self, actor: FramesActor, averaged: FramesActor) -> None:
-        super().__init__()
-        self.in_keys, self.out_keys = actor.in_keys, actor.out_keys
-        self.actor, self.averaged = actor, averaged
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        written: TensorDictBase = (self.actor if exploring() else self.averaged)(tensordict)
-        return written

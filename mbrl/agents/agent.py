@@ -198,7 +198,7 @@ class Agent:
     def learn_rewards(self, replay: Replay) -> Metrics:
         """One update of the world model's rewards alone: on embeddings, where the policy reads these."""
         learner = self.observer or self.model_learner
-        assert learner is not None, "what imagines learns"
+        assert learner is not None, "an agent that imagines trains a world model"
         return learner.learn_rewards(replay)
 
     def _imagination_due(self, steps: int) -> bool:

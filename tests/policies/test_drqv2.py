@@ -268,32 +268,3 @@ def test_a_hidden_layer_reads_the_embedding_and_learns_from_the_critics_alone() 
     assert torch.equal(layer.weight, before)
     policy.update(batch)
     assert not torch.equal(layer.weight, before)
-
-
-def test_the_average_acts_where_nothing_explores() -> None:
-    torch.manual_seed(0)
-    policy = small(average_rate=0.25)
-    assert policy.averaged is not None
-    mean = [parameter.clone() for parameter in policy.actor.parameters()]
-    for _ in range(3):
-        policy.update(random_batch())
-        mean = [old + 0.25 * (new - old) for old, new in zip(mean, policy.actor.parameters(), strict=True)]
-    torch.testing.assert_close(list(policy.averaged.parameters()), mean)
-    batch = random_batch()
-    with set_exploration_type(ExplorationType.DETERMINISTIC):
-        action, newest = (module(batch.clone())["action"] for module in (policy.acting, policy.actor))
-        assert torch.equal(action, policy.averaged(batch.clone())["action"]) and not torch.equal(action, newest)
-    with set_exploration_type(ExplorationType.RANDOM), policy.limited_noise(0.0):
-        assert torch.equal(policy.acting(batch.clone())["action"], newest), "what is collected is of the newest weights"
-
-
-def test_an_average_is_saved_and_does_not_propose() -> None:
-    policy, again = small(average_rate=0.25), small(average_rate=0.25)
-    policy.update(random_batch())
-    again.load_state_dict(policy.state_dict())
-    batch = random_batch()
-    with set_exploration_type(ExplorationType.DETERMINISTIC):
-        actions = [each.acting(batch.clone())["action"] for each in (policy, again)]
-    assert torch.equal(*actions)
-    with pytest.raises(ValueError, match=r"set agent\.policy\.average_rate=null"):
-        policy.keep_clone()
