@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
     digits = 2 if curve.metric == "success" else 1
     row = last_row(folder / METRICS)
     took = f" in {duration(row['wall_time'])}" if "wall_time" in row else ""
+    busy = row.get("time/busy_cores")
+    took += f", {busy:.1f} of {os.cpu_count()} cores busy" if took and isinstance(busy, float) else ""
     width = max(map(len, FILES)) + 2
     here, seeds = shlex.quote(str(folder)), shlex.quote(str(folder.parent))
     own = "DIR" if config_dir is None else shlex.quote(str(config_dir))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from mbrl.processes.usage import BusyCores
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.plain_json import parse_json
 from mbrl.run_folder.progress import Progress
@@ -136,6 +137,7 @@ class Logger:
         self._last_heartbeat = time.monotonic()
         self._tracker = tracker
         self._previous = (0, 0.0)
+        self._busy_cores = BusyCores()
 
     def log(
         self,
@@ -151,6 +153,7 @@ class Logger:
         steps, seconds = self._previous
         if wall_time > seconds > 0:
             values["time/updates_per_second"] = (gradient_steps - steps) / (wall_time - seconds)
+        values["time/busy_cores"] = self._busy_cores()
         self._previous = (gradient_steps, wall_time)
         counters = {"env_steps": env_steps, "agent_steps": agent_steps, "gradient_steps": gradient_steps}
         self._write({**counters, "wall_time": round(wall_time, 3)}, values)

@@ -1,0 +1,41 @@
+"""How much processor time a run takes, that of its worker processes included."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+TIMES_OF_A_PROCESS = slice(11, 13)  # user and system time among the fields of /proc/PID/stat that follow its name
+
+
+class BusyCores:
+    """Cores that a run keeps busy on average, from when this is made: processor time over wall time."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.monotonic(), processor_seconds()
+
+    def __call__(self) -> float:
+        """0 or more; nan at the very first moment."""
+        elapsed = time.monotonic() - self._began
+        return max(0.0, processor_seconds() - self._before) / elapsed if elapsed > 0 else float("nan")
+
+
+def processor_seconds() -> float:
+    """Processor time in seconds of this process and of all processes that it has started.
+
+    Those that still run are counted on Linux alone; elsewhere a process counts when it has ended.
+    """
+    times = os.times()
+    running = (child.pid for child in multiprocessing.active_children())
+    return times.user + times.system + times.children_user + times.children_system + sum(map(_of_process, running))
+
+
+def _of_process(pid: int | None) -> float:
+    """Processor time in seconds of one running process; 0 where it cannot be seen."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return 0.0
+    return sum(map(int, after_name.split()[TIMES_OF_A_PROCESS])) / os.sysconf("SC_CLK_TCK")
