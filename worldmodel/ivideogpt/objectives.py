@@ -158,7 +158,8 @@ class RewardObjective(nn.Module):
                 rewards, ended = segment.rewards, segment.ended
                 # A segment with the episode's initial frame has it in the place of the frame before the first step.
                 pixels = batch["pixels"] if self.reader.initial else segment.pixels
-                logits = self.network.logits(pixels[:, -rewards.shape[1] - 1 :], segment.actions)
+                pixels = pixels[:, -rewards.shape[1] - 1 :]
+                logits = self.network.logits(pixels, segment.actions, learning=True)
         loss = self.network.loss(logits, rewards, ended)
         error = (self.network.expected(logits.detach()) - rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}

@@ -48,7 +48,7 @@ class RewardReader(RewardModel):
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         network, rewards = self.network, batch["next", "reward"][:, :-1]
-        logits = network.logits(batch["pixels"], batch["action"][:, :-1])
+        logits = network.logits(batch["pixels"], batch["action"][:, :-1], learning=True)
         loss = network.loss(logits, rewards)
         gradient_step(self.optimizer, loss, done=0, warmup=0, clip_norm=self.clip_norm, name="reward_network")
         error = (network.expected(logits.detach()) - rewards).abs().mean()

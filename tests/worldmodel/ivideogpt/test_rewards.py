@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, tokenizer
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.rewards import RewardNetwork, random_shift
 from worldmodel.ivideogpt.training import Optimizers
 
 STEPS = SEGMENT - CONTEXT
@@ -64,6 +64,57 @@ def test_its_updates_alone_change_nothing_else() -> None:
     assert model.learns_rewards and "read_reward_error" in model.update_rewards(batch)
     changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, model.state_dict()[name])}
     assert changed == {"reward_network"}
+
+
+def test_a_shift_moves_whole_pictures_and_repeats_their_border() -> None:
+    torch.manual_seed(0)
+    row, column = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    pictures = torch.stack([row, column]).to(torch.uint8).expand(64, 2, 8, 8)
+    shifted = random_shift(pictures, 2)
+    down, right = shifted[:, 0, 4, 4].int() - 4, shifted[:, 1, 4, 4].int() - 4  # where the middle was taken from
+    assert set(down.tolist()) == set(right.tolist()) == {-2, -1, 0, 1, 2}
+    assert not torch.equal(down, right)
+    for picture, i, j in zip(shifted, down, right, strict=True):
+        assert torch.equal(picture[0].int(), (row + i).clamp(0, 7).int())
+        assert torch.equal(picture[1].int(), (column + j).clamp(0, 7).int())
+
+
+def test_frames_are_shifted_while_it_learns_alone_and_both_of_a_step_alike() -> None:
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (1, 3, 3, SIDE, SIDE), dtype=torch.uint8)
+    network, seen = NETWORK(tokenizer(), None, shift_pad=1), []
+    network.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(((inputs[0] + 0.5) * 255).round()))
+    network.logits(frames, None)
+    before, after = frames[0, :-1].float(), frames[0, 1:].float()
+    assert torch.equal(seen.pop(), torch.cat([before, after], 1))
+    inside = slice(1, SIDE - 1)
+    for _ in range(20):
+        network.logits(frames, None, learning=True)
+        for step, pair in enumerate(seen.pop()):
+            shifts = [
+                (i, j)
+                for i in (-1, 0, 1)
+                for j in (-1, 0, 1)
+                if torch.equal(
+                    pair[:, inside, inside],
+                    torch.cat([before[step], after[step]]).roll((-i, -j), (1, 2))[:, inside, inside],
+                )
+            ]
+            assert len(shifts) == 1
+
+
+def test_the_updates_of_a_model_shift_the_frames() -> None:
+    batch = sequences(6)[:, : CONTEXT + 1]
+    for pad, different in ((0, False), (2, True)):
+        torch.manual_seed(0)
+        network = partial(NETWORK, shift_pad=pad)
+        model = make(reward_network=network, tokenizer_updates=1000)
+        seen: list[Tensor] = []
+        assert isinstance(model.reward_network, RewardNetwork)
+        model.reward_network.encoder.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        model.update_rewards(batch)
+        model.update_rewards(batch)
+        assert torch.equal(*seen) != different
 
 
 @pytest.mark.parametrize("steps", [1, STEPS, STEPS + 1, 2 * STEPS + 1])
