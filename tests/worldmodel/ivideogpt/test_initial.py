@@ -99,7 +99,9 @@ def test_rewards_of_frames_are_learned_from_the_frames_before_and_after(monkeypa
     network = model.reward_network
     assert isinstance(network, RewardNetwork)
     logits = network.logits
-    monkeypatch.setattr(network, "logits", lambda pixels, actions: seen.append(pixels) or logits(pixels, actions))
+    monkeypatch.setattr(
+        network, "logits", lambda pixels, *others, **kw: seen.append(pixels) or logits(pixels, *others, **kw)
+    )
     model.objectives["reward_network"](batch)
     assert len(seen) == 1 and torch.equal(seen[0], batch["pixels"]), "and not the initial frame before the first step"
 
