@@ -72,7 +72,7 @@ def test_a_model_that_ignores_actions_does_not_rank_plans(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: list[object] = ["--episodes", 4, "--horizon", 2, "--segments", 1, "--videos", 0, "--no-probe"]
-    options += ["--starts", 8, "--after", 4, "--train", *TINY]
+    options += ["--starts", 12, "--after", 4, "--train", *TINY]
     code, out, err = command(capsys, tmp_path / "model", recorded, *options)
     assert code == 0, err
     reason = f"{NO_DIFFERENCE} in the model"

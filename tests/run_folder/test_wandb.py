@@ -77,6 +77,7 @@ def test_weights_and_biases_has_the_same_names_as_the_files(tmp_path: Path, wand
     assert (run.given["project"], run.given["config"], run.given["resume"]) == ("arms", {"seed": 3}, "allow")
     assert run.axis == ("*", "env_steps") and run.finished
     counters = {"env_steps": 10, "agent_steps": 5, "gradient_steps": 1, "wall_time": 1.5}
+    assert run.rows[0].pop("time/busy_cores") >= 0
     assert run.rows[0] == {**counters, "policy/q": 2.0}
     assert run.rows[1]["eval/success"] == 1.0 and run.rows[1]["env_steps"] == 50
     assert run.rows[2] == {"imagination": ("video", str(tmp_path / "imagination.mp4")), "env_steps": 100}
