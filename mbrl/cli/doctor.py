@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from mbrl.envs.opengl import CHOICE, EGL, chosen
+from mbrl.processes.usage import usable_cores
 from mbrl.run_folder.provenance import DISTRIBUTION, NAMED_PACKAGES
 
 GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
@@ -125,7 +126,7 @@ def _disk(folder: Path) -> Check:
 def _cpu() -> Check:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     return Check("cpu", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
 
 

@@ -18,6 +18,7 @@ from mbrl.agents.schedule import learns_model
 from mbrl.build import REFERS_TO_ENV, env_factory
 from mbrl.compose import ROOT_CONFIG, configurations
 from mbrl.device import pick_device
+from mbrl.processes.usage import usable_cores
 from mbrl.settings.memory import free_memory
 from mbrl.targets import make
 from policies.base import Policy
@@ -78,7 +79,7 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine at present."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         gpus = tuple(float(free_memory(torch.device("cuda", index))) for index in range(torch.cuda.device_count()))
         return cls(cores, float(free_memory(torch.device("cpu"))), gpus)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
+from mbrl.processes.usage import usable_cores
 from mbrl.results.status import duration
 from mbrl.run_folder.config import foreign_names, load_settings, read_config
 from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
@@ -44,7 +44,7 @@ def summary(folder: Path, config_dir: Path | None = None) -> str:
     row = last_row(folder / METRICS)
     took = f" in {duration(row['wall_time'])}" if "wall_time" in row else ""
     busy = row.get("time/busy_cores")
-    took += f", {busy:.1f} of {os.cpu_count()} cores busy" if took and isinstance(busy, float) else ""
+    took += f", {busy:.1f} of {usable_cores()} cores busy" if took and isinstance(busy, float) else ""
     width = max(map(len, FILES)) + 2
     here, seeds = shlex.quote(str(folder)), shlex.quote(str(folder.parent))
     own = "DIR" if config_dir is None else shlex.quote(str(config_dir))

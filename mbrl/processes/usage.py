@@ -22,10 +22,15 @@ class BusyCores:
         return max(0.0, processor_seconds() - self._before) / elapsed if elapsed > 0 else float("nan")
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, 1 or more: a batch system or `taskset` may allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processor_seconds() -> float:
     """Processor time in seconds of this process and of all processes that it has started.
 
-    Those that still run are counted on Linux alone; elsewhere a process counts when it has ended.
+    Workers that still run are counted on Linux alone; elsewhere a process counts when it has ended.
     """
     times = os.times()
     running = (child.pid for child in multiprocessing.active_children())

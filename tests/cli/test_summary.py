@@ -27,7 +27,13 @@ def test_a_run_ends_with_a_summary_and_is_not_redone(tmp_path: Path, capsys: pyt
     first, *others = capsys.readouterr().err.splitlines()
     assert first == f"mbrl: training random on toy for 40 env steps, into {tmp_path / 'run'}"
     shown = "\n".join(others)
-    for part in ("random on toy: 40 env steps in ", "in the last evaluation", "curve.png", f"in {tmp_path / 'run'}:"):
+    for part in (
+        "random on toy: 40 env steps in ",
+        " cores busy",
+        "in the last evaluation",
+        "curve.png",
+        f"in {tmp_path / 'run'}:",
+    ):
         assert part in shown
     assert f"mbrl evaluate {tmp_path / 'run'} --video film.mp4 --config-dir {tmp_path / 'own'} " in shown
     assert "imagination.mp4" not in shown and "mbrl predict" not in shown, "this agent imagines nothing"
