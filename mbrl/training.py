@@ -183,11 +183,11 @@ def train(config: DictConfig, run: Run) -> None:
     while progress["env_steps"] < config.total_env_steps:
         before = progress["env_steps"]
         batch = next(steps)
-        finished = replay.extend(batch)
+        finished = replay.extend(batch, hold_back=agent.holds_back(before))
         progress["episodes"] += len(finished)
         progress["agent_steps"] += batch.numel()
         progress["env_steps"] = progress["agent_steps"] * repeat
-        error = agent.assess(finished, progress["env_steps"])
+        error = agent.assess(replay.unseen)
         metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}

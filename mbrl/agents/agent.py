@@ -139,18 +139,25 @@ class Agent:
                 self.policy.end_cloning()
         return means.values()
 
-    def assess(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
-        """Measure the world model on an episode that has just ended, before it learns from it.
+    def holds_back(self, env_steps: int) -> bool:
+        """Whether an episode that begins after this number of env steps is to be given to `assess` once it has ended.
+
+        Nothing may learn from it before.
+        """
+        measured = self.model_error
+        return measured is not None and measured.due(env_steps + measured.episode_env_steps)
+
+    def assess(self, episodes: list[TensorDictBase]) -> Metrics:
+        """Measure the world model on an episode that nothing has learned from yet.
 
         Args:
-            episodes: record episodes that have just ended.
-            env_steps: env steps so far.
+            episodes: record episodes that have just ended and were held back.
 
         Returns:
-            Metrics as model_error/NAME; {} where none is due, or the model has not learned yet.
+            Metrics as model_error/NAME; {} where there is no such episode, or the model has not learned yet.
         """
         measured, learner = self.model_error, self.model_learner
-        if measured is None or learner is None or not episodes or not measured.due(env_steps):
+        if measured is None or learner is None or not episodes:
             return {}
         if learner.updates == 0 and learner.world_model.optimizers:
             return {}
@@ -172,7 +179,7 @@ class Agent:
         """
         self.set_env_steps(env_steps)
         steps = agent_steps - self.schedule.learning_starts
-        if steps < 0 or len(replay.online) == 0:
+        if steps < 0 or not replay.has_episode:
             return {}
         means = MetricMeans()
         while self.learner.calibrations < self.cloning.calibrations():
