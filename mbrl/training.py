@@ -111,6 +111,7 @@ def build(config: DictConfig) -> Run:
         max_steps=agent_steps_per_episode(config),
         seed=config.eval.seed,
         success=config.eval.success,
+        gamma=None if config.env.get("success_bonus") else config.replay.gamma,  # Evaluation has no bonus.
     )
     policy = build_policy(config, evaluator.env)
     require_batches(config, evaluator.env, policy)
