@@ -188,7 +188,7 @@ def train(config: DictConfig, run: Run) -> None:
         progress["episodes"] += len(finished)
         progress["agent_steps"] += batch.numel()
         progress["env_steps"] = progress["agent_steps"] * repeat
-        error = agent.assess(replay.unseen)
+        error = agent.assess(replay.unseen, progress["env_steps"])
         metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}

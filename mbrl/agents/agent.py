@@ -147,17 +147,18 @@ class Agent:
         measured = self.model_error
         return measured is not None and measured.due(env_steps + measured.episode_env_steps)
 
-    def assess(self, episodes: list[TensorDictBase]) -> Metrics:
+    def assess(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
         """Measure the world model on an episode that nothing has learned from yet.
 
         Args:
-            episodes: record episodes that have just ended and were held back.
+            episodes: such record episodes that have just ended.
+            env_steps: env steps so far.
 
         Returns:
-            Metrics as model_error/NAME; {} where there is no such episode, or the model has not learned yet.
+            Metrics as model_error/NAME; {} where none is due, or the model has not learned yet.
         """
         measured, learner = self.model_error, self.model_learner
-        if measured is None or learner is None or not episodes:
+        if measured is None or learner is None or not episodes or not measured.due(env_steps):
             return {}
         if learner.updates == 0 and learner.world_model.optimizers:
             return {}

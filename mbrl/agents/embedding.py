@@ -62,8 +62,9 @@ class EmbeddingPolicy(Policy):
         self.actor: EmbeddingActor = EmbeddingActor(model, policy.acting)
         latents: TensorSpec = Unbounded((model.frame_size,))
         self.carried = Composite(**{INITIAL: observation_spec["pixels"].clone(), "before": latents})
-        # Records, those of finished episodes among them, and updates of the model when embeddings were last noted.
-        self.noted = {"records": 0, "finished": -1, "updates": 0}
+        # Records of finished episodes in the replay, and updates of the model, when embeddings were last noted.
+        self.noted = {"records": -1, "updates": 0}
+        self._under_way = 0  # and records of the episode under way, which no checkpoint has
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the policy and the world model have updates of their own."""
@@ -84,18 +85,14 @@ class EmbeddingPolicy(Policy):
 
         Once for each episode that ends, those of all earlier ones are made anew where the encoders still learn.
         """
-        finished, before = replay.online.head, self.noted
-        records = finished + replay.online.growing
-        if records == before["records"]:
-            return
-        noted = before | {"records": records}
-        if finished != before["finished"]:
-            noted |= {"finished": finished, "updates": self.model.updates}
-            changed = self.model.changes_after(before["updates"])
-            replay.note_latents(0 if changed else before["records"], self._embeddings)
-        else:
-            replay.note_latents(before["records"], self._embeddings)
-        self.noted = noted
+        online, before = replay.online, self.noted
+        first, ended = max(before["records"], 0) + self._under_way, online.head != before["records"]
+        if ended:
+            self.noted = {"records": online.head, "updates": self.model.updates}
+            first = 0 if self.model.changes_after(before["updates"]) else first
+        if ended or online.growing != self._under_way:
+            self._under_way = online.growing
+            replay.note_latents(first, self._embeddings)
 
     def _embeddings(self, episode: TensorDictBase, first: int) -> TensorDictBase:
         """The embeddings [R - first] of a record episode [R] but its first rows."""

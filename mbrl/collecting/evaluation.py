@@ -16,7 +16,7 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.collecting.values import judged, means
+from mbrl.collecting.values import Compared, compare, mean_values
 from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT
 from mbrl.device import fork_rng
 from mbrl.envs.gym import has_snapshots, with_recurrent_state
@@ -40,7 +40,7 @@ class Evaluation(NamedTuple):
     steps_to_success: list[int]
     tasks: list[str] = []  # of each episode, where there are several  # noqa: RUF012
     counts: Success = "any"  # which of the two is the success of an episode
-    values: dict[str, float] = {}  # what critics say against what came: see `values.means`  # noqa: RUF012
+    values: dict[str, float] = {}  # what critics say against what came: see `mean_values`  # noqa: RUF012
 
     def summary(self) -> dict[str, float]:
         """Means over the episodes; steps to success over the successful ones (nan where there is none).
@@ -122,9 +122,8 @@ class Evaluator:
         parts = [self.play_together(policy, chunk, on_step) for chunk in chunks]
         outcomes = [outcome for part in parts for outcome in part.scores()]
         success, success_last, returns, steps = (list(column) for column in zip(*outcomes, strict=True))
-        values = {}
-        if self.gamma is not None:
-            values = means([judged(p.values, p.reward, p.lengths, self.gamma) for p in parts if p.values is not None])
+        gamma = 1.0 if self.gamma is None else self.gamma
+        values = mean_values([part.compared(gamma) for part in parts if part.values is not None])
         return Evaluation(success, success_last, returns, steps, tasks * self.episodes, self.success, values)
 
     def play_together(
@@ -164,7 +163,9 @@ class Evaluator:
                 on_step()
         kept = torch.stack([row.select(*KEPT, strict=False) for row in rows], 1) if rows else None
         expected = torch.stack(values, 1) if values else None
-        return Played(torch.stack(rewards, 1), torch.stack(successes, 1), lengths, kept, at_branch, expected)
+        return Played(
+            torch.stack(rewards, 1), torch.stack(successes, 1), lengths, kept, at_branch, world.terminated, expected
+        )
 
     def _envs(self, episodes: int) -> list[EnvBase]:
         """The environments for this number of episodes side by side."""
@@ -219,6 +220,7 @@ class Played(NamedTuple):
         lengths: steps of each episode, int64 [N].
         opening: their first C steps [N, C]: `action` and KEPT; None where none were kept.
         memory: what a recurrent policy remembers as it comes to the last step of the opening.
+        terminated: whether each episode ended by itself, bool [N].
         values: what the critics expect of each action, float32 [N, T]; None where they were not asked.
     """
 
@@ -227,7 +229,13 @@ class Played(NamedTuple):
     lengths: Tensor
     opening: TensorDict | None
     memory: Memory
-    values: Tensor | None = None
+    terminated: Tensor
+    values: Tensor | None
+
+    def compared(self, gamma: float) -> Compared:
+        """What the critics expected and what came, see `compare`."""
+        assert self.values is not None
+        return compare(self.values, self.reward, self.lengths, self.terminated, gamma)
 
     def scores(self) -> list[tuple[bool, bool, float, int]]:
         """The score of each episode, see `score`."""

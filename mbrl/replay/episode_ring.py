@@ -80,6 +80,11 @@ class EpisodeRing:
         return self._table.episodes
 
     @property
+    def finished(self) -> int:
+        """Episodes that can be drawn from and are finished."""
+        return len(self._table.finished)
+
+    @property
     def records(self) -> TensorDictBase:
         """All rows of the ring, [size], on the CPU; what lies outside `episodes` means nothing."""
         if self._buffer is None:
@@ -111,9 +116,13 @@ class EpisodeRing:
         self._table.grow(self.head, self.growing)
         self._table.drop_before(self.head + self.growing - self.capacity)
 
-    def close(self, records: TensorDictBase) -> None:
-        """The episode under way is finished, and these are its records [R]."""
-        self._table.close(self.storage.checksums(records[None].exclude(LATENT).cpu()))
+    def finish(self, records: TensorDictBase) -> None:
+        """The episode under way is finished, and these are its records [R]; ValueError where it has others."""
+        if len(records) != self.growing:
+            raise ValueError(
+                f"replay: an episode of {len(records)} records ends, and {self.growing} were written of it"
+            )
+        self._table.finish(self.storage.checksums(records[None].exclude(LATENT).cpu()))
         self.head, self.growing = self.head + self.growing, 0
 
     def _write(self, number: int, records: TensorDictBase, behind: int = 0) -> None:
@@ -125,7 +134,7 @@ class EpisodeRing:
             fits = f"do not fit into a capacity of {self.capacity}; raise replay.capacity"
             raise UserError(f"replay: {behind + len(records)} records {fits}")
         latents, given = records.get(LATENT, None), records.exclude(LATENT)
-        records = given.cpu()
+        records = given if given.device == CPU else given.cpu()
         refuse_non_finite(records)
         if self._buffer is None:
             self._buffer = ring_of(self.storage.create(records[0]))

@@ -34,6 +34,9 @@ class Replay:
         demo_share: share of every batch that is drawn from the demonstrations.
         directory: as in EpisodeBuffer.
         options: the other keyword arguments of EpisodeBuffer.
+
+    Attributes:
+        unseen: the episodes that the last call of `extend` finished and that could not be drawn from before.
     """
 
     @forwards_to(EpisodeBuffer)
@@ -66,7 +69,9 @@ class Replay:
         Args:
             batch: the steps.
             hold_back: whether the episodes that begin in them are not to be drawn from before they are finished.
-                `unseen` has those of them that are, until the next call.
+
+        Raises:
+            ValueError: steps of several workers, with `grows`.
         """
         batch = batch.reshape(-1)
         ids, counts = torch.unique_consecutive(batch[TRAJECTORY], return_counts=True)
@@ -75,6 +80,8 @@ class Replay:
             if hold_back and trajectory not in self._open:
                 self._held_back.add(trajectory)
             self._open.setdefault(trajectory, []).append(part)
+            if self.grows and len(self._open) > 1:
+                raise ValueError("replay: grows=True takes the steps of one worker, and these are of several")
             grows = self.grows and trajectory not in self._held_back
             if grows:
                 self.online.grow(to_records(part))
@@ -85,12 +92,11 @@ class Replay:
     def _finish(self, trajectory: int, grown: bool) -> TensorDictBase:
         """The records of an episode that is finished."""
         episode = to_records(torch.cat(self._open.pop(trajectory)))
+        self._held_back.discard(trajectory)
         if grown:
-            self.online.close(episode)
+            self.online.finish(episode)
         else:
             self.online.extend(episode[None])
-        if trajectory in self._held_back:
-            self._held_back.remove(trajectory)
             self.unseen.append(episode)
         return episode
 
@@ -254,8 +260,8 @@ class Replay:
 
     @property
     def has_episode(self) -> bool:
-        """Whether an episode is finished: the steps of a first one may be fewer than what is to be drawn needs."""
-        return self.online.head > 0
+        """Whether there is a finished episode: the steps of a first one may be fewer than what is to be drawn needs."""
+        return self.online.finished > 0
 
     @property
     def between_episodes(self) -> bool:

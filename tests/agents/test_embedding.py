@@ -99,6 +99,24 @@ def test_embeddings_of_an_episode_that_grows_are_those_of_the_whole_one() -> Non
     torch.testing.assert_close(noted, torch.cat([latents, before], -1), atol=1e-3, rtol=1e-3)
 
 
+def test_a_run_that_goes_on_has_forgotten_the_episode_that_was_under_way() -> None:
+    agent, replay, _ = parts()
+    agent.world_model.updates.fill_(7)
+    replay.online.extend(episode(4)[None])
+    replay.online.grow(episode(6))
+    agent.observer.note(replay)
+    saved, noted = replay.state_dict(), agent.state_dict()
+    other, again, _ = parts()
+    other.world_model.updates.fill_(7)
+    again.load_state_dict(saved)
+    other.load_state_dict(noted)
+    another = episode(6)
+    again.online.grow(another)
+    other.observer.note(again)
+    latents = other.observer.model.latents(another["pixels"][None], another["pixels"][:1])[0]
+    torch.testing.assert_close(again.online.latents.values["embedding"][5:12, :256], latents, atol=1e-3, rtol=1e-3)
+
+
 def test_rewards_learn_from_the_steps_of_the_replay() -> None:
     """One update is the gradient step of the network on single steps, of which half are of the newest episodes."""
     agent, replay, _ = parts()

@@ -10,32 +10,47 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.collecting.evaluation import Evaluator
-from mbrl.collecting.values import LEFT_OUT, judged, means
+from mbrl.collecting.values import compare, mean_values
 from mbrl.envs.toy import make_env as make_toy
 from tests.collecting.test_evaluation import WalkingPolicy
 
-GAMMA = 0.5  # 5 steps leave out 1/32 of a return, and 4 of them 1/16
+GAMMA = 0.5  # 5 steps hold 31/32 of a return of constant rewards, and 4 of them 15/16
+CUT, ENDED = torch.tensor([False, False]), torch.tensor([True, True])
 
 
-def test_constant_rewards_have_the_known_return() -> None:
+def test_critics_that_are_right_are_found_right() -> None:
+    """Also where the rewards come late, behind a time limit or at a termination."""
+    rewards, lengths = torch.rand(2, 40) * torch.arange(40), torch.tensor([40, 33])
+    rewards[1, 33:] = 0
+    values = torch.zeros(2, 41)
+    for step in reversed(range(40)):
+        values[:, step] = rewards[:, step] + GAMMA * values[:, step + 1]
+    for terminated in (CUT, ENDED):
+        found = mean_values([compare(values[:, :40], rewards, lengths, terminated, GAMMA)])
+        assert found["value"] == pytest.approx(found["value_true"], rel=1e-5)
+
+
+def test_critics_that_expect_too_much_are_found_out() -> None:
     rewards, lengths = torch.full((2, 40), 3.0), torch.tensor([40, 40])
-    found = means([judged(torch.full((2, 40), 7.0), rewards, lengths, GAMMA)])
-    assert found["value"] == 7.0
-    assert (1 - LEFT_OUT) * 6.0 < found["value_true"] <= 6.0, "3 / (1 - 1/2), but for what lies behind the end"
+    found = mean_values([compare(torch.full((2, 40), 12.0), rewards, lengths, CUT, GAMMA)])
+    assert found["value"] == 12.0 and 6.0 < found["value_true"] < 6.0 + (12.0 - 6.0) / 16
+    exact = mean_values([compare(torch.full((2, 40), 12.0), rewards, lengths, ENDED, GAMMA)])
+    assert exact["value"] == 12.0 and 5.8 < exact["value_true"] < 6.0, "3 / (1 - 1/2), less what the ends cut"
 
 
-def test_steps_count_where_enough_follow() -> None:
+def test_steps_count_where_enough_follow_or_the_end_is_known() -> None:
     values, rewards = torch.arange(8.0).expand(2, 8), torch.zeros(2, 8)
-    found = judged(values, rewards, torch.tensor([6, 8]), GAMMA)
-    assert (found.value, found.steps) == (0.0 + 1.0 + 0.0 + 1.0 + 2.0 + 3.0, 6)
-    assert means([judged(values, rewards, torch.tensor([4, 4]), GAMMA)]) == {}
-    assert judged(values, rewards, torch.tensor([8, 7]), 1.0).steps == 1, "undiscounted, a whole episode"
+    found = compare(values, rewards, torch.tensor([6, 8]), CUT, GAMMA)
+    assert (found.expected, found.steps) == (0.0 + 1.0 + 0.0 + 1.0 + 2.0 + 3.0, 6)
+    assert mean_values([compare(values, rewards, torch.tensor([4, 4]), CUT, GAMMA)]) == {}
+    assert compare(values, rewards, torch.tensor([4, 3]), ENDED, GAMMA).steps == 7
+    assert compare(values, rewards, torch.tensor([8, 7]), CUT, 1.0).steps == 1, "undiscounted, a whole episode"
 
 
 def test_parts_are_joined_by_their_steps() -> None:
-    one = judged(torch.ones(1, 5), torch.zeros(1, 5), torch.tensor([5]), GAMMA)
-    many = judged(torch.full((3, 6), 8.0), torch.zeros(3, 6), torch.tensor([6, 6, 6]), GAMMA)
-    assert means([one, many]) == {"value": (1 + 6 * 8) / 7, "value_true": 0.0}
+    one = compare(torch.ones(1, 5), torch.zeros(1, 5), torch.tensor([5]), ENDED[:1], GAMMA)
+    many = compare(torch.full((3, 5), 8.0), torch.zeros(3, 5), torch.tensor([5, 5, 5]), ENDED[:1].expand(3), GAMMA)
+    assert mean_values([one, many]) == {"value": (1 + 3 * 8) / 4, "value_true": 0.0}
 
 
 class Optimist(WalkingPolicy):
@@ -57,6 +72,7 @@ def test_an_evaluation_says_what_critics_expect(gamma: float | None) -> None:
     rollouts = [evaluator.play(Optimist(), index) for index in range(3)]
     expected = torch.stack([rollout["state"][:8, 0] + 2 for rollout in rollouts]).mean()
     rewards = torch.stack([rollout["next", "reward"][:, 0] for rollout in rollouts])
+    rewards[:, -1] = torch.stack([rollout["state"][-1, 0] + 2 for rollout in rollouts])  # what would have come
     true = torch.stack([(rewards[:, t:] * gamma ** torch.arange(12.0 - t)).sum(1) for t in range(8)], 1).mean()
     assert found["value"] == pytest.approx(float(expected), rel=1e-5)
     assert found["value_true"] == pytest.approx(float(true), rel=1e-4)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ def test_an_episode_that_grows_is_drawn_from_as_if_it_had_come_whole(episodes, c
             assert same(drawn(ours), drawn(expected)) and len(ours) == len(expected)
             assert torch.equal(ours.steps("state")["index"], expected.steps("state")["index"])
             begin = end
-        ours.close(whole)
+        ours.finish(whole)
     assert ours.head == expected.head and torch.equal(ours.state_dict()["episodes"], expected.state_dict()["episodes"])
 
 
@@ -63,9 +64,9 @@ def test_a_checkpoint_has_the_finished_episodes_alone(tmp_path: Path) -> None:
     again.load_state_dict(state)
     assert same(drawn(again), finished)
     again.grow(records(5, 3))
-    again.close(records(5, 3))
+    again.finish(records(5, 3))
     once_more = EpisodeBuffer(21, reserve=14, directory=tmp_path / "ours", fields=FIELDS)
-    once_more.load_state_dict(again.state_dict())  # holds its records against the checksum of `close`
+    once_more.load_state_dict(again.state_dict())  # holds its records against the checksum of `finish`
     assert (once_more.transitions(300)["state"] >= 500).any()
 
 
@@ -90,6 +91,34 @@ def test_an_episode_that_is_held_back_is_unseen_until_it_is_finished() -> None:
     assert len(replay) == 8 and [id(episode) for episode in replay.unseen] == [id(episode) for episode in finished]
     replay.extend(as_collected(records(2, 4), 2)[:1])
     assert replay.unseen == [] and len(replay) == 9
+
+
+def test_episodes_of_several_workers_are_unseen_until_they_are_finished() -> None:
+    workers = torch.stack([as_collected(records(number, 4), number) for number in range(2)])
+    replay = Replay(100, frame_stack=1)
+    replay.extend(workers[:, :3])
+    assert len(replay) == 0 and replay.unseen == []
+    finished = replay.extend(workers[:, 3:])
+    assert len(replay) == 8 and [id(episode) for episode in replay.unseen] == [id(episode) for episode in finished]
+    with pytest.raises(ValueError, match="one worker"):
+        Replay(100, frame_stack=1, grows=True).extend(workers[:, :3])
+
+
+def test_an_episode_ends_with_what_was_written_of_it() -> None:
+    buffer = EpisodeBuffer(40)
+    buffer.grow(records(0, 3))
+    with pytest.raises(ValueError, match="5 records ends, and 4 were written"):
+        buffer.finish(records(0, 4))
+
+
+def test_there_is_no_episode_where_the_one_under_way_takes_all_room() -> None:
+    replay, episode = Replay(12, frame_stack=1, grows=True), as_collected(records(1, 8), 1)
+    replay.extend(as_collected(records(0, 8), 0))
+    assert replay.has_episode
+    replay.extend(episode[:5])
+    assert not replay.has_episode, "the first had to leave"
+    replay.extend(episode[5:])
+    assert replay.has_episode and len(replay) == 8
 
 
 def test_the_newest_are_that_under_way_and_a_finished_one() -> None:
