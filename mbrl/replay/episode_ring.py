@@ -98,10 +98,10 @@ class EpisodeRing:
         lengths: rows of each episode that count, where they are cut short; None for all R.
         """
         count, length = records.batch_size
-        self._write(self.head, records.reshape(-1))
+        written = self._write(self.head, records.reshape(-1))
         starts = self.head + torch.arange(count) * length
         rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        self._table.append(starts, rows, first, self.storage.checksums(records.exclude(LATENT).cpu()))
+        self._table.append(starts, rows, first, self.storage.checksums(written.reshape(count, length)))
         self.head += count * length
         self._table.drop_before(self.head - self.capacity)
 
@@ -125,8 +125,8 @@ class EpisodeRing:
         self._table.finish(self.storage.checksums(records[None].exclude(LATENT).cpu()))
         self.head, self.growing = self.head + self.growing, 0
 
-    def _write(self, number: int, records: TensorDictBase, behind: int = 0) -> None:
-        """Write records [N] from this number on.
+    def _write(self, number: int, records: TensorDictBase, behind: int = 0) -> TensorDictBase:
+        """Write records [N] from this number on; returns them as they were written, on the CPU and without latents.
 
         behind: records of the same episode that lie before them.
         """
@@ -144,6 +144,7 @@ class EpisodeRing:
             self._mirror.write(number, given)
         if latents is not None:
             self.latents.write((number + torch.arange(len(records))) % self.size, latents)
+        return records
 
     # ---------------------------------------------------------------- reading
     def _of_rows(self, key: str, episode: Tensor, row: Tensor) -> Tensor:
