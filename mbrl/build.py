@@ -169,7 +169,7 @@ def build_replay(
     reserve = min(2 * interval, episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
-    options |= {"stacks": EMBEDDING not in options["latents"]}
+    options |= {"stacks": EMBEDDING not in options["latents"], "grows": config.collect.workers == 1}
     options["run_device"] = torch.device("cpu") if read_only else pick_device(config.device)
     settings |= {"device": "cpu"} if read_only else {}
     replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)

@@ -111,6 +111,7 @@ def build(config: DictConfig) -> Run:
         max_steps=agent_steps_per_episode(config),
         seed=config.eval.seed,
         success=config.eval.success,
+        gamma=None if config.env.get("success_bonus") else config.replay.gamma,  # Evaluation has no bonus.
     )
     policy = build_policy(config, evaluator.env)
     require_batches(config, evaluator.env, policy)
@@ -183,11 +184,11 @@ def train(config: DictConfig, run: Run) -> None:
     while progress["env_steps"] < config.total_env_steps:
         before = progress["env_steps"]
         batch = next(steps)
-        finished = replay.extend(batch)
+        finished = replay.extend(batch, hold_back=agent.holds_back(before))
         progress["episodes"] += len(finished)
         progress["agent_steps"] += batch.numel()
         progress["env_steps"] = progress["agent_steps"] * repeat
-        error = agent.assess(finished, progress["env_steps"])
+        error = agent.assess(replay.unseen, progress["env_steps"])
         metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}

@@ -68,6 +68,13 @@ class Policy(nn.Module, ABC):
         """What `carried` is at the last of real steps [B, T] in the middle of episodes; None: it begins anew there."""
         return None
 
+    def values(self, observed: TensorDictBase, action: Tensor) -> Tensor | None:
+        """The discounted return that critics expect of actions [*B, A] in observed states [*B]: float32 [*B, 1].
+
+        None for a policy whose critics expect something else, such as entropy besides, or that has none.
+        """
+        return None
+
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One gradient step, on a batch [B] of transitions unless `learns_from` says otherwise.

@@ -133,6 +133,10 @@ class DrQV2(ValuePolicy):
     def _actors(self) -> list[FramesActor]:
         return [self.actor] if self.frozen is None else [self.actor, self.frozen]
 
+    def values(self, observed: TensorDictBase, action: Tensor) -> Tensor:
+        found: Tensor = self.critic(self.actor.encode(observed), action)
+        return found.float().mean(0)
+
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         with self._autocast():
             features = self.actor.encode(batch, self.shift_pad)  # [B, D]

@@ -139,11 +139,19 @@ class Agent:
                 self.policy.end_cloning()
         return means.values()
 
+    def holds_back(self, env_steps: int) -> bool:
+        """Whether an episode that begins after this number of env steps is to be given to `assess` once it has ended.
+
+        Nothing may learn from it before.
+        """
+        measured = self.model_error
+        return measured is not None and measured.due(env_steps + measured.episode_env_steps)
+
     def assess(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
-        """Measure the world model on an episode that has just ended, before it learns from it.
+        """Measure the world model on an episode that nothing has learned from yet.
 
         Args:
-            episodes: record episodes that have just ended.
+            episodes: such record episodes that have just ended.
             env_steps: env steps so far.
 
         Returns:
@@ -172,7 +180,7 @@ class Agent:
         """
         self.set_env_steps(env_steps)
         steps = agent_steps - self.schedule.learning_starts
-        if steps < 0 or len(replay.online) == 0:
+        if steps < 0 or not replay.has_episode:
             return {}
         means = MetricMeans()
         while self.learner.calibrations < self.cloning.calibrations():

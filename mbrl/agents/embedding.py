@@ -62,7 +62,9 @@ class EmbeddingPolicy(Policy):
         self.actor: EmbeddingActor = EmbeddingActor(model, policy.acting)
         latents: TensorSpec = Unbounded((model.frame_size,))
         self.carried = Composite(**{INITIAL: observation_spec["pixels"].clone(), "before": latents})
-        self.noted = {"records": -1, "updates": 0}  # of the replay and of the model, when embeddings were last noted
+        # Records of finished episodes in the replay, and updates of the model, when embeddings were last noted.
+        self.noted = {"records": -1, "updates": 0}
+        self._under_way = 0  # and records of the episode under way, which no checkpoint has
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the policy and the world model have updates of their own."""
@@ -79,22 +81,26 @@ class EmbeddingPolicy(Policy):
         return self.model.update(replay.sequences(REWARD_STEPS, 2, recent=0.5).to(self.device))
 
     def note(self, replay: Replay) -> None:
-        """Note the embeddings of the episodes in the replay, once for each episode that ends.
+        """Note the embeddings of the records that are new in the replay.
 
-        Those of earlier episodes are made anew where the encoders still learn.
+        Once for each episode that ends, those of all earlier ones are made anew where the encoders still learn.
         """
-        head, before = replay.online.head, self.noted
-        if head != before["records"]:
-            changed = self.model.changes_after(before["updates"])
-            replay.note_latents(0 if changed else max(before["records"], 0), self._embeddings)
-            self.noted = {"records": head, "updates": self.model.updates}
+        online, before = replay.online, self.noted
+        first, ended = max(before["records"], 0) + self._under_way, online.head != before["records"]
+        if ended:
+            self.noted = {"records": online.head, "updates": self.model.updates}
+            first = 0 if self.model.changes_after(before["updates"]) else first
+        if ended or online.growing != self._under_way:
+            self._under_way = online.growing
+            replay.note_latents(first, self._embeddings)
 
-    def _embeddings(self, episode: TensorDictBase) -> TensorDictBase:
-        """The embeddings [R] of a record episode [R]."""
-        pixels = episode["pixels"][None].to(self.device)
-        latents = self.model.latents(pixels, pixels[:, 0])[0]
-        before = torch.cat([latents[:1], latents[:-1]])
-        return TensorDict({EMBEDDING: torch.cat([latents, before], -1)}, batch_size=episode.batch_size)
+    def _embeddings(self, episode: TensorDictBase, first: int) -> TensorDictBase:
+        """The embeddings [R - first] of a record episode [R] but its first rows."""
+        pixels = episode["pixels"].to(self.device)
+        latents = self.model.latents(pixels[None, max(first - 1, 0) :], pixels[:1])[0]
+        if first == 0:  # no frame is before the first
+            latents = torch.cat([latents[:1], latents])
+        return TensorDict({EMBEDDING: torch.cat([latents[1:], latents[:-1]], -1)}, batch_size=[len(latents) - 1])
 
 
 def observer_of(policy: Policy, world_model: WorldModel | None, observation_spec: Composite) -> EmbeddingPolicy | None:

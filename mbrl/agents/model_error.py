@@ -32,7 +32,7 @@ class ModelError:
         simulator: the perfect model, for the ranking of plans; None leaves it out.
         gamma: discount of the returns of plans.
         episode_env_steps: env steps of an episode.
-        every: env steps between two comparisons. Each is on the episode that has just ended.
+        every: env steps between two comparisons. Each is on an episode that nothing has learned from before it ended.
         starts: S, contexts in that episode, evenly spaced.
         horizon: steps of the rollouts and of the plans. H is the smaller of it and what the model can imagine.
         plans: N, plans with uniformly random actions from each start.

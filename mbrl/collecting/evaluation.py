@@ -16,6 +16,7 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from mbrl.collecting.values import Compared, compare, mean_values
 from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT
 from mbrl.device import fork_rng
 from mbrl.envs.gym import has_snapshots, with_recurrent_state
@@ -39,6 +40,7 @@ class Evaluation(NamedTuple):
     steps_to_success: list[int]
     tasks: list[str] = []  # of each episode, where there are several  # noqa: RUF012
     counts: Success = "any"  # which of the two is the success of an episode
+    values: dict[str, float] = {}  # what critics say against what came: see `mean_values`  # noqa: RUF012
 
     def summary(self) -> dict[str, float]:
         """Means over the episodes; steps to success over the successful ones (nan where there is none).
@@ -55,6 +57,7 @@ class Evaluation(NamedTuple):
             "return": sum(self.returns) / count,
             "steps_to_success": sum(solved) / len(solved) if solved else float("nan"),
             **{f"success/{task}": success for task, success in self.success_of_tasks().items()},
+            **self.values,
         }
 
     def success_of_tasks(self) -> dict[str, float]:
@@ -81,10 +84,18 @@ class Evaluator:
         max_steps: agent steps of an episode.
         seed: of the goals.
         success: whether an episode counts as solved by success at any of its steps or at its last step.
+        gamma: discount of the returns that critics are compared with; None does not compare.
     """
 
     def __init__(
-        self, make_env: Callable[..., EnvBase], *, episodes: int, max_steps: int, seed: int, success: Success = "any"
+        self,
+        make_env: Callable[..., EnvBase],
+        *,
+        episodes: int,
+        max_steps: int,
+        seed: int,
+        success: Success = "any",
+        gamma: float | None = None,
     ) -> None:
         if episodes < 1:
             raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
@@ -93,6 +104,7 @@ class Evaluator:
         self._beside: list[EnvBase] = []  # further environments, where one cannot play several episodes
         self._recurrent_env: EnvBase | None = None
         self.episodes, self.max_steps, self.seed, self.success = episodes, max_steps, seed, success
+        self.gamma = gamma
 
     def __call__(self, policy: Policy, on_step: Callable[[], Any] = lambda: None) -> Evaluation:
         """The outcome of every episode; they go side by side, and the policy acts on all of them in one call.
@@ -106,19 +118,13 @@ class Evaluator:
         """
         tasks = list(getattr(self.env, "tasks", []))  # of several, which are played in turn
         episodes = range(self.episodes * max(1, len(tasks)))
-        outcomes = []
-        for first in range(0, len(episodes), SIDE_BY_SIDE):
-            outcomes += self._play_together(policy, episodes[first : first + SIDE_BY_SIDE], on_step)
+        chunks = (episodes[first : first + SIDE_BY_SIDE] for first in range(0, len(episodes), SIDE_BY_SIDE))
+        parts = [self.play_together(policy, chunk, on_step) for chunk in chunks]
+        outcomes = [outcome for part in parts for outcome in part.scores()]
         success, success_last, returns, steps = (list(column) for column in zip(*outcomes, strict=True))
-        return Evaluation(success, success_last, returns, steps, tasks * self.episodes, self.success)
-
-    def _play_together(
-        self, policy: Policy, episodes: range, on_step: Callable[[], Any]
-    ) -> list[tuple[bool, bool, float, int]]:
-        """The scores of these episodes."""
-        played = self.play_together(policy, episodes, on_step)
-        columns = zip(played.success, played.reward, played.lengths.tolist(), strict=True)
-        return [score(success[:length], reward[:length]) for success, reward, length in columns]
+        gamma = 1.0 if self.gamma is None else self.gamma
+        values = mean_values([part.compared(gamma) for part in parts if part.values is not None])
+        return Evaluation(success, success_last, returns, steps, tasks * self.episodes, self.success, values)
 
     def play_together(
         self, policy: Policy, episodes: range, on_step: Callable[[], Any] = lambda: None, opening: int = 0
@@ -134,6 +140,7 @@ class Evaluator:
         rewards: list[Tensor] = []
         successes: list[Tensor] = []
         rows: list[TensorDict] = []
+        values: list[Tensor] = []
         lengths = torch.zeros(len(episodes), dtype=torch.int64)
         with acting_alone(policy, self.seed + episodes.start):
             world = LockStep(self._envs(len(episodes)), episodes)
@@ -144,6 +151,9 @@ class Evaluator:
                 if len(rows) == opening - 1:
                     at_branch = memory.copy()
                 acted = policy.acting(memory.add_to(observed.to(policy.device)))
+                value = policy.values(acted, acted["action"]) if self.gamma is not None else None
+                if value is not None:
+                    values.append(value[:, 0].cpu())
                 if len(rows) < opening:
                     rows.append(observed.copy().set("action", acted["action"].cpu()))
                 memory.keep(acted)
@@ -152,7 +162,10 @@ class Evaluator:
                 successes.append(success)
                 on_step()
         kept = torch.stack([row.select(*KEPT, strict=False) for row in rows], 1) if rows else None
-        return Played(torch.stack(rewards, 1), torch.stack(successes, 1), lengths, kept, at_branch)
+        expected = torch.stack(values, 1) if values else None
+        return Played(
+            torch.stack(rewards, 1), torch.stack(successes, 1), lengths, kept, at_branch, world.terminated, expected
+        )
 
     def _envs(self, episodes: int) -> list[EnvBase]:
         """The environments for this number of episodes side by side."""
@@ -207,6 +220,8 @@ class Played(NamedTuple):
         lengths: steps of each episode, int64 [N].
         opening: their first C steps [N, C]: `action` and KEPT; None where none were kept.
         memory: what a recurrent policy remembers as it comes to the last step of the opening.
+        terminated: whether each episode ended by itself, bool [N].
+        values: what the critics expect of each action, float32 [N, T]; None where they were not asked.
     """
 
     reward: Tensor
@@ -214,6 +229,18 @@ class Played(NamedTuple):
     lengths: Tensor
     opening: TensorDict | None
     memory: Memory
+    terminated: Tensor
+    values: Tensor | None
+
+    def compared(self, gamma: float) -> Compared:
+        """What the critics expected and what came, see `compare`."""
+        assert self.values is not None
+        return compare(self.values, self.reward, self.lengths, self.terminated, gamma)
+
+    def scores(self) -> list[tuple[bool, bool, float, int]]:
+        """The score of each episode, see `score`."""
+        columns = zip(self.success, self.reward, self.lengths.tolist(), strict=True)
+        return [score(success[:length], reward[:length]) for success, reward, length in columns]
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class LockStep:
 
     Attributes:
         done: bool [N], whether an episode has ended. Such episodes are not stepped.
+        terminated: bool [N], whether it has ended by itself and not by a time limit.
     """
 
     def __init__(self, envs: Sequence[EnvBase], episodes: Sequence[int]) -> None:
@@ -41,6 +42,7 @@ class LockStep:
         self._restores = has_snapshots(env.unwrapped)
         self._frame_stack = env.observation_spec["frames"].shape[-3] // 3 if "frames" in env.observation_spec else 0
         self.done = torch.zeros(len(episodes), dtype=torch.bool)
+        self.terminated = torch.zeros_like(self.done)
         self._snapshots: list[Any] = []
         self._observations: list[dict[str, Any]] = []
         for inner, episode in zip(self._envs, episodes, strict=True):
@@ -79,7 +81,7 @@ class LockStep:
             if self._restores:
                 self._snapshots[index] = env.snapshot()
             successes[index] = bool(info["success"].any())
-            self.done[index] = terminated or truncated
+            self.done[index], self.terminated[index] = terminated or truncated, terminated
         frames = self._seen.get("frames")
         self._seen = _stacked(self._observations)
         if frames is not None:

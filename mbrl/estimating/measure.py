@@ -149,7 +149,7 @@ def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwa
         next(steps)  # starts the workers
         collector.reset()
         began = time.monotonic()
-        while not finished or len(replay.online) == 0 or time.monotonic() - began < SECONDS:
+        while not finished or time.monotonic() - began < SECONDS:
             batch = next(steps)
             finished = replay.extend(batch) or finished
             taken += batch.numel()

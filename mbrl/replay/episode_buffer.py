@@ -1,29 +1,24 @@
-"""What happened: finished episodes in one TorchRL buffer, and the ways of drawing steps from them.
+"""How steps are drawn from episodes: transitions, segments, states to branch from. B batch, T time, K frame stack.
 
-An episode of L steps is stored as L + 1 *records*: row t holds the observation at t and what the action taken there
-brought (`action`, `reward`, `success`, `terminated`, `truncated`); the last row holds the final observation only. So
-every frame is stored once, and stacks and n-step returns are made when sampling. B batch, T time, K frame stack.
+Stacks of frames and n-step returns are made here, from single records (see `episode_ring`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import ReplayBuffer
 
-from mbrl.data.episodes import INITIAL, LATENT, OBSERVATIONS, SNAPSHOT
+from mbrl.data.episodes import INITIAL, OBSERVATIONS, SNAPSHOT
 from mbrl.errors import UserError
-from mbrl.replay.episode_table import Episode, EpisodeTable, check_table
-from mbrl.replay.latents import Latents
-from mbrl.replay.mirror import CPU, Fields, Placement, gather, mirror_for
-from mbrl.replay.storage import InMemory, MemoryMaps, refuse_non_finite, ring_of
-from mbrl.run_folder.schema import Maybe, Schema, SchemaError, TensorType
+from mbrl.replay.episode_ring import EpisodeRing
+from mbrl.replay.mirror import CPU, Fields, Placement
+from mbrl.run_folder.schema import TensorType
 from policies.ranges import FrameStack, Horizon, PositiveShare
 from policies.returns import n_step
 
@@ -31,21 +26,15 @@ WEIGHT = "weight"
 LOG_PROB = "action_log_prob"
 
 
-class EpisodeBuffer:
-    """Whole episodes in a ring of records; the oldest episodes leave first.
+class EpisodeBuffer(EpisodeRing):
+    """Whole episodes in a ring of records, to draw steps from; the oldest episodes leave first.
 
     Args:
-        capacity: records that may be drawn from at any time.
+        capacity: see `EpisodeRing`.
         frame_stack: K, how many frames make one `frames` observation.
         n_step: rewards summed in a transition. gamma: discount of one agent step.
-        reserve: further records of room: those that the last checkpoint refers to stay until the next one is written.
-        directory: where the memory maps lie; None keeps the records in memory.
-        fields: type and shape of what a record holds: memory maps are opened by them, a saved state is held against
-            them. None: whatever the first episode holds.
-        latents: type and shape of what `latents` keeps of a record.
+        reserve: see `EpisodeRing`, as all that follow but `stacks`.
         stacks: whether transitions have `frames` where there are pixels.
-        read_only: map existing files privately, so that nothing reaches them.
-        device: where batches are drawn, see `mirror_for`. run_device: of the networks that learn from them.
 
     Raises:
         ValueError: a size is too small, or memory maps or a copy on a GPU are asked for without fields.
@@ -72,55 +61,12 @@ class EpisodeBuffer:
             raise UserError(f"replay: capacity ({capacity}) must be 2 or more, {least}")
         if not 0 < gamma <= 1:
             raise UserError(f"agent.gamma (replay.gamma) is {gamma}: a discount is above 0 and at most 1")
-        self.capacity, self.size = capacity, capacity + reserve
+        super().__init__(
+            capacity, reserve=reserve, directory=directory, fields=fields, latents=latents, read_only=read_only,
+            device=device, run_device=run_device,
+        )  # fmt: skip
         self.frame_stack, self.n_step, self.gamma, self.stacks = frame_stack, n_step, gamma, stacks
-        self.storage: InMemory | MemoryMaps = InMemory(self.size, fields)
-        if directory is not None:
-            self.storage = MemoryMaps(directory, self.size, fields, read_only=read_only)
-        self.head = 0  # records ever written; record g lies in row g % size
-        self._buffer: ReplayBuffer | None = None
-        self.latents = Latents(self.size, latents)
-        self.placement, self._mirror = device, mirror_for(device, run_device, fields, self.size, self.latents.room)
-        self.device = self.latents.device = CPU if self._mirror is None else run_device  # of batches
-        self.pinned = run_device.type == "cuda" and self._mirror is None
-        self._table = EpisodeTable()
 
-    def __len__(self) -> int:
-        """Transitions that can be drawn."""
-        return int(self._table.transitions.sum())
-
-    @property
-    def episodes(self) -> list[Episode]:
-        """Those that can be drawn from, oldest first."""
-        return self._table.episodes
-
-    # ---------------------------------------------------------------- writing
-    def extend(self, records: TensorDictBase, first: int = 0, lengths: Sequence[int] | Tensor | None = None) -> None:
-        """Append N finished episodes of R rows each: records [N, R]; rows before `first` serve as history only.
-
-        lengths: rows of each episode that count, where they are cut short; None for all R.
-        """
-        count, length = records.batch_size
-        if count * length > self.capacity:
-            fits = f"do not fit into a capacity of {self.capacity}; raise replay.capacity"
-            raise UserError(f"replay: {count * length} records {fits}")
-        latents, given = records.get(LATENT, None), records.exclude(LATENT)
-        records = given.cpu()
-        refuse_non_finite(records)
-        if self._buffer is None:
-            self._buffer = ring_of(self.storage.create(records[0, 0]))
-        self._buffer.extend(records.reshape(-1))
-        if self._mirror:
-            self._mirror.write(self.head, given.reshape(-1))
-        if latents is not None:
-            self.latents.write((self.head + torch.arange(count * length)) % self.size, latents.reshape(-1))
-        starts = self.head + torch.arange(count) * length
-        rows = torch.full((count,), length) if lengths is None else torch.as_tensor(lengths)
-        self._table.append(starts, rows, first, self.storage.checksums(records))
-        self.head += count * length
-        self._table.drop_before(self.head - self.capacity)
-
-    # ---------------------------------------------------------------- drawing
     def transitions(self, batch_size: int) -> TensorDict:
         """Draw n-step transitions, uniformly over all of them.
 
@@ -230,17 +176,6 @@ class EpisodeBuffer:
         now: dict[str, Any] = {key: self._gather(key, rows) for key in (*observations, "action")}
         return TensorDict({**now, "next": after, "index": index}, batch_size=[len(index)])
 
-    def _of_rows(self, key: str, episode: Tensor, row: Tensor) -> Tensor:
-        """A field of one number, flat, of rows of episodes, all on the CPU."""
-        return self.records[key][(self._table.starts[episode] + row) % self.size].flatten()
-
-    def _rows(self, episode: Tensor, offset: Tensor) -> Tensor:
-        return (self._table.on(self.device).starts[episode] + offset) % self.size
-
-    def _send(self, *places: Tensor) -> tuple[Tensor, ...]:
-        """Indices of one shape on the device of batches."""
-        return self._mirror.send(*places) if self._mirror else places
-
     def _observation_keys(self) -> list[str]:
         known = {*self.records.keys(), *self.latents.observed}
         return [key for key in OBSERVATIONS if key in known]
@@ -252,47 +187,3 @@ class EpisodeBuffer:
         back = torch.arange(1 - self.frame_stack, 1, device=self.device)
         frames = self._gather(key, self._rows(episode[:, None], (offset[:, None] + back).clamp(min=0)))
         return frames.flatten(1, 2)
-
-    def _gather(self, key: str, rows: Tensor) -> Tensor:
-        records = self._mirror.data if self._mirror else self.records
-        of = self.latents.values if key in self.latents.observed else records
-        assert of is not None
-        return gather(of.get(key), rows, pinned=self.pinned)
-
-    @property
-    def records(self) -> TensorDictBase:
-        """All rows of the ring, [size], on the CPU; what lies outside `episodes` means nothing."""
-        if self._buffer is None:
-            raise UserError("replay: it is empty; collect an episode first")
-        return self._buffer.storage._storage
-
-    # ------------------------------------------------------------- checkpoint
-    def state_dict(self) -> dict[str, Any]:
-        """Where the episodes lie, and their latents; and the records themselves where they are kept in memory."""
-        state: dict[str, Any] = {"head": self.head, "size": self.size, "episodes": self._table.rows}
-        state["latents"] = self.latents.state_dict()
-        return state if self._buffer is None else {**state, **self.storage.state_dict(self.records)}
-
-    def schema(self) -> dict[str, Schema]:
-        episodes = TensorType(torch.int64, (None, len(Episode._fields)))
-        of_table = {"head": int, "size": int, "episodes": episodes, "latents": Maybe(self.latents.schema())}
-        return {**of_table, **self.storage.schema()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore from a state that fits `schema`.
-
-        Raises:
-            SchemaError: the state is of a buffer of another size, or its episodes lie nowhere.
-            DamagedFile: the files are not what the state refers to; nothing was changed.
-        """
-        if state["size"] != self.size:
-            raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
-        head, table, buffer = state["head"], state["episodes"].clone(), None
-        check_table(table, head, self.size)
-        if head:
-            buffer = ring_of(self.storage.restore(state, map(Episode._make, table.tolist())))
-            buffer.writer._cursor = head % self.size
-        self.head, self._table.rows, self._buffer = head, table, buffer
-        if self._mirror and head:
-            self._mirror.fill(self.records, self.episodes)
-        self.latents.load_state_dict(state.get("latents", {}))

@@ -34,9 +34,11 @@ class EpisodeTable:
 
     Attributes:
         rows: int64 [N, 4], an `Episode` a row.
+        under_way: whether the last of them is not finished yet.
     """
 
     def __init__(self, rows: Tensor | None = None) -> None:
+        self.under_way = False
         self.rows = torch.empty(0, len(Episode._fields), dtype=torch.int64) if rows is None else rows
         self._copied: tuple[Tensor, EpisodeTable] | None = None  # of which rows, and the copy
 
@@ -86,6 +88,21 @@ class EpisodeTable:
         """Add episodes."""
         new = torch.stack([starts, lengths, torch.full_like(starts, first), checksums], 1)
         self.rows = torch.cat([self.rows, new])
+
+    def grow(self, start: int, length: int) -> None:
+        """Add the episode under way, or give it another length."""
+        self.rows = torch.cat([self.finished, torch.tensor([[start, length, 0, 0]])])
+        self.under_way = True
+
+    def finish(self, checksum: Tensor) -> None:
+        """The episode under way is finished; its checksum is int64 [1]."""
+        self.rows = torch.cat([self.rows[:-1], torch.cat([self.rows[-1, :3], checksum])[None]])
+        self.under_way = False
+
+    @property
+    def finished(self) -> Tensor:
+        """The rows of all episodes but that under way, [N, 4]."""
+        return self.rows[: len(self.rows) - self.under_way]
 
     def drop_before(self, record: int) -> None:
         """Drop the episodes that start before the record of this number."""
@@ -142,8 +159,12 @@ class EpisodeTable:
         return found
 
     def of_newest(self, weights: Tensor, share: float) -> Tensor:
-        """Weights [N] of episodes, 0 for all but the newest `share` of them, in (0, 1]."""
-        weights[: len(weights) - max(1, round(share * len(weights)))] = 0
+        """Weights [N] of episodes, 0 for all but that under way and a share of the others, the newest, in (0, 1].
+
+        Where there is a finished episode, one stays: the few steps of a new one would be drawn again and again.
+        """
+        finished = len(weights) - self.under_way
+        weights[: finished - max(1, round(share * finished))] = 0
         return weights
 
     def draw_segments(

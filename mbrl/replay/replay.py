@@ -25,18 +25,29 @@ TRAJECTORY = ("collector", "traj_ids")
 
 
 class Replay:
-    """The run's memory: episodes as the collector finishes them, and demonstrations beside them.
+    """The run's memory: episodes as the collector brings them, and demonstrations beside them.
 
     Args:
         capacity: records kept; the oldest episodes leave first, demonstrations never do.
+        grows: whether each step can be drawn as soon as it comes, which needs one worker: there is room for one
+            episode under way. False: with the episode that it is of, once that is finished.
         demo_share: share of every batch that is drawn from the demonstrations.
         directory: as in EpisodeBuffer.
         options: the other keyword arguments of EpisodeBuffer.
+
+    Attributes:
+        unseen: the episodes that the last call of `extend` finished and that could not be drawn from before.
     """
 
     @forwards_to(EpisodeBuffer)
     def __init__(
-        self, capacity: PositiveCount, *, demo_share: Share = 0.0, directory: Path | None = None, **options: Any
+        self,
+        capacity: PositiveCount,
+        *,
+        demo_share: Share = 0.0,
+        directory: Path | None = None,
+        grows: bool = False,
+        **options: Any,
     ) -> None:
         if not 0 <= demo_share <= 1:
             raise UserError(f"replay.demo_share must lie in [0, 1], not {demo_share}")
@@ -44,22 +55,50 @@ class Replay:
         self.demos: EpisodeBuffer | None = None
         self.demo_share = demo_share
         self._options = options
+        self.grows = grows
         self._open: dict[int, list[TensorDictBase]] = {}
+        self._held_back: set[int] = set()
+        self.unseen: list[TensorDictBase] = []
 
     def __len__(self) -> int:
         return len(self.online) + (len(self.demos) if self.demos else 0)
 
-    def extend(self, batch: TensorDictBase) -> list[TensorDictBase]:
-        """Take steps as the collector hands them over, [T] or [workers, T]; returns the episodes that this finished."""
+    def extend(self, batch: TensorDictBase, hold_back: bool = False) -> list[TensorDictBase]:
+        """Take steps as the collector hands them over, [T] or [workers, T]; returns the episodes that this finished.
+
+        Args:
+            batch: the steps.
+            hold_back: whether the episodes that begin in them are not to be drawn from before they are finished.
+
+        Raises:
+            ValueError: steps of several workers, with `grows`.
+        """
         batch = batch.reshape(-1)
         ids, counts = torch.unique_consecutive(batch[TRAJECTORY], return_counts=True)
-        finished = []
+        finished, self.unseen = [], []
         for trajectory, part in zip(ids.tolist(), batch.split(counts.tolist()), strict=True):
+            if hold_back and trajectory not in self._open:
+                self._held_back.add(trajectory)
             self._open.setdefault(trajectory, []).append(part)
+            if self.grows and len(self._open) > 1:
+                raise ValueError("replay: grows=True takes the steps of one worker, and these are of several")
+            grows = self.grows and trajectory not in self._held_back
+            if grows:
+                self.online.grow(to_records(part))
             if part["next", "done"][-1]:
-                finished.append(to_records(torch.cat(self._open.pop(trajectory))))
-                self.online.extend(finished[-1][None])
+                finished.append(self._finish(trajectory, grows))
         return finished
+
+    def _finish(self, trajectory: int, grown: bool) -> TensorDictBase:
+        """The records of an episode that is finished."""
+        episode = to_records(torch.cat(self._open.pop(trajectory)))
+        self._held_back.discard(trajectory)
+        if grown:
+            self.online.finish(episode)
+        else:
+            self.online.extend(episode[None])
+            self.unseen.append(episode)
+        return episode
 
     def add_demos(self, episodes: list[TensorDictBase]) -> None:
         """Keep demonstrations (record episodes [R]) for good."""
@@ -131,19 +170,20 @@ class Replay:
         for buffer, chosen, rows in self._owners(index):
             buffer.latents.write(rows, latents[chosen])
 
-    def note_latents(self, first: int, note: Callable[[TensorDictBase], TensorDictBase]) -> None:
-        """Note the latents of whole episodes, those of demonstrations included where there are none yet.
+    def note_latents(self, first: int, note: Callable[[TensorDictBase, int], TensorDictBase]) -> None:
+        """Note the latents of records, those of demonstrations included where there are none yet.
 
         Args:
-            first: number of a collected record, among all ever written; episodes that start before it are left out.
-            note: makes the latents [R] of a record episode [R].
+            first: number of a collected record, among all ever written; those before it are left out.
+            note: makes the latents [R - n] of the rows of a record episode [R] but the first n.
         """
         for buffer in (self.online, self.demos) if self.demos is not None else (self.online,):
             start = 0 if buffer.latents.values is None else first if buffer is self.online else buffer.head
             for number, episode in enumerate(buffer.episodes):
-                if episode.start >= start:
-                    rows = torch.arange(episode.start, episode.start + episode.length) % buffer.size
-                    buffer.latents.write(rows, note(record_episode(buffer, number)))
+                begin, end = max(episode.start, start), episode.start + episode.length
+                if begin < end:
+                    latents = note(record_episode(buffer, number), begin - episode.start)
+                    buffer.latents.write(torch.arange(begin, end) % buffer.size, latents)
 
     def _owners(self, index: Tensor) -> Iterator[tuple[EpisodeBuffer, Tensor | slice, Tensor]]:
         """Each buffer, which of the numbers are its own, and the rows that they mean."""
@@ -217,6 +257,11 @@ class Replay:
         """Write records to the disk that the system still holds in memory."""
         if isinstance(self.online.storage, MemoryMaps) and self.online.head:
             self.online.storage.flush()
+
+    @property
+    def has_episode(self) -> bool:
+        """Whether there is a finished episode: the steps of a first one may be fewer than what is to be drawn needs."""
+        return self.online.finished > 0
 
     @property
     def between_episodes(self) -> bool:

@@ -70,8 +70,8 @@ def test_transitions_have_the_embeddings_of_their_frames_and_no_frames() -> None
 def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn() -> None:
     agent, replay, _ = parts()
     seen: list[int] = []
-    agent.observer._embeddings = lambda records: (seen.append(len(records)), TensorDict(
-        embedding=torch.zeros(len(records), 512), batch_size=[len(records)]))[1]  # fmt: skip
+    agent.observer._embeddings = lambda records, first: (seen.append(len(records)), TensorDict(
+        embedding=torch.zeros(len(records) - first, 512), batch_size=[len(records) - first]))[1]  # fmt: skip
     for _ in range(2):
         replay.online.extend(episode()[None])
         agent.observer.note(replay)
@@ -83,6 +83,38 @@ def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn(
     replay.online.extend(episode()[None])
     agent.observer.note(replay)
     assert len(seen) == 3 + 3 + 1
+
+
+def test_embeddings_of_an_episode_that_grows_are_those_of_the_whole_one() -> None:
+    agent, replay, _ = parts()
+    agent.world_model.updates.fill_(7)  # the encoders learn no more
+    replay.online.extend(episode(4)[None])
+    whole = episode()
+    for begin, end in ((0, 3), (3, 4), (4, 20)):
+        replay.online.grow(whole[begin : end + 1])
+        agent.observer.note(replay)
+    noted = replay.online.latents.values["embedding"][5:26]
+    latents = agent.observer.model.latents(whole["pixels"][None], whole["pixels"][:1])[0]
+    before = torch.cat([latents[:1], latents[:-1]])
+    torch.testing.assert_close(noted, torch.cat([latents, before], -1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_run_that_goes_on_has_forgotten_the_episode_that_was_under_way() -> None:
+    agent, replay, _ = parts()
+    agent.world_model.updates.fill_(7)
+    replay.online.extend(episode(4)[None])
+    replay.online.grow(episode(6))
+    agent.observer.note(replay)
+    saved, noted = replay.state_dict(), agent.state_dict()
+    other, again, _ = parts()
+    other.world_model.updates.fill_(7)
+    again.load_state_dict(saved)
+    other.load_state_dict(noted)
+    another = episode(6)
+    again.online.grow(another)
+    other.observer.note(again)
+    latents = other.observer.model.latents(another["pixels"][None], another["pixels"][:1])[0]
+    torch.testing.assert_close(again.online.latents.values["embedding"][5:12, :256], latents, atol=1e-3, rtol=1e-3)
 
 
 def test_rewards_learn_from_the_steps_of_the_replay() -> None:

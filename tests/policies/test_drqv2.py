@@ -245,6 +245,14 @@ def test_rejects_an_unknown_squash() -> None:
         small(squash="clip")
 
 
+def test_values_are_those_that_the_critics_learn() -> None:
+    policy, batch = small(), random_batch()
+    values = policy.values(batch, batch["action"])
+    assert values.shape == (6, 1)
+    both = policy.critic(policy.actor.encode(batch), batch["action"])
+    torch.testing.assert_close(values, (both[0] + both[1]) / 2)
+
+
 def test_noise_is_limited_for_a_while() -> None:
     policy = small(std_start=1.0, std_end=0.1, std_env_steps=100)
     with policy.limited_noise(0.2):

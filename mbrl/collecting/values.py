@@ -1,0 +1,58 @@
+"""What critics say of the states of an evaluation, against what came of them. N episodes, T steps.
+
+A critic that is right on the replay may be wrong where the policy goes without noise: then the actor prefers what the
+collector has never shown it, and the next evaluation falls.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SHARE = 0.95  # of a discounted return of constant rewards that an episode must still hold, for a step to count
+
+
+class Compared(NamedTuple):
+    """Sums over the steps that count: what was expected, what came, and how many steps there are."""
+
+    expected: float
+    came: float
+    steps: int
+
+
+def compare(values: Tensor, rewards: Tensor, lengths: Tensor, terminated: Tensor, gamma: float) -> Compared:
+    """Compare values with discounted returns, at the steps behind which an episode goes on for long enough.
+
+    Where a time limit cut an episode short, the value of its last step stands for what would have come.
+
+    Args:
+        values: float32 [N, T], of the action in each step.
+        rewards: float32 [N, T], 0 after the end of an episode.
+        lengths: int64 [N], steps of each episode.
+        terminated: bool [N], whether an episode ended by itself: then all of its steps count.
+        gamma: discount of a step, above 0 and at most 1.
+    """
+    steps = torch.arange(rewards.shape[1])
+    last, ended = steps == lengths[:, None] - 1, terminated[:, None]
+    earned = torch.where(last & ~ended, values, rewards)
+    returns, following = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    for step in reversed(steps.tolist()):
+        following = earned[:, step] + gamma * following
+        returns[:, step] = following
+    needed = math.ceil(math.log(1 - SHARE) / math.log(gamma)) if gamma < 1 else rewards.shape[1]
+    counted = (steps < lengths[:, None]) & (ended | (steps + needed <= lengths[:, None]))
+    return Compared(float(values[counted].sum()), float(returns[counted].sum()), int(counted.sum()))
+
+
+def mean_values(parts: list[Compared]) -> dict[str, float]:
+    """`value` and `value_true`, means over the steps of all parts; {} where no step counts."""
+    steps = sum(part.steps for part in parts)
+    if not steps:
+        return {}
+    return {
+        "value": sum(part.expected for part in parts) / steps,
+        "value_true": sum(part.came for part in parts) / steps,
+    }
