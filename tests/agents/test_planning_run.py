@@ -98,6 +98,7 @@ def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_with_a_perfect_model_it_succeeds_on_other_goals_too(tmp_path: Path, threads: Any) -> None:
     """`pytest -m slow tests/agents/test_planning_run.py`: 5 training episodes and 10 of an evaluation, 2 minutes."""
     training, evaluations = successes(
