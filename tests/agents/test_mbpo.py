@@ -162,7 +162,7 @@ SHORT = ["total_env_steps=320", "eval.every=160", "checkpoint_every=100", "eval.
 @pytest.mark.process
 def test_real_ratio_one_is_exactly_sac(tmp_path: Path) -> None:
     mbrl.training.run(toy(tmp_path / "control", *SHORT, "agent=sac"))
-    mbrl.training.run(toy(tmp_path / "ratio", *SHORT, *MODEL, "agent.real_ratio=1"))
+    mbrl.training.run(toy(tmp_path / "ratio", *SHORT, *MODEL, "agent.real_ratio=1", "agent.model_error.every=20"))
     control = rows(tmp_path / "control")
     assert any("policy/critic_loss" in row for row in control)
     assert rows(tmp_path / "ratio") == control
