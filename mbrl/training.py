@@ -17,7 +17,6 @@ from torchrl.collectors import Collector
 
 from mbrl.agents.agent import Agent
 from mbrl.build import (
-    agent_steps_per_episode,
     build_agent,
     build_checkpoints,
     build_policy,
@@ -30,6 +29,7 @@ from mbrl.checks.sizes import require_batches
 from mbrl.checks.train import check
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import pick_device, repeating
 from mbrl.envs.opengl import draw_on
@@ -105,14 +105,7 @@ def run(config: DictConfig) -> Path:
 def build(config: DictConfig) -> Run:
     """Build a run, in its state at the last checkpoint if there is one."""
     directory = Path(config.run_dir)
-    evaluator = Evaluator(
-        env_factory(config, evaluation=True),
-        episodes=config.eval.episodes,
-        max_steps=agent_steps_per_episode(config),
-        seed=config.eval.seed,
-        success=config.eval.success,
-        gamma=None if config.env.get("success_bonus") else config.replay.gamma,  # Evaluation has no bonus.
-    )
+    evaluator = run_evaluator(config, config.eval.episodes)
     policy = build_policy(config, evaluator.env)
     require_batches(config, evaluator.env, policy)
     replay = build_replay(config, directory / "replay", evaluator.env, policy)

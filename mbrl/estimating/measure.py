@@ -27,7 +27,7 @@ from mbrl.build import (
     env_steps_per_step,
 )
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
-from mbrl.collecting.evaluation import Evaluator
+from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.estimating.counts import Counts, Lengths
 from mbrl.malloc import keep_freed_memory
 from mbrl.replay.replay import Replay
@@ -86,12 +86,10 @@ def measure(config: DictConfig) -> Estimate:
 
 
 def _measure(config: DictConfig, folder: Path) -> Estimate:
-    per_episode, episodes = agent_steps_per_episode(config), min(config.eval.episodes, EPISODES)
+    episodes = min(config.eval.episodes, EPISODES)
     short = OmegaConf.merge(config, {"total_env_steps": EPISODES * config.env.episode_length, "run_dir": str(folder)})
     assert isinstance(short, DictConfig)
-    evaluator = Evaluator(
-        env_factory(config, evaluation=True), episodes=episodes, max_steps=per_episode, seed=config.eval.seed
-    )
+    evaluator = run_evaluator(config, episodes)
     policy = build_policy(short, evaluator.env)
     replay = build_replay(short, folder / "replay", evaluator.env, policy)
     whole = OmegaConf.merge(config, {"replay": {"demos": None}})

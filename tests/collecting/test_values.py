@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -10,7 +11,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.collecting.values import compare, mean_values
+from mbrl.compose import composed
 from mbrl.envs.toy import make_env as make_toy
 from tests.collecting.test_evaluation import WalkingPolicy
 
@@ -83,3 +86,12 @@ def test_a_policy_without_critics_says_nothing() -> None:
         partial(make_toy, resolution=16, episode_length=12), episodes=1, max_steps=12, seed=3, gamma=0.5
     )
     assert "value" not in evaluator(WalkingPolicy()).summary()
+
+
+def test_a_run_asks_its_critics_unless_their_rewards_have_a_bonus() -> None:
+    """As does an estimate of it, over fewer goals."""
+    plain, bonus = (composed(["agent=drqv2", "experiment=smoke", f"env.success_bonus={bonus}"]) for bonus in (0, 10))
+    with closing(run_evaluator(plain, 3)) as evaluator:
+        assert (evaluator.episodes, evaluator.gamma) == (3, plain.replay.gamma)
+    with closing(run_evaluator(bonus, 3)) as evaluator:
+        assert evaluator.gamma is None
