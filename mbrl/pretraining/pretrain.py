@@ -11,66 +11,30 @@ import logging
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from torchrl.data import Bounded, Composite, Unbounded
+from omegaconf import DictConfig, OmegaConf
 
 from mbrl.checks.sizes import FLOAT
 from mbrl.checks.typed import require_types
-from mbrl.data.augmentation import Augmentation
-from mbrl.data.mixture import Mixture, loader
+from mbrl.data.mixture import loader
 from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
+from mbrl.pretraining.build import REWARDS, PretrainingRun, build, weight_by_folder
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.pretraining.settings import TYPES
-from mbrl.processes.stopping import StopRequest
 from mbrl.processes.tracker import start_quietly
 from mbrl.processes.workers import end_with_parent, naming_dead_loaders, starting_workers
-from mbrl.run_folder.config import claim_run_folder
-from mbrl.run_folder.files import remove_leftovers, require_regular_files
-from mbrl.run_folder.lock import FolderLock
-from mbrl.settings.memory import require_memory, require_memory_of
-from mbrl.targets import make
-from worldmodel.base import WorldModel
+from mbrl.settings.memory import require_memory
 
-PHASES = ("tokenizer", "transformer")
+PHASES = ("tokenizer", "transformer", REWARDS)
 WARMUP = "tokenizer.codebooks.moving_average.warmup"
-# Settings that may differ between a run and its continuation.
-IGNORED_ON_RESUME = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
+NOT_OF_A_PHASE = ("learning_rate", "weight_decay", "batch_size", "model")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class PretrainingRun:
-    """The objects of a run.
-
-    Attributes:
-        output: The output folder.
-        accelerator: Device and processes.
-        data: Training data.
-        held_out: Data for validation and videos.
-        model: A WorldModel that is Pretrainable.
-        lock: Lock of the output folder, on the main process.
-        stop: Whether the run is to stop.
-    """
-
-    output: Path
-    accelerator: Accelerator
-    data: Mixture
-    held_out: Mixture
-    model: Any
-    lock: FolderLock | None
-    stop: StopRequest = field(default_factory=StopRequest)
 
 
 def run(config: DictConfig) -> Path | None:
@@ -104,7 +68,8 @@ def run(config: DictConfig) -> Path | None:
                 _log.warning("%s: all %d steps are done already", name, phase.steps)
             phase.finish()
     if parts.accelerator.is_main_process:
-        parts.model.save_pretrained(parts.output)
+        for trained in parts.trained.values():
+            trained.model.save_pretrained(parts.output)
         _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
     parts.accelerator.end_training()
     if parts.lock is not None:
@@ -118,7 +83,7 @@ def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
     span = (start + phase.step * phase.accumulate, start + phase.steps * phase.accumulate)
     on_gpu = run.accelerator.device.type == "cuda"
     with starting_workers() if config.workers else nullcontext():
-        batches = iter(loader(run.data, *span, workers=config.workers, pin_memory=on_gpu))
+        batches = iter(loader(run.trained[phase.name].data, *span, workers=config.workers, pin_memory=on_gpu))
     reports = build_reports(config, run, phase)
     started = time.monotonic() - phase.progress["wall_time"]
     try:
@@ -149,114 +114,23 @@ def save(run: PretrainingRun, phase: Phase) -> None:
     if run.accelerator.is_main_process:
         phase.save()
         with phase.evaluating():
-            run.model.save_pretrained(run.output)
-
-
-def build(config: DictConfig) -> PretrainingRun:
-    """Build a run. Its folder is claimed last, so that a wrong setting does not claim it."""
-    device = pick_device(config.device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # Accelerate takes the current one, in a single process.
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",  # the model sets its own
-        # A batch may not train all parameters: a codebook during warm-up, a reward head without rewards.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if config.batch_size % accelerator.num_processes:
-        raise UserError(f"batch_size ({config.batch_size}) must divide among {accelerator.num_processes} processes")
-    with accelerator.main_process_first():  # it decodes videos, if there are any
-        data, held_out = build_data(config, accelerator)
-    model = build_model(config, data).to(accelerator.device)
-    output, lock = Path(config.output), None
-    if accelerator.is_main_process:
-        require_regular_files(output)
-        lock = FolderLock(output)
-        remove_leftovers(output)
-        claim_run_folder(output, config, ignored=IGNORED_ON_RESUME, setting="output")
-    accelerator.wait_for_everyone()
-    return PretrainingRun(output, accelerator, data, held_out, model, lock)
-
-
-def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, Mixture]:
-    """Training data, and data for validation and videos, which are held out unless there is no validation."""
-    validated = config.validation.every > 0
-    mixture = partial(
-        Mixture,
-        weight_by_folder(config.data),
-        segment_length=config.worldmodel.segment_length,
-        resolution=config.worldmodel.tokenizer.resolution,
-        seed=config.seed,
-        initial=OmegaConf.select(config, "worldmodel.conditioning.initial", default=False),
-        validation_share=config.validation.share if validated else 0.0,
-        strict=config.strict,
-    )
-    data = mixture(
-        batch_size=config.batch_size // accelerator.num_processes,
-        augment=None if config.augment is None else make(config.augment, Augmentation, place="augment"),
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-    held_out = mixture(batch_size=config.validation.batch_size, split="validation" if validated else "train")
-    if accelerator.is_main_process and "reward" not in data.keys:
-        _log.warning(
-            "the data hold no rewards: a reward head stays untrained "
-            "(worldmodel.transformer.reward_heads=0 leaves it out)"
-        )
-    return data, held_out
-
-
-def weight_by_folder(data: Any) -> dict[str, float]:
-    """The setting `data`: {FOLDER: weight}, or a list of {folder: FOLDER, weight: weight}.
-
-    Raises:
-        UserError: it is neither, or names a folder twice.
-    """
-    if not data or not isinstance(data, DictConfig | ListConfig):
-        raise UserError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
-    if isinstance(data, DictConfig):
-        pairs = [(str(folder), weight) for folder, weight in data.items()]
-    else:
-        if not all(isinstance(item, DictConfig) and set(item) == {"folder", "weight"} for item in data):
-            raise UserError(f"data is {data}: a list holds {{folder: FOLDER, weight: 1.0}} alone")
-        pairs = [(str(item.folder), item.weight) for item in data]
-    for folder, weight in pairs:
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            raise UserError(f"the weight of {folder} is {weight!r}: it must be a number")
-    if len(dict(pairs)) < len(pairs):
-        raise UserError("data names a folder twice: give each folder once")
-    return dict(pairs)
-
-
-def build_model(config: DictConfig, data: Mixture) -> Any:
-    """The world model for the specs of the data, with random weights from the seed, or `worldmodel.pretrained`."""
-    if data.action_dim is None and OmegaConf.select(config, "worldmodel.conditioning.actions", default=False):
-        raise UserError(
-            "not all of the data have actions: set worldmodel.conditioning.actions=false for a model that reads none"
-        )
-    observations = Composite(pixels=Bounded(0, 255, (3, data.resolution, data.resolution), dtype=torch.uint8))
-    if "state" in data.keys:
-        observations["state"] = Unbounded((data[0]["state"].shape[-1],))
-    specs = {"observation_spec": observations, "action_spec": Bounded(-1, 1, (data.action_dim or 1,))}
-    make_model = partial(make, config.worldmodel, WorldModel, place="worldmodel", **specs)
-    require_memory_of(make_model, "worldmodel", pick_device(config.device))
-    torch.manual_seed(config.seed)
-    return make_model()
+            run.trained[phase.name].model.save_pretrained(run.output)
 
 
 def build_phase(config: DictConfig, run: PretrainingRun, name: str) -> Phase:
     """Build a phase, in the state of its last checkpoint."""
-    options = {key: value for key, value in config[name].items() if key not in ("learning_rate", "weight_decay")}
-    return Phase(name, run.model, run.accelerator, run.output, seed=config.seed, **options)
+    options = {key: value for key, value in config[name].items() if key not in NOT_OF_A_PHASE}
+    return Phase(name, run.trained[name].model, run.accelerator, run.output, seed=config.seed, **options)
 
 
 def build_reports(config: DictConfig, run: PretrainingRun, phase: Phase) -> Reports:
+    trained = run.trained[phase.name]
     return Reports(
         run.output,
         phase,
-        run.model,
+        trained.model,
         run.accelerator,
-        run.held_out,
+        trained.held_out,
         batches=config.validation.batches,
         segments=config.video.segments,
         first=steps_before(config, phase.name),
@@ -283,6 +157,7 @@ def check(config: DictConfig) -> None:
         ("batch_size", config.batch_size),
         ("validation.batch_size", config.validation.batch_size),
         ("video.segments", config.video.segments),
+        ("reward_network.batch_size", config.reward_network.batch_size),
     ):
         require_memory(f"{key}={segments}", segments * segment * FLOAT, device)
     if config.worldmodel.pretrained is None:

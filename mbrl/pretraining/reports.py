@@ -92,8 +92,8 @@ class Reports:
         self._write(f"validation/{self._phase.name}", values, {})
 
     def sample(self) -> None:
-        """Write videos/PHASE-STEP.mp4 and .png: real | reconstructed or imagined | difference."""
-        if not self._main:
+        """Write videos/PHASE-STEP.mp4 and .png: real | reconstructed or imagined | difference; of rewards, nothing."""
+        if not self._main or self._phase.name not in SAMPLES:
             return
         segments = self._held_out[0][: self._segments].to(self._accelerator.device)
         path = self._output / "videos" / f"{self._phase.name}-{self._phase.step:07d}.mp4"

@@ -16,15 +16,16 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mbrl.data.episodes import to_records, write_entries, write_episodes
+from mbrl.data.episodes import write_entries
 from mbrl.data.mixture import Mixture
-from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
-from mbrl.pretraining.pretrain import build_model, run, weight_by_folder
+from mbrl.pretraining.build import build_model, weight_by_folder
+from mbrl.pretraining.pretrain import run
 from mbrl.run_folder.paths import checkpoint_folders
 from tests.command import Command, Done, run_command
+from tests.pretraining.conftest import SIDE
 
-SIDE, LENGTH = 32, 5
+LENGTH = 5
 TINY = [
     "threads=1", "workers=0", "device=cpu", "batch_size=4", "log_every=2", "checkpoint_every=3", "augment=null",
     "validation.every=4", "validation.batches=1", "validation.batch_size=2", "validation.share=0.4", "video.every=0",
@@ -61,14 +62,6 @@ def threads_as_before():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "toy"
-    env = make_env(seed=0, episode_length=20, resolution=SIDE)
-    write_episodes(folder, [to_records(env.rollout(20)) for _ in range(8)])
-    return folder
 
 
 def overrides(data: Path, output: Path, *more: str) -> list[str]:

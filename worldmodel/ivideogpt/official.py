@@ -4,27 +4,20 @@ Layout: tokenizer/{config.json, diffusion_pytorch_model.safetensors}, transforme
 Dimensions: B batch, T frames, C context frames, L tokens, A action width. Source: thuml/iVideoGPT and its weights.
 """
 
-import errno
-import json
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from worldmodel.ivideogpt.attention import ROPE_THETA, rope_table
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.llama import NORM_EPS
 from worldmodel.ivideogpt.transformer.transformer import INITIAL_STD, VideoTransformer
-from worldmodel.ivideogpt.weights.files import Config, Tensors, assign, find, read, read_config
+from worldmodel.ivideogpt.weights.files import Config, Tensors, assign, find, read, read_config, write
 from worldmodel.ivideogpt.weights.sizes import flat, tokenizer_arguments, tokenizer_config, transformer_arguments
 
 TOKENIZER_FILE, TRANSFORMER_FILE = "diffusion_pytorch_model", "model"
@@ -178,12 +171,12 @@ def save_parts(
         transformers: The transformer, or the members of an ensemble, which have a folder each.
         goal: Whether they were trained with a goal frame.
     """
-    _write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), tokenizer_config(tokenizer))
+    write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), tokenizer_config(tokenizer))
     for member, transformer in enumerate(transformers):
         tensors = transformer.state_dict()
         if all(name.startswith("llm.") for name in tensors):  # as in action-free files
             tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
-        _write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
+        write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
 
 
 def _member(number: int) -> str:
@@ -206,20 +199,6 @@ def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
         "rope_theta": ROPE_THETA,
         "tie_word_embeddings": False,
     }
-
-
-def _write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    config, weights = folder / ".config.json", folder / f".{name}.safetensors"
-    config.write_text(json.dumps(settings, indent=1, default=asdict), encoding="utf-8")
-    try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, weights)
-    except SafetensorError as error:  # its only error of the system, whose number is in its text
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(weights)) from error
-    for path in (config, weights):
-        path.replace(path.with_name(path.name.removeprefix(".")))
 
 
 def _current_name(name: str) -> str:

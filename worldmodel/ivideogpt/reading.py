@@ -4,22 +4,15 @@ B batch, T time, R resolution, A action width.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from worldmodel.ivideogpt.rewards import RewardNetwork
+from worldmodel.ivideogpt.rewards import Frames, RewardNetwork
 from worldmodel.ivideogpt.training import decay_groups, gradient_step
 from worldmodel.ranges import Norm
 from worldmodel.reward_base import RewardModel
-
-
-class Frames(NamedTuple):
-    """What the network needs to know of a tokenizer: the side of its frames in pixels."""
-
-    resolution: int
 
 
 class RewardReader(RewardModel):

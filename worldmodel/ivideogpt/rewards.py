@@ -8,6 +8,7 @@ Dimensions: B batch, F future frames, A action width, R resolution, L width of t
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,28 @@ from torchrl.modules import SymExpTwoHot
 from torchrl.modules.functional import symexp
 
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
+from worldmodel.ivideogpt.weights.files import assign, find, read
 from worldmodel.ranges import Padding, ShareBelowOne, Width
 
 GROUPS = 4  # of the group norms
 # In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the little that a young network leaves there decides
 # the mean.
 LIMIT, BINS = 7.0, 113
+PART, FILE = "reward_network", "model"  # folder and file of pretrained weights
 RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
+
+
+class Sees(Protocol):
+    """What a network needs to know of a tokenizer: the side of its frames in pixels."""
+
+    @property
+    def resolution(self) -> int: ...
+
+
+class Frames(NamedTuple):
+    """Frames of a side in pixels, where there is no tokenizer."""
+
+    resolution: int
 
 
 class TwoHotRewards(nn.Module):
@@ -82,27 +98,35 @@ class RewardNetwork(TwoHotRewards):
     episodes of window-close its rewards of the next five correlated .31 with the true ones, with shifts .78.
 
     Args:
-        tokenizer: Of the model, for R.
-        action_dim: A. None: actions are not read.
+        tokenizer: What knows R, such as the model's tokenizer.
+        action_dim: A. None: there are no actions to read.
         channels: Channels of the convolutions, multiples of 4. Each halves the side of the maps.
         width: Width of the hidden layer.
+        actions: Whether actions are read too. Where frames tell the reward they only help to learn episodes by heart;
+            rewards that charge for actions need them.
         shift_pad: Largest random shift of both frames of a step, in pixels, while it learns. 0: none.
         terminates: Whether the network also predicts whether a step terminates the episode, by one more output: the
             continue head.
+        pretrained: Weights to start from: a folder or a Hugging Face id, see weights.files.find. They are those of
+            `frames_reader` alone; what reads actions and rewards is new. None, or weights without a part of that kind:
+            random weights.
 
     Raises:
-        ValueError: The sizes do not fit together.
+        ValueError: The sizes do not fit together, or not to the weights.
+        FileNotFoundError: There are no weights at `pretrained`.
     """
 
     def __init__(
         self,
-        tokenizer: CompressiveTokenizer,
+        tokenizer: Sees,
         action_dim: int | None,
         *,
         channels: Sequence[Width] = (24, 32, 48, 48),
         width: Width = 256,
+        actions: bool = False,
         shift_pad: Padding = 4,
         terminates: bool = False,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__(terminates)
         resolution, self.shift_pad = tokenizer.resolution, shift_pad
@@ -120,8 +144,24 @@ class RewardNetwork(TwoHotRewards):
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.frames_linear = nn.Linear(sizes[-1] * side**2, width)
         # A layer of its own: in one layer with the many features of the frames, an action would hardly be seen.
-        self.action_linear = None if action_dim is None else nn.Linear(action_dim, width)
+        self.action_linear = nn.Linear(action_dim, width) if actions and action_dim is not None else None
         self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), self.last_linear(width))
+        if pretrained is not None:
+            self._load(pretrained)
+
+    @property
+    def frames_reader(self) -> nn.Module:
+        """What reads the frames: the part of the weights that does not depend on the task."""
+        return nn.ModuleDict({"encoder": self.encoder, "frames_linear": self.frames_linear})
+
+    def _load(self, pretrained: str) -> None:
+        folder = find(pretrained, PART)
+        if folder.name != PART:
+            return  # weights of a video model alone
+        try:
+            assign(self.frames_reader, read(folder, FILE)[0], folder)
+        except ValueError as error:
+            raise ValueError(f"{error} (reward_network.pretrained=null begins with random weights)") from error
 
     def forward(self, frames: Tensor, actions: Tensor | None) -> Tensor:
         """Expected rewards [B, F, 1] float32 in the units of the environment; arguments as in `logits`."""
@@ -138,17 +178,22 @@ class RewardNetwork(TwoHotRewards):
         Returns:
             [B, F, bins] float32; where terminations are predicted, one more: their log-odds.
         """
+        hidden = self.read_frames(frames, learning)
+        if self.action_linear is not None:
+            assert actions is not None
+            hidden = hidden + self.action_linear(actions)
+        logits: Tensor = self.head(hidden)
+        return logits.float()
+
+    def read_frames(self, frames: Tensor, learning: bool = False) -> Tensor:
+        """Features [B, F, width] of the frames before and after each step; arguments as in `logits`."""
         steps = frames.shape[0], frames.shape[1] - 1
         pairs = torch.cat([frames[:, :-1], frames[:, 1:]], 2).flatten(0, 1)
         if learning and self.shift_pad:
             pairs = random_shift(pairs, self.shift_pad)
         seen = self.encoder((pairs.float() / 255 - 0.5).contiguous(memory_format=torch.channels_last))
-        hidden = self.frames_linear(seen)
-        if self.action_linear is not None:
-            assert actions is not None
-            hidden = hidden + self.action_linear(actions.flatten(0, 1))
-        logits: Tensor = self.head(hidden)
-        return logits.float().view(*steps, -1)
+        features: Tensor = self.frames_linear(seen)
+        return features.view(*steps, -1)
 
 
 class TokenRewardNetwork(TwoHotRewards):

@@ -13,7 +13,7 @@ from worldmodel.ivideogpt.rewards import RewardNetwork, random_shift
 from worldmodel.ivideogpt.training import Optimizers
 
 STEPS = SEGMENT - CONTEXT
-NETWORK = partial(RewardNetwork, channels=[8, 8], width=16)
+NETWORK = partial(RewardNetwork, channels=[8, 8], width=16, actions=True)
 
 
 def with_network(**options: object) -> IVideoGPT:
@@ -56,6 +56,15 @@ def test_it_learns_in_the_updates_of_the_model_what_an_action_earns() -> None:
     model, batch = make(reward_network=wide, tokenizer_updates=1000, lr=1e-2), sequences(6)
     errors = [float(model.update(batch)["read_reward_error"]) for _ in range(50)]
     assert errors[-1] < 0.4, "rewards are 3 a, a uniform in [-1, 1]: a constant is 1.5 off"
+
+
+def test_it_reads_actions_only_where_it_is_asked_to() -> None:
+    torch.manual_seed(0)
+    frames, actions = torch.randint(0, 256, (2, 2, 3, SIDE, SIDE), dtype=torch.uint8), torch.randn(2, 1, ACTION)
+    for reads in (True, False):
+        network = NETWORK(tokenizer(), ACTION, actions=reads)
+        torch.nn.init.normal_(network.head[-1].weight)
+        assert torch.equal(network(frames, actions), network(frames, -actions)) != reads
 
 
 def test_its_updates_alone_change_nothing_else() -> None:

@@ -1,14 +1,17 @@
 """Files of weights: where they lie (a folder, a file, the Hugging Face hub), what is in them, and what does not fit."""
 
+import errno
 import json
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SUFFIX = ".safetensors"
@@ -117,3 +120,18 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> No
         raise ValueError(f"{source} does not fit: {'; '.join(faults)}")
     typed = {name: value.to(wanted[name].dtype) for name, value in tensors.items()}
     module.load_state_dict(typed, assign=True)
+
+
+def write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
+    """Write a part that `read` reads. Each of its two files is written whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, weights = folder / ".config.json", folder / f".{name}.safetensors"
+    config.write_text(json.dumps(settings, indent=1, default=asdict), encoding="utf-8")
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, weights)
+    except SafetensorError as error:  # its only error of the system, whose number is in its text
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(weights)) from error
+    for path in (config, weights):
+        path.replace(path.with_name(path.name.removeprefix(".")))

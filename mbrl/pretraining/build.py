@@ -1,0 +1,211 @@
+"""Builds what `mbrl pretrain` trains: the models and the batches of each phase."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torchrl.data import Bounded, Composite, Unbounded
+
+from mbrl.data.augmentation import Augmentation
+from mbrl.data.mixture import Mixture
+from mbrl.device import pick_device
+from mbrl.errors import UserError
+from mbrl.processes.stopping import StopRequest
+from mbrl.run_folder.config import claim_run_folder
+from mbrl.run_folder.files import remove_leftovers, require_regular_files
+from mbrl.run_folder.lock import FolderLock
+from mbrl.settings.memory import require_memory_of
+from mbrl.targets import make
+from worldmodel.base import WorldModel
+from worldmodel.reward_base import RewardPretraining
+
+REWARDS = "reward_network"  # the phase of the rewards
+# Settings that may differ between a run and its continuation.
+IGNORED_ON_RESUME = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
+
+_log = logging.getLogger(__name__)
+
+
+class Trained(NamedTuple):
+    """What a phase trains, and on what.
+
+    Attributes:
+        model: A Pretrainable; of the first two phases it is a WorldModel.
+        data: Training data.
+        held_out: Data for validation and videos.
+    """
+
+    model: Any
+    data: Mixture
+    held_out: Mixture
+
+
+@dataclass
+class PretrainingRun:
+    """The objects of a run.
+
+    Attributes:
+        output: The output folder.
+        accelerator: Device and processes.
+        trained: By phase.
+        lock: Lock of the output folder, on the main process.
+        stop: Whether the run is to stop.
+    """
+
+    output: Path
+    accelerator: Accelerator
+    trained: dict[str, Trained]
+    lock: FolderLock | None
+    stop: StopRequest = field(default_factory=StopRequest)
+
+
+def build(config: DictConfig) -> PretrainingRun:
+    """Build a run. Its folder is claimed last, so that a wrong setting does not claim it."""
+    device = pick_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Accelerate takes the current one, in a single process.
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",  # the model sets its own
+        # A batch may not train all parameters: a codebook during warm-up, a reward head without rewards.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    for key, size in (("", config.batch_size), ("reward_network.", config.reward_network.batch_size)):
+        if size % accelerator.num_processes:
+            raise UserError(f"{key}batch_size ({size}) must divide among {accelerator.num_processes} processes")
+    with accelerator.main_process_first():  # it decodes videos, if there are any
+        trained = dict.fromkeys(("tokenizer", "transformer"), build_video_model(config, accelerator))
+        if config.reward_network.steps > 0:
+            trained[REWARDS] = build_rewards(config, accelerator)
+    output, lock = Path(config.output), None
+    if accelerator.is_main_process:
+        require_regular_files(output)
+        lock = FolderLock(output)
+        remove_leftovers(output)
+        claim_run_folder(output, config, ignored=IGNORED_ON_RESUME, setting="output")
+    accelerator.wait_for_everyone()
+    return PretrainingRun(output, accelerator, trained, lock)
+
+
+def build_video_model(config: DictConfig, accelerator: Accelerator) -> Trained:
+    """The world model, and segments."""
+    data, held_out = build_data(
+        config,
+        accelerator,
+        segment_length=config.worldmodel.segment_length,
+        batch_size=config.batch_size,
+        validation_batch_size=config.validation.batch_size,
+        initial=OmegaConf.select(config, "worldmodel.conditioning.initial", default=False),
+        augment=None if config.augment is None else make(config.augment, Augmentation, place="augment"),
+    )
+    if accelerator.is_main_process and "reward" not in data.keys:
+        _log.warning(
+            "the data hold no rewards: a reward head stays untrained "
+            "(worldmodel.transformer.reward_heads=0 leaves it out)"
+        )
+    return Trained(build_model(config, data).to(accelerator.device), data, held_out)
+
+
+def build_rewards(config: DictConfig, accelerator: Accelerator) -> Trained:
+    """What a reward network sees, and single steps; their frames are not augmented, as the network shifts them.
+
+    Raises:
+        UserError: The data hold no state, or the sizes of the network do not fit.
+    """
+    steps = config.reward_network.batch_size
+    data, held_out = build_data(
+        config, accelerator, segment_length=2, batch_size=steps, validation_batch_size=steps, initial=False
+    )
+    if "state" not in data.keys:
+        raise UserError("set reward_network.steps=0: its targets are `state`, which not all of the data hold")
+    sizes = {"resolution": data.resolution, "state_dim": data[0]["state"].shape[-1]}
+    torch.manual_seed(config.seed)
+    model = make(config.reward_network.model, RewardPretraining, place="reward_network.model", **sizes)
+    return Trained(model.to(accelerator.device), data, held_out)
+
+
+def build_data(
+    config: DictConfig,
+    accelerator: Accelerator,
+    *,
+    segment_length: int,
+    batch_size: int,
+    validation_batch_size: int,
+    initial: bool,
+    augment: Augmentation | None = None,
+) -> tuple[Mixture, Mixture]:
+    """Training data, and data for validation and videos, which are held out unless there is no validation.
+
+    Args:
+        config: All settings.
+        accelerator: Device and processes.
+        segment_length: Frames of a segment.
+        batch_size: Segments of a batch, over all processes.
+        validation_batch_size: Of a batch for validation, of one process.
+        initial: Whether a batch has the initial frames of episodes.
+        augment: Augmentation of the training data.
+    """
+    validated = config.validation.every > 0
+    mixture = partial(
+        Mixture,
+        weight_by_folder(config.data),
+        segment_length=segment_length,
+        resolution=config.worldmodel.tokenizer.resolution,
+        seed=config.seed,
+        initial=initial,
+        validation_share=config.validation.share if validated else 0.0,
+        strict=config.strict,
+    )
+    data = mixture(
+        batch_size=batch_size // accelerator.num_processes,
+        augment=augment,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    return data, mixture(batch_size=validation_batch_size, split="validation" if validated else "train")
+
+
+def weight_by_folder(data: Any) -> dict[str, float]:
+    """The setting `data`: {FOLDER: weight}, or a list of {folder: FOLDER, weight: weight}.
+
+    Raises:
+        UserError: it is neither, or names a folder twice.
+    """
+    if not data or not isinstance(data, DictConfig | ListConfig):
+        raise UserError("data is missing: 'data={FOLDER: 1.0}', or several folders, each with its weight")
+    if isinstance(data, DictConfig):
+        pairs = [(str(folder), weight) for folder, weight in data.items()]
+    else:
+        if not all(isinstance(item, DictConfig) and set(item) == {"folder", "weight"} for item in data):
+            raise UserError(f"data is {data}: a list holds {{folder: FOLDER, weight: 1.0}} alone")
+        pairs = [(str(item.folder), item.weight) for item in data]
+    for folder, weight in pairs:
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise UserError(f"the weight of {folder} is {weight!r}: it must be a number")
+    if len(dict(pairs)) < len(pairs):
+        raise UserError("data names a folder twice: give each folder once")
+    return dict(pairs)
+
+
+def build_model(config: DictConfig, data: Mixture) -> Any:
+    """The world model for the specs of the data, with random weights from the seed, or `worldmodel.pretrained`."""
+    if data.action_dim is None and OmegaConf.select(config, "worldmodel.conditioning.actions", default=False):
+        raise UserError(
+            "not all of the data have actions: set worldmodel.conditioning.actions=false for a model that reads none"
+        )
+    observations = Composite(pixels=Bounded(0, 255, (3, data.resolution, data.resolution), dtype=torch.uint8))
+    if "state" in data.keys:
+        observations["state"] = Unbounded((data[0]["state"].shape[-1],))
+    specs = {"observation_spec": observations, "action_spec": Bounded(-1, 1, (data.action_dim or 1,))}
+    make_model = partial(make, config.worldmodel, WorldModel, place="worldmodel", **specs)
+    require_memory_of(make_model, "worldmodel", pick_device(config.device))
+    torch.manual_seed(config.seed)
+    return make_model()
