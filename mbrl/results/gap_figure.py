@@ -13,8 +13,8 @@ from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
 from mbrl.results.style import Style, draw_run, drawing, legend, small_panel
 
-COLUMNS = 3
-PREFIXES = ("model_error/", "policy/q_")
+COLUMNS = 4
+PREFIXES = ("model_error/", "policy/q_", "eval/value")
 
 
 class Panel(NamedTuple):
@@ -61,6 +61,12 @@ PANELS = (
     Panel(
         "Q of imagined transitions\nminus Q of real ones", np.nan, ("policy/q_imagined", "policy/q_real"), np.subtract
     ),
+    Panel(
+        "value where the evaluated policy goes\nminus the discounted return that follows",
+        0.0,
+        ("eval/value", "eval/value_true"),
+        np.subtract,
+    ),
 )
 
 
@@ -79,9 +85,11 @@ def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figu
     if not any(name.startswith("model_error/") for metrics in measured.values() for name in metrics):
         return None
     rows = -(-len(PANELS) // COLUMNS)
-    figure = Figure(figsize=(12.0, 0.5 + 2.8 * rows), layout="constrained")
-    shown = {}
-    for axis, panel in zip(figure.subplots(rows, COLUMNS).flatten(), PANELS, strict=True):
+    figure = Figure(figsize=(14.0, 0.5 + 2.8 * rows), layout="constrained")
+    shown, axes = {}, figure.subplots(rows, COLUMNS).flatten()
+    for axis in axes[len(PANELS) :]:
+        axis.remove()
+    for axis, panel in zip(axes, PANELS, strict=False):
         for run in runs:
             steps, values = _series(panel, measured[run.state.folder])
             if len(steps):

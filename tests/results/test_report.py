@@ -141,13 +141,15 @@ def test_a_run_that_measured_its_world_model_shows_what_it_costs(tmp_path: Path)
     run = make_run(tmp_path / "runs", "mbpo", 0, [0.0, 1.0])
     measured = {"model_error/psnr_moving": 12.0, "model_error/psnr_moving_copy": 10.0, "policy/q_imagined": 3.0}
     rows = [{"env_steps": 1000, **measured}, {"env_steps": 2000, "policy/q_imagined": 1.0, "policy/q_real": 2.0}]
+    rows += [{"env_steps": 3000, "eval/value": 50.0, "eval/value_true": 20.0}]
     with (run / "metrics.jsonl").open("a") as file:
         file.writelines(f"{json.dumps(row)}\n" for row in rows)
     assert "What the world model costs the agent" in report(tmp_path / "runs").read_text()
     metrics = metric_rows(run, PREFIXES)
     drawn = {panel.title: _series(panel, metrics) for panel in PANELS}
     found = {title: (list(steps), list(values)) for title, (steps, values) in drawn.items() if len(steps)}
-    assert sorted(found.values()) == [([1000.0], [2.0]), ([2000.0], [-1.0])], "differences where both are known"
+    expected = [([1000.0], [2.0]), ([2000.0], [-1.0]), ([3000.0], [30.0])]
+    assert sorted(found.values()) == expected, "differences where both are known"
 
 
 def test_a_run_without_a_world_model_has_no_such_panel(tmp_path: Path) -> None:
