@@ -78,13 +78,12 @@ def build(config: DictConfig) -> PretrainingRun:
         # A batch may not train all parameters: a codebook during warm-up, a reward head without rewards.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    for key, size in (("", config.batch_size), ("reward_network.", config.reward_network.batch_size)):
-        if size % accelerator.num_processes:
-            raise UserError(f"{key}batch_size ({size}) must divide among {accelerator.num_processes} processes")
-    with accelerator.main_process_first():  # it decodes videos, if there are any
-        trained = dict.fromkeys(("tokenizer", "transformer"), build_video_model(config, accelerator))
-        if config.reward_network.steps > 0:
-            trained[REWARDS] = build_rewards(config, accelerator)
+    processes = accelerator.num_processes
+    if config.batch_size % processes:
+        raise UserError(f"batch_size ({config.batch_size}) must divide among {processes} processes")
+    trained = dict.fromkeys(("tokenizer", "transformer"), build_video_model(config, accelerator))
+    if config.reward_network.steps > 0:
+        trained[REWARDS] = build_rewards(config, accelerator)
     output, lock = Path(config.output), None
     if accelerator.is_main_process:
         require_regular_files(output)
@@ -115,17 +114,24 @@ def build_video_model(config: DictConfig, accelerator: Accelerator) -> Trained:
 
 
 def build_rewards(config: DictConfig, accelerator: Accelerator) -> Trained:
-    """What a reward network sees, and single steps; their frames are not augmented, as the network shifts them.
+    """The reward network, and single steps. Their frames are not augmented, as the network shifts them.
 
     Raises:
-        UserError: The data hold no state, or the sizes of the network do not fit.
+        UserError: The data hold no state, a batch does not divide among the processes, or the sizes of the network do
+            not fit.
     """
-    steps = config.reward_network.batch_size
+    steps, processes = config.reward_network.batch_size, accelerator.num_processes
+    if steps % processes or steps == processes:
+        raise UserError(
+            f"reward_network.batch_size ({steps}) must divide among {processes} processes, 2 steps or more for each"
+        )
     data, held_out = build_data(
         config, accelerator, segment_length=2, batch_size=steps, validation_batch_size=steps, initial=False
     )
     if "state" not in data.keys:
-        raise UserError("set reward_network.steps=0: its targets are `state`, which not all of the data hold")
+        raise UserError(
+            "set reward_network.steps=0: its targets are `state`, and not all of the data have it, of one width"
+        )
     sizes = {"resolution": data.resolution, "state_dim": data[0]["state"].shape[-1]}
     torch.manual_seed(config.seed)
     model = make(config.reward_network.model, RewardPretraining, place="reward_network.model", **sizes)
@@ -164,12 +170,13 @@ def build_data(
         validation_share=config.validation.share if validated else 0.0,
         strict=config.strict,
     )
-    data = mixture(
-        batch_size=batch_size // accelerator.num_processes,
-        augment=augment,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
+    with accelerator.main_process_first():  # it decodes videos, if there are any
+        data = mixture(
+            batch_size=batch_size // accelerator.num_processes,
+            augment=augment,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
     return data, mixture(batch_size=validation_batch_size, split="validation" if validated else "train")
 
 

@@ -2,7 +2,7 @@
 
 Under `torchrun` (or `accelerate launch`) several processes share each batch. Their gradients are those of one process
 with the joint batch, except for normalisation over a batch: the weights of moving pixels, and the statistics of
-standardised latents, are those of the share of each process.
+standardised latents and states, are those of the share of each process.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def run(config: DictConfig) -> Path | None:
         config: Settings, see configs/pretrain.yaml.
 
     Returns:
-        The output folder, on the main process: weights (tokenizer/, transformer/), config.yaml, metrics.jsonl,
-        TensorBoard events, checkpoints, videos. None on the others.
+        The output folder, on the main process: weights (tokenizer/, transformer/, reward_network/), config.yaml,
+        metrics.jsonl, TensorBoard events, checkpoints, videos. None on the others.
 
     Raises:
         UserError: The settings or the data do not fit together.
@@ -68,8 +68,8 @@ def run(config: DictConfig) -> Path | None:
                 _log.warning("%s: all %d steps are done already", name, phase.steps)
             phase.finish()
     if parts.accelerator.is_main_process:
-        for trained in parts.trained.values():
-            trained.model.save_pretrained(parts.output)
+        for model in {trained.model for trained in parts.trained.values()}:
+            model.save_pretrained(parts.output)
         _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
     parts.accelerator.end_training()
     if parts.lock is not None:
@@ -152,14 +152,15 @@ def check(config: DictConfig) -> None:
     weight_by_folder(config.data)
     require_types(config, TYPES)
     device = pick_device(config.device)
-    segment = config.worldmodel.segment_length * 3 * config.worldmodel.tokenizer.resolution**2  # numbers
-    for key, segments in (
-        ("batch_size", config.batch_size),
-        ("validation.batch_size", config.validation.batch_size),
-        ("video.segments", config.video.segments),
-        ("reward_network.batch_size", config.reward_network.batch_size),
+    length, rewards = config.worldmodel.segment_length, config.reward_network
+    for key, segments, frames in (
+        ("batch_size", config.batch_size, length),
+        ("validation.batch_size", config.validation.batch_size, length),
+        ("video.segments", config.video.segments, length),
+        *[("reward_network.batch_size", rewards.batch_size, 2)] * (rewards.steps > 0),
     ):
-        require_memory(f"{key}={segments}", segments * segment * FLOAT, device)
+        numbers = segments * frames * 3 * config.worldmodel.tokenizer.resolution**2
+        require_memory(f"{key}={segments}", numbers * FLOAT, device)
     if config.worldmodel.pretrained is None:
         warmup = OmegaConf.select(config, f"worldmodel.{WARMUP}", default=0)
         if config.tokenizer.steps <= warmup:

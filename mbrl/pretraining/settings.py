@@ -14,7 +14,7 @@ from worldmodel.base import WorldModel
 from worldmodel.reward_base import RewardPretraining
 
 OpenShare = Annotated[float, Interval(gt=0, lt=1)]
-SeveralSteps = Annotated[int, Interval(ge=2)]  # a batch is standardised
+SeveralSteps = Annotated[int, Interval(ge=2)]  # the states of a batch are standardised
 Processes = Annotated[int, Interval(ge=0, le=1024)]
 
 
@@ -60,7 +60,7 @@ TYPES: dict[str, Any] = {
     "transformer": PhaseSettings,
     "reward_network": RewardSettings,
     "worldmodel": WorldModel,
-    "data": Mapping[str, Scale] | list,  # see pretrain.weight_by_folder
+    "data": Mapping[str, Scale] | list,  # see build.weight_by_folder
     "output": str,
     "seed": Seed,
     "threads": Threads | None,

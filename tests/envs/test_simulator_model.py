@@ -107,8 +107,7 @@ def test_simulated_rewards_stand_beside_the_frames_of_the_model() -> None:
 def reading() -> tuple[SimulatedFrames, SimulatorModel, TensorDict]:
     simulator, episode = simulated(ENVS["toy"])
     env = ENVS["toy"](seed=5, snapshots=True)
-    network = partial(RewardNetwork, channels=(8, 8), width=32, actions=True)
-    optimizer = partial(torch.optim.AdamW, lr=3e-3)
+    network, optimizer = partial(RewardNetwork, channels=(8, 8), width=32), partial(torch.optim.AdamW, lr=3e-3)
     rewards = partial(RewardReader, network=network, optimizer=optimizer)
     model = SimulatedFrames(env.observation_spec, env.action_spec, env=env, rewards=rewards)
     return model, simulator, episode

@@ -1,7 +1,7 @@
-"""Pretrains what a reward network sees: the state of the environment, read off the frames before and after a step.
+"""Pretrains a reward network on the state of the environment, which it learns to read off two frames.
 
-Rewards are those of one task, and of few episodes. Where the hand and the objects are is common to many tasks, and what
-rewards are made of. A recorded episode of the simulator holds it.
+Rewards are those of one task. The positions of the hand and of objects, in the state of Meta-World, are common to many
+tasks, and rewards are functions of them.
 Dimensions: B batch, T frames, R resolution, S numbers of the state.
 """
 
@@ -32,13 +32,13 @@ class StateObjective(nn.Module):
         self.network = network
         width = network.frames_linear.out_features
         self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, state_dim))
-        self.standardised = nn.BatchNorm1d(state_dim, affine=False)  # Numbers of any unit count alike.
+        self.standardised = nn.BatchNorm1d(state_dim, affine=False)  # Numbers of different units count alike.
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Compute the loss.
 
         Args:
-            batch: [B, T], T > 1, with `pixels` and `state`; in training B (T - 1) > 1.
+            batch: [B, T], T > 1, with `pixels` and `state`; in training B > 1.
 
         Returns:
             The smooth L1 loss under "loss", and `state_error`, the mean absolute error in standard deviations, 0-d.

@@ -28,8 +28,8 @@ PART, FILE = "reward_network", "model"  # folder and file of pretrained weights
 RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
 
 
-class Sees(Protocol):
-    """What a network needs to know of a tokenizer: the side of its frames in pixels."""
+class Sized(Protocol):
+    """What a network needs of a tokenizer: the side of its frames in pixels."""
 
     @property
     def resolution(self) -> int: ...
@@ -102,28 +102,27 @@ class RewardNetwork(TwoHotRewards):
         action_dim: A. None: there are no actions to read.
         channels: Channels of the convolutions, multiples of 4. Each halves the side of the maps.
         width: Width of the hidden layer.
-        actions: Whether actions are read too. Where frames tell the reward they only help to learn episodes by heart;
-            rewards that charge for actions need them.
+        actions: Whether actions are read too. Rewards that charge for them need it; so do several tasks, which a model
+            is told beside the action.
         shift_pad: Largest random shift of both frames of a step, in pixels, while it learns. 0: none.
         terminates: Whether the network also predicts whether a step terminates the episode, by one more output: the
             continue head.
-        pretrained: Weights to start from: a folder or a Hugging Face id, see weights.files.find. They are those of
-            `frames_reader` alone; what reads actions and rewards is new. None, or weights without a part of that kind:
-            random weights.
+        pretrained: Weights to start from: a folder with a `reward_network/`, see weights.files.find. They are those of
+            `frames_reader` alone; the layers of actions and rewards are new. None: random weights.
 
     Raises:
         ValueError: The sizes do not fit together, or not to the weights.
-        FileNotFoundError: There are no weights at `pretrained`.
+        FileNotFoundError: There are no such weights at `pretrained`.
     """
 
     def __init__(
         self,
-        tokenizer: Sees,
+        tokenizer: Sized,
         action_dim: int | None,
         *,
         channels: Sequence[Width] = (24, 32, 48, 48),
         width: Width = 256,
-        actions: bool = False,
+        actions: bool = True,
         shift_pad: Padding = 4,
         terminates: bool = False,
         pretrained: str | None = None,
@@ -151,17 +150,12 @@ class RewardNetwork(TwoHotRewards):
 
     @property
     def frames_reader(self) -> nn.Module:
-        """What reads the frames: the part of the weights that does not depend on the task."""
+        """The layers that read frames. They are what tasks can share."""
         return nn.ModuleDict({"encoder": self.encoder, "frames_linear": self.frames_linear})
 
     def _load(self, pretrained: str) -> None:
         folder = find(pretrained, PART)
-        if folder.name != PART:
-            return  # weights of a video model alone
-        try:
-            assign(self.frames_reader, read(folder, FILE)[0], folder)
-        except ValueError as error:
-            raise ValueError(f"{error} (reward_network.pretrained=null begins with random weights)") from error
+        assign(self.frames_reader, read(folder, FILE)[0], folder)
 
     def forward(self, frames: Tensor, actions: Tensor | None) -> Tensor:
         """Expected rewards [B, F, 1] float32 in the units of the environment; arguments as in `logits`."""

@@ -13,7 +13,7 @@ from worldmodel.ivideogpt.rewards import RewardNetwork, random_shift
 from worldmodel.ivideogpt.training import Optimizers
 
 STEPS = SEGMENT - CONTEXT
-NETWORK = partial(RewardNetwork, channels=[8, 8], width=16, actions=True)
+NETWORK = partial(RewardNetwork, channels=[8, 8], width=16)
 
 
 def with_network(**options: object) -> IVideoGPT:
