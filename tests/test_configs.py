@@ -191,3 +191,10 @@ def test_the_discount_follows_from_the_length_of_an_episode(overrides: list[str]
         settings = config(f"agent={agent}", *overrides)
         assert settings.agent.gamma == settings.replay.gamma == pytest.approx(gamma)
     assert discount({"episode_length": 10_000}) == 0.995
+
+
+@pytest.mark.parametrize(("deterministic", "captured"), [(False, True), (True, False)])
+def test_a_gpu_takes_updates_from_graphs_unless_bits_are_to_repeat(deterministic: bool, captured: bool) -> None:
+    settings = config("agent=mbpo_ivideogpt", f"deterministic={deterministic}")
+    found = settings.cuda_graphs, settings.agent.policy.cuda_graphs, settings.agent.world_model.cuda_graphs
+    assert found == (captured,) * 3

@@ -183,7 +183,10 @@ def collect(options: argparse.Namespace) -> int:
         workers=options.workers,
         output=folder,
     )
-    counts = [(row.task, row.policy, str(row.episodes), f"{row.successes / row.episodes:.2f}") for row in rows]
+    counts = [
+        (row.task, row.policy, str(row.episodes), f"{row.successes / row.episodes:.2f}" if row.episodes else "-")
+        for row in rows
+    ]
     print_table([("task", "policy", "episodes", "success"), *counts])
     print(folder)
     return 0

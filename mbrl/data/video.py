@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +31,8 @@ def read_video(
     Raises:
         UserError: the video is torn, has another rate, or another number of frames.
     """
+    import imageio_ffmpeg  # Here, so that all but videos works on a machine without ffmpeg.
+
     # half a frame early, so that rounding cannot lose the first one; every frame as it is stored, none made up
     seek = ["-ss", f"{max(0.0, begin - 0.5 / fps):.6f}"]
     wanted = length + alone

@@ -4,7 +4,7 @@
 #   bash tests/gpu/run.sh .gpu      there
 # That machine must have Python 3.12 on x86-64 with torch (2.11 or newer, CUDA), numpy, accelerate, safetensors,
 # huggingface-hub, torchmetrics, tensorboard, scipy, pandas, matplotlib, imageio, pillow, PyYAML, rich, tqdm, jinja2, psutil,
-# joblib, pytest with its plugins timeout and xdist. What is packed comes in the versions of constraints.txt.
+# joblib, packaging, pytest with its plugins timeout and xdist. What is packed comes in the versions of constraints.txt.
 # Left out for their size or need: imageio-ffmpeg (so no videos there), rliable and arch (so no aggregate plots there).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,7 +16,8 @@ for platform in manylinux_2_28 manylinux_2_27 manylinux_2_24 manylinux_2_17 many
   platforms+=(--platform "${platform}_x86_64")
 done
 packages=(metaworld mujoco gymnasium farama-notifications glfw pyopengl tensordict torchrl hoptorch pyvers orjson
-  cloudpickle hydra-core omegaconf hydra-joblib-launcher importlib-metadata argcomplete lazy-importer)
+  cloudpickle hydra-core omegaconf hydra-joblib-launcher importlib-metadata argcomplete lazy-importer pydantic pydantic-core
+  annotated-types typing-inspection)
 for package in "${packages[@]}"; do
   pinned=$(grep -i "^${package//-/[-_]}==" constraints.txt)
   python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \

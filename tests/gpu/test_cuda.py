@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torchrl.data import Bounded, Composite
 
@@ -18,7 +19,7 @@ import mbrl
 from mbrl.agents import planning
 from mbrl.agents.captured import WARM_UP, CapturedUpdates
 from mbrl.bench import _models as models
-from mbrl.bench import dreamer, encoders
+from mbrl.bench import dreamer, encoders, policies
 from mbrl.bench.replay import filled_buffer
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
@@ -128,22 +129,28 @@ def test_updates_leave_finite_weights_and_metrics_on_the_gpu(name: str) -> None:
     assert {value.device.type for value in metrics.values()} == {"cuda"}
 
 
-def test_updates_from_cuda_graphs_are_the_eager_ones() -> None:
+@pytest.mark.parametrize("name", ["drqv2_cpu", "sac", "sac_bro", "sac_simba"])
+def test_updates_from_cuda_graphs_are_the_eager_ones(name: str) -> None:
     losses = []
     for captured in (False, True):
         torch.manual_seed(0)
-        policy = encoders.build("drqv2_cpu").to(GPU)
+        if name == "drqv2_cpu":
+            policy, batches = encoders.build(name), [encoders.random_batch(64) for _ in range(WARM_UP + 5)]
+        else:
+            policy, states = policies.build(name, ACTIONS), policies.filled_replay(torch.device("cpu"))
+            batches = [states.transitions(64) for _ in range(WARM_UP + 5)]
+        policy.to(GPU)
         update = CapturedUpdates(policy) if captured else policy.update
-        batches = [encoders.random_batch(64).to(GPU) for _ in range(WARM_UP + 5)]
         losses.append([])
         for number, batch in enumerate(batches):
             torch.manual_seed(number)
-            losses[-1].append(float(update(batch)["critic_loss"]))
+            losses[-1].append(float(update(batch.to(GPU))["critic_loss"]))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if MEASURED[name][0] == 1])
-def test_an_update_waits_for_the_gpu_once_as_on_the_pretended_one(name: str) -> None:
+def test_an_update_waits_for_the_gpu_once_as_on_the_pretended_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "device", torch.device(GPU))
     call = PARTS[name](torch.device(GPU))
     call()
     torch.cuda.set_sync_debug_mode("warn")

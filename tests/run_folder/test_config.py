@@ -95,3 +95,13 @@ def test_a_configuration_that_was_cut_off_is_told(tmp_path: Path) -> None:
             require_whole(config, tmp_path)
         OmegaConf.update(config, key, 1, force_add=True)
     require_whole(config, tmp_path)
+
+
+def test_what_decides_the_speed_alone_may_differ_in_any_part(tmp_path: Path) -> None:
+    config = OmegaConf.create({"cuda_graphs": False, "agent": {"policy": {"cuda_graphs": False, "rate": 0.1}}})
+    claim_run_folder(tmp_path, config)
+    (tmp_path / "metrics.jsonl").touch()
+    captured = {"cuda_graphs": True, "agent": {"policy": {"cuda_graphs": True}}}
+    claim_run_folder(tmp_path, OmegaConf.merge(config, captured))
+    with pytest.raises(ValueError, match=r"config \(agent\.policy\.rate: 0\.1 there, 0\.2 here\)"):
+        claim_run_folder(tmp_path, OmegaConf.merge(config, captured, {"agent": {"policy": {"rate": 0.2}}}))
