@@ -16,7 +16,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.agents import planning
 from mbrl.agents.imagination import Imagination
-from mbrl.agents.learners import TransitionLearner
+from mbrl.agents.learners import Learner, TransitionLearner
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.schedule import Schedule
 from mbrl.bench import dreamer
@@ -163,13 +163,20 @@ def plan(goal: bool, device: torch.device) -> Part:
     return partial(policy.actor, rows)
 
 
-def dreaming(key: str, device: torch.device) -> Part:
-    """One update of DreamerV3, with sampling."""
+def dreamer_and_replay(key: str, device: torch.device, captured: bool = True) -> tuple[Learner, Replay]:
+    """DreamerV3's learner, small, and what it learns from."""
     config = dreamer.compose_for(key)
     config.agent.update({"batch_size": 2, "segment_length": 4, "horizon": 3})
+    config.agent.policy.update({"cuda_graphs": captured})
     config.agent.policy.world_model.units = 32
     spec = Bounded(0, 255, (3, SIDE, SIDE), dtype=torch.uint8) if key == "pixels" else Unbounded((STATE,))
-    return dreamer.learner_update(config, Composite({key: spec}), device)[0]
+    return dreamer.learner_and_replay(config, Composite({key: spec}), device)
+
+
+def dreaming(key: str, device: torch.device) -> Part:
+    """One update of DreamerV3, with sampling."""
+    learner, replay = dreamer_and_replay(key, device)
+    return lambda: learner.update(replay, 0.0)
 
 
 def latent_planner() -> Policy:

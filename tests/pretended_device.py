@@ -25,6 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.pretended_graphs import is_view, pretended_graphs
+
 GPU = torch.device("cuda:0")
 ATEN = torch.ops.aten
 
@@ -134,7 +136,7 @@ class _Operators(TorchDispatchMode):
             self.counts.copy(tensor, tensor in self.pinned)
 
     def _count(self, func: Any, op: Any, args: Any) -> None:
-        if _is_view(func) or op in NO_KERNEL:
+        if is_view(func) or op in NO_KERNEL:
             return
         self.counts.kernels += 1
         masks = op in INDEXING and any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1]))
@@ -156,11 +158,6 @@ class _Operators(TorchDispatchMode):
                 self.counts.copy(source, source in self.pinned)
         if source in self.marks or (op is ATEN.copy_ and args[0] in self.marks):
             self.counts.kernels += 1
-
-
-def _is_view(func: Any) -> bool:
-    returns = [value.alias_info for value in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in returns)
 
 
 class _Functions(TorchFunctionMode):
@@ -299,7 +296,8 @@ def pretended_device() -> Iterator[Counts]:
         groups = group(tensors, *options).items()
         return {(values[0][0].device, dtype): (values, places) for (_, dtype), (values, places) in groups}
 
-    with operators, _Functions(operators), mock.patch("torch._C._group_tensors_by_device_and_dtype", group_by_device):
+    grouping = mock.patch("torch._C._group_tensors_by_device_and_dtype", group_by_device)
+    with operators, _Functions(operators), grouping, pretended_graphs():
         yield operators.counts
 
 

@@ -102,6 +102,8 @@ class LatentWorldModel(WorldModel):
     def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
         """Compute the loss on sequences that continue from latent states.
 
+        It waits for no value: whether the losses among the metrics are finite is the caller's to check.
+
         Args:
             batch: [B, 1 + T] as for `update`, whose first row precedes the rows to learn from, and `is_init` bool
                 [B, 1 + T, 1], true at the first step of an episode, where the latent state is reset.

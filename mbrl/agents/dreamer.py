@@ -11,7 +11,7 @@ newer weights infer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -20,6 +20,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
 from mbrl.agents.agent import Agent
+from mbrl.agents.captured import Captured, Stacked
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.learners import Learner, Metrics
 from mbrl.agents.schedule import Schedule
@@ -69,6 +70,7 @@ class LatentPolicy(Policy):
         action_spec: that of the environment.
         world_model: makes a `LatentWorldModel` when called with both specs.
         behaviour: makes a `policies.actor_critic.ActorCritic`, or a policy with the same losses, for vectors.
+        cuda_graphs: whether a GPU takes the losses of an update and their gradients from captured graphs.
     """
 
     actor: LatentActor
@@ -80,8 +82,10 @@ class LatentPolicy(Policy):
         *,
         world_model: Callable[..., LatentWorldModel],
         behaviour: Callable[..., Policy],
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
+        self.cuda_graphs = cuda_graphs
         model = world_model(observation_spec, action_spec)
         learner = behaviour(observation_spec, action_spec, observation=FEATURES, feature_size=model.feature_size)
         self.actor = LatentActor(model, learner)
@@ -106,6 +110,20 @@ class LatentPolicy(Policy):
         raise TypeError("a LatentPolicy learns through mbrl.agents.dreamer.LatentLearner")
 
 
+class Differentiated(NamedTuple):
+    """Result of the losses of an update.
+
+    Attributes:
+        metrics: All metrics.
+        latents: Packed latent states [B * T].
+        gradients: Of each parameter; None where the loss does not depend on it.
+    """
+
+    metrics: Stacked
+    latents: TensorDict
+    gradients: list[Tensor | None]
+
+
 class LatentLearner(Learner):
     """Trains everything in one gradient step.
 
@@ -125,33 +143,26 @@ class LatentLearner(Learner):
         super().__init__(policy, schedule.batch_size)
         self.segment_length, self.horizon = schedule.segment_length, horizon
         self.replay_value_weight = replay_value_weight
+        self._captured = Captured(self._differentiate) if policy.cuda_graphs else None
 
     @property
     def imitates(self) -> bool:
         return True
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
-        model, behaviour = self.policy.world_model, self.policy.behaviour
-        segments, fitted = self._learn(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
-        features = model.features(fitted.state)  # [B, T, F]
-        losses = behaviour.losses(self.dream(model.unpack(model.pack(fitted.state))))
-        first_returns = losses.returns[:, 0].unflatten(0, features.shape[:2])
-        after = segments["next"]
-        replay_loss = behaviour.replay_value_loss(
-            features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), first_returns
-        )
-        require_finite({"actor": losses.actor, "critic": losses.critic, "replay_value": replay_loss})
-        loss = fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss
-        gradient_step(loss, self.policy.optimizers.values())
-        behaviour.update_slow_critic()
+        index, batch = self._read(replay, replay.sequences(self.batch_size, self.segment_length, before=1))
+        captured = self._captured if self.policy.device.type == "cuda" else None
+        result = (captured or self._differentiate)(batch)
+        metrics = result.metrics.named()
+        require_finite({name: value for name, value in metrics.items() if name.endswith("_loss")})
+        self._write(replay, index, result.latents)
+        for parameter, gradient in zip(self._parameters(), result.gradients, strict=True):
+            parameter.grad = gradient
+        for optimizer in self.policy.optimizers.values():  # not captured: it reckons with the number of its step
+            optimizer.step()
+        self.policy.behaviour.update_slow_critic()
         cloning_metrics = self.imitate(replay, cloning_weight) if cloning_weight > 0 else {}
-        # Metrics of the world model on the replay replace those on demonstrations.
-        return {
-            **cloning_metrics,
-            **_model_metrics(fitted),
-            **losses.metrics,
-            "replay_value_loss": replay_loss.detach(),
-        }
+        return cloning_metrics | metrics  # Those of the world model on the replay replace those on demonstrations.
 
     def imitate(self, replay: Replay, weight: float) -> Metrics:
         """One gradient step of imitation.
@@ -160,29 +171,52 @@ class LatentLearner(Learner):
         model learns from these steps too. The critic learns from imagination alone.
         """
         self.imitations += 1
-        segments, fitted = self._learn(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
-        features = self.policy.world_model.features(fitted.state).detach()
+        model = self.policy.world_model
+        index, batch = self._read(replay, replay.demo_sequences(self.batch_size, self.segment_length, before=1))
+        fitted = model.learn(batch["segments"], batch["before"])
+        features = model.features(fitted.state).detach()
         actions = self.policy.behaviour.actor.distribution(features[:, :-1])
-        loss = -actions.log_prob(segments["action"][:, :-1]).mean()
-        require_finite({"cloning_loss": loss})
+        loss = -actions.log_prob(batch["segments", "action"][:, 1:-1]).mean()
+        metrics = {**_model_metrics(fitted), "cloning_loss": loss.detach()}
+        require_finite(metrics)
+        self._write(replay, index, model.pack(fitted.state))
         gradient_step(
             fitted.loss + weight * loss, [o for name, o in self.policy.optimizers.items() if name != "critic"]
         )
-        return {**_model_metrics(fitted), "cloning_loss": loss.detach()}
+        return metrics
 
-    def _learn(self, replay: Replay, segments: TensorDictBase) -> tuple[TensorDictBase, Any]:
-        """Infer the latent states of segments [B, 1 + T], and write them back to the replay.
-
-        Returns:
-            The steps [B, T], and the world model's loss, states and metrics.
-        """
-        model, device = self.policy.world_model, self.policy.device
+    def _read(self, replay: Replay, segments: TensorDictBase) -> tuple[Tensor, TensorDict]:
+        """Where the steps [B, 1 + T] are in the replay; and they, with the latents `before` them, on the device."""
+        unknown, device = self.policy.world_model.unknown, self.policy.device
         index = segments.pop("index").squeeze(-1)
-        before = replay.read_latents(index[:, 0], model.unknown.to(index.device))
-        segments = segments.to(device)
-        fitted = model.learn(segments, before.to(device))
-        replay.write_latents(index[:, 1:].reshape(-1), model.pack(fitted.state).to(index.device))
-        return segments[:, 1:], fitted
+        before = replay.read_latents(index[:, 0], unknown.to(index.device))
+        batch = {"segments": segments.to(device), "before": before.to(device)}
+        return index, TensorDict(batch, batch_size=segments.batch_size[:1])
+
+    def _write(self, replay: Replay, index: Tensor, latents: TensorDict) -> None:
+        replay.write_latents(index[:, 1:].reshape(-1), latents.to(index.device))
+
+    def _differentiate(self, batch: TensorDictBase) -> Differentiated:
+        """Losses and gradients of everything. No value is waited for, and what changes does so in place."""
+        model, behaviour = self.policy.world_model, self.policy.behaviour
+        fitted = model.learn(batch["segments"], batch["before"])
+        features, latents = model.features(fitted.state), model.pack(fitted.state)  # [B, T, F]
+        losses = behaviour.losses(self.dream(model.unpack(latents)))
+        first_returns = losses.returns[:, 0].unflatten(0, features.shape[:2])
+        after = batch["segments"][:, 1:]["next"]
+        replay_loss = behaviour.replay_value_loss(
+            features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), first_returns
+        )
+        parameters = self._parameters()
+        for parameter in parameters:
+            parameter.grad = None
+        (fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss).backward()
+        metrics = {**_model_metrics(fitted), **losses.metrics, "replay_value_loss": replay_loss}
+        return Differentiated(Stacked.of(metrics), latents, [parameter.grad for parameter in parameters])
+
+    def _parameters(self) -> list[Tensor]:
+        groups = [group for optimizer in self.policy.optimizers.values() for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
 
     @torch.no_grad()
     def dream(self, state: Any) -> TensorDict:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
+from mbrl.agents.learners import Learner
 from mbrl.bench import Row
 from mbrl.bench._machine import median_seconds, row
 from mbrl.bench._torchrl_dreamer import learner, updater
@@ -56,9 +57,19 @@ def learner_update(
     config: DictConfig, observation_spec: Composite, device: torch.device | str = "cpu"
 ) -> tuple[Callable[[], Any], int]:
     """A function that takes one update as in a run, with sampling and latents, and the number of trained parameters."""
+    learner, replay = learner_and_replay(config, observation_spec, device)
+    parameters = sum(parameter.numel() for parameter in learner.policy.parameters() if parameter.requires_grad)
+    return lambda: learner.update(replay, 0.0), parameters
+
+
+def learner_and_replay(
+    config: DictConfig, observation_spec: Composite, device: torch.device | str = "cpu"
+) -> tuple[Learner, Replay]:
+    """A learner as in a run, and a replay of four random episodes."""
     specs = {"observation_spec": observation_spec, "action_spec": Bounded(-1.0, 1.0, (ACTIONS,))}
     policy = make(config.agent.policy, Policy, place="agent.policy", **specs).to(device)
     learner = assemble(config, policy).learner
+    assert learner is not None
     flag = torch.zeros(4, ROWS, 1, dtype=torch.bool)
     observations = {key: spec.expand(4, ROWS, *spec.shape).rand() for key, spec in observation_spec.items()}
     records = TensorDict(
@@ -67,8 +78,7 @@ def learner_update(
     )  # fmt: skip
     replay = Replay(10 * ROWS, fields=fields_of(records), run_device=policy.device)
     replay.online.extend(records)
-    parameters = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    return lambda: learner.update(replay, 0.0), parameters
+    return learner, replay
 
 
 def _sample(config: DictConfig, spec: Any) -> TensorDict:

@@ -150,8 +150,10 @@ def dreamers(device: torch.device) -> Iterator[Piece]:
         for precision in ("float32", "bfloat16"):
             config = dreamer.compose_for(key)
             config.agent.policy.world_model.precision = precision
-            update, _ = dreamer.learner_update(config, Composite({key: spec}), device)
-            yield Piece(f"DreamerV3 update from {key}, {precision}", update)
+            for captured, ending in ((False, ""), (True, ", from CUDA graphs")):
+                config.agent.policy.cuda_graphs = captured
+                update, _ = dreamer.learner_update(config, Composite({key: spec}), device)
+                yield Piece(f"DreamerV3 update from {key}, {precision}{ending}", update)
 
 
 def ivideogpt(device: torch.device) -> Iterator[Piece]:

@@ -24,7 +24,7 @@ from mbrl.bench.replay import filled_buffer
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
 from policies.random import RandomPolicy
-from tests.parts_on_a_device import PARTS
+from tests.parts_on_a_device import PARTS, dreamer_and_replay
 from tests.run_folders import rows
 from tests.test_device import MEASURED
 from worldmodel.ivideogpt.rollout.decoding import Sampling
@@ -100,6 +100,16 @@ def test_dreamerv3_in_bfloat16_follows_float32() -> None:
         update, _ = dreamer.learner_update(config, Composite(pixels=dreamer.OBSERVATIONS["pixels"]), torch.device(GPU))
         losses.append(float(update()["model_reconstruction_loss"]))
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+@pytest.mark.parametrize("key", ["state", "pixels"])
+def test_dreamerv3_learns_the_same_from_cuda_graphs(key: str) -> None:
+    losses = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        learner, replay = dreamer_and_replay(key, torch.device(GPU), captured)
+        losses.append([float(learner.update(replay, 0.0)["model_reconstruction_loss"]) for _ in range(WARM_UP + 5)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_tokens_are_the_same_on_both_devices() -> None:

@@ -144,6 +144,7 @@ class RSSM(LatentWorldModel):
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """As WorldModel.update; the first row of each sequence is observed as the first of an episode."""
         learned = self._learn(self._from_scratch(batch), self.recurrence.initial(len(batch)))
+        require_finite(learned.metrics, "agent.policy.world_model.learning_rate")
         optimizer = self._optimizers["world_model"]
         optimizer.zero_grad(set_to_none=True)
         learned.loss.backward()
@@ -180,7 +181,6 @@ class RSSM(LatentWorldModel):
             self.standardiser.observe(steps.observed[self.key].flatten(0, -2))
         with self._autocast():
             losses, latent = self.losses(steps, before)
-        require_finite(losses, "agent.policy.world_model.learning_rate")
         loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
         return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
 
