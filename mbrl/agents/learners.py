@@ -177,12 +177,13 @@ class SegmentLearner(Learner):
                 "a smaller agent.policy.planner.horizon"
             )
         self.segment_length = schedule.segment_length
+        self._captured = CapturedUpdates(policy) if policy.cuda_graphs else None
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
         return next(self.updates(replay, cloning_weight, 1))
 
     def updates(self, replay: Replay, cloning_weight: float, count: int) -> Iterator[Metrics]:
-        return one_ahead(lambda: self._batch(replay), self.policy.update, count)
+        return one_ahead(lambda: self._batch(replay), self._captured or self.policy.update, count)
 
     def _batch(self, replay: Replay) -> TensorDictBase:
         sizes, before = (self.batch_size, self.segment_length), self.policy.segment_history

@@ -101,6 +101,7 @@ class LatentPlanner(Policy):
         decay: factor of the losses from one predicted step to the next.
         value_weight: weight of the critics' loss.
         clip: largest norm of a gradient; larger ones are scaled to it.
+        cuda_graphs: see `Policy`.
 
     Raises:
         UserError: settings do not fit together.
@@ -124,8 +125,10 @@ class LatentPlanner(Policy):
         decay: PositiveShare = 0.5,
         value_weight: Weight = 0.1,
         clip: Norm = 20.0,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
+        self.cuda_graphs = cuda_graphs
         if not 0 <= proposals <= planner.candidates:
             raise UserError(
                 f"agent.policy.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})"

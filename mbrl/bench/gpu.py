@@ -19,11 +19,12 @@ from torch.profiler import ProfilerActivity, profile
 from torchrl.data import Bounded, Composite
 
 from mbrl.agents.captured import CapturedUpdates
-from mbrl.bench import Row, dreamer, encoders, policies, replay
+from mbrl.bench import Row, dreamer, encoders, policies, replay, tdmpc2
 from mbrl.bench._machine import row
 from mbrl.bench._models import BASE, NANO, build, segments, starts
 from mbrl.bench.imagination import imagine_with_cache
 from mbrl.bench.training import step
+from mbrl.build import assemble
 from worldmodel.ivideogpt.rollout.graphs import FrameGraphs, predict_frame
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def run(device: str = "cuda", seconds: float = SECONDS) -> Iterator[Row]:
     """
     where = torch.device(device)
     synchronize = partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
-    for pieces in (ceilings, updates, dreamers, ivideogpt, whole_frames):
+    for pieces in (ceilings, updates, dreamers, latent_planners, ivideogpt, whole_frames):
         for piece in pieces(where):
             try:
                 yield from measure(piece, synchronize, seconds)
@@ -154,6 +155,18 @@ def dreamers(device: torch.device) -> Iterator[Piece]:
                 config.agent.policy.cuda_graphs = captured
                 update, _ = dreamer.learner_update(config, Composite({key: spec}), device)
                 yield Piece(f"DreamerV3 update from {key}, {precision}{ending}", update)
+
+
+def latent_planners(device: torch.device) -> Iterator[Piece]:
+    """TD-MPC2 from state: updates, with sampling, and plans."""
+    states = policies.filled_replay(device)
+    for captured, ending in ((False, ""), (True, ", from CUDA graphs")):
+        config = tdmpc2.composed(f"agent.policy.cuda_graphs={captured}")
+        policy = tdmpc2.build(config).to(device)
+        learner = assemble(config, policy).learner
+        assert learner is not None
+        yield Piece(f"TD-MPC2 update{ending}", partial(learner.update, states, 0.0))
+    yield Piece("TD-MPC2 plan", tdmpc2.planned(policy))
 
 
 def ivideogpt(device: torch.device) -> Iterator[Piece]:

@@ -25,8 +25,7 @@ REPEATS = 20
 
 def run() -> Iterator[Row]:
     """Both rates, and how many times as long as its matrix products alone each takes."""
-    with initialize_config_dir(str(CONFIGS), version_base=None):
-        config = compose("train", ["agent=tdmpc2"])
+    config = composed()
     policy = build(config)
     learner, replay = assemble(config, policy).learner, filled_replay()
     calls: list[Callable[[], object]] = [planned(policy), lambda: learner.update(replay, 0.0)]
@@ -39,6 +38,11 @@ def run() -> Iterator[Row]:
     for (name, unit), call, seconds in zip(names, calls, median_seconds(calls, REPEATS), strict=True):
         yield row(name, 1 / seconds, unit)
         yield row(f"{name}: time over the lower bound", seconds * rate / count_flops(call), "×")
+
+
+def composed(*settings: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return compose("train", ["agent=tdmpc2", *settings])
 
 
 def build(config: DictConfig) -> LatentPlanner:
@@ -55,7 +59,7 @@ def build(config: DictConfig) -> LatentPlanner:
 def planned(policy: LatentPlanner) -> Callable[[], object]:
     """A function that chooses one action, as in the first step of an episode while exploring."""
     memory = {key: spec.zero()[None] for key, spec in policy.actor.memory.items()}
-    step = TensorDict({"state": torch.randn(1, STATE), **memory}, batch_size=[1])
+    step = TensorDict({"state": torch.randn(1, STATE), **memory}, batch_size=[1]).to(policy.device)
 
     def act() -> object:
         with set_exploration_type(ExplorationType.RANDOM):

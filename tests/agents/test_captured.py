@@ -6,15 +6,27 @@ from typing import Any
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from mbrl.agents.captured import WARM_UP, Captured, CapturedUpdates, Graphs
-from policies.base import forget_moments
+from policies.base import Policy, forget_moments
 from policies.sac import SAC
-from tests.parts_on_a_device import ACTIONS, FRAMES, NUMBERS, dreamer_and_replay, drqv2, transitions
+from tests.parts_on_a_device import ACTIONS, FRAMES, NUMBERS, dreamer_and_replay, drqv2, latent_planner, transitions
 from tests.pretended_device import GPU, Counts, pretended_device
 
-MAKERS = {"SAC": lambda: SAC(NUMBERS, ACTIONS), "DrQ-v2": lambda: drqv2(FRAMES, ACTIONS)}
+MAKERS: dict[str, Callable[[], Policy]] = {
+    "SAC": lambda: SAC(NUMBERS, ACTIONS),
+    "DrQ-v2": lambda: drqv2(FRAMES, ACTIONS),
+    "TD-MPC2": latent_planner,
+}
+
+
+def random_batch(name: str) -> TensorDict:
+    """What a policy learns from, [6] or, of segments, [3, 4]."""
+    if name == "TD-MPC2":
+        return torch.stack([transitions(NUMBERS, rows=4).exclude("cloning", "imagined") for _ in range(3)])
+    return transitions(FRAMES if name == "DrQ-v2" else NUMBERS)
 
 
 class Counted(Graphs):
@@ -43,7 +55,7 @@ def updated(name: str, captured: bool, counts: Counts) -> tuple[dict[str, Tensor
     graphs = Counted(counts)
     update = CapturedUpdates(policy, lambda: graphs) if captured else policy.update
     torch.manual_seed(1)
-    batches = [transitions(FRAMES if name == "DrQ-v2" else NUMBERS).to(GPU) for _ in range(2 * WARM_UP + 5)]
+    batches = [random_batch(name).to(GPU) for _ in range(2 * WARM_UP + 5)]
     metrics = []
     for number, batch in enumerate(batches):
         torch.manual_seed(number)
@@ -68,7 +80,7 @@ def test_updates_from_graphs_are_the_eager_ones(name: str) -> None:
 def test_an_update_changes_all_that_it_changes_in_place(name: str) -> None:
     with pretended_device():
         policy = MAKERS[name]().to(GPU)
-        batch = transitions(FRAMES if name == "DrQ-v2" else NUMBERS).to(GPU)
+        batch = random_batch(name).to(GPU)
 
         def places() -> list[int]:
             moments = [v for o in policy.optimizers.values() for state in o.state.values() for v in state.values()]

@@ -24,7 +24,7 @@ from mbrl.bench.replay import filled_buffer
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
 from policies.random import RandomPolicy
-from tests.parts_on_a_device import PARTS, dreamer_and_replay
+from tests.parts_on_a_device import PARTS, dreamer_and_replay, filled_replay, latent_planner
 from tests.run_folders import rows
 from tests.test_device import MEASURED
 from worldmodel.ivideogpt.rollout.decoding import Sampling
@@ -109,6 +109,17 @@ def test_dreamerv3_learns_the_same_from_cuda_graphs(key: str) -> None:
         torch.manual_seed(0)
         learner, replay = dreamer_and_replay(key, torch.device(GPU), captured)
         losses.append([float(learner.update(replay, 0.0)["model_reconstruction_loss"]) for _ in range(WARM_UP + 5)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_tdmpc2_learns_the_same_from_cuda_graphs() -> None:
+    losses = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        policy, replay = latent_planner(), filled_replay(torch.device(GPU))
+        policy.to(GPU)
+        update = CapturedUpdates(policy) if captured else policy.update
+        losses.append([float(update(replay.sequences(3, 4))["value_loss"]) for _ in range(WARM_UP + 5)])
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
