@@ -16,8 +16,9 @@ WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # the v
 def pick_device(name: str) -> torch.device:
     """The device of a name. `auto` is the GPU if there is one.
 
-    A GPU may from then on round the factors of float32 matrix products to TF32, but where `exact_products` forbids it,
-    and choose the algorithm of a convolution by trying them.
+    A GPU that is named with its index becomes torch's current one. A GPU may from then on round the factors of float32
+    matrix products to TF32, but where `exact_products` forbids it, and choose the algorithm of a convolution by trying
+    them.
 
     Raises:
         UserError: there is no such device.
@@ -35,6 +36,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+        if device.index is not None:
+            torch.cuda.set_device(device)  # Streams and graphs are made on the current one.
     return device
 
 

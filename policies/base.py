@@ -277,8 +277,12 @@ def held_losses() -> Iterator[dict[str, Tensor]]:
         _held.reset(before)
 
 
-def require_finite(losses: Mapping[str, Tensor]) -> None:
+def require_finite(losses: Mapping[str, Tensor], advice: str = "lower the learning rate or check the batch") -> None:
     """Check all losses with a single device synchronisation, or later where `held_losses` holds them.
+
+    Args:
+        losses: 0-d tensors by name.
+        advice: end of the error message.
 
     Raises:
         FloatingPointError: one of them is NaN or infinite.
@@ -292,6 +296,4 @@ def require_finite(losses: Mapping[str, Tensor]) -> None:
     values = torch.stack([loss.detach().reshape(()) for loss in losses.values()])
     if not bool(torch.isfinite(values).all()):
         described = ", ".join(f"{name} = {float(value)}" for name, value in zip(losses, values, strict=True))
-        raise FloatingPointError(
-            f"a loss is no longer finite ({described}): lower the learning rate or check the batch"
-        )
+        raise FloatingPointError(f"a loss is no longer finite ({described}): {advice}")

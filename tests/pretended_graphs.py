@@ -1,7 +1,8 @@
 """CUDA graphs played on the CPU: operators are recorded once and repeated on the same memory, with no Python between.
 
 What Python decides or reckons between operators, such as a bias correction, stays as it was at the capture. As on
-CUDA, a capture changes no values.
+CUDA, a capture changes no values. It cannot show streams and memory pools, nor operators on the CPU in captured work,
+which are repeated here and stay as they were on CUDA.
 """
 
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ def pretended_graphs() -> Iterator[None]:
         mock.patch("torch.cuda.Stream", Stream),
         mock.patch("torch.cuda.current_stream", Stream),
         mock.patch("torch.cuda.stream", lambda stream: nullcontext()),
+        mock.patch("torch.cuda.set_device", lambda device: None),
         mock.patch("torch.cuda.CUDAGraph", Graph),
         mock.patch("torch.cuda.graph", lambda graph, stream=None: graph.capture()),
     ):

@@ -74,6 +74,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The machine has a GPU of 1 GiB, as far as settings are checked; torch's settings of products stay the same."""
     monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0"])
     monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.fp32_precision, convolutions.benchmark
     yield
@@ -183,6 +184,16 @@ def test_an_optimiser_on_the_cpu_is_not_fused() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     fuse_on_gpu(optimizer)
     assert optimizer.param_groups[0]["fused"] is None
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = list[torch.device]()
+    monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0", "cuda:1"])
+    monkeypatch.setattr("torch.cuda.set_device", named.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        pick_device(name)
+    assert named == [torch.device("cuda:1")]
 
 
 @pytest.mark.usefixtures("one_gpu")

@@ -154,7 +154,8 @@ class LatentLearner(Learner):
         captured = self._captured if self.policy.device.type == "cuda" else None
         result = (captured or self._differentiate)(batch)
         metrics = result.metrics.named()
-        require_finite({name: value for name, value in metrics.items() if name.endswith("_loss")})
+        self._require_finite(result.metrics)
+        del metrics["loss"]
         self._write(replay, index, result.latents)
         for parameter, gradient in zip(self._parameters(), result.gradients, strict=True):
             parameter.grad = gradient
@@ -178,7 +179,7 @@ class LatentLearner(Learner):
         actions = self.policy.behaviour.actor.distribution(features[:, :-1])
         loss = -actions.log_prob(batch["segments", "action"][:, 1:-1]).mean()
         metrics = {**_model_metrics(fitted), "cloning_loss": loss.detach()}
-        require_finite(metrics)
+        self._require_finite(Stacked.of(metrics))
         self._write(replay, index, model.pack(fitted.state))
         gradient_step(
             fitted.loss + weight * loss, [o for name, o in self.policy.optimizers.items() if name != "critic"]
@@ -210,9 +211,18 @@ class LatentLearner(Learner):
         parameters = self._parameters()
         for parameter in parameters:
             parameter.grad = None
-        (fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss).backward()
-        metrics = {**_model_metrics(fitted), **losses.metrics, "replay_value_loss": replay_loss}
+        loss = fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss
+        loss.backward()
+        metrics = {**_model_metrics(fitted), **losses.metrics, "replay_value_loss": replay_loss, "loss": loss}
         return Differentiated(Stacked.of(metrics), latents, [parameter.grad for parameter in parameters])
+
+    def _require_finite(self, metrics: Stacked) -> None:
+        """Check the losses, first those of the world model, whose message names its learning rate; waits once."""
+        numbers = Stacked(metrics.names, metrics.values.cpu()).named()
+        losses = {name: value for name, value in numbers.items() if name.endswith("loss")}
+        of_model = {name: value for name, value in losses.items() if name.startswith("model_")}
+        require_finite(of_model, "lower agent.policy.world_model.learning_rate or check the batch")
+        require_finite(losses)
 
     def _parameters(self) -> list[Tensor]:
         groups = [group for optimizer in self.policy.optimizers.values() for group in optimizer.param_groups]

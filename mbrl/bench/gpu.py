@@ -18,6 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torchrl.data import Bounded, Composite
 
+from mbrl.agents.captured import WARM_UP as EAGER_UPDATES
 from mbrl.agents.captured import CapturedUpdates
 from mbrl.bench import Row, dreamer, encoders, policies, replay, tdmpc2
 from mbrl.bench._machine import row
@@ -25,11 +26,13 @@ from mbrl.bench._models import BASE, NANO, build, segments, starts
 from mbrl.bench.imagination import imagine_with_cache
 from mbrl.bench.training import step
 from mbrl.build import assemble
+from mbrl.errors import UserError
 from worldmodel.ivideogpt.rollout.graphs import FrameGraphs, predict_frame
 
 _log = logging.getLogger(__name__)
 
-SECONDS, WARM_UP = 1.0, 3  # seconds over which a part is measured; calls before that
+SECONDS = 1.0  # over which a part is measured
+WARM_UP, WARM_SECONDS = EAGER_UPDATES + 2, 2.0  # calls before that, until a graph is captured; fewer of slow parts
 HORIZON = 10
 TRAINING, IMAGINED = {NANO: (16, 64), BASE: (16,)}, {NANO: (32, 256, 1024), BASE: (32, 256)}  # batch sizes
 
@@ -56,22 +59,33 @@ def run(device: str = "cuda", seconds: float = SECONDS) -> Iterator[Row]:
     Args:
         device: device of the models and batches.
         seconds: time for each part; 0 for one call.
+
+    Raises:
+        UserError: parts failed; at the end, with their names.
     """
     where = torch.device(device)
     synchronize = partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
+    failed = []
     for pieces in (ceilings, updates, dreamers, latent_planners, ivideogpt, whole_frames):
         for piece in pieces(where):
             try:
                 yield from measure(piece, synchronize, seconds)
+            except torch.AcceleratorError:  # after which nothing works on this GPU
+                raise
             except RuntimeError:  # A defect of one part, as of a capture, takes no other figures with it.
                 _log.exception("%s", piece.name)
+                failed.append(piece.name)
+    if failed:
+        raise UserError(f"{len(failed)} parts failed: {'; '.join(failed)}")
 
 
 def measure(piece: Piece, synchronize: Callable[[], None], seconds: float) -> Iterator[Row]:
     """Rows of a part: its rate and, on a GPU, the share of its time in kernels and their number per call."""
-    for _ in range(WARM_UP if seconds else 0):
+    calls, began = 0, time.perf_counter()
+    while seconds and calls < WARM_UP and (calls == 0 or time.perf_counter() - began < WARM_SECONDS):
         piece.call()
-    synchronize()
+        synchronize()
+        calls += 1
     calls, began = 0, time.perf_counter()
     while calls == 0 or time.perf_counter() - began < seconds:
         piece.call()

@@ -69,9 +69,7 @@ class PretrainingRun:
 
 def build(config: DictConfig) -> PretrainingRun:
     """Build a run. Its folder is claimed last, so that a wrong setting does not claim it."""
-    device = pick_device(config.device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # Accelerate takes the current one, in a single process.
+    device = pick_device(config.device)  # Accelerate takes the current one, in a single process.
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # the model sets its own

@@ -14,10 +14,9 @@ from mbrl.errors import UserError
 from mbrl.run_folder.files import require_regular_files, write_atomically
 from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
 
-# what may differ between a run and its continuation: settings, groups, or settings of this name in any part
-IGNORED_ON_RESUME = (
-    *("run_dir", "threads", "deterministic", "cuda_graphs", "eval.every", "video", "wandb", "collect.backend"),
-)
+# what may differ between a run and its continuation
+IGNORED_ON_RESUME = ("run_dir", "threads", "deterministic", "eval.every", "video", "wandb", "collect.backend")
+IGNORED_ANYWHERE = "cuda_graphs"  # which several parts have
 TARGET = "_target_"
 # whose classes any configuration may name
 ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
@@ -227,6 +226,7 @@ def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
     return [
         f"{key}: {flat_old.get(key, 'absent')} there, {flat_new.get(key, 'absent')} here"
         for key in keys
-        if not {key, key.split(".")[0], key.split(".")[-1]} & set(ignored)
+        if not {key, key.split(".")[0]} & set(ignored)
+        and key.split(".")[-1] != IGNORED_ANYWHERE
         and flat_old.get(key, ...) != flat_new.get(key, ...)
     ]

@@ -30,7 +30,7 @@ def random_batch(name: str) -> TensorDict:
 
 
 class Counted(Graphs):
-    """Counts captures, and what each replay asks of the GPU."""
+    """Counts captures, and what each of them and each replay asks of the GPU."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
@@ -38,7 +38,9 @@ class Counted(Graphs):
 
     def capture(self, work: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
         self.captured += 1
+        asked = self.counts.synchronisations, self.counts.to_gpu
         play, result = super().capture(work)
+        self.asked.append((self.counts.synchronisations - asked[0], self.counts.to_gpu - asked[1]))
 
         def replay() -> None:
             before = self.counts.synchronisations, self.counts.to_gpu
@@ -128,4 +130,4 @@ def test_dreamerv3_learns_the_same_from_graphs(key: str, monkeypatch: pytest.Mon
     (metrics, weights), (others, moved) = found
     assert others == metrics
     assert all(torch.equal(moved[name], value) for name, value in weights.items())
-    assert graphs.captured == 1 and graphs.asked == [(0, 0)] * 3
+    assert graphs.captured == 1 and graphs.asked == [(0, 0)] * 4, "a capture and three replays"

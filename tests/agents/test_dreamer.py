@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
+from tensordict import TensorDictBase
 from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl import build
@@ -21,6 +22,7 @@ from mbrl.targets import make
 from mbrl.training import run
 from policies.base import Policy
 from tests.demonstrations import write_toy
+from tests.parts_on_a_device import dreamer_and_replay
 from tests.run_folders import latest_checkpoint, rows, weights
 
 STEPS, SIDE = 10, 16
@@ -238,3 +240,23 @@ def test_demonstrations_without_what_it_sees_are_refused(tmp_path):
     replay = build.build_replay(settings, tmp_path / "replay", env, policy)
     with pytest.raises(ValueError, match=r"their pixels is \[3, 32, 32\], the environment's \[3, 16, 16\]"):
         build.build_agent(settings, env, policy, replay)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("reward", r"model_reward_loss = nan.*: lower agent\.policy\.world_model\.learning_rate"), ("action", "= nan")],
+)
+def test_losses_that_are_not_finite_change_no_weights(key: str, message: str) -> None:
+    learner, replay = dreamer_and_replay("state", torch.device("cpu"))
+    before = {name: value.clone() for name, value in learner.policy.named_parameters()}
+    draw = replay.sequences
+
+    def spoiled(*sizes: int, **options: Any) -> TensorDictBase:
+        drawn = draw(*sizes, **options)
+        (drawn["next"] if key == "reward" else drawn)[key][:] = torch.nan
+        return drawn
+
+    replay.sequences = spoiled
+    with pytest.raises(FloatingPointError, match=message):
+        learner.update(replay, 0.0)
+    assert all(torch.equal(value, before[name]) for name, value in learner.policy.named_parameters())

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows this project on a machine with a GPU and without network. Run it in the repository's root, with what pack.sh packed.
 #   bash tests/gpu/run.sh FOLDER tests      installs, then what must hold (tests of the marker gpu); about 130 s
-#   bash tests/gpu/run.sh FOLDER figures    the rates of the pieces, alone on the machine; about 4 minutes
+#   bash tests/gpu/run.sh FOLDER figures    the rates of the pieces, alone on the machine; about 5 minutes
 #   bash tests/gpu/run.sh FOLDER study      recorded data of many tasks, pretraining, and runs side by side; 7 minutes
 # Results are written to $OUT (default: results beside FOLDER). LIMIT is the number of seconds that `study` may take.
 set -uo pipefail
@@ -48,12 +48,12 @@ tests() {
 }
 
 figures() {
-  timeout 280 python3 -m mbrl bench --device cuda >"$out/figures.txt" 2>&1
+  timeout 320 python3 -m mbrl bench --device cuda >"$out/figures.txt" 2>&1
   cat "$out/figures.txt"
   timeout 40 python3 -m mbrl bench rendering >>"$out/figures.txt" 2>&1
 }
 
-# SETTINGS: more of them for every run, such as cuda_graphs=true.
+# SETTINGS: more of them for every run, such as cuda_graphs=false.
 train() {
   # shellcheck disable=SC2086
   timeout "$(left)" python3 -m mbrl train experiment=few_steps video=false ${SETTINGS:-} \

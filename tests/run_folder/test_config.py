@@ -103,5 +103,7 @@ def test_what_decides_the_speed_alone_may_differ_in_any_part(tmp_path: Path) -> 
     (tmp_path / "metrics.jsonl").touch()
     captured = {"cuda_graphs": True, "agent": {"policy": {"cuda_graphs": True}}}
     claim_run_folder(tmp_path, OmegaConf.merge(config, captured))
+    with pytest.raises(ValueError, match=r"env\.threads: absent there, 2 here"):  # not the run's own threads
+        claim_run_folder(tmp_path, OmegaConf.merge(config, {"env": {"threads": 2}}))
     with pytest.raises(ValueError, match=r"config \(agent\.policy\.rate: 0\.1 there, 0\.2 here\)"):
         claim_run_folder(tmp_path, OmegaConf.merge(config, captured, {"agent": {"policy": {"rate": 0.2}}}))
