@@ -101,7 +101,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         loss = network.loss(logits, after["reward"], after["terminated"])
         optimizer, most = self.model.optimizers["reward_network"], self.plan.clip_norm
         gradient_step(optimizer, loss, done=self.updates, warmup=0, clip_norm=most, name="reward_network")
-        error = (network.expected(logits.detach()) - after["reward"]).abs().mean()
+        error = (network.read(logits.detach()) - after["reward"]).abs().mean()
         return {"embedded_reward_loss": loss.detach(), "embedded_reward_error": error}
 
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class RewardObjective(nn.Module):
                 pixels = pixels[:, -rewards.shape[1] - 1 :]
                 logits = self.network.logits(pixels, segment.actions, learning=True)
         loss = self.network.loss(logits, rewards, ended)
-        error = (self.network.expected(logits.detach()) - rewards).abs().mean()
+        error = (self.network.read(logits.detach()) - rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}
 
     def _of_tokens(self, network: TokenRewardNetwork, segment: Segment) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -44,7 +44,7 @@ class RewardReader(RewardModel):
         logits = network.logits(batch["pixels"], batch["action"][:, :-1], learning=True)
         loss = network.loss(logits, rewards)
         gradient_step(self.optimizer, loss, done=0, warmup=0, clip_norm=self.clip_norm, name="reward_network")
-        error = (network.expected(logits.detach()) - rewards).abs().mean()
+        error = (network.read(logits.detach()) - rewards).abs().mean()
         return {"reward_loss": loss.detach(), "reward_error": error}
 
     @torch.no_grad()

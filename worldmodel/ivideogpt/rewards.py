@@ -17,8 +17,8 @@ from torchrl.modules import SymExpTwoHot
 from torchrl.modules.functional import symexp
 
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.weights.files import assign, find, read
-from worldmodel.ranges import Padding, ShareBelowOne, Width
+from worldmodel.ivideogpt.weights import files
+from worldmodel.ranges import OpenShare, Padding, ShareBelowOne, Width
 
 GROUPS = 4  # of the group norms
 # In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the little that a young network leaves there decides
@@ -50,11 +50,13 @@ class TwoHotRewards(nn.Module):
     Args:
         terminates: Whether it also predicts whether a step terminates the episode, by one more output: the continue
             head.
+        quantile: Which quantile of the distribution a reward is read at; lower is more cautious where it is unsure.
+            None: its mean.
     """
 
-    def __init__(self, terminates: bool = False) -> None:
+    def __init__(self, terminates: bool = False, quantile: OpenShare | None = None) -> None:
         super().__init__()
-        self.terminates, self.two_hot = terminates, SymExpTwoHot(BINS)
+        self.terminates, self.quantile, self.two_hot = terminates, quantile, SymExpTwoHot(BINS)
         self.two_hot.bins = symexp(torch.linspace(-LIMIT, LIMIT, BINS))
 
     def last_linear(self, width: int) -> nn.Linear:
@@ -66,10 +68,14 @@ class TwoHotRewards(nn.Module):
             nn.init.constant_(last.bias[BINS:], RARE)
         return last
 
-    def expected(self, logits: Tensor) -> Tensor:
-        """Expected rewards [*B, 1] of `logits`."""
-        expected: Tensor = self.two_hot(logits[..., :BINS])
-        return expected
+    def read(self, logits: Tensor) -> Tensor:
+        """Rewards [*B, 1] of `logits`: the mean of the distribution, or the bin that holds its quantile."""
+        if self.quantile is None:
+            mean: Tensor = self.two_hot(logits[..., :BINS])
+            return mean
+        below = logits[..., :BINS].float().softmax(-1).cumsum(-1) < self.quantile
+        quantile: Tensor = self.two_hot.bins[below.sum(-1, keepdim=True).clamp(max=BINS - 1)]
+        return quantile
 
     def ends(self, logits: Tensor) -> Tensor | None:
         """Whether each step terminates the episode, bool [*B, 1], drawn by `logits`; None without that output."""
@@ -109,6 +115,7 @@ class RewardNetwork(TwoHotRewards):
             continue head.
         pretrained: Weights to start from: a folder with a `reward_network/`, see weights.files.find. They are those of
             `frames_reader` alone; the layers of actions and rewards are new. None: random weights.
+        quantile: See TwoHotRewards.
 
     Raises:
         ValueError: The sizes do not fit together, or not to the weights.
@@ -126,8 +133,9 @@ class RewardNetwork(TwoHotRewards):
         shift_pad: Padding = 4,
         terminates: bool = False,
         pretrained: str | None = None,
+        quantile: OpenShare | None = None,
     ) -> None:
-        super().__init__(terminates)
+        super().__init__(terminates, quantile)
         resolution, self.shift_pad = tokenizer.resolution, shift_pad
         side = resolution >> len(channels)
         if side < 1 or side << len(channels) != resolution or any(count % GROUPS for count in channels):
@@ -154,12 +162,12 @@ class RewardNetwork(TwoHotRewards):
         return nn.ModuleDict({"encoder": self.encoder, "frames_linear": self.frames_linear})
 
     def _load(self, pretrained: str) -> None:
-        folder = find(pretrained, PART)
-        assign(self.frames_reader, read(folder, FILE)[0], folder)
+        folder = files.find(pretrained, PART)
+        files.assign(self.frames_reader, files.read(folder, FILE)[0], folder)
 
     def forward(self, frames: Tensor, actions: Tensor | None) -> Tensor:
-        """Expected rewards [B, F, 1] float32 in the units of the environment; arguments as in `logits`."""
-        return self.expected(self.logits(frames, actions))
+        """Rewards [B, F, 1] float32 in the units of the environment, see `read`; arguments as in `logits`."""
+        return self.read(self.logits(frames, actions))
 
     def logits(self, frames: Tensor, actions: Tensor | None, learning: bool = False) -> Tensor:
         """Logits of the bins.
@@ -222,8 +230,8 @@ class TokenRewardNetwork(TwoHotRewards):
         self.head = nn.Sequential(*hidden, nn.Linear(width, width), *copy.deepcopy(hidden), self.last_linear(width))
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
-        """Expected rewards [*B, 1] float32 in the environment's units; arguments as in `logits`."""
-        return self.expected(self.logits(before, after, actions))
+        """Rewards [*B, 1] float32 in the environment's units, see `read`; arguments as in `logits`."""
+        return self.read(self.logits(before, after, actions))
 
     def logits(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
         """Logits of the bins.

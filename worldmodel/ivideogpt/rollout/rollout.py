@@ -169,7 +169,7 @@ class Rollouts:
         seen = torch.cat([state.recent[:, -1:], pixels], 1)
         with autocast(pixels, self.precision):
             logits = self.frame_rewards.logits(seen, None if actions is None else actions.float())
-            rewards = self.frame_rewards.expected(logits).unbind(1)
+            rewards = self.frame_rewards.read(logits).unbind(1)
         ended = self.frame_rewards.ends(logits)
         ends = [None] * len(frames) if ended is None else ended.unbind(1)
         return [replace(f, reward=r, ended=end) for f, r, end in zip(frames, rewards, ends, strict=True)]
@@ -181,7 +181,7 @@ class Rollouts:
         latents = [self.tokenizer.dynamics_quantize.vectors(self.layout.codes(tokens)) for tokens in (before, after)]
         with mode(network, False):
             logits = network.logits(latents[0], latents[1], action)
-        return network.expected(logits), network.ends(logits)
+        return network.read(logits), network.ends(logits)
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
