@@ -229,20 +229,14 @@ class Run:
         Returns:
             The outcome of each episode; `summary()` gives their means, with `success` as `eval.success` says.
         """
-        from mbrl.build import agent_steps_per_episode, env_factory
-        from mbrl.collecting.evaluation import Evaluator, film
+        from mbrl.build import env_factory
+        from mbrl.collecting.evaluation import film
+        from mbrl.collecting.run_evaluator import run_evaluator
 
-        settings, acting, make_env = self._whole_config.eval, self._acting[0], env_factory(self.config, evaluation=True)
-        evaluator = Evaluator(
-            make_env,
-            episodes=settings.episodes if episodes is None else episodes,
-            max_steps=agent_steps_per_episode(self.config),
-            seed=settings.seed if seed is None else seed,
-            success=settings.success,
-        )
-        with closing(evaluator):
+        acting = self._acting[0]
+        with closing(run_evaluator(self._whole_config, episodes, seed, values=False)) as evaluator:
             if video is not None:
-                film(Path(video), make_env, evaluator, acting)
+                film(Path(video), env_factory(self.config, evaluation=True), evaluator, acting)
             return evaluator(acting)
 
     @cached_property

@@ -105,7 +105,7 @@ def run(config: DictConfig) -> Path:
 def build(config: DictConfig) -> Run:
     """Build a run, in its state at the last checkpoint if there is one."""
     directory = Path(config.run_dir)
-    evaluator = run_evaluator(config, config.eval.episodes)
+    evaluator = run_evaluator(config)
     policy = build_policy(config, evaluator.env)
     require_batches(config, evaluator.env, policy)
     replay = build_replay(config, directory / "replay", evaluator.env, policy)

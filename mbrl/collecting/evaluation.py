@@ -21,11 +21,13 @@ from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT
 from mbrl.device import fork_rng
 from mbrl.envs.gym import has_snapshots, with_recurrent_state
 from mbrl.envs.lockstep import LockStep
+from mbrl.envs.threads import EnvThreads
 from mbrl.errors import UserError
 from policies.base import Policy
 
 FILMED = 4  # episodes
 KEPT = (*OBSERVATIONS, SNAPSHOT, "action")  # of the first steps of an episode, for a world model to go on from
+MOST_THREADS = 8  # an eighth of a step with pixels keeps the interpreter from other threads
 SIDE_BY_SIDE = 20  # episodes at most: a planner imagines all their candidates at once
 
 Success = Literal["any", "last"]  # success of an episode: at any of its steps, or at its last step
@@ -85,6 +87,7 @@ class Evaluator:
         seed: of the goals.
         success: whether an episode counts as solved by success at any of its steps or at its last step.
         gamma: discount of the returns that critics are compared with; None does not compare.
+        threads: environments that step at the same time, where they draw and have snapshots; the outcome is the same.
     """
 
     def __init__(
@@ -96,12 +99,15 @@ class Evaluator:
         seed: int,
         success: Success = "any",
         gamma: float | None = None,
+        threads: int = 1,
     ) -> None:
         if episodes < 1:
             raise UserError(f"eval.episodes must be 1 or more, not {episodes}")
         self._make_env = partial(make_env, seed=seed)
         self.env = self._make_env()
         self._beside: list[EnvBase] = []  # further environments, where one cannot play several episodes
+        self._threads: EnvThreads | None = None  # of environments that can, once they are needed
+        self._count = min(threads, episodes, MOST_THREADS) if "pixels" in self.env.observation_spec else 1
         self._recurrent_env: EnvBase | None = None
         self.episodes, self.max_steps, self.seed, self.success = episodes, max_steps, seed, success
         self.gamma = gamma
@@ -143,7 +149,7 @@ class Evaluator:
         values: list[Tensor] = []
         lengths = torch.zeros(len(episodes), dtype=torch.int64)
         with acting_alone(policy, self.seed + episodes.start):
-            world = LockStep(self._envs(len(episodes)), episodes)
+            world = self._world(episodes)
             at_branch = memory = Memory(policy.carried, len(episodes), policy.device)
             while len(rewards) < self.max_steps and not world.done.all():
                 lengths += ~world.done
@@ -167,12 +173,14 @@ class Evaluator:
             torch.stack(rewards, 1), torch.stack(successes, 1), lengths, kept, at_branch, world.terminated, expected
         )
 
-    def _envs(self, episodes: int) -> list[EnvBase]:
-        """The environments for this number of episodes side by side."""
+    def _world(self, episodes: range) -> LockStep:
+        """The environments at the start of these episodes."""
         if has_snapshots(self.env.unwrapped):
-            return [self.env]
-        self._beside += [self._make_env() for _ in range(episodes - 1 - len(self._beside))]
-        return [self.env, *self._beside[: episodes - 1]]
+            if self._threads is None:
+                self._threads = EnvThreads(self.env, self._make_env, self._count)
+            return LockStep(self._threads.envs, episodes, self._threads.each)
+        self._beside += [self._make_env() for _ in range(len(episodes) - 1 - len(self._beside))]
+        return LockStep([self.env, *self._beside[: len(episodes) - 1]], episodes)
 
     def play(self, policy: Policy, index: int) -> TensorDictBase:
         """The rollout [L] of the policy on goal number `index`, with every observation."""
@@ -184,6 +192,8 @@ class Evaluator:
             return self._recurrent_env.rollout(self.max_steps, policy.acting, auto_cast_to_device=away)
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.close()
         for env in (self.env, *self._beside):
             env.close()
 

@@ -1,4 +1,4 @@
-"""What evaluates a run while it trains, from its configuration."""
+"""What evaluates a run, from its configuration."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from omegaconf import DictConfig
 
 from mbrl.build import agent_steps_per_episode, env_factory
 from mbrl.collecting.evaluation import Evaluator
+from mbrl.processes.usage import usable_cores
 
 
-def run_evaluator(config: DictConfig, episodes: int) -> Evaluator:
-    """An evaluator of a run over this number of goals.
+def run_evaluator(
+    config: DictConfig, episodes: int | None = None, seed: int | None = None, values: bool = True
+) -> Evaluator:
+    """An evaluator as a run's settings have it, which draws in as many threads as the run has.
 
-    Critics are asked what they expect unless there is a success bonus: they have learned it, and evaluation has none.
+    Args:
+        config: the settings.
+        episodes: number of goals; None for that of the run.
+        seed: of the list of goals; None for that of the run.
+        values: whether critics are asked what they expect. They never are where there is a success bonus: they have
+            learned it, and evaluation has none.
     """
+    compared = values and not config.env.get("success_bonus")
     return Evaluator(
         env_factory(config, evaluation=True),
-        episodes=episodes,
+        episodes=config.eval.episodes if episodes is None else episodes,
         max_steps=agent_steps_per_episode(config),
-        seed=config.eval.seed,
+        seed=config.eval.seed if seed is None else seed,
         success=config.eval.success,
-        gamma=None if config.env.get("success_bonus") else config.replay.gamma,
+        gamma=config.replay.gamma if compared else None,
+        threads=config.get("threads") or usable_cores(),
     )

@@ -5,10 +5,11 @@ N episodes, K frame stack, R resolution, A action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -18,37 +19,39 @@ from mbrl.data.episodes import SNAPSHOT
 from mbrl.envs.gym import has_snapshots
 from mbrl.envs.snapshots import SnapshotLayout
 
+Each = Callable[[Callable[[int], None]], Any]
+
 
 class LockStep:
     """N episodes, on all of which a policy acts in one call.
 
-    An environment that has snapshots plays all of them: it restores that of an episode before each of its steps.
+    An environment that has snapshots plays several of them: it restores that of an episode before each of its steps.
     Snapshots are exact, so that every episode is the same as if it were run alone, and N episodes need the memory of
     one simulator. Of environments without snapshots each plays one episode.
 
     Args:
-        envs: one environment with `snapshot` and `restore`, or N alike without; made by `mbrl.envs.gym.wrap_gym`.
-            Their Gymnasium environments must have `seek`.
+        envs: one or several alike with `snapshot` and `restore`, which share the episodes, or N alike without; made by
+            `mbrl.envs.gym.wrap_gym`. Their Gymnasium environments must have `seek`.
         episodes: numbers of the N episodes.
+        each: calls a function with the number of each environment, as `EnvThreads.each` does; None: one after the
+            other.
 
     Attributes:
         done: bool [N], whether an episode has ended. Such episodes are not stepped.
         terminated: bool [N], whether it has ended by itself and not by a time limit.
     """
 
-    def __init__(self, envs: Sequence[EnvBase], episodes: Sequence[int]) -> None:
-        env = envs[0]
-        self._envs: list[Any] = [env.unwrapped] * len(episodes) if len(envs) == 1 else [one.unwrapped for one in envs]
+    def __init__(self, envs: Sequence[EnvBase], episodes: Sequence[int], each: Each | None = None) -> None:
+        env, count = envs[0], len(episodes)
+        self._envs: list[Any] = [one.unwrapped for one in envs]
+        self._each = each or self._in_turn
         self._restores = has_snapshots(env.unwrapped)
         self._frame_stack = env.observation_spec["frames"].shape[-3] // 3 if "frames" in env.observation_spec else 0
-        self.done = torch.zeros(len(episodes), dtype=torch.bool)
+        self.done = torch.zeros(count, dtype=torch.bool)
         self.terminated = torch.zeros_like(self.done)
-        self._snapshots: list[Any] = []
-        self._observations: list[dict[str, Any]] = []
-        for inner, episode in zip(self._envs, episodes, strict=True):
-            inner.seek(episode)
-            self._observations.append(inner.reset()[0])
-            self._snapshots.append(inner.snapshot() if self._restores else None)
+        self._snapshots: list[Any] = [None] * count
+        self._observations: list[dict[str, Any]] = [{}] * count
+        self._each(lambda number: self._begin(number, episodes))
         self._seen = _stacked(self._observations)
         self._layout = SnapshotLayout.of(env.unwrapped) if SNAPSHOT in env.observation_spec else None
         if self._frame_stack:
@@ -73,20 +76,42 @@ class LockStep:
         """
         rewards, successes = torch.zeros(len(action)), torch.zeros(len(action), dtype=torch.bool)
         moves = action.cpu().numpy()
-        for index in (~self.done).nonzero()[:, 0].tolist():
-            env = self._envs[index]
-            if self._restores:
-                env.restore(self._snapshots[index])
-            self._observations[index], rewards[index], terminated, truncated, info = env.step(moves[index])
-            if self._restores:
-                self._snapshots[index] = env.snapshot()
-            successes[index] = bool(info["success"].any())
-            self.done[index], self.terminated[index] = terminated or truncated, terminated
+        self._each(lambda number: self._advance(number, moves, rewards, successes))
         frames = self._seen.get("frames")
         self._seen = _stacked(self._observations)
         if frames is not None:
             self._seen["frames"] = torch.cat([frames[:, 3:], self._seen["pixels"]], 1)
         return rewards, successes
+
+    def _begin(self, number: int, episodes: Sequence[int]) -> None:
+        """Reset environment `number` to each of its episodes."""
+        env = self._envs[number]
+        for row in self._rows(number):
+            env.seek(episodes[row])
+            self._observations[row] = env.reset()[0]
+            self._snapshots[row] = env.snapshot() if self._restores else None
+
+    def _advance(self, number: int, moves: npt.NDArray[Any], rewards: Tensor, successes: Tensor) -> None:
+        """Step environment `number` in each of its episodes that has not ended; writes their rows alone."""
+        env = self._envs[number]
+        for row in self._rows(number):
+            if self.done[row]:
+                continue
+            if self._restores:
+                env.restore(self._snapshots[row])
+            self._observations[row], rewards[row], terminated, truncated, info = env.step(moves[row])
+            if self._restores:
+                self._snapshots[row] = env.snapshot()
+            successes[row] = bool(info["success"].any())
+            self.done[row], self.terminated[row] = terminated or truncated, terminated
+
+    def _rows(self, number: int) -> range:
+        """The episodes of an environment."""
+        return range(number, len(self._snapshots), len(self._envs))
+
+    def _in_turn(self, function: Callable[[int], None]) -> None:
+        for number in range(len(self._envs)):
+            function(number)
 
 
 def _stacked(observations: list[dict[str, Any]]) -> dict[str, Tensor]:

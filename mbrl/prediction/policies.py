@@ -33,6 +33,7 @@ from mbrl.prediction.fitting import (
 )
 from mbrl.prediction.models import LoadedModel, load_model
 from mbrl.prediction.policy_scores import Correlation, Episodes, Score, SuccessRule, correlate, score, success_rule
+from mbrl.processes.usage import usable_cores
 from mbrl.run import Run, load
 from mbrl.run_folder.paths import CHECKPOINTS, checkpoint_folders
 
@@ -240,6 +241,7 @@ def play(
         episodes=protocol.episodes,
         max_steps=agent_steps_per_episode(run.config),
         seed=protocol.seed,
+        threads=usable_cores(),
     )
     with closing(evaluator):
         numbers = range(protocol.episodes * max(1, len(getattr(evaluator.env, "tasks", []))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -78,6 +80,37 @@ def test_side_by_side_is_one_by_one_in_meta_world() -> None:
     result = evaluator(policy)
     assert columns(result) == alone(evaluator, policy, 3)
     assert all(result.success)
+
+
+def test_threads_draw_and_step_what_one_thread_does() -> None:
+    make_env = partial(make_metaworld, "window-close", episode_length=12, resolution=32)
+    results = []
+    for threads in (1, 3):
+        with closing(Evaluator(make_env, episodes=5, max_steps=6, seed=3, threads=threads)) as evaluator:
+            policy = ScriptedPolicy(evaluator.env.observation_spec, evaluator.env.action_spec, task="window-close")
+            played = [evaluator.play_together(policy, range(first, first + 5), opening=6) for first in (0, 5)]
+            results.append(played)
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one.reward, three.reward) and torch.equal(one.lengths, three.lengths)
+        assert (one.opening == three.opening).all()
+        assert one.opening["pixels"].float().std() > 0
+
+
+def test_an_error_in_a_thread_is_raised_and_all_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, threads = Toy.step, set()
+
+    def fails(self: Toy, action: Any) -> Any:
+        threads.add(threading.get_ident())
+        if threading.current_thread() is not threading.main_thread():
+            raise FloatingPointError("the policy has diverged")
+        return step(self, action)
+
+    monkeypatch.setattr(Toy, "step", fails)
+    make_env = partial(make_toy, resolution=16, episode_length=12)
+    with closing(Evaluator(make_env, episodes=8, max_steps=12, seed=3, threads=3)) as evaluator:
+        with pytest.raises(FloatingPointError, match="diverged"):
+            evaluator(WalkingPolicy())
+        assert len(threads) == 3
 
 
 def test_an_episode_that_ends_early_is_not_stepped_on(monkeypatch: pytest.MonkeyPatch) -> None:
