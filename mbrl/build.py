@@ -257,6 +257,7 @@ def build_imagination(
         replay,
         action_spec=env.action_spec,
         resolution=env.observation_spec["pixels"].shape[-1] if pixels else None,
+        episode_steps=agent_steps_per_episode(config),
         **config.agent.imagination,
     )
 

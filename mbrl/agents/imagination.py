@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -15,7 +15,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.uncertainty import Factors, PerEstimate, UncertaintyRules
 from mbrl.data.episodes import INITIAL, OBSERVATIONS, record_fields
-from mbrl.envs.imagined import ImaginationEnv, Starts, check_horizon
+from mbrl.envs.imagined import ImaginationEnv, check_horizon
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import LOG_PROB, WEIGHT
 from mbrl.replay.replay import Replay
@@ -78,6 +78,8 @@ class Imagination:
         n_step: rewards summed in an imagined transition; None takes the replay's.
         noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.
         recent_starts: share of the real states that is drawn from the newest quarter of the episodes, in [0, 1].
+        episode_steps: steps after which the environment truncates an episode, beyond which no rollout goes; None where
+            there is no such limit.
         cut_above: see `UncertaintyRules`; None truncates no rollout.
         weigh_by: see `UncertaintyRules`; None gives all transitions the same weight.
         optimism: see `UncertaintyRules`; None adds no bonus to rewards.
@@ -102,6 +104,7 @@ class Imagination:
         n_step: Steps | None = None,
         noise: Std | None = None,
         recent_starts: Share = 0.0,
+        episode_steps: int | None = None,
         cut_above: PerEstimate = None,
         weigh_by: PerEstimate = None,
         optimism: Factors = None,
@@ -124,12 +127,13 @@ class Imagination:
             )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
+        self._starts, self._episode_steps = starts_of(world_model, replay, rollouts, recent_starts), episode_steps
         for steps in (self.schedule.first, self.schedule.last):
             check_horizon(world_model, steps)
         self.divide_pixels_twice = divide_pixels_twice
         self.env = ImaginationEnv(
             world_model,
-            starts_of(world_model, replay, rollouts, recent_starts),
+            self._starts,
             action_spec=action_spec,
             batch_size=rollouts,
             horizon=self.schedule.at(0),
@@ -177,6 +181,8 @@ class Imagination:
             Metrics by name: detached 0-d tensors.
         """
         self.env.horizon = self.schedule.at(env_steps)
+        if self._episode_steps is not None:
+            self.env.starts = partial(self._starts, last=self._episode_steps - self.horizon)
         self.buffer.capacity = self._records(self.horizon)
         with set_exploration_type(ExplorationType.RANDOM), self.policy.limited_noise(self.noise):
             rollout = self.env.rollout(self.horizon, self.policy.acting, break_when_any_done=False)
@@ -228,7 +234,7 @@ class Imagination:
         return len(self.buffer)
 
 
-def starts_of(world_model: WorldModel, replay: Replay, rollouts: int, recent: float) -> Starts:
+def starts_of(world_model: WorldModel, replay: Replay, rollouts: int, recent: float) -> Callable[..., TensorDict]:
     """What draws real states for a world model; those of one episode share its initial frame where that is encoded."""
     if INITIAL not in world_model.context_keys:
         return partial(replay.starts, recent=recent)

@@ -14,7 +14,7 @@ from mbrl.errors import UserError
 FloatArray = npt.NDArray[np.float64]
 Snapshot = dict[str, Any]
 
-MAX_EPISODE_STEPS = 500  # env steps; Meta-World raises an error at a later one
+MAX_EPISODE_STEPS = 500  # env steps, as in Meta-World
 STATE_DIM = 39
 
 # Arrays of the model that Meta-World's tasks change at a reset. mj_getState does not include them.
@@ -94,6 +94,7 @@ class Simulator:
         Returns:
             The observation, float64 [39]; the reward, in [0, 10]; and whether this step succeeded.
         """
+        self.raw.curr_path_length = 0  # It refuses step 501, which a plan or a rollout from a late state may take.
         observation, reward, _, _, info = self.raw.step(action)
         self.observation = observation
         return observation, float(reward), bool(info["success"])

@@ -196,9 +196,7 @@ class Replay:
         if of_demos.any():
             yield self.demos, of_demos, -1 - index[of_demos]
 
-    def starts(
-        self, batch_size: int, length: int, recent: float = 0.0, *, together: int = 1, initial: bool = False
-    ) -> TensorDict:
+    def starts(self, batch_size: int, length: int, recent: float = 0.0, *, together: int = 1, **how: Any) -> TensorDict:
         """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at.
 
         Args:
@@ -206,9 +204,9 @@ class Replay:
             length: rows of a history, see `EpisodeBuffer.starts`.
             recent: share of them that is drawn from the newest quarter of the collected episodes.
             together: see `EpisodeBuffer.starts`; of each kind of state as many are drawn as this divides.
-            initial: see `EpisodeBuffer.sequences`.
+            how: `last` and `initial`, see `EpisodeBuffer.starts`.
         """
-        options: dict[str, Any] = {"together": together, "initial": initial}
+        options: dict[str, Any] = {"together": together, **how}
         newest = round(batch_size * recent / together) * together
         if newest == 0:
             return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length, **options), together)

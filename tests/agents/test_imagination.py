@@ -57,6 +57,17 @@ def test_stacks_begin_with_real_frames(replay):
     assert torch.equal(rollout["frames"][..., -3:, :, :], rollout["pixels"])
 
 
+@pytest.mark.parametrize("horizon", [3, {"first": 1, "last": 4, "from_env_steps": 0, "to_env_steps": 10}])
+def test_no_rollout_goes_beyond_the_time_limit(replay, horizon):
+    length = len(episode(0)) - 1  # steps
+    made = make_imagination(replay, rollouts=200, horizon=horizon, episode_steps=length)
+    for env_steps, steps in ((0, 3), (10, 3)) if horizon == 3 else ((0, 1), (10, 4)):
+        made.run(env_steps)
+        branched = made.env.history_records["pixels"][:, -1, 0, 0, 0]
+        drawn = {int(each) for number in range(4) for each in episode(number)["pixels"][: length - steps + 1, 0, 0, 0]}
+        assert set(branched.tolist()) == drawn
+
+
 def test_imagined_rewards_are_summed_over_steps_of_their_own(replay):
     batches = []
     for n_step in (None, 1, 5):

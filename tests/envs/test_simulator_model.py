@@ -42,6 +42,15 @@ def simulated(make_env: Any) -> tuple[SimulatorModel, TensorDictBase]:
     return model, env.rollout(12)
 
 
+def test_it_goes_on_after_the_last_step_that_meta_world_takes() -> None:
+    model, episode = simulated(partial(metaworld.make_env, "window-close", pixels=False, episode_length=500))
+    env = metaworld.make_env("window-close", seed=1, snapshots=True, pixels=False, episode_length=500)
+    last = env.rollout(250)[-1:]
+    assert last["next", "truncated"].all()
+    rewards = model.outcome(model.start(last[None]), episode["action"][None, :5]).reward
+    assert rewards.shape == (1, 5) and (rewards > 0).all()
+
+
 @pytest.mark.parametrize("name", ENVS)
 def test_it_predicts_what_happens(name: str) -> None:
     model, episode = simulated(ENVS[name])

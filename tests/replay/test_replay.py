@@ -230,6 +230,9 @@ def test_rollouts_branch_from_every_step_from_which_an_action_was_taken() -> Non
     runs = replay.starts(400, 3, together=4)["state"][:, -1, 0]
     of_one = (runs // 100).view(100, 4)
     assert (of_one == of_one[:, :1]).all() and len(of_one[:, 0].unique()) == 8 and len(runs.unique()) == 32
+    for together, last, steps in ((1, 2, {0, 1, 2}), (4, 1, {0, 1}), (1, 9, {0, 1, 2, 3}), (1, -4, {0})):
+        early = replay.starts(400, 3, recent=0.5, together=together, last=last)["state"][:, -1, 0] % 100
+        assert set(early.tolist()) == steps
 
 
 def test_segments_of_the_newest_tenth_and_their_first_frames() -> None:
