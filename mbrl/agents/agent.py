@@ -37,7 +37,7 @@ class Agent:
             reads embeddings, or a planner acts.
         imagination: rolls the policy out in the world model; needed where `schedule.real_ratio` is below 1.
         planner: acts in place of the policy, by planning in the world model. The policy is its prior.
-        model_error: measures the world model on each new episode; None does not.
+        model_error: measures the world model on new episodes; None does not.
         schedule: when each part learns.
         observer: acts with the policy, where that reads a world model's embeddings. None: the policy acts itself.
         learner: how the policy is updated; None chooses by `policy.learns_from`.

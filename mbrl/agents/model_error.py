@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from mbrl.agents.learners import Metrics
 from mbrl.data.episodes import INITIAL, with_initial
@@ -77,10 +78,12 @@ class ModelError:
         The random numbers of training are left as they were.
 
         Returns:
-            `reward_correlation`; `reward_LEVEL` and `true_reward_LEVEL`, mean imagined and true reward of the steps
-            whose true reward is low (below 2), middle or high (8 or more), where there are any; for a model that
-            predicts pixels `psnr_moving` and `psnr_moving_copy`, of the imagined frames and of copies of the last real
-            one; with the simulator `plan_rank_correlation`, see `within_start_rank_correlation`; with a gate `trusted`.
+            `reward_correlation`; `return_correlation`, `return` and `true_return`, correlation and means of the
+            discounted returns of the rollouts; `reward_LEVEL` and `true_reward_LEVEL`, mean imagined and true reward of
+            the steps whose true reward is low (below 2), middle or high (8 or more), where there are any, and
+            `reward_correlation_LEVEL`; for a model that predicts pixels `psnr_moving` and `psnr_moving_copy`, of the
+            imagined frames and of copies of the last real one; with the simulator `plan_rank_correlation`, see
+            `within_start_rank_correlation`; with a gate `trusted`.
         """
         length = self.world_model.context_length + self.horizon
         if len(episode) < length:
@@ -113,17 +116,32 @@ class ModelError:
         imagined = model.predict(segments[:, :context].to(model.device), actions.to(model.device)).cpu()
         metrics: Metrics = {}
         if model.predicts_reward:
-            predicted, real = imagined["reward"], segments["reward"][:, context - 1 : -1]
-            metrics["reward_correlation"] = correlation(predicted, real)
-            for name in LEVELS:
-                chosen = at_level(real, name)
-                if chosen.any():
-                    metrics |= {f"reward_{name}": predicted[chosen].mean(), f"true_reward_{name}": real[chosen].mean()}
+            metrics |= self._rewards(imagined["reward"], segments["reward"][:, context - 1 : -1])
         if "pixels" in model.observations:
             last, real = segments["pixels"][:, context - 1], segments["pixels"][:, context:]
             metrics["psnr_moving"] = moving_psnr(imagined["pixels"], real, last)
             metrics["psnr_moving_copy"] = moving_psnr(last[:, None].expand_as(real), real, last)
         return {name: value for name, value in metrics.items() if torch.isfinite(value)}
+
+    def _rewards(self, predicted: Tensor, real: Tensor) -> Metrics:
+        """Compare the rewards [S, H, 1] of rollouts, and their discounted returns."""
+        discounts = self.gamma ** torch.arange(real.shape[1])[:, None]
+        returns, true_returns = (predicted * discounts).sum(1), (real * discounts).sum(1)
+        metrics: Metrics = {
+            "reward_correlation": correlation(predicted, real),
+            "return_correlation": correlation(returns, true_returns),
+            "return": returns.mean(),
+            "true_return": true_returns.mean(),
+        }
+        for name in LEVELS:
+            chosen = at_level(real, name)
+            if chosen.any():
+                metrics |= {
+                    f"reward_{name}": predicted[chosen].mean(),
+                    f"true_reward_{name}": real[chosen].mean(),
+                    f"reward_correlation_{name}": correlation(predicted[chosen], real[chosen]),
+                }
+        return metrics
 
     def _plans(self, segments: TensorDict) -> Metrics:
         """Rank random plans from the contexts of segments [S, C + H]."""

@@ -128,7 +128,7 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int, snapshots: bool = F
     if snapshots and not has_snapshots(env):
         raise UserError(
             "env.snapshots=true, but this environment has no exact snapshots, which the simulator as a world model "
-            "needs: env=metaworld, env=mt10 and env=toy have them"
+            "needs: env=metaworld and env=toy have them"
         )
     return GymnasiumEnv(env, frame_stack, snapshots)
 

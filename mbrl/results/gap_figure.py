@@ -13,7 +13,7 @@ from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
 from mbrl.results.style import Style, draw_run, drawing, legend, small_panel
 
-COLUMNS = 4
+COLUMNS = 3
 PREFIXES = ("model_error/", "policy/q_", "eval/value")
 
 
@@ -49,14 +49,21 @@ PANELS = (
         ("model_error/plan_rank_correlation",),
         _same,
     ),
-    Panel("rewards of a new episode:\ncorrelation with the true ones", 1.0, ("model_error/reward_correlation",), _same),
+    Panel("rewards of new episodes:\ncorrelation with the true ones", 1.0, ("model_error/reward_correlation",), _same),
     Panel(
-        "moving pixels of a new episode: dB above\na copy of the last frame (0: no better)",
+        "imagined return minus true return\nof the same actions in new episodes",
+        0.0,
+        ("model_error/return", "model_error/true_return"),
+        np.subtract,
+    ),
+    Panel(
+        "moving pixels of new episodes: dB above\na copy of the last frame (0: no better)",
         np.nan,
         ("model_error/psnr_moving", "model_error/psnr_moving_copy"),
         np.subtract,
     ),
     _level("low", "below 2"),
+    _level("middle", "2 to 8"),
     _level("high", "8 or more"),
     Panel(
         "Q of imagined transitions\nminus Q of real ones", np.nan, ("policy/q_imagined", "policy/q_real"), np.subtract
@@ -85,7 +92,7 @@ def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figu
     if not any(name.startswith("model_error/") for metrics in measured.values() for name in metrics):
         return None
     rows = -(-len(PANELS) // COLUMNS)
-    figure = Figure(figsize=(14.0, 0.5 + 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(11.0, 0.5 + 2.8 * rows), layout="constrained")
     shown, axes = {}, figure.subplots(rows, COLUMNS).flatten()
     for axis in axes[len(PANELS) :]:
         axis.remove()

@@ -41,7 +41,11 @@ def test_a_perfect_model_has_no_error() -> None:
     assert float(found["plan_rank_correlation"]) == pytest.approx(1.0)
     assert "psnr_moving" not in found, "no error at all has no decibels"
     assert float(found["psnr_moving_copy"]) < 15
-    assert float(found["reward_low"]) == pytest.approx(float(found["true_reward_low"]))
+    assert float(found["return_correlation"]) == pytest.approx(1.0)
+    assert float(found["reward_correlation_low"]) == pytest.approx(1.0)
+    for name in ("reward_low", "return"):
+        true = found[f"true_{name}"]
+        assert float(found[name]) == pytest.approx(float(true)) and float(true) != 0
 
 
 class Still(WorldModel):
@@ -70,6 +74,7 @@ def test_a_model_in_which_nothing_moves() -> None:
     simulator, episode = perfect()
     found = ModelError(Still(), simulator, **SETTINGS)(episode)
     assert found["psnr_moving"] == found["psnr_moving_copy"]
+    assert float(found["return"]) == pytest.approx(2.0 * (1 + 0.9 + 0.81)) and float(found["true_return"]) < 5
     assert float(found["reward_low"]) == 2.0 and float(found["true_reward_low"]) < 2.0
     assert "reward_correlation" not in found, "a constant correlates with nothing"
     assert float(found["plan_rank_correlation"]) == 0.0, "it ignores actions"
