@@ -79,7 +79,7 @@ PANELS = (
 
 @drawing()
 def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figure | None:
-    """Draw each measure over env steps, one line for each run; a dotted line is a model without error.
+    """Draw each measure that a run has over env steps, one line for each run; a dotted line is a model without error.
 
     Args:
         runs: the runs.
@@ -91,21 +91,19 @@ def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figu
     measured = {run.state.folder: metric_rows(run.state.folder, PREFIXES) for run in runs}
     if not any(name.startswith("model_error/") for metrics in measured.values() for name in metrics):
         return None
-    rows = -(-len(PANELS) // COLUMNS)
+    drawn = {panel: [_series(panel, measured[run.state.folder]) for run in runs] for panel in PANELS}
+    panels = [panel for panel, series in drawn.items() if any(len(steps) for steps, _ in series)]
+    rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(11.0, 0.5 + 2.8 * rows), layout="constrained")
-    shown, axes = {}, figure.subplots(rows, COLUMNS).flatten()
-    for axis in axes[len(PANELS) :]:
+    shown, axes = {}, figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    for axis in axes[len(panels) :]:
         axis.remove()
-    for axis, panel in zip(axes, PANELS, strict=False):
-        for run in runs:
-            steps, values = _series(panel, measured[run.state.folder])
+    for axis, panel in zip(axes, panels, strict=False):
+        for run, (steps, values) in zip(runs, drawn[panel], strict=True):
             if len(steps):
                 shown[run.agent] = run.agent
                 draw_run(axis, steps, values, styles[run.agent])
-        if not axis.lines:
-            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
-            axis.set(xticks=[], yticks=[])
-        elif np.isfinite(panel.perfect):
+        if np.isfinite(panel.perfect):
             axis.axhline(panel.perfect, color="#444444", linestyle=":", linewidth=1.2)
         small_panel(axis, panel.title)
     legend(figure, styles, shown, COLUMNS)
