@@ -125,17 +125,23 @@ def wrap_gym(env: gymnasium.Env[Any, Any], frame_stack: int, snapshots: bool = F
     """
     if frame_stack < 1:
         raise UserError(f"frame_stack is {frame_stack}: it must be 1 or more")
-    if snapshots and not has_snapshots(env):
-        raise UserError(
-            "env.snapshots=true, but this environment has no exact snapshots, which the simulator as a world model "
-            "needs: env=metaworld and env=toy have them"
-        )
+    if snapshots:
+        require_snapshots(env)
     return GymnasiumEnv(env, frame_stack, snapshots)
 
 
 def has_snapshots(env: Any) -> bool:
     """Whether an environment can be put back into an earlier state exactly."""
     return hasattr(env, "snapshot") and hasattr(env, "restore")
+
+
+def require_snapshots(env: Any) -> None:
+    """UserError for an environment that cannot be put back into an earlier state exactly."""
+    if not has_snapshots(env):
+        raise UserError(
+            "this environment has no exact snapshots, which env.snapshots=true and the simulator as a world model "
+            "need: env=metaworld and env=toy have them"
+        )
 
 
 def with_recurrent_state(env: EnvBase, carried: Composite | None) -> EnvBase:

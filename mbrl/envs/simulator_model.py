@@ -16,6 +16,7 @@ from torchrl.data import Composite, TensorSpec
 from torchrl.envs import EnvBase
 
 from mbrl.data.episodes import SNAPSHOT
+from mbrl.envs.gym import require_snapshots
 from mbrl.envs.snapshots import SnapshotLayout
 from mbrl.errors import UserError
 from policies.ranges import Horizon
@@ -45,6 +46,7 @@ class SimulatorModel(WorldModel):
         self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase, max_horizon: Horizon = 100
     ) -> None:
         super().__init__()
+        require_snapshots(env.unwrapped)
         if SNAPSHOT not in observation_spec.keys():
             raise UserError(
                 "the simulator as a world model starts from snapshots of replayed states: set env.snapshots=true"
