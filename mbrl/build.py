@@ -41,7 +41,7 @@ from worldmodel.base import WorldModel
 
 # Settings of an agent that are not arguments of its class: its parts, and settings that others refer to.
 PARTS = ("policy", "world_model", "imagination", "planner", "planning", "model_error")
-REFERENCES = ("name", "pixels", "snapshots", "n_step", "gamma")
+REFERENCES = ("name", "size", "pixels", "snapshots", "n_step", "gamma")
 REFERS_TO_ENV = {"env", "simulator"}  # settings of a world model that build an environment
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from mbrl.pretraining.pretrain import PHASES
 from mbrl.pretraining.pretrain import check as check_pretraining
 from mbrl.targets import make
 from mbrl.training import check
-from policies.base import Planner
+from policies.base import Planner, Policy
 from worldmodel.base import WorldModel
 from worldmodel.reward_base import RewardPretraining
 
@@ -141,6 +141,23 @@ def test_base_models_have_the_published_sizes(name, tokenizer, transformer):
         model = make(settings, WorldModel, observation_spec=seen, action_spec=Specs.action_spec)
     assert sum(p.numel() for p in model.tokenizer.parameters()) == tokenizer
     assert sum(p.numel() for p in model.transformer.llm.parameters()) == transformer
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters"),
+    [
+        ([], 1_040_742),
+        (["agent.size=5M"], 4_955_238),
+        (["agent.policy.world_model.width=384", "agent.policy.behaviour.critics=2"], 1_213_879),  # the published 1M
+    ],
+)
+def test_one_setting_is_the_size_of_tdmpc2(settings: list[str], parameters: int) -> None:
+    """Without the target critics."""
+    policy = config("agent=tdmpc2", *settings).agent.policy
+    assert policy.behaviour.width == policy.world_model.width
+    with torch.device("meta"):
+        made = make(policy, Policy, observation_spec=Specs.observation_spec, action_spec=Specs.action_spec)
+    assert sum(p.numel() for p in made.parameters() if p.requires_grad) == parameters
 
 
 PAPER = "experiment=ivideogpt_paper"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.imagination import Imagination
@@ -31,6 +31,7 @@ TYPES: dict[str, Any] = {
     ]
     | None,
     "name": str,
+    "size": Literal["1M", "5M"],  # of TD-MPC2
     "pixels": bool,
     "snapshots": bool,
     "n_step": Horizon,

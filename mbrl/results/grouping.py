@@ -11,10 +11,11 @@ from mbrl.errors import one_line
 
 Settings = Mapping[str, Any]  # dotted keys: "agent.real_ratio" -> 0.5
 
-# settings in which the seeds of one experiment may differ: seed, task, place, length, hardware, and what is written
+# settings in which the seeds of one experiment may differ: seed, task, place, length, hardware, what is written, and
+# the size that stands for settings which are compared themselves, as runs of earlier versions lack it
 PER_RUN = {
     "seed", "env.task", "run_dir", "total_env_steps", "device", "threads", "checkpoint_every", "video", "eval.every",
-    "wandb", "collect.backend", "agent.policy.task", "replay.device",
+    "wandb", "collect.backend", "agent.policy.task", "agent.size", "replay.device",
 }  # fmt: skip
 PER_TASK = {
     "env._target_",

@@ -15,7 +15,10 @@ from mbrl.run_folder.files import require_regular_files, write_atomically
 from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
 
 # what may differ between a run and its continuation
-IGNORED_ON_RESUME = ("run_dir", "threads", "deterministic", "eval.every", "video", "wandb", "collect.backend")
+IGNORED_ON_RESUME = (
+    "run_dir", "threads", "deterministic", "eval.every", "video", "wandb", "collect.backend",
+    "agent.size",  # stands for settings that are compared themselves; runs of earlier versions lack it
+)  # fmt: skip
 IGNORED_ANYWHERE = "cuda_graphs"  # which several parts have
 TARGET = "_target_"
 # whose classes any configuration may name

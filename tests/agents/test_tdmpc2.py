@@ -153,6 +153,7 @@ def test_frames_are_stacked_from_the_rows_before_a_segment() -> None:
         (["agent.policy.planner.elites=17"], r"elites \(17\) must be 1 to candidates \(16\)"),
         (["agent.policy.proposals=17"], r"proposals \(17\) must be 0 to planner.candidates \(16\)"),
         (["agent.policy.replan_every=4"], r"replan_every \(4\) must be 1 to planner.horizon \(3\)"),
+        (["agent.size=2M"], "agent.size='2M' is not allowed: it must be 1M or 5M"),
         (["agent.policy.world_model.latent_size=20"], r"latent_size \(20\) must be a multiple of 8"),
         (["agent.pixels=true", "env.resolution=14"], "at least 15 pixels, not .9, 14, 14.: set env.resolution"),
         (["agent.pixels=true", "env.pixels=false"], "tdmpc2 learns from frames, which the environment does not give"),

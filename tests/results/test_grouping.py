@@ -59,6 +59,13 @@ def test_a_setting_that_one_run_lacks_differs() -> None:
     assert distinct_names(["mbpo", "mbpo"], settings) == ["mbpo [optimism=–]", "mbpo [optimism=2.0]"]
 
 
+def test_a_size_is_compared_by_what_it_sets() -> None:
+    settings = [SETTINGS | {"agent.width": 256} | size for size in ({}, {"agent.size": "1M"})]
+    assert distinct_names(["tdmpc2"] * 2, settings) == ["tdmpc2"] * 2
+    settings.append(SETTINGS | {"agent.width": 512, "agent.size": "5M"})
+    assert distinct_names(["tdmpc2"] * 3, settings)[1:] == ["tdmpc2 [width=256]", "tdmpc2 [width=512]"]
+
+
 def test_what_belongs_to_a_task_is_compared_within_it() -> None:
     demos = [SETTINGS | {"replay.demos": f"demos/{name}", "env.task": name} for name in ("hammer", "door-lock")]
     assert distinct_names(["bc + demos"] * 2, demos) == ["bc + demos"] * 2

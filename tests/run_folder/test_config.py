@@ -40,6 +40,15 @@ def test_a_run_of_an_earlier_version_goes_on_with_what_it_ran_with(tmp_path):
         claim_run_folder(tmp_path, OmegaConf.merge(now, {"protocol": {"name": "tdmpc2"}}))
 
 
+def test_a_size_is_compared_by_what_it_sets(tmp_path: Path) -> None:
+    old, now = ({"agent": {"width": 256, **size}} for size in ({}, {"size": "1M"}))
+    claim_run_folder(tmp_path, OmegaConf.create(old))
+    (tmp_path / "metrics.jsonl").touch()
+    claim_run_folder(tmp_path, OmegaConf.create(now))
+    with pytest.raises(ValueError, match=r"config \(agent.width: 256 there, 512 here\)"):
+        claim_run_folder(tmp_path, OmegaConf.create({"agent": {"width": 512, "size": "5M"}}))
+
+
 def test_what_is_no_run_folder_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         load_config(tmp_path)
