@@ -17,7 +17,10 @@ class _Callable(ModuleType):
     """This module, which is a function too: a function of its name would hide it."""
 
     def __call__(self) -> DataFrame:
-        """The curves of all reference runs as a pandas DataFrame, see `mbrl.results.reference.load_results`."""
+        """The curves of all reference runs as a pandas DataFrame, see `mbrl.results.reference.load_results`.
+
+        One row for each evaluation of each seed: study, agent, task, protocol, seed, step, success, return.
+        """
         from mbrl.results.reference import load_results
 
         return load_results()

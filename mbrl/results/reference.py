@@ -36,7 +36,8 @@ class Row(NamedTuple):
         protocol: one of configs/protocol.
         seed: seed of the run.
         step: env steps, action repeat counted.
-        success: success rate in [0, 1] over the evaluation episodes.
+        success: success rate in [0, 1] over the evaluation episodes; 0 where an environment reports none (study `dmc`).
+        return_: mean return of these episodes, column `return`; empty where the run did not write it.
     """
 
     study: str
@@ -46,17 +47,23 @@ class Row(NamedTuple):
     seed: str
     step: str
     success: str
+    return_: str
+
+
+COLUMNS = tuple(name.removesuffix("_") for name in Row._fields)  # no field can be called return
 
 
 def load_results() -> DataFrame:
     """The curves of all reference runs, and published ones, one row for each evaluation of each seed.
 
     Returns:
-        A pandas DataFrame with the columns of `Row`; `seed` and `step` are int64, `success` is float64.
+        A pandas DataFrame with the columns `COLUMNS`, see `Row`; `seed` and `step` are int64, `success` and `return`
+        are float64. `return` is NaN where the run did not write it.
     """
     import pandas
 
-    return pandas.read_csv(TABLE, dtype={"seed": "int64", "step": "int64", "success": "float64"})
+    numbers = {"seed": "int64", "step": "int64", "success": "float64", "return": "float64"}
+    return pandas.read_csv(TABLE, dtype=numbers)
 
 
 def table(folder: Path = FOLDER) -> str:
@@ -71,7 +78,7 @@ def table(folder: Path = FOLDER) -> str:
     ordered = sorted(rows, key=lambda row: (row.study, row.agent, row.task, int(row.seed), int(row.step)))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(Row._fields)
+    writer.writerow(COLUMNS)
     writer.writerows(ordered)
     return stream.getvalue()
 
@@ -87,7 +94,8 @@ def _rows(folder: Path, file: Path) -> Iterator[Row]:
         task = name.removesuffix(".csv").removeprefix("mw-")
         for row in reader:
             success = f"{float(row['success']):g}"
-            yield Row("/".join(studies) or MAIN, agent, task, protocol, row["seed"], row["step"], success)
+            earned = f"{float(row['return']):g}" if row.get("return") else ""
+            yield Row("/".join(studies) or MAIN, agent, task, protocol, row["seed"], row["step"], success, earned)
 
 
 if __name__ == "__main__":
