@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHANNELS, KERNEL, STRIDE = (32, 32, 32), 3, 2  # of the convolutions
-LEAST_SIDE = 15  # of a picture that leaves one pixel after them
+CHANNELS = 32  # of each convolution
+PUBLISHED = ((7, 2), (5, 2), (3, 2), (3, 1))  # kernel and stride of each convolution
+SMALL = ((3, 2), (3, 2), (3, 2))  # of pictures that are too small for these
+PUBLISHED_SIDE, LEAST_SIDE = 39, 15  # of the smallest pictures that leave a pixel after the convolutions of each
 
 
 class Mish(nn.Module):
@@ -62,6 +64,11 @@ class StateEncoder(nn.Module):
 class PixelEncoder(nn.Module):
     """Stacked frames [*B, C, R, R], 0 to 255, with vectors [*B, V] beside them -> latent states [*B, D].
 
+    The layers are those of the published code (Hansen et al. 2024, common/layers.py): convolutions with a ReLU between
+    them, whose output is the latent state once it is normalised. That needs as many outputs as D: 512 at 64 pixels.
+    With another D, or vectors, a ReLU, a linear layer and a LayerNorm come before the normalisation.
+    Frames of less than 39 pixels, for which the published kernels are too large, take three convolutions of 3 x 3.
+
     Args:
         shape: (C, R, R).
         vectors: V, numbers that are read beside the frames, such as the one-hot of the task.
@@ -80,12 +87,16 @@ class PixelEncoder(nn.Module):
             )
         self.shape = tuple(shape)
         layers: list[nn.Module] = []
-        side = shape[1]
-        for widths in pairwise((shape[0], *CHANNELS)):
-            layers += [nn.Conv2d(*widths, KERNEL, STRIDE), nn.ReLU()]
-            side = (side - KERNEL) // STRIDE + 1
+        channels, side = shape[0], shape[1]
+        large = side >= PUBLISHED_SIDE
+        for kernel, stride in PUBLISHED if large else SMALL:
+            layers += [nn.Conv2d(channels, CHANNELS, kernel, stride), nn.ReLU()]
+            channels, side = CHANNELS, (side - kernel) // stride + 1
+        features = CHANNELS * side**2
+        published = large and features == latent and not vectors
+        layers = layers[:-1] if published else layers  # The last published convolution has no ReLU.
         self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.head = normed(CHANNELS[-1] * side**2 + vectors, latent, simnorm)
+        self.head = simnorm if published else normed(features + vectors, latent, simnorm)
 
     def forward(self, frames: Tensor, *vectors: Tensor) -> Tensor:
         pictures = frames.reshape(-1, *self.shape).float() / 255 - 0.5

@@ -10,7 +10,7 @@ from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldmodel.tdmpc2.model import TDMPC2Dynamics
-from worldmodel.tdmpc2.networks import Mish, SimNorm, random_shift
+from worldmodel.tdmpc2.networks import Mish, PixelEncoder, SimNorm, random_shift
 
 LATENT, ACTIONS = 8, 8
 
@@ -101,6 +101,43 @@ def test_frames_of_an_odd_side_are_encoded_and_shifted_only_to_learn_from() -> N
     first, again = (model.learn(batch, torch.ones(3)).observed for _ in range(2))
     assert not torch.equal(first, again)
     assert torch.equal(batch["frames"], frames), "the batch is left as it was"
+
+
+def test_the_published_encoder_has_no_layer_behind_its_convolutions() -> None:
+    """Sides 29, 13, 6 and 4 after convolutions with kernels 7, 5, 3, 3 and strides 2, 2, 2, 1 leave 32 x 4 x 4."""
+    encoder = PixelEncoder((9, 64, 64), 0, 512, SimNorm(8))
+    convolutions = [part for part in encoder.convolutions if isinstance(part, nn.Conv2d)]
+    weights = [convolution.weight.shape for convolution in convolutions]
+    assert weights == [(32, 9, 7, 7), (32, 32, 5, 5), (32, 32, 3, 3), (32, 32, 3, 3)]
+    assert [part.stride for part in convolutions] == [(2, 2), (2, 2), (2, 2), (1, 1)]
+    assert len(list(encoder.parameters())) == 8 and isinstance(encoder.convolutions[-1], nn.Conv2d)
+    frames = torch.randint(256, (2, 9, 64, 64), dtype=torch.uint8)
+    expected = encoder.convolutions(frames / 255 - 0.5).flatten(1).unflatten(1, (64, 8)).softmax(-1).flatten(1)
+    torch.testing.assert_close(encoder(frames), expected)
+
+
+@pytest.mark.parametrize(
+    ("side", "vectors", "latent", "convolutions", "features"),
+    [(64, 0, 128, 4, 512), (64, 2, 512, 4, 514), (84, 0, 512, 4, 1152), (39, 0, 16, 4, 32), (38, 0, 16, 3, 288)],
+)
+def test_other_sizes_take_a_linear_layer(
+    side: int, vectors: int, latent: int, convolutions: int, features: int
+) -> None:
+    encoder = PixelEncoder((9, side, side), vectors, latent, SimNorm(8))
+    assert sum(isinstance(part, nn.Conv2d) for part in encoder.convolutions) == convolutions
+    assert isinstance(encoder.convolutions[-1], nn.ReLU)
+    assert [part.in_features for part in encoder.modules() if isinstance(part, nn.Linear)] == [features]
+    parts = [name.split(".")[0] for name, _ in encoder.named_parameters()]
+    assert parts == sorted(parts), "convolutions before the head: checkpoints hold moments by number"
+    frames = torch.zeros(2, 3, 9, side, side, dtype=torch.uint8)
+    assert encoder(frames, *([torch.zeros(2, 3, vectors)] if vectors else [])).shape == (2, 3, latent)
+
+
+def test_pixels_are_centred() -> None:
+    encoder, seen = PixelEncoder((3, 64, 64), 0, 512, SimNorm(8)), []
+    encoder.convolutions[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+    torch.testing.assert_close(seen[0], torch.tensor([-0.5, -0.3, 0.5]).view(1, 3, 1, 1).expand(1, 3, 64, 64))
 
 
 def test_a_random_shift_repeats_the_border() -> None:
