@@ -110,12 +110,8 @@ class Imagination:
         optimism: Factors = None,
         divide_pixels_twice: bool = False,
     ) -> None:
-        self._warned, self.noise = False, noise
-        if not 0 <= recent_starts <= 1 or (noise is not None and noise < 0):
-            raise UserError(
-                f"agent.imagination: recent_starts ({recent_starts}) must lie in [0, 1], and noise ({noise}) be 0 or "
-                "more"
-            )
+        self._warned, self.noise, self._episode_steps = False, noise, episode_steps
+        _check_ranges(recent_starts, noise)
         self.uncertainty = UncertaintyRules.of(cut_above, weigh_by, optimism)
         self.uncertainty.check(world_model)
         if policy.learns_from == "rollouts" and (
@@ -127,7 +123,7 @@ class Imagination:
             )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
-        self._starts, self._episode_steps = starts_of(world_model, replay, rollouts, recent_starts), episode_steps
+        self._starts = starts_of(world_model, replay, rollouts, recent_starts)
         for steps in (self.schedule.first, self.schedule.last):
             check_horizon(world_model, steps)
         self.divide_pixels_twice = divide_pixels_twice
@@ -232,6 +228,13 @@ class Imagination:
 
     def __len__(self) -> int:
         return len(self.buffer)
+
+
+def _check_ranges(recent_starts: float, noise: float | None) -> None:
+    if not 0 <= recent_starts <= 1 or (noise is not None and noise < 0):
+        raise UserError(
+            f"agent.imagination: recent_starts ({recent_starts}) must lie in [0, 1], and noise ({noise}) be 0 or more"
+        )
 
 
 def starts_of(world_model: WorldModel, replay: Replay, rollouts: int, recent: float) -> Callable[..., TensorDict]:
