@@ -33,19 +33,22 @@ def fastest_seconds(call: Callable[[], object]) -> float:
     return fastest
 
 
-def median_seconds(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median wall-clock seconds of each call. The calls are interleaved, after one round to warm up.
+def median_seconds(
+    calls: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median seconds of each call. The calls are interleaved, after one round to warm up.
 
     Args:
         calls: what is timed.
         repeats: rounds.
+        clock: wall-clock time, or `time.process_time` for calls that keep one core busy.
     """
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, durations in zip(calls, times, strict=True):
-            began = time.perf_counter()
+            began = clock()
             call()
-            durations.append(time.perf_counter() - began)
+            durations.append(clock() - began)
     return [median(durations[1:]) for durations in times]
 
 

@@ -1,4 +1,4 @@
-"""A step through TorchRL, and TorchRL's collector with two workers, compared with a bare loop over one environment."""
+"""A step through TorchRL, and TorchRL's collector with two workers, compared with bare loops over one environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
+import gymnasium
 import numpy as np
+import numpy.typing as npt
+import torch
+from torchrl.envs import EnvBase
 
 from mbrl.bench import Row
 from mbrl.bench._machine import median_seconds, row
@@ -18,7 +22,10 @@ from mbrl.envs.metaworld import MetaWorld, make_env
 from policies.random import RandomPolicy
 
 FRAMES, BATCHES = {"state": 1000, "pixels": 200}, 5
+EPISODE_LENGTH = 200  # env steps
 OPTIONS: dict[str, Any] = {"task": "reach", "action_repeat": 1}
+
+Actions = npt.NDArray[np.float32]
 
 
 def run() -> Iterator[Row]:
@@ -32,19 +39,41 @@ def run() -> Iterator[Row]:
 
 
 def _compare_steps() -> Iterator[Row]:
-    """Agent steps from state in this process, as experiments take them: two env steps each."""
+    """Steps from state in this process, in processor time: agent steps of two env steps, and env steps."""
+    frames = FRAMES["state"]
+    actions = np.random.default_rng(0).uniform(-1, 1, (frames, 4)).astype(np.float32)
     settings: dict[str, Any] = {"task": "reach", "pixels": False}
-    env, frames = make_env(**settings), FRAMES["state"]
-    action = env.action_spec.rand()
-
-    def step() -> None:
-        carried = env.reset()
-        for _ in range(frames):
-            carried = env.step_and_maybe_reset(carried.set("action", action))[1]
-
-    ours, bare = median_seconds([step, partial(_bare_loop, MetaWorld(**settings), frames)], BATCHES)
+    steps = [_torchrl_steps(make_env(**settings), actions), _bare_steps(MetaWorld(**settings), actions)]
+    ours, bare = median_seconds([partial(next, rounds) for rounds in steps], BATCHES, time.process_time)
     yield row("collector: a step through TorchRL, state", 1e6 * ours / frames, "µs")
     yield row("collector: a step through TorchRL over a bare step, state", ours / bare, "×", "≤ 1.1")
+
+    # Episodes of one length on both sides, and their resets are counted.
+    env = make_env(**settings, action_repeat=1, episode_length=EPISODE_LENGTH)
+    plain = gymnasium.make("metaworld:Meta-World/MT1", env_name="reach-v3", seed=0, max_episode_steps=EPISODE_LENGTH)
+    steps = [_torchrl_steps(env, actions), _bare_steps(plain, actions)]
+    ours, bare = median_seconds([partial(next, rounds) for rounds in steps], BATCHES, time.process_time)
+    yield row("collector: an env step of plain Gymnasium, state", 1e6 * bare / frames, "µs")
+    yield row("collector: an env step through TorchRL over plain Gymnasium, state", ours / bare, "×", "≤ 1.0")
+
+
+def _torchrl_steps(env: EnvBase, actions: Actions) -> Iterator[None]:
+    """Rounds of steps with the given actions [steps, 4]; each goes on where the last one ended."""
+    tensors, carried = torch.from_numpy(actions), env.reset()
+    while True:
+        for action in tensors:
+            carried = env.step_and_maybe_reset(carried.set("action", action))[1]
+        yield
+
+
+def _bare_steps(env: gymnasium.Env[Any, Any], actions: Actions) -> Iterator[None]:
+    """The same in a Gymnasium environment."""
+    env.reset()
+    while True:
+        for action in actions:
+            if env.step(action)[3]:
+                env.reset()
+        yield
 
 
 def _compare_with_bare_loop(backend: str, name: str, observation: str, target: str = "") -> Iterator[Row]:
@@ -57,7 +86,9 @@ def _compare_with_bare_loop(backend: str, name: str, observation: str, target: s
     try:
         steps = iter(collector)
         next(steps)  # The first batch includes the start of the workers.
-        bare = partial(_bare_loop, MetaWorld(**settings), frames)
+        actions = np.random.default_rng(0).uniform(-1, 1, (frames, 4)).astype(np.float32)
+        bare = partial(next, _bare_steps(MetaWorld(**settings), actions))
+        bare()  # It begins with a reset.
         rates = [(frames / _seconds(partial(next, steps)), frames / _seconds(bare)) for _ in range(BATCHES)]
     finally:
         shut_down(collector)
@@ -71,11 +102,3 @@ def _seconds(job: Callable[[], object]) -> float:
     began = time.perf_counter()
     job()
     return time.perf_counter() - began
-
-
-def _bare_loop(env: MetaWorld, frames: int) -> None:
-    generator = np.random.default_rng(0)
-    env.reset()
-    for _ in range(frames):
-        if env.step(generator.uniform(-1, 1, 4).astype(np.float32))[3]:
-            env.reset()

@@ -64,10 +64,12 @@ class Simulator:
         import metaworld
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+        from mbrl.envs.metaworld_steps import with_cheap_steps
+
         name = resolve_task(task)
         self.seed, self.worker = seed, worker
         self._tasks = metaworld.MT1(name, seed=seed).train_tasks if goals == "fixed" else None
-        self.raw = ALL_V3_ENVIRONMENTS[name]()
+        self.raw: Any = with_cheap_steps(ALL_V3_ENVIRONMENTS[name])()
         self.raw._set_task_called = True
         self.raw._partially_observable = False
         # The cached space was computed with a hidden goal, and would clip the goal to zeros.
@@ -138,9 +140,7 @@ class Simulator:
         raw = self.raw
         raw.np_random = rng
         raw._freeze_rand_vec, raw.seeded_rand_vec = False, True
-        raw.reset_model()
-        raw._freeze_rand_vec = True
-        return self._observe_reset()
+        return self._observe_reset()  # Its first call of `reset_model` draws the goal and freezes it for the second.
 
     def _observe_reset(self) -> FloatArray:
         self.observation, _ = self.raw.reset()
