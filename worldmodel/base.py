@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from worldmodel.outcome import Outcome, rewards_until_end
+from worldmodel.outcome import Outcome, ended_within, rewards_until_end
 
 
 class WorldModel(nn.Module, ABC):
@@ -211,21 +211,22 @@ class WorldModel(nn.Module, ABC):
         return rollout
 
     @torch.no_grad()
-    def outcome(self, state: Any, actions: Tensor, last_frame: bool = False) -> Outcome:
+    def outcome(self, state: Any, actions: Tensor, frames: int = 0) -> Outcome:
         """Predict the outcome of action sequences, for a planner. A model may decode as few frames as it can.
 
         Args:
             state: State of R rollouts. It may be used up, as by `step`.
             actions: [R, H, A].
-            last_frame: Whether to decode the last frame.
+            frames: How many of the last frames to decode, 0 to H.
         """
-        rewards, ends, prediction = [], [], None
+        rewards, ends = [], []
+        pixels: list[Tensor] = []
         for action in actions.unbind(1):
             state, prediction = self.step(state, action)
             rewards.append(prediction["reward"] if self.predicts_reward else None)
             ends.append(prediction["terminated"] if self.predicts_end else None)
-        pixels = prediction["pixels"] if last_frame and prediction is not None else None
-        return Outcome(rewards_until_end(rewards, ends), pixels)
+            pixels = [*pixels, prediction["pixels"]][-frames:] if frames else []
+        return Outcome(rewards_until_end(rewards, ends), torch.stack(pixels, 1) if frames else None, ended_within(ends))
 
     def embedded(self) -> "WorldModel":
         """The model seen through the embedding of frames that it has, an `EmbeddedWorldModel`.

@@ -13,11 +13,13 @@ class Outcome(NamedTuple):
     Attributes:
         reward: float32 [R, H] in the units of the environment, 0 after a termination. None: the model predicts no
             reward.
-        pixels: uint8 [R, 3, side, side], the last frame. None: it was not requested.
+        pixels: uint8 [R, F, 3, side, side], the last F frames that were requested. None: none was.
+        ended: bool [R], whether the rollout has terminated. None: the model predicts no terminations.
     """
 
     reward: Tensor | None
     pixels: Tensor | None
+    ended: Tensor | None = None
 
 
 def rewards_until_end(rewards: Sequence[Tensor | None], ends: Sequence[Tensor | None]) -> Tensor | None:
@@ -33,3 +35,9 @@ def rewards_until_end(rewards: Sequence[Tensor | None], ends: Sequence[Tensor | 
         return torch.cat(known, 1) if known else None
     before = torch.cat([torch.zeros_like(ended[0]), *ended[:-1]], 1).cumsum(1) > 0
     return torch.cat(known, 1).masked_fill(before, 0.0)
+
+
+def ended_within(ends: Sequence[Tensor | None]) -> Tensor | None:
+    """Whether each rollout has terminated, bool [R], from the `ends` of its steps; None where that is not predicted."""
+    ended = [end for end in ends if end is not None]
+    return torch.cat(ended, 1).any(1) if ended else None

@@ -89,8 +89,8 @@ class TaskConditioned(WorldModel):
         rollout = self.model.predict(_with_task(context), _append(actions, task), samples)
         return rollout.set("task", task.repeat_interleave(samples, 0)[:, None].expand(*rollout.batch_size, -1))
 
-    def outcome(self, state: TaskState, actions: Tensor, last_frame: bool = False) -> Outcome:
-        return self.model.outcome(state.inner, _append(actions, state.task), last_frame)
+    def outcome(self, state: TaskState, actions: Tensor, frames: int = 0) -> Outcome:
+        return self.model.outcome(state.inner, _append(actions, state.task), frames)
 
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
         return self.model.reconstruct(_with_task(steps))

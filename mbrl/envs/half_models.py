@@ -91,9 +91,9 @@ class SimulatedFrames(SimulatorModel):
     def fork(self, state: Seen, n: int) -> Seen:  # type: ignore[override]
         return Seen(*(part.repeat_interleave(n, 0) for part in state))
 
-    def outcome(self, state: Any, actions: Tensor, last_frame: bool = False) -> Outcome:
+    def outcome(self, state: Any, actions: Tensor, frames: int = 0) -> Outcome:
         """As WorldModel.outcome; every frame is drawn, because its reward is read off it."""
-        return WorldModel.outcome(self, state, actions, last_frame)
+        return WorldModel.outcome(self, state, actions, frames)
 
 
 class Halves(NamedTuple):

@@ -101,21 +101,21 @@ class SimulatorModel(WorldModel):
     def fork(self, state: Tensor, n: int) -> Tensor:
         return state.repeat_interleave(n, 0)
 
-    def outcome(self, state: Tensor, actions: Tensor, last_frame: bool = False) -> Outcome:
-        """As WorldModel.outcome; each rollout is stepped to its end, and no frame is rendered but the last."""
-        rewards, frames = torch.zeros(actions.shape[:2]), []
+    def outcome(self, state: Tensor, actions: Tensor, frames: int = 0) -> Outcome:
+        """As WorldModel.outcome; each rollout is stepped to its end, and no frame is rendered but these."""
+        rewards, shown = torch.zeros(actions.shape[:2]), []
         for row, moves in enumerate(actions.cpu().numpy()):
             self._env.restore(self._layout.unpack(state[row]))
-            self._env.renders = False
             try:
                 for step, move in enumerate(moves):
-                    _, rewards[row, step], _, _, _ = self._env.step(move)
+                    self._env.renders = len(moves) - step <= frames
+                    observation, rewards[row, step], _, _, _ = self._env.step(move)
+                    if self._env.renders:
+                        shown.append(torch.from_numpy(observation["pixels"]))
             finally:
                 self._env.renders = True
-            if last_frame:
-                frames.append(torch.from_numpy(self._env.observe()["pixels"]))
-        device = self.device
-        return Outcome(rewards.to(device), torch.stack(frames).to(device) if last_frame else None)
+        pixels = torch.stack(shown).unflatten(0, (-1, frames)).to(self.device) if frames else None
+        return Outcome(rewards.to(self.device), pixels)
 
 
 def simulator_for(env: EnvBase, make_env: Callable[[], EnvBase]) -> SimulatorModel | None:

@@ -69,9 +69,9 @@ def test_it_predicts_what_happens(name: str) -> None:
     with pytest.raises(UserError, match=r"snapshots of \d+ numbers are of another task"):
         model.start(other_task)
     state = model.fork(model.start(contexts), 2)
-    outcome = model.outcome(state, actions.repeat_interleave(2, 0), last_frame=True)
+    outcome = model.outcome(state, actions.repeat_interleave(2, 0), frames=2)
     torch.testing.assert_close(outcome.reward, predicted["reward"][..., 0].repeat_interleave(2, 0))
-    assert torch.equal(outcome.pixels, predicted["pixels"][:, -1].repeat_interleave(2, 0))
+    assert torch.equal(outcome.pixels, predicted["pixels"][:, -2:].repeat_interleave(2, 0))
     assert torch.equal(model.predict(contexts, actions)["pixels"], predicted["pixels"]), (
         "rendering goes on after outcome"
     )

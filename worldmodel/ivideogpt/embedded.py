@@ -121,8 +121,8 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
     def fork(self, state: Step, n: int) -> Step:
         return Step(self.model.fork(state.state, n), state.latents.repeat_interleave(n, 0))
 
-    def outcome(self, state: Step, actions: Tensor, last_frame: bool = False) -> Outcome:
-        return self.model.outcome(state.state, actions, last_frame)
+    def outcome(self, state: Step, actions: Tensor, frames: int = 0) -> Outcome:
+        return self.model.outcome(state.state, actions, frames)
 
     def set_temperature(self, value: float) -> None:
         self.model.set_temperature(value)

@@ -34,7 +34,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
-from worldmodel.outcome import Outcome, rewards_until_end
+from worldmodel.outcome import Outcome, ended_within, rewards_until_end
 from worldmodel.ranges import Frames, Number
 
 
@@ -264,11 +264,12 @@ class IVideoGPT(WorldModel):
         return TensorDict.stack([frame.beside_pixels() for frame in frames], 1).set("pixels", pixels)
 
     @torch.no_grad()
-    def outcome(self, state: ImaginedState, actions: Tensor, last_frame: bool = False) -> Outcome:
-        """As WorldModel.outcome; only the last frame, and frames that become a new context, are decoded."""
-        frames, pixels = self.rollouts.follow(state, actions, decode=int(last_frame))
-        rewards = rewards_until_end([frame.reward for frame in frames], [frame.ended for frame in frames])
-        return Outcome(rewards, pixels[:, -1] if last_frame else None)
+    def outcome(self, state: ImaginedState, actions: Tensor, frames: int = 0) -> Outcome:
+        """As WorldModel.outcome; only these frames, and those that become a new context, are decoded."""
+        steps, pixels = self.rollouts.follow(state, actions, decode=frames)
+        ends = [step.ended for step in steps]
+        rewards = rewards_until_end([step.reward for step in steps], ends)
+        return Outcome(rewards, pixels if frames else None, ended_within(ends))
 
     def embedded(self) -> EmbeddedIVideoGPT:
         """As WorldModel.embedded, with conditioning.initial."""

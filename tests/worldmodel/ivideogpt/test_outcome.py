@@ -1,4 +1,4 @@
-"""What planning asks of iVideoGPT: rewards and last frames, undecoded otherwise, and the weights of another process."""
+"""What planning asks of iVideoGPT: rewards and the last frames, decoded alone, and the weights of another process."""
 
 import copy
 import pickle
@@ -21,13 +21,16 @@ def forked(model: IVideoGPT) -> Any:
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 9])  # 4 are trained; beyond, the newest frames become the context
-def test_outcome_is_that_of_steps(steps: int) -> None:
+@pytest.mark.parametrize("shown", [1, 3])
+def test_outcome_is_that_of_steps(steps: int, shown: int) -> None:
     model = make(horizon=10)
     actions = torch.randn(2 * FORKS, steps, ACTION)
-    expected = WorldModel.outcome(model, forked(model), actions, last_frame=True)  # step by step, each decoded
-    found = model.outcome(forked(model), actions, last_frame=True)
+    shown = min(shown, steps)
+    expected = WorldModel.outcome(model, forked(model), actions, shown)  # step by step, each decoded
+    found = model.outcome(forked(model), actions, shown)
     torch.testing.assert_close(found.reward, expected.reward)
     assert found.reward.shape == (2 * FORKS, steps)
+    assert found.pixels.shape == expected.pixels.shape and found.pixels.shape[:2] == (2 * FORKS, shown)
     assert (found.pixels.int() - expected.pixels.int()).abs().max() <= 1  # rounding of another batch shape
     assert model.outcome(forked(model), actions).pixels is None
 
@@ -41,8 +44,8 @@ def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> N
     actions = torch.randn(2 * FORKS, SEGMENT - CONTEXT, ACTION)
     model.outcome(forked(model), actions)
     assert decoded == []
-    model.outcome(forked(model), actions, last_frame=True)
-    assert decoded == [1]
+    model.outcome(forked(model), actions, frames=2)
+    assert decoded == [2]
 
 
 @pytest.mark.process
