@@ -65,8 +65,11 @@ class Agent:
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.schedule, self.cloning, self.model_error = schedule, cloning or Cloning(), model_error
         self.observer = observer
-        if planner is not None and self.cloning.updates and not planner.actor.proposals:
+        if planner is not None and self.cloning.updates and not planner.uses_prior:
             raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
+        valued = planner is not None and planner.actor.imagination.critics is not None
+        if valued and not (schedule.updates_per_step or self.cloning.updates):
+            raise UserError("agent.planning.terminal_value is of critics: let them learn, agent.updates_per_step=0.5")
         self.learner = learner or learner_for(policy, imagination, schedule)
         if model_error is not None and model_error.gate is not None and schedule.real_ratio == 0:
             raise UserError("agent.model_error.gate may leave real transitions alone: give agent.real_ratio above 0")

@@ -37,6 +37,7 @@ class PlanningPolicy(Policy):
         samples: imagined rollouts of each candidate, whose mean is its score. 1 suffices for a model without chance.
         goal: an episode file, or a folder with one, whose last frame is the goal. A plan then scores minus the mean
             squared error between the goal and the last imagined frame, pixels in [0, 1]. None: it scores by rewards.
+        terminal_value: whether gamma^H times what the prior's critics expect after the last step is part of a score.
 
     Raises:
         UserError: settings do not fit together.
@@ -55,6 +56,7 @@ class PlanningPolicy(Policy):
         proposals: CandidatesOrZero = 0,
         samples: Candidates = 1,
         goal: str | None = None,
+        terminal_value: bool = False,
     ) -> None:
         super().__init__()
         if samples < 1:
@@ -64,7 +66,11 @@ class PlanningPolicy(Policy):
         tasks = ("task",) if "task" in world_model.observations else ()
         check_proposals(proposals, planner, prior)
         image = None if goal is None else goal_image(Path(goal), world_model.resolution)
-        imagination = PlanImagination(world_model, prior.acting if proposals else None, gamma, samples, image)
+        if terminal_value:
+            check_values(observation_spec, action_spec, prior, has_goal=image is not None)
+        self.uses_prior = terminal_value or proposals > 0
+        acting, critics = prior.acting if proposals else None, prior if terminal_value else None
+        imagination = PlanImagination(world_model, acting, critics, gamma, samples, image)
         self.horizon = planner.horizon
         self.actor: PlanningActor = PlanningActor(
             imagination,
@@ -151,7 +157,7 @@ class PlanningActor(PlanFollower):
         proposals = None
         if self.proposals:
             proposals = self.imagination.propose(state, observed, self.proposals, self.planner.horizon)
-        return self.planner(self.imagination.scorer(state), rows["plan_mean"], proposals)
+        return self.planner(self.imagination.scorer(state, observed), rows["plan_mean"], proposals)
 
 
 def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> None:
@@ -192,10 +198,27 @@ def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
     """Check that the prior can make this number of proposals; raise UserError if it cannot."""
     if not 0 <= proposals <= planner.candidates:
         raise UserError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
-    if proposals and set(prior.actor.in_keys) - {"task"} != {"frames"}:
+    if proposals and not reads_frames(prior):
         raise UserError(
             f"planning.proposals ({proposals}) need a prior that acts on frames alone, such as "
             "+policy@agent.policy=drqv2_cpu"
+        )
+
+
+def reads_frames(policy: Policy) -> bool:
+    """Whether the policy acts on what is imagined, frames alone."""
+    return set(policy.actor.in_keys) - {"task"} == {"frames"}
+
+
+def check_values(observation_spec: Composite, action_spec: TensorSpec, prior: Policy, has_goal: bool) -> None:
+    """Check that plans can end with a value of the prior's critics; raise UserError if they cannot."""
+    if has_goal:
+        raise UserError("planning.terminal_value is of plans that are scored by rewards: leave planning.goal=null")
+    blank = observation_spec.zero()[None].to(prior.device)
+    if not reads_frames(prior) or prior.values(blank, action_spec.zero()[None].to(prior.device)) is None:
+        raise UserError(
+            "planning.terminal_value needs a prior that acts on frames alone and has values of actions, and "
+            f"{type(prior).__name__} is none: give +policy@agent.policy=drqv2_cpu agent.updates_per_step=0.5"
         )
 
 

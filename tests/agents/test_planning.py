@@ -118,7 +118,7 @@ def test_goal_image(tmp_path: Path) -> None:
     arrived = play(planning(), 1)[0]
     write_episode(tmp_path / "goals" / "episode-00000.safetensors", to_records(arrived))
     policy = planning(model, goal=str(tmp_path / "goals"), numbers={"candidates": 64, "horizon": 6})
-    score = policy.actor.imagination.scorer(torch.tensor([[0.5, 0.5, 0.0, 0.0]]))
+    score = policy.actor.imagination.scorer(torch.tensor([[0.5, 0.5, 0.0, 0.0]]), policy.actor.blank())
     place = arrived["next", "state"][-1, :2]
     there = ((place - 0.5) / STRIDE / 6).expand(1, 1, 6, 2)
     worth = score(torch.cat([there, -there], 1))
@@ -147,8 +147,11 @@ class Chance(ToyWorldModel):
 def test_the_score_of_a_plan_is_the_mean_of_its_samples() -> None:
     torch.manual_seed(0)
     state, plans = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.1, 0.1, 0.9, 0.9]]), torch.rand(2, 3, 4, 2) * 2 - 1
-    exact = planning().actor.imagination.scorer(state)(plans)
-    once, often = (planning(Chance(), samples=n).actor.imagination.scorer(state)(plans) for n in (1, 200))
+
+    def scores(policy: PlanningPolicy) -> Tensor:
+        return policy.actor.imagination.scorer(state, policy.actor.blank())(plans)
+
+    exact, once, often = scores(planning()), scores(planning(Chance())), scores(planning(Chance(), samples=200))
     assert often.shape == (2, 3)
     torch.testing.assert_close(often, exact, atol=0.5, rtol=0)  # the standard deviation is 2 / sqrt(200) = 0.14
     assert (once - exact).abs().max() > 1.0

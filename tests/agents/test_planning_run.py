@@ -10,6 +10,7 @@ import mbrl
 from mbrl.agents.agent import Agent
 from mbrl.data.episodes import to_records, write_episode
 from mbrl.envs.toy import make_env
+from mbrl.errors import UserError
 from mbrl.training import run
 from tests.run_folders import rows, weights
 from tests.test_training import TOY, compose_config
@@ -64,11 +65,19 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
 
 
 def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
-    prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2"]
+    prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2",
+             "agent.planning.terminal_value=true"]  # fmt: skip
     directory = run(compose_config(tmp_path, *PLANNING, *prior, "env.resolution=32",
                                    "agent.world_model.tokenizer.resolution=32"))  # fmt: skip
     assert max(row.get("gradient_steps", 0) for row in rows(directory)) == 20
     assert any("policy/critic_loss" in row and "world_model/reward_loss" in row for row in rows(directory))
+
+
+def test_critics_that_never_learn_do_not_value_plans(tmp_path: Path) -> None:
+    prior = ["+policy@agent.policy=drqv2_cpu", "agent.planning.terminal_value=true", "env.resolution=32",
+             "agent.world_model.tokenizer.resolution=32"]  # fmt: skip
+    with pytest.raises(UserError, match=r"let them learn, agent\.updates_per_step=0\.5"):
+        run(compose_config(tmp_path, *PLANNING, *prior))
 
 
 def test_a_planner_without_a_world_model(tmp_path: Path) -> None:
