@@ -217,7 +217,11 @@ def _add_compare(verbs: Any) -> None:
 
 
 def _add_demos(verbs: Any) -> None:
-    examples = ["mbrl demos door-lock", "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy"]
+    examples = [
+        "mbrl demos door-lock",
+        "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy",
+        "mbrl demos plate-slide --mirrored              for mbrl train protocol=ivideogpt experiment=demonstrations",
+    ]
     verb = _add_verb(verbs, "demos", run.demos, "record demonstrations of Meta-World's scripted policy", examples)
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")
     verb.add_argument(
@@ -245,13 +249,11 @@ def _add_demos(verbs: Any) -> None:
 
 def _add_camera(verb: argparse.ArgumentParser) -> None:
     as_set = "(default: as in configs/env/metaworld.yaml)"
-    verb.add_argument(
-        "--resolution",
-        type=option(Resolution),
-        metavar="R",
-        help=f"width and height of the frames, in pixels {as_set}",
-    )
+    resolution = f"width and height of the frames, in pixels {as_set}"
+    verb.add_argument("--resolution", type=option(Resolution), metavar="R", help=resolution)
     verb.add_argument("--camera", metavar="NAME", help=f"Meta-World's camera: corner, corner2, ... {as_set}")
+    mirrored = f"frames mirrored left to right, which protocol=ivideogpt needs {as_set}"
+    verb.add_argument("--mirrored", action="store_true", default=None, help=mirrored)
 
 
 def _add_collect(verbs: Any) -> None:

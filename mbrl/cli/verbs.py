@@ -167,7 +167,7 @@ def demos(options: argparse.Namespace) -> int:
 
 def _camera_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The camera settings that the command line gives."""
-    values = {name: getattr(options, name) for name in ("resolution", "camera")}
+    values = {name: getattr(options, name) for name in ("resolution", "camera", "mirrored")}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -38,9 +38,10 @@ def read_demonstrations(
         silent += not about
         for name, value in episode_metadata(task, action_repeat, view).items():
             if about.get(name, value) != value:
+                recorded = f"`mbrl demos {task} --camera {value}`".replace(" mirrored", " --mirrored")
                 raise UserError(
                     f"replay.demos: {path} is of {name} {about[name]}, and the environment's {name} is {value}: "
-                    "give demonstrations of the same"
+                    f"give demonstrations of the same{f', as {recorded} records them' if name == 'view' else ''}"
                 )
     if silent:
         _log.warning("%d demonstrations in %s do not say their task: they are taken for %s", silent, folder, task)
