@@ -210,6 +210,12 @@ def test_the_discount_follows_from_the_length_of_an_episode(overrides: list[str]
     assert discount({"episode_length": 10_000}) == 0.995
 
 
+@pytest.mark.parametrize(("env", "kept"), [("metaworld", True), ("toy", True), ("mt10", False), ("dmc", False)])
+def test_snapshots_are_kept_where_the_environment_has_them(env: str, kept: bool) -> None:
+    assert config("agent=mpc_ivideogpt", f"env={env}").env.snapshots is kept
+    assert not config("agent=mbpo_ivideogpt", f"env={env}").env.snapshots
+
+
 @pytest.mark.parametrize(("deterministic", "captured"), [(False, True), (True, False)])
 def test_a_gpu_takes_updates_from_graphs_unless_bits_are_to_repeat(deterministic: bool, captured: bool) -> None:
     settings = config("agent=mbpo_ivideogpt", f"deterministic={deterministic}")

@@ -66,10 +66,11 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
 
 def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
     prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2",
-             "agent.planning.terminal_value=true"]  # fmt: skip
-    directory = run(compose_config(tmp_path, *PLANNING, *prior, "env.resolution=32",
-                                   "agent.world_model.tokenizer.resolution=32"))  # fmt: skip
+             "agent.planning.terminal_value=true", "agent.model_error={every: 20, starts: 2, horizon: 3, plans: 3}",
+             "agent.world_model.tokenizer.resolution=32"]  # fmt: skip
+    directory = run(compose_config(tmp_path, *PLANNING, *prior, "env.resolution=32"))
     assert max(row.get("gradient_steps", 0) for row in rows(directory)) == 20
+    assert any("model_error/plan_rank_correlation" in row for row in rows(directory))
     assert any("policy/critic_loss" in row and "world_model/reward_loss" in row for row in rows(directory))
 
 
