@@ -65,8 +65,6 @@ class Agent:
         self.policy, self.world_model, self.imagination, self.planner = policy, world_model, imagination, planner
         self.schedule, self.cloning, self.model_error = schedule, cloning or Cloning(), model_error
         self.observer = observer
-        if planner is not None and self.cloning.updates and not planner.uses_prior:
-            raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         valued = planner is not None and planner.actor.imagination.critics is not None
         if valued and not (schedule.updates_per_step or self.cloning.updates):
             raise UserError("agent.planning.terminal_value is of critics: let them learn, agent.updates_per_step=0.5")
@@ -75,6 +73,8 @@ class Agent:
             raise UserError("agent.model_error.gate may leave real transitions alone: give agent.real_ratio above 0")
         if self.cloning.updates and not self.learner.imitates:
             raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0")
+        if planner is not None and self.cloning.updates and not planner.uses_prior:
+            raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         trained = world_model is not None and (schedule.imagines or planner is not None or observer is not None)
         self.model_learner = model_learner_for(world_model, schedule) if world_model is not None and trained else None
         self.updates, self.imaginations, self._cloning_weight = 0, 0, 0.0
@@ -194,10 +194,10 @@ class Agent:
             on_update()
         if self.observer is not None:
             self.observer.note(replay)
+        if self.planner is not None and self.imagination is None:
+            self._update_rewards(replay, means, on_update)
         while self._imagination_due(steps):
-            for _ in range(self.schedule.reward_updates):
-                means.add("world_model", self.learn_rewards(replay))
-                on_update()
+            self._update_rewards(replay, means, on_update)
             means.add("imagination", self._imagine(env_steps))
         due = int(steps * self.schedule.updates_per_step) - self.updates
         for metrics in self.learner.updates(replay, self._cloning_weight, due):
@@ -205,6 +205,11 @@ class Agent:
             means.add("policy", metrics)
             on_update()
         return means.values()
+
+    def _update_rewards(self, replay: Replay, means: MetricMeans, on_update: Callable[[], Any]) -> None:
+        for _ in range(self.schedule.reward_updates):
+            means.add("world_model", self.learn_rewards(replay))
+            on_update()
 
     def learn_rewards(self, replay: Replay) -> Metrics:
         """One update of the world model's rewards alone: on embeddings, where the policy reads these."""

@@ -27,7 +27,7 @@ class Schedule:
         model_recent: share of a batch of the world model that is drawn from the newest tenth of the episodes, after the
             first updates.
         reward_updates: updates of the world model's rewards alone, each on 128 steps, before each call of imagination;
-            half of each batch is drawn from the newest tenth of the episodes.
+            for a planner whenever the agent learns. Half of each batch is drawn from the newest tenth of the episodes.
         model_fit_every: agent steps between two fits of a world model that is fitted to all real steps. A fit takes at
             most the updates that are due by the two arguments above.
         imagine_every: agent steps between two calls of imagination.

@@ -62,6 +62,7 @@ class Counts:
             `WorldModel.kinds_of_updates`. For a model that is fitted, the most that its fits may take.
         fits: fits of a world model that is fitted.
         imaginations: calls of imagination.
+        reward_updates: updates of the world model's rewards alone.
         policy_updates: updates of the policy, and of its critics alone.
         assessments: comparisons of the world model with new episodes.
         evaluations: evaluations.
@@ -73,6 +74,7 @@ class Counts:
     model_updates: dict[int, int]
     fits: int
     imaginations: int
+    reward_updates: int
     policy_updates: int
     assessments: int
     evaluations: int
@@ -90,12 +92,16 @@ class Counts:
         steps = lengths.agent_steps - schedule.learning_starts
         learns = steps >= 0 and lengths.agent_steps >= lengths.per_episode
         imagines = learns and agent.imagination is not None and schedule.imagines
+        imaginations = steps // schedule.imagine_every + 1 if imagines else 0
+        plans = learns and agent.planner is not None and agent.imagination is None
+        rounds = steps // lengths.per_batch + 1 if plans else imaginations
         first_acts = agent.cloning.updates > 0 and agent.acting is agent.policy
         measured = agent.model_error if agent.model_learner is not None else None
         return cls(
             agent_steps=lengths.agent_steps,
             imitations=agent.cloning.updates,
-            imaginations=steps // schedule.imagine_every + 1 if imagines else 0,
+            imaginations=imaginations,
+            reward_updates=rounds * schedule.reward_updates,
             policy_updates=int(steps * schedule.updates_per_step) + agent.cloning.calibrations() if learns else 0,
             assessments=env_steps // measured.every if measured is not None and learns else 0,
             evaluations=lengths.evaluations() + first_acts,

@@ -185,9 +185,8 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
     if agent.observer is not None:
         observer = agent.observer
         seconds["embed"] = stopwatch.once(lambda: observer.note(replay)) * counts.agent_steps / len(replay)
-    rewards = counts.imaginations * agent.schedule.reward_updates
-    if rewards:
-        seconds["rewards"] = rewards * stopwatch.mean(lambda: agent.learn_rewards(replay))
+    if counts.reward_updates:
+        seconds["rewards"] = counts.reward_updates * stopwatch.mean(lambda: agent.learn_rewards(replay))
     if counts.imaginations and agent.imagination is not None:
         seconds["imagine"] = counts.imaginations * stopwatch.mean(agent.imagination.run)
     if counts.policy_updates:

@@ -10,6 +10,7 @@ from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from tests.agents.test_imagination import ACTION
+from tests.agents.test_planning import ToyWorldModel, planning
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 
 
@@ -48,6 +49,16 @@ def test_rewards_learn_alone_before_each_call_of_imagination(monkeypatch):
     assert [batch.batch_size for batch in batches] == [(128, agent.world_model.context_length + 1)] * 6
     shares = [(batch["pixels"][:, 0, 0, 0, 0] >= 30).float().mean().item() for batch in batches]
     assert min(shares) > 0.5 and max(shares) < 0.85, "half of the newest of four episodes, and an eighth by chance"
+
+
+def test_rewards_of_a_planner_learn_alone_in_each_round(monkeypatch):
+    monkeypatch.setattr(CountingWorldModel, "learns_rewards", True)
+    model, (_, replay) = ToyWorldModel(), make()
+    schedule = Schedule(8, updates_per_step=0, learning_starts=100, reward_updates=3)
+    agent = Agent(BrightnessPolicy(), model, planner=planning(model), schedule=schedule)
+    for agent_steps in (90, 100, 125):
+        agent.update(replay, agent_steps, 2 * agent_steps)
+    assert [batch.batch_size for batch in model.reward_batches] == [(128, model.context_length + 1)] * 6
 
 
 @pytest.mark.parametrize(("real_ratio", "real"), [(0.0, 0), (0.25, 2), (0.5, 4)])

@@ -24,7 +24,8 @@ def agent(schedule: Schedule, *, fits: bool | None = None, cloning: int = 0, pla
         schedule=schedule, cloning=Cloning(cloning), policy=object(), imagination=None,
         model_error=None, model_learner=None,
     )  # fmt: skip
-    made.acting = object() if planner else made.policy
+    made.planner = object() if planner else None
+    made.acting = made.planner or made.policy
     if fits is not None:
         made.imagination, made.model_learner = object(), SimpleNamespace(world_model=model)
         made.model_error = SimpleNamespace(every=400)
@@ -77,6 +78,11 @@ def test_imitation_is_evaluated_unless_a_planner_acts() -> None:
     imitating = Counts.of(agent(schedule, cloning=20), LENGTHS)
     assert (imitating.imitations, imitating.evaluations) == (20, 5)
     assert Counts.of(agent(schedule, cloning=20, planner=True), LENGTHS).evaluations == 4
+
+
+def test_rewards_of_a_planner_learn_in_each_round() -> None:
+    schedule = Schedule(8, 1.0, learning_starts=100, reward_updates=3)
+    assert Counts.of(agent(schedule, planner=True), LENGTHS).reward_updates == 3 * (400 // LENGTHS.per_batch + 1)
 
 
 def test_updates_of_the_critics_alone_are_updates_of_the_policy() -> None:
