@@ -72,7 +72,9 @@ class Agent:
         if model_error is not None and model_error.gate is not None and schedule.real_ratio == 0:
             raise UserError("agent.model_error.gate may leave real transitions alone: give agent.real_ratio above 0")
         if self.cloning.updates and not self.learner.imitates:
-            raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0")
+            prior = "+policy@agent.policy=drqv2_cpu agent.planning.proposals=8"
+            instead = f", or give the planner a prior that does, {prior}" if planner is not None else ""
+            raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0{instead}")
         if planner is not None and self.cloning.updates and not planner.uses_prior:
             raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         trained = world_model is not None and (schedule.imagines or planner is not None or observer is not None)

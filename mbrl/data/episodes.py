@@ -102,7 +102,8 @@ def check_records(records: TensorDictBase, name: str) -> None:
         flat = key not in ("action", "state") or len(given) == 1
         if value.dtype != dtype or (shape is not None and given != shape) or not square or not flat:
             found = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-            raise UserError(f"{name}: {key} cannot be {found} in an episode")
+            wanted = "" if square else ": give single square frames [L + 1, 3, R, R], which env.frame_stack stacks"
+            raise UserError(f"{name}: {key} cannot be {found} in an episode{wanted}")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"{name}: {key} holds NaN or infinite values")
 

@@ -26,6 +26,7 @@ TOY_SETTINGS = {"episode_length": 20, "resolution": 32}
 CLONED = [
     "agent=drqv2", "agent.cloning.updates=7", "agent.cloning.critic_updates=3", "replay.demo_share=0.5",
 ]  # fmt: skip
+PLANS = ["agent=mpc_ivideogpt", *CLONED[1:2], "replay.demo_share=0.5", "agent.world_model.tokenizer.resolution=32"]
 
 
 class Pupil(BrightnessPolicy, ValuePolicy):
@@ -209,6 +210,9 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
         (["agent=random", "replay.demo_share=0.5", "+agent.cloning._target_=mbrl.agents.cloning.Cloning",
           "+agent.cloning.updates=5", "+agent.cloning.weight=0"],
          "RandomPolicy imitates no demonstrations: set agent.cloning.updates=0"),
+        ([*PLANS], r"RandomPolicy imitates .* or give the planner a prior that does, \+policy@agent\.policy=drqv2_cpu"),
+        ([*PLANS, "agent.planning.proposals=4"], r"proposals \(4\) need a prior that acts on frames alone, such as"),
+        ([*PLANS, "+policy@agent.policy=drqv2_cpu"], "a prior that is not used: set agent.planning.proposals above 0"),
         (["agent=bc", "agent.cloning.proposals=true"],
          "BehaviourCloning has no critics of actions: set agent.cloning.critic_updates=0 and"),
         (["agent=random", "experiment=demonstrations"],

@@ -1,5 +1,6 @@
 """Demonstrations in a folder: what does not fit together, and what a file says about itself, is refused in one line."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,17 @@ def test_episodes_that_differ_are_refused(tmp_path: Path, change: Callable[[Any]
     write_episode(tmp_path / "b.safetensors", change(episode(1)), ABOUT)
     with pytest.raises(UserError, match=said):
         read_demonstrations(tmp_path, task="reach", action_repeat=2)
+
+
+def test_stacked_frames_are_refused(tmp_path: Path) -> None:
+    """Frames of another frame stack in the place of single ones."""
+    records = episode(0)
+    stacked = {**records.to_dict(), "pixels": records["pixels"].repeat(1, 3, 1, 1)}
+    save_file(stacked, tmp_path / "a.safetensors", {METADATA_KEY: json.dumps(ABOUT)})
+    said = r"a\.safetensors: pixels cannot be uint8 \[13, 9, 8, 8\] .*: give single square frames .* env\.frame_stack"
+    with pytest.raises(UserError, match=said) as error:
+        read_demonstrations(tmp_path, task="reach", action_repeat=2)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["[1]", "7", "null", "{", "[" * 900 + "]" * 900, '"' + "x" * 99])
