@@ -20,7 +20,7 @@ from policies.base import ValuePolicy, require_finite
 from policies.bc import imitation
 from policies.frames_actor import FramesActor, Noise, Squash, Vector, noisy
 from policies.metrics import value_metrics
-from policies.networks import ConvEncoder, TwinCritic, frames_encoder, soft_update
+from policies.networks import ConvEncoder, TwinCritic, constant_weights, frames_encoder, soft_update
 from policies.proposals import value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
@@ -196,14 +196,14 @@ class DrQV2(ValuePolicy):
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""
-        with self._autocast():
+        with self._autocast(), constant_weights(self.critic):
             mean = self.actor.mean(features)
             worth = value(self.critic, features, noisy(mean, self.actor.std(), self.std_clip))
         loss = -worth.mean()
         if "cloning" in batch.keys():
             loss = loss + imitation(mean, batch, worth)
         self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward(inputs=list(self.actor.trained_parameters()))
+        loss.backward()
         self.optimizers["actor"].step()
         return {"actor_loss": loss.detach(), "saturated": (mean.detach().abs() > SATURATED).float().mean()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from policies.linear import Linear
 from policies.networks import orthogonal_init
 from policies.ranges import Expansion, Number, Width
 
@@ -27,11 +28,11 @@ def bro_net(in_size: int, out_size: int, *, width: Width, blocks: Number) -> nn.
     """
 
     def block() -> Residual:
-        first = (nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())
-        return Residual(*first, nn.Linear(width, width), nn.LayerNorm(width))
+        first = (Linear(width, width), nn.LayerNorm(width), nn.ReLU())
+        return Residual(*first, Linear(width, width), nn.LayerNorm(width))
 
-    stem = (nn.Linear(in_size, width), nn.LayerNorm(width), nn.ReLU())
-    return _initialised(*stem, *(block() for _ in range(blocks)), nn.Linear(width, out_size))
+    stem = (Linear(in_size, width), nn.LayerNorm(width), nn.ReLU())
+    return _initialised(*stem, *(block() for _ in range(blocks)), Linear(width, out_size))
 
 
 def simba(in_size: int, out_size: int, *, width: Width, blocks: Number, expansion: Expansion = 4) -> nn.Sequential:
@@ -43,10 +44,10 @@ def simba(in_size: int, out_size: int, *, width: Width, blocks: Number, expansio
 
     def block() -> Residual:
         inner = expansion * width
-        return Residual(nn.LayerNorm(width), nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+        return Residual(nn.LayerNorm(width), Linear(width, inner), nn.ReLU(), Linear(inner, width))
 
-    stem = nn.Linear(in_size, width)
-    return _initialised(stem, *(block() for _ in range(blocks)), nn.LayerNorm(width), nn.Linear(width, out_size))
+    stem = Linear(in_size, width)
+    return _initialised(stem, *(block() for _ in range(blocks)), nn.LayerNorm(width), Linear(width, out_size))
 
 
 def _initialised(*layers: nn.Module) -> nn.Sequential:

@@ -20,7 +20,7 @@ from torchrl.data import Composite, TensorSpec
 from policies.base import ValuePolicy, exploring, require_finite
 from policies.bc import imitation
 from policies.metrics import value_metrics
-from policies.networks import Critics, RunningNorm, perceptron, soft_update
+from policies.networks import Critics, RunningNorm, constant_weights, perceptron, soft_update
 from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
@@ -218,10 +218,11 @@ class SAC(ValuePolicy):
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor, and one of the temperature towards the target entropy."""
-        loss, entropy = self.actor_losses(features, batch)
+        with constant_weights(self.critic):
+            loss, entropy = self.actor_losses(features, batch)
         for name in ("actor", "temperature"):
             self.optimizers[name].zero_grad(set_to_none=True)
-        (loss + self.temperature_loss(entropy)).backward(inputs=[*self.actor.parameters(), self.log_temperature])
+        (loss + self.temperature_loss(entropy)).backward()
         for name in ("actor", "temperature"):
             self.optimizers[name].step()
         temperature = self.log_temperature.detach().exp()

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from policies.networks import ConvEncoder, Critics, RunningNorm, mlp, orthogonal_init, perceptron, soft_update
+from policies.linear import Linear
+from policies.networks import (
+    ConvEncoder,
+    Critics,
+    RunningNorm,
+    constant_weights,
+    mlp,
+    orthogonal_init,
+    perceptron,
+    soft_update,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +53,9 @@ def test_encoder_rejects_other_frames() -> None:
 
 def test_mlp_layers() -> None:
     plain = [type(layer) for layer in mlp((3, 4, 5, 1))]
-    assert plain == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert plain == [Linear, nn.ReLU, Linear, nn.ReLU, Linear]
     normed = [type(layer) for layer in mlp((3, 4, 1), layer_norm=True)]
-    assert normed == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear]
+    assert normed == [Linear, nn.LayerNorm, nn.ReLU, Linear]
 
 
 def test_orthogonal_init() -> None:
@@ -64,6 +74,18 @@ def test_soft_update_moves_by_the_rate() -> None:
     soft_update(target, source, 0.25)
     assert target.weight.tolist() == [[1.5]]
     assert source.weight.tolist() == [[3.0]]
+
+
+def test_constant_weights_have_no_gradients_and_pass_those_of_inputs() -> None:
+    layer, inputs = nn.Linear(2, 1), torch.ones(1, 2, requires_grad=True)
+    with constant_weights(layer):
+        loss = layer(inputs).sum()
+    loss.backward()
+    assert layer.weight.grad is None and layer.bias.grad is None
+    assert torch.equal(inputs.grad, layer.weight)
+    with pytest.raises(RuntimeError, match="stopped"), constant_weights(layer):
+        raise RuntimeError("stopped")
+    assert all(parameter.requires_grad for parameter in layer.parameters())
 
 
 def test_critics_are_independent() -> None:

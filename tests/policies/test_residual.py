@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from policies.linear import Linear
 from policies.residual import Residual, bro_net, simba
 
 
@@ -12,15 +13,15 @@ def kinds(layers: nn.Sequential) -> list[type]:
 
 def test_bro_net_layers() -> None:
     network = bro_net(3, 2, width=8, blocks=2)
-    assert kinds(network) == [nn.Linear, nn.LayerNorm, nn.ReLU, Residual, Residual, nn.Linear]
-    assert kinds(network[3].layers) == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear, nn.LayerNorm]
+    assert kinds(network) == [Linear, nn.LayerNorm, nn.ReLU, Residual, Residual, Linear]
+    assert kinds(network[3].layers) == [Linear, nn.LayerNorm, nn.ReLU, Linear, nn.LayerNorm]
     assert network(torch.randn(5, 3)).shape == (5, 2)
 
 
 def test_simba_layers() -> None:
     network = simba(3, 2, width=8, blocks=2)
-    assert kinds(network) == [nn.Linear, Residual, Residual, nn.LayerNorm, nn.Linear]
-    assert kinds(network[1].layers) == [nn.LayerNorm, nn.Linear, nn.ReLU, nn.Linear]
+    assert kinds(network) == [Linear, Residual, Residual, nn.LayerNorm, Linear]
+    assert kinds(network[1].layers) == [nn.LayerNorm, Linear, nn.ReLU, Linear]
     assert network[1].layers[1].out_features == 32
     assert network(torch.randn(5, 3)).shape == (5, 2)
 
