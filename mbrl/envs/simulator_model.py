@@ -47,6 +47,8 @@ class SimulatorModel(WorldModel):
     ) -> None:
         super().__init__()
         require_snapshots(env.unwrapped)
+        if getattr(env.unwrapped, "tasks", ()):
+            raise UserError("the simulator as a world model needs a single task: several have other snapshots each")
         if SNAPSHOT not in observation_spec.keys():
             raise UserError(
                 "the simulator as a world model starts from snapshots of replayed states: set env.snapshots=true"

@@ -42,6 +42,20 @@ def simulated(make_env: Any) -> tuple[SimulatorModel, TensorDictBase]:
     return model, env.rollout(12)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["env=gym", "env.id=Pendulum-v1", "env.pixels=false"], "has no exact snapshots.* env=metaworld and env=toy"),
+        (["env=mt10", "env.pixels=false"], "needs a single task"),
+        (["env=toy", "env.snapshots=false"], r"set env\.snapshots=true"),
+    ],
+)
+def test_what_it_cannot_restore_is_refused_with_one_line(tmp_path: Path, settings: list[str], message: str) -> None:
+    model = ["agent=mbpo", "worldmodel@agent.world_model=simulator"]
+    with pytest.raises(UserError, match=message):
+        mbrl.training.run(compose_config(tmp_path, *model, *settings))
+
+
 def test_it_goes_on_after_the_last_step_that_meta_world_takes() -> None:
     model, episode = simulated(partial(metaworld.make_env, "window-close", pixels=False, episode_length=500))
     env = metaworld.make_env("window-close", seed=1, snapshots=True, pixels=False, episode_length=500)
