@@ -70,9 +70,9 @@ class Run:
     stop: StopRequest = field(default_factory=StopRequest)
 
     def close(self) -> None:
+        self.evaluator.close()
         self.logger.close()
         shut_down(self.collector)
-        self.evaluator.close()
         self.lock.release()
 
 

@@ -273,11 +273,14 @@ def constant_weights(module: nn.Module) -> Iterator[None]:
 
     `backward(inputs=...)` alone would discard them after `Linear` had computed them: 7 % of an update of SAC.
     """
-    module.requires_grad_(False)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -78,8 +78,8 @@ class Imagination:
         n_step: rewards summed in an imagined transition; None takes the replay's.
         noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.
         recent_starts: share of the real states that is drawn from the newest quarter of the episodes, in [0, 1].
-        episode_steps: steps after which the environment truncates an episode, beyond which no rollout goes; None where
-            there is no such limit.
+        episode_steps: steps after which the environment truncates an episode, beyond which no rollout goes that is not
+            longer itself; None where there is no such limit.
         cut_above: see `UncertaintyRules`; None truncates no rollout.
         weigh_by: see `UncertaintyRules`; None gives all transitions the same weight.
         optimism: see `UncertaintyRules`; None adds no bonus to rewards.

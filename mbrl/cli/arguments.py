@@ -220,7 +220,7 @@ def _add_demos(verbs: Any) -> None:
     examples = [
         "mbrl demos door-lock",
         "mbrl demos plate-slide --episodes 20 --noise 0.2 --output runs/demos/noisy",
-        "mbrl demos plate-slide --mirrored              for mbrl train protocol=ivideogpt experiment=demonstrations",
+        "mbrl demos plate-slide --mirrored --output runs/demos/mirrored    for mbrl train protocol=ivideogpt",
     ]
     verb = _add_verb(verbs, "demos", run.demos, "record demonstrations of Meta-World's scripted policy", examples)
     verb.add_argument("task", metavar="TASK", help="one of the 50 tasks, such as door-lock")

@@ -87,7 +87,8 @@ class Evaluator:
         seed: of the goals.
         success: whether an episode counts as solved by success at any of its steps or at its last step.
         gamma: discount of the returns that critics are compared with; None does not compare.
-        threads: environments that step at the same time, where they draw and have snapshots; the outcome is the same.
+        threads: environments that step at the same time, where they draw one task and have snapshots; the outcome is
+            the same.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class Evaluator:
         self.env = self._make_env()
         self._beside: list[EnvBase] = []  # further environments, where one cannot play several episodes
         self._threads: EnvThreads | None = None  # of environments that can, once they are needed
-        self._count = min(threads, episodes, MOST_THREADS) if "pixels" in self.env.observation_spec else 1
+        # Several tasks have a simulator each, which is made when it is first needed: once is enough.
+        pays = "pixels" in self.env.observation_spec and not getattr(self.env, "tasks", ())
+        self._count = min(threads, episodes, MOST_THREADS) if pays else 1
         self._recurrent_env: EnvBase | None = None
         self.episodes, self.max_steps, self.seed, self.success = episodes, max_steps, seed, success
         self.gamma = gamma

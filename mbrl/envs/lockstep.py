@@ -6,6 +6,8 @@ N episodes, K frame stack, R resolution, A action.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from mbrl.data.episodes import SNAPSHOT
 from mbrl.envs.gym import has_snapshots
 from mbrl.envs.snapshots import SnapshotLayout
 
-Each = Callable[[Callable[[int], None]], Any]
+Each = Callable[[Callable[[int], Any]], list[Any]]
 
 
 class LockStep:
@@ -76,7 +78,9 @@ class LockStep:
         """
         rewards, successes = torch.zeros(len(action)), torch.zeros(len(action), dtype=torch.bool)
         moves = action.cpu().numpy()
-        self._each(lambda number: self._advance(number, moves, rewards, successes))
+        for row, reward, success, terminated, truncated in chain(*self._each(partial(self._advance, moves))):
+            rewards[row], successes[row] = reward, success
+            self.done[row], self.terminated[row] = terminated or truncated, terminated
         frames = self._seen.get("frames")
         self._seen = _stacked(self._observations)
         if frames is not None:
@@ -91,27 +95,31 @@ class LockStep:
             self._observations[row] = env.reset()[0]
             self._snapshots[row] = env.snapshot() if self._restores else None
 
-    def _advance(self, number: int, moves: npt.NDArray[Any], rewards: Tensor, successes: Tensor) -> None:
-        """Step environment `number` in each of its episodes that has not ended; writes their rows alone."""
-        env = self._envs[number]
+    def _advance(self, moves: npt.NDArray[Any], number: int) -> list[tuple[int, float, bool, bool, bool]]:
+        """Step environment `number` in each of its episodes that has not ended.
+
+        Returns:
+            For each its row, the reward, whether the task is solved, terminated, truncated. No tensor is written here:
+            a thread knows nothing of its caller's `torch.inference_mode`.
+        """
+        env, results = self._envs[number], []
         for row in self._rows(number):
             if self.done[row]:
                 continue
             if self._restores:
                 env.restore(self._snapshots[row])
-            self._observations[row], rewards[row], terminated, truncated, info = env.step(moves[row])
+            self._observations[row], reward, terminated, truncated, info = env.step(moves[row])
             if self._restores:
                 self._snapshots[row] = env.snapshot()
-            successes[row] = bool(info["success"].any())
-            self.done[row], self.terminated[row] = terminated or truncated, terminated
+            results.append((row, float(reward), bool(info["success"].any()), terminated, truncated))
+        return results
 
     def _rows(self, number: int) -> range:
         """The episodes of an environment."""
         return range(number, len(self._snapshots), len(self._envs))
 
-    def _in_turn(self, function: Callable[[int], None]) -> None:
-        for number in range(len(self._envs)):
-            function(number)
+    def _in_turn(self, function: Callable[[int], Any]) -> list[Any]:
+        return [function(number) for number in range(len(self._envs))]
 
 
 def _stacked(observations: list[dict[str, Any]]) -> dict[str, Tensor]:

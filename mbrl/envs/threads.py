@@ -24,8 +24,17 @@ class EnvThreads:
     """
 
     def __init__(self, first: EnvBase, make_env: Callable[[], EnvBase], count: int) -> None:
-        self._threads = [ThreadPoolExecutor(1, f"env-{number}") for number in range(1, count)]
-        self.envs = [first, *(thread.submit(make_env).result() for thread in self._threads)]
+        self._threads: list[ThreadPoolExecutor] = []
+        self.envs = [first]
+        for number in range(1, count):
+            thread = ThreadPoolExecutor(1, f"env-{number}")
+            try:
+                self.envs.append(thread.submit(make_env).result())
+            except BaseException:
+                thread.shutdown()
+                self.close()
+                raise
+            self._threads.append(thread)
 
     def each(self, function: Callable[[int], Result]) -> list[Result]:
         """What `function` returns for each environment's number, called in that environment's thread.

@@ -27,9 +27,11 @@ from mbrl.build import (
     env_steps_per_step,
 )
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
+from mbrl.collecting.evaluation import MOST_THREADS
 from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.estimating.counts import Counts, Lengths
 from mbrl.malloc import keep_freed_memory
+from mbrl.processes.usage import usable_cores
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import KEPT_CHECKPOINTS
 from mbrl.run_folder.parts import RandomStates
@@ -86,7 +88,8 @@ def measure(config: DictConfig) -> Estimate:
 
 
 def _measure(config: DictConfig, folder: Path) -> Estimate:
-    episodes = min(config.eval.episodes, EPISODES)
+    threads = min(config.get("threads") or usable_cores(), MOST_THREADS)
+    episodes = min(config.eval.episodes, max(EPISODES, threads))  # as many environments as the run has
     short = OmegaConf.merge(config, {"total_env_steps": EPISODES * config.env.episode_length, "run_dir": str(folder)})
     assert isinstance(short, DictConfig)
     evaluator = run_evaluator(config, episodes)

@@ -38,7 +38,7 @@ def read_demonstrations(
         silent += not about
         for name, value in episode_metadata(task, action_repeat, view).items():
             if about.get(name, value) != value:
-                recorded = f"`mbrl demos {task} --camera {value}`".replace(" mirrored", " --mirrored")
+                recorded = f"`mbrl demos {task} --camera {value} --output FOLDER`".replace(" mirrored", " --mirrored")
                 raise UserError(
                     f"replay.demos: {path} is of {name} {about[name]}, and the environment's {name} is {value}: "
                     f"give demonstrations of the same{f', as {recorded} records them' if name == 'view' else ''}"

@@ -17,9 +17,11 @@ from torchrl.data import Composite, Unbounded
 from mbrl.collecting import evaluation
 from mbrl.collecting.evaluation import Evaluator, score
 from mbrl.envs.metaworld import make_env as make_metaworld
+from mbrl.envs.multitask import make_env as make_tasks
 from mbrl.envs.toy import Toy
 from mbrl.envs.toy import make_env as make_toy
 from policies.base import Policy
+from policies.random import RandomPolicy
 from policies.scripted import ScriptedPolicy
 
 
@@ -88,12 +90,32 @@ def test_threads_draw_and_step_what_one_thread_does() -> None:
     for threads in (1, 3):
         with closing(Evaluator(make_env, episodes=5, max_steps=6, seed=3, threads=threads)) as evaluator:
             policy = ScriptedPolicy(evaluator.env.observation_spec, evaluator.env.action_spec, task="window-close")
-            played = [evaluator.play_together(policy, range(first, first + 5), opening=6) for first in (0, 5)]
+            with torch.inference_mode():  # which no other thread knows of
+                played = [evaluator.play_together(policy, range(first, first + 5), opening=6) for first in (0, 5)]
             results.append(played)
     for one, three in zip(*results, strict=True):
         assert torch.equal(one.reward, three.reward) and torch.equal(one.lengths, three.lengths)
         assert (one.opening == three.opening).all()
         assert one.opening["pixels"].float().std() > 0
+
+
+def test_one_thread_plays_several_tasks_and_a_second_environment_that_fails_leaves_none() -> None:
+    made = partial(make_tasks, ["reach", "push"], resolution=16, episode_length=4, goals="fixed")
+    with closing(Evaluator(made, episodes=2, max_steps=2, seed=3, threads=3)) as evaluator:
+        assert len(evaluator(RandomPolicy(evaluator.env.observation_spec, evaluator.env.action_spec)).returns) == 4
+        assert evaluator._threads is not None and len(evaluator._threads.envs) == 1
+    made_envs: list[Any] = []
+
+    def fails_at_the_third(**options: Any) -> Any:
+        if len(made_envs) == 2:
+            raise OSError("no OpenGL")
+        made_envs.append(make_toy(resolution=16, episode_length=12, **options))
+        return made_envs[-1]
+
+    with closing(Evaluator(fails_at_the_third, episodes=4, max_steps=2, seed=3, threads=4)) as evaluator:
+        with pytest.raises(OSError, match="no OpenGL"):
+            evaluator(WalkingPolicy())
+        assert [env.is_closed for env in made_envs] == [False, True]
 
 
 def test_an_error_in_a_thread_is_raised_and_all_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,10 @@ def test_constant_weights_have_no_gradients_and_pass_those_of_inputs() -> None:
     with pytest.raises(RuntimeError, match="stopped"), constant_weights(layer):
         raise RuntimeError("stopped")
     assert all(parameter.requires_grad for parameter in layer.parameters())
+    layer.bias.requires_grad_(False)
+    with constant_weights(layer):
+        pass
+    assert layer.weight.requires_grad and not layer.bias.requires_grad, "what was frozen stays so"
 
 
 def test_critics_are_independent() -> None:
