@@ -120,6 +120,8 @@ def build_planner(config: DictConfig, env: EnvBase, policy: Policy, world_model:
         return None
     if world_model is None:
         raise UserError("agent.planner needs an agent.world_model to plan in")
+    if REFERS_TO_ENV & set(config.agent.world_model) and config.collect.workers > 1:
+        raise UserError("a planner in the simulator stays in one process: leave collect.workers=1")
     torch.manual_seed(config.seed)
     search = make(config.agent.planner, Planner, place="agent.planner")
     planner = PlanningPolicy(world_model, search, policy, **_specs(env), **config.agent.planning)

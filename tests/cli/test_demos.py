@@ -12,7 +12,8 @@ from tests.test_training import compose_config
 
 TASK = "drawer-close"
 SMALL = ["experiment=demonstrations", "agent=drqv2", f"env.task={TASK}", "env.resolution=16"]
-REFUSED = r"is of view {}, and the environment's view is {}: .* as `mbrl demos drawer-close --camera {} --output FOLDER` records them$"
+RECORDED = "`mbrl demos drawer-close --camera {} --output FOLDER`"
+REFUSED = rf"is of view {{}}, and the environment's view is {{}}: .* as {RECORDED} records them$"
 
 
 @pytest.mark.process

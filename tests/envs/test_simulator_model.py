@@ -56,6 +56,13 @@ def test_what_it_cannot_restore_is_refused_with_one_line(tmp_path: Path, setting
         mbrl.training.run(compose_config(tmp_path, *model, *settings))
 
 
+def test_a_planner_in_the_simulator_is_refused_more_than_one_worker(tmp_path: Path) -> None:
+    planner = ["agent=mpc_ivideogpt", "worldmodel@agent.world_model=simulator", "env.snapshots=true"]
+    none = ["agent.model_updates_first=0", "agent.model_updates_per_step=0", "collect.workers=2"]
+    with pytest.raises(UserError, match=r"leave collect\.workers=1"):
+        mbrl.training.run(compose_config(tmp_path, *TOY, *planner, *none))
+
+
 def test_it_goes_on_after_the_last_step_that_meta_world_takes() -> None:
     model, episode = simulated(partial(metaworld.make_env, "window-close", pixels=False, episode_length=500))
     env = metaworld.make_env("window-close", seed=1, snapshots=True, pixels=False, episode_length=500)
