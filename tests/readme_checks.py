@@ -179,7 +179,8 @@ def check_make(arguments: list[str], folder: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     chosen = {word for word in arguments if "=" not in word}
     assert chosen <= targets, f"make has no target {chosen - targets}"
-    outside = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "MFLAGS"}
+    inside = ("MFLAGS", "ARGS")  # variables that make hands to what it runs, as those that begin with MAKE
+    outside = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key not in inside}
     command = ["make", "--dry-run", *arguments]  # as from a shell, also where `make test` runs this
     shown = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, check=True)
     check_command(shlex.split(shown.stdout.splitlines()[-1].removeprefix(".venv/bin/")), folder)
