@@ -52,18 +52,19 @@ class UncertaintyRules:
         return [*self.cut_above, *self.weigh_by, *self.optimism]
 
     def check(self, world_model: WorldModel) -> None:
-        """Check that the world model returns every estimate, and that scales are positive.
+        """Have the world model return every estimate that is used, and check that scales are positive.
 
         Raises:
-            UserError: an estimate is not returned, or a scale is not positive; the message names it.
+            UserError: the model has no such estimate, or a scale is not positive; the message names it.
         """
+        if self.estimates:
+            world_model.measure_all()
         for name in self.estimates:
             if name not in world_model.measures:
                 known = ", ".join(world_model.measures) or "none"
                 used = next(key for key in ("cut_above", "weigh_by", "optimism") if name in getattr(self, key))
                 raise UserError(
                     f"imagination needs the uncertainty estimate {name!r}, but this world model has {known}: set "
-                    "agent.world_model.uncertainty=true, if it has that setting, or "
                     f"agent.imagination.{used}.{name}=null"
                 )
         for name, scale in self.weigh_by.items():

@@ -21,9 +21,10 @@ MEASURED = torch.tensor([[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1], [
 
 
 class UnsureWorldModel(CountingWorldModel):
-    """Says MEASURED of its steps."""
+    """Says MEASURED of its steps, where it is asked to."""
 
-    measures = ("doubt",)
+    def measure_all(self) -> None:
+        self.measures = ("doubt",)
 
     def start(self, context: TensorDict) -> Tensor:
         self.taken = 0
@@ -31,7 +32,8 @@ class UnsureWorldModel(CountingWorldModel):
 
     def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
         state, prediction = super().step(state, action)
-        prediction["doubt"] = MEASURED[:, self.taken, None]
+        if self.measures:
+            prediction["doubt"] = MEASURED[:, self.taken, None]
         self.taken += 1
         return state, prediction
 
@@ -53,6 +55,12 @@ def test_by_hand() -> None:
     weights = rules.weights({"doubt": MEASURED}, n_step=3)
     # the first rollout is cut after two steps: the doubt of later ones is not its transitions'
     torch.testing.assert_close(weights[0, :2], torch.tensor([-0.15, -0.15]).exp())
+
+
+def test_estimates_are_computed_where_one_is_used() -> None:
+    assert imagination().env.world_model.measures == ()
+    assert imagination(optimism={"doubt": None}).env.world_model.measures == ()
+    assert imagination(optimism={"doubt": 1.0}).env.world_model.measures == ("doubt",)
 
 
 def test_cut_rollouts_end_before_the_step_above_the_threshold() -> None:
@@ -117,5 +125,5 @@ def test_bad_settings() -> None:
         imagination(cut_above={"reward_std": 1.0})
     with pytest.raises(ValueError, match="must be above 0, not 0"):
         imagination(weigh_by={"doubt": 0.0})
-    with pytest.raises(ValueError, match=r"none: set agent\.world_model\.uncertainty=true"):
+    with pytest.raises(ValueError, match=r"none: set agent\.imagination\.cut_above\.doubt=null"):
         UncertaintyRules.of({"doubt": 1.0}, None).check(CountingWorldModel())

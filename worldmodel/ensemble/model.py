@@ -19,6 +19,7 @@ from worldmodel.finite import require_finite
 from worldmodel.ranges import Number, OpenShare, PositiveCount, Share, Width
 
 FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
+MEASURES = ("disagreement", "reward_std")  # uncertainty estimates
 MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
 
 
@@ -46,8 +47,8 @@ class ProbabilisticEnsemble(WorldModel):
         holdout: Share of the transitions that is never trained on, in (0, 1).
         check_every: Gradient steps between two evaluations on held-out data.
         patience: Evaluations without improvement of any member that end a fit.
-        uncertainty: Whether imagined steps have uncertainty estimates, which need a prediction by every elite.
-            `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root
+        uncertainty: Whether imagined steps have uncertainty estimates from the start on, not only from `measure_all`
+            on. They need a prediction by every elite. `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root
             mean square over the entries of the state. `reward_std` is that of their mean rewards in the units of the
             environment.
         terminates: Whether the environment terminates episodes. One more network, the continue head, then learns when.
@@ -96,7 +97,7 @@ class ProbabilisticEnsemble(WorldModel):
         self.residual, self.sampled, self.holdout, self.predicts_end = residual, sampled, holdout, terminates
         self.batch_size, self.recent_share = batch_size, recent_share
         self.check_every, self.patience = check_every, patience
-        self.measures = ("disagreement", "reward_std") if uncertainty else ()
+        self.measures = MEASURES if uncertainty else ()
         self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
         self.register_buffer("source", torch.full((self.state_dim,), COPIED_NOWHERE))
         self.register_buffer("elites", torch.arange(elites))
@@ -236,6 +237,9 @@ class ProbabilisticEnsemble(WorldModel):
 
     def fork(self, state: Tensor, n: int) -> Tensor:
         return state.repeat_interleave(n, 0)
+
+    def measure_all(self) -> None:
+        self.measures = MEASURES
 
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:

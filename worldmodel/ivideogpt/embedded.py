@@ -76,6 +76,10 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         updates: Tensor = self.model.get_buffer("updates")
         return int(updates)
 
+    def measure_all(self) -> None:
+        self.model.measure_all()
+        self.measures = self.model.measures
+
     def changes_after(self, updates: int) -> bool:
         return self.plan.changes_codes(updates)
 

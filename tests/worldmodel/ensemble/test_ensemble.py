@@ -145,6 +145,18 @@ def test_goes_on_to_the_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
+def test_estimates_come_when_they_are_asked_for() -> None:
+    model, data = make(), system(300)
+    model.fit(data, 1)
+    torch.manual_seed(3)
+    without = predicted(model, data)
+    model.measure_all()
+    torch.manual_seed(3)
+    measured = predicted(model, data)
+    assert set(measured.keys()) - set(without.keys()) == set(model.measures) == {"disagreement", "reward_std"}
+    torch.testing.assert_close(measured.exclude(*model.measures), without)
+
+
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_every_elite_imagines_its_part(uncertainty: bool) -> None:
     model = make(elites=3, uncertainty=uncertainty)
