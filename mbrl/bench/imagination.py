@@ -62,13 +62,16 @@ def token_evaluations(model: IVideoGPT, horizon: int) -> tuple[int, int]:
 
 
 def compare_with_published(name: str) -> list[Row]:
-    """Rows of both loops, interleaved, and of ours with parallel decoding; at nano size also without frames decoded."""
+    """Rows of the loops, interleaved: published, ours, ours with parallel decoding; at nano size also undecoded."""
     model, batch, size = build(name, HORIZON + 2), BATCHES[name], name.removeprefix("ivideogpt_")
-    inputs = starts(model, batch, HORIZON)
-    loops: list[Callable[..., object]] = [imagine_with_cache, _published_loop.imagine]
-    decode_options = (True, False) if name == NANO else (True,)
-    calls: list[Callable[[], object]] = [partial(imagine_with_cache, build(name, HORIZON + 2, parallel=True), *inputs)]
-    calls += [partial(loop, model, *inputs, decode) for decode in decode_options for loop in loops]
+    parallel, inputs = build(name, HORIZON + 2, parallel=True), starts(model, batch, HORIZON)
+    loops: list[Callable[..., object]] = [
+        partial(imagine_with_cache, parallel),
+        partial(imagine_with_cache, model),
+        partial(_published_loop.imagine, model),
+    ]
+    decoded = (True, False) if name == NANO else (True,)
+    calls: list[Callable[[], object]] = [partial(loop, *inputs, decode) for decode in decoded for loop in loops]
     together, ours, theirs, *undecoded = median_seconds(calls, REPEATS[name])
     cached_tokens, reencoded_tokens = token_evaluations(model, HORIZON)
     steps = batch * HORIZON
@@ -78,7 +81,10 @@ def compare_with_published(name: str) -> list[Row]:
         row(f"{size}: over the published loop", theirs / ours, "×", "≥ 6" if name == NANO else ""),
         row(f"{size}: parallel decoding, imagined transitions", steps / together, "1/s"),
         row(f"{size}: parallel decoding, over the published loop", theirs / together, "×", GOALS[name]),
-        *([row(f"{size}: the same, frames not decoded", undecoded[1] / undecoded[0], "×")] if undecoded else []),
+        *(
+            row(f"{size}: {how}over the published loop, frames not decoded", undecoded[2] / seconds, "×")
+            for how, seconds in zip(("parallel decoding, ", ""), undecoded, strict=False)
+        ),
         row(f"{size}: transformer tokens a rollout", cached_tokens, "tokens"),
         row(f"{size}: ... in the published loop", reencoded_tokens, "tokens"),
         row(f"{size}: fewer transformer tokens", reencoded_tokens / cached_tokens, "×"),
@@ -115,9 +121,9 @@ def step_milliseconds(model: IVideoGPT, batch: int, horizon: int) -> float:
     return 1e3 * (time.perf_counter() - began) / horizon
 
 
-def compare_with_lower_bound() -> list[Row]:
+def compare_with_lower_bound(parallel: bool) -> list[Row]:
     """Rows of one step at nano size: its lower bound by part, its time, and the shares of its time."""
-    model, batch = build(), BATCHES[NANO]
+    model, batch, how = build(parallel=parallel), BATCHES[NANO], "parallel decoding: " * parallel
     parts = lower_bound_milliseconds(model, batch)
     measured = min(step_milliseconds(model, batch, HORIZON) for _ in range(REPEATS[NANO]))
     lower_bound = sum(parts.values())
@@ -130,23 +136,24 @@ def compare_with_lower_bound() -> list[Row]:
             state, _ = model.step(state, action)
 
     return [
-        *(row(f"lower bound of a step: {part}", value, "ms") for part, value in parts.items()),
-        row("lower bound of a step", lower_bound, "ms"),
-        row("a step", measured, "ms"),
-        row("a step over its lower bound", measured / lower_bound, "×"),
-        *(row(f"share of a step: {part}", 100 * share, "%") for part, share in time_shares(steps).items()),
+        *(row(f"{how}lower bound of a step: {part}", value, "ms") for part, value in parts.items()),
+        row(f"{how}lower bound of a step", lower_bound, "ms"),
+        row(f"{how}a step", measured, "ms"),
+        row(f"{how}a step over its lower bound", measured / lower_bound, "×"),
+        *(row(f"{how}share of a step: {part}", 100 * share, "%") for part, share in time_shares(steps).items()),
     ]
 
 
-def measure_horizons() -> list[Row]:
+def measure_horizons(parallel: bool) -> list[Row]:
     """Rows of the cost of a step in rollouts of several lengths, all with a cache for the longest."""
-    model, batch = build(segment_length=max(HORIZONS) + 2), BATCHES[NANO]
+    model, batch = build(segment_length=max(HORIZONS) + 2, parallel=parallel), BATCHES[NANO]
+    how = "parallel decoding: " * parallel
     times = [[step_milliseconds(model, batch, horizon) for horizon in HORIZONS] for _ in range(3)]
     fastest = [min(column) for column in zip(*times, strict=True)]
-    rows = [row(f"step of a rollout of {h}", value, "ms") for h, value in zip(HORIZONS, fastest, strict=True)]
+    rows = [row(f"{how}step of a rollout of {h}", value, "ms") for h, value in zip(HORIZONS, fastest, strict=True)]
     return [
         *rows,
-        row(f"step at {HORIZONS[-1]} over step at {HORIZONS[0]}", fastest[-1] / fastest[0], "×", "flat: ≤ 1.1"),
+        row(f"{how}step at {HORIZONS[-1]} over step at {HORIZONS[0]}", fastest[-1] / fastest[0], "×", "flat: ≤ 1.1"),
     ]
 
 
@@ -155,7 +162,7 @@ def run() -> list[Row]:
     """All rows."""
     return [
         *compare_with_published(NANO),
-        *compare_with_lower_bound(),
-        *measure_horizons(),
+        *(row for parallel in (False, True) for row in compare_with_lower_bound(parallel)),
+        *(row for parallel in (False, True) for row in measure_horizons(parallel)),
         *compare_with_published(BASE),
     ]
