@@ -1,4 +1,6 @@
-"""SAC's update, compared with a plain loop on the same networks and batch, and with TorchRL's losses."""
+"""SAC's update, compared with a plain loop on the same networks and batch, with TorchRL's losses, and with
+Stable-Baselines3 where it is installed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from hydra.utils import instantiate
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 
-from mbrl.bench import Row, _baseline_sac
+from mbrl.bench import Row, _baseline_sac, _stable_baselines3
 from mbrl.bench._machine import median_seconds, row
 from mbrl.bench.replay import fields_of
 from mbrl.compose import CONFIGS
@@ -43,15 +45,28 @@ def run() -> Iterator[Row]:
     yield row(f"{name}: ours over TorchRL's losses", torchrl_seconds / ours, "×", "≥ 1")
     yield row(f"sampling {BATCH} transitions of states", 1e3 * sampling, "ms", "≤ 1")
     yield row(f"{name}, with sampling", 1 / (ours + sampling), "updates/s")
+    yield from _compare_with_stable_baselines3(replay, action_spec)
     for networks in ("sac_bro", "sac_simba"):
         other = build(networks, action_spec)
         (duration,) = median_seconds([lambda other=other: other.update(batch)], REPEATS // 3)  # type: ignore[misc]
         yield row(f"{name}: networks of {networks}", 1 / duration, "updates/s")
 
 
-def build(name: str, action_spec: Bounded) -> SAC:
+def _compare_with_stable_baselines3(replay: Replay, action_spec: Bounded) -> Iterator[Row]:
+    """Updates with sampling on equal networks, where that library is installed."""
+    theirs = _stable_baselines3.sac_update(STATE, ACTIONS, BATCH)
+    if theirs is None:
+        return
+    plain = build("sac", action_spec, "policy.critic_network.layer_norm=false")
+    ours, peer = median_seconds([lambda: plain.update(replay.transitions(BATCH)), theirs], REPEATS)
+    name = f"SAC update, batch {BATCH}, with sampling, without LayerNorm"
+    yield row(name, 1 / ours, "updates/s")
+    yield row(f"{name}: over Stable-Baselines3", peer / ours, "×", "≥ 1.5")
+
+
+def build(name: str, action_spec: Bounded, *settings: str) -> SAC:
     with initialize_config_dir(str(CONFIGS), version_base=None):
-        config = compose(f"policy/{name}").policy
+        config = compose(f"policy/{name}", list(settings)).policy
     make = instantiate(config, _partial_=True)  # OmegaConf would convert specs, which are dataclasses.
     policy: SAC = make(observation_spec=Composite(state=Unbounded((STATE,))), action_spec=action_spec)
     return policy
