@@ -32,14 +32,16 @@ def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
 
     Args:
         action: the actor's actions, [B, A].
-        batch: `action` [B, A] and `cloning` [B, 1], the weight of a row: 0 where it was not demonstrated.
+        batch: `imitated`, or else `action`, [B, A], and `cloning` [B, 1], the weight of a row: 0 where there is nothing
+            to imitate.
         value: the critics' values of the actor's actions, [B, 1].
 
     Returns:
         0-d.
     """
     weight = batch["cloning"]
-    error = (action.float() - batch["action"]).square().mean(-1, keepdim=True)
+    imitated = batch["imitated"] if "imitated" in batch.keys() else batch["action"]
+    error = (action.float() - imitated).square().mean(-1, keepdim=True)
     return (weight * error).sum() / (weight > 0).sum().clamp(min=1) * value.detach().abs().mean()
 
 

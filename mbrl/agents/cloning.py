@@ -24,6 +24,7 @@ class Cloning:
             `learning_starts` and on demonstrations.
         proposals: whether a frozen clone proposes actions beside the actor's, between which the critics choose, see
             `policies.base.ValuePolicy`.
+        anchor: whether the imitation term also imitates a frozen clone on all that was not demonstrated.
     """
 
     updates: Count = 0
@@ -31,6 +32,7 @@ class Cloning:
     env_steps: PositiveCount = 1
     critic_updates: Count = 0
     proposals: bool = False
+    anchor: bool = False
 
     def __post_init__(self) -> None:
         if min(self.updates, self.weight, self.critic_updates) < 0 or self.env_steps < 1:
@@ -45,15 +47,15 @@ class Cloning:
         Raises:
             UserError: the policy has no critics of actions, which this needs.
         """
-        if not self.updates or not (self.critic_updates or self.proposals):
+        if not self.updates or not (self.critic_updates or self.proposals or self.anchor):
             return
         if not isinstance(policy, ValuePolicy):
             raise UserError(
                 f"{type(policy).__name__} has no critics of actions: set agent.cloning.critic_updates=0 and "
-                "agent.cloning.proposals=false"
+                "agent.cloning.proposals=false agent.cloning.anchor=false"
             )
-        if self.proposals:
-            policy.keep_clone()
+        if self.proposals or self.anchor:
+            policy.keep_clone(proposes=self.proposals, anchors=self.anchor)
 
     def calibrations(self) -> int:
         """Gradient steps of the critics alone before the first update; 0 where nothing was cloned."""

@@ -100,6 +100,9 @@ class TransitionLearner(Learner):
         batch = self._transitions(replay).to(self.policy.device)
         demonstrated = batch.pop("demonstrated", None)
         if cloning_weight > 0 and demonstrated is not None:
+            if isinstance(self.policy, ValuePolicy) and self.policy.anchors:
+                batch["imitated"] = torch.where(demonstrated, batch["action"], self.policy.cloned_action(batch))
+                demonstrated = torch.ones_like(demonstrated)
             batch["cloning"] = cloning_weight * demonstrated
         return batch
 

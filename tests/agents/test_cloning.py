@@ -36,6 +36,9 @@ class Pupil(BrightnessPolicy, ValuePolicy):
         super().__init__()
         self.demonstrated, self.weights, self.calibrated, self.env_steps = [], [], [], -1
 
+    def cloned_action(self, observed):
+        return observed["frames"][:, 0, 0, :1] / 255.0 * torch.ones(ACTION.shape)
+
     def clone(self, batch, weight=1.0):
         self.demonstrated.append(batch)
         self.weights.append(weight)
@@ -93,6 +96,19 @@ def test_demonstrated_rows_are_kept_to_less_and_less():
         assert int(from_demos.sum()) == 2
         assert torch.allclose(batch["cloning"], weight * from_demos)
     assert all("cloning" not in batch.keys() for batch in batches[5:]), "after 40 env steps it is over"
+
+
+def test_an_anchored_actor_imitates_the_clone_where_nothing_was_demonstrated():
+    agent, replay = agent_and_replay(updates=1, weight=0.8, env_steps=40)
+    agent.policy.anchors = True
+    for steps in (11, 25):
+        agent.update(replay, steps, 2 * steps)
+    batches = agent.policy.batches
+    assert torch.allclose(batches[0]["cloning"], torch.full((8, 1), 0.8 * (1 - 22 / 40)))
+    demonstrated = batches[0]["frames"][:, :1, 0, 0] >= 200
+    wanted = torch.where(demonstrated, batches[0]["action"], agent.policy.cloned_action(batches[0]))
+    assert int(demonstrated.sum()) == 2 and torch.equal(batches[0]["imitated"], wanted)
+    assert {"cloning", "imitated"}.isdisjoint(batches[-1].keys()), "after 40 env steps it is over"
 
 
 def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():

@@ -33,6 +33,8 @@ def test_imitation_by_hand():
     loss.backward()
     assert value.grad is None, "values are not drawn to where imitation is easy"
     assert torch.equal(action.grad[1], torch.zeros(2)), "what was not demonstrated is not imitated"
+    towards = torch.tensor([[0.5, 1.0], [9.0, 9.0], [-1.0, -0.5]])  # half a unit away, and half a unit
+    assert imitation(action, batch.set("imitated", towards), value).item() == pytest.approx(0.3 * 0.125 * 20.0)
     batch["cloning"] = torch.zeros(3, 1)
     assert imitation(action, batch, value).item() == 0.0
 

@@ -91,6 +91,17 @@ def test_targets_of_sac_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @LEARNERS
+def test_a_clone_that_is_an_anchor_proposes_nothing(make) -> None:
+    policy = make()
+    always(policy, policy.actor, -0.25)
+    policy.keep_clone(proposes=False, anchors=True)
+    policy.end_cloning()
+    always(policy, policy.actor, 0.5)
+    torch.testing.assert_close(acts(policy), torch.full((32, 2), 0.5))
+    torch.testing.assert_close(policy.cloned_action(batch()), torch.full((32, 2), -0.25))
+
+
+@LEARNERS
 def test_calibration_moves_the_critics_alone(make) -> None:
     torch.manual_seed(0)
     policy, rows = make(), batch()

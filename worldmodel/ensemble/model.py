@@ -48,9 +48,9 @@ class ProbabilisticEnsemble(WorldModel):
         check_every: Gradient steps between two evaluations on held-out data.
         patience: Evaluations without improvement of any member that end a fit.
         uncertainty: Whether imagined steps have uncertainty estimates from the start on, not only from `measure_all`
-            on. They need a prediction by every elite. `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root
-            mean square over the entries of the state. `reward_std` is that of their mean rewards in the units of the
-            environment.
+            on. They need a prediction by every elite. `disagreement` is the standard deviation of the elites' mean
+            predictions in units of that of the data, root mean square over the entries of the state. `reward_std` is
+            that of their mean rewards in the units of the environment.
         terminates: Whether the environment terminates episodes. One more network, the continue head, then learns when.
 
     Raises:
