@@ -71,7 +71,7 @@ def test_the_action_that_is_rewarded_is_found() -> None:
     policy, _ = train(lambda action: 1.2 + 0.3 * action[..., :1])
     with torch.no_grad():
         best = policy.actor.distribution(torch.randn(1000, FEATURES)).mode.mean(0)
-    assert best[0] > 0.8 and best[0] > best[1:].abs().max(), best
+    assert best[0] > 0.98 and best[1:].abs().max() < 0.8, best
 
 
 def test_a_rollout_is_used_twice_at_most() -> None:
