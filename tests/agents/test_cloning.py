@@ -177,7 +177,8 @@ def test_bc_runs_in_the_loop(tmp_path, pixels):
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     """Killed after its first checkpoint, a run that imitates first does not imitate again, and ends the same."""
     demos = write_toy(tmp_path / "demos", 2, **TOY_SETTINGS)
-    overrides = [*TOY, f"agent={agent}", *CLONED[1:], "agent.cloning.proposals=true", f"replay.demos={demos}"]
+    kept = ["agent.cloning.proposals=true", "agent.cloning.anchor=true"]
+    overrides = [*TOY, f"agent={agent}", *CLONED[1:], *kept, f"replay.demos={demos}"]
     whole = run(compose_config(tmp_path / "whole", *overrides))
     update = Agent.update
 
