@@ -36,6 +36,14 @@ class Linear(nn.Linear):
         return super().forward(inputs)
 
 
+def members_affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Products [M, B, I] x [M, I, O] + [M, 1, O] of M members, with gradients; oneDNN's where those are faster."""
+    if inputs[0].numel() * weight.shape[-1] < LEAST_WORK or not _by_onednn(inputs[0], weight):
+        return torch.baddbmm(bias, inputs, weight)
+    members = zip(inputs.unbind(), weight.unbind(), bias.unbind(), strict=True)
+    return torch.stack([_Affine.apply(rows, matrix.t(), shift[0]) for rows, matrix, shift in members])
+
+
 def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN multiplies these: a float32 matrix on a CPU, not compiled, without autocast and vmap."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():

@@ -12,19 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchrl.data import Composite
 
 from policies.linear import Linear
 from policies.ranges import Scale, Width
 from policies.specs import frames_shape, task_size
-
-
-class Mish(nn.Module):
-    """x tanh(softplus(x)), of any shape: on a CPU half the time of torch's Mish, equal to rounding."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        return values * F.softplus(values).tanh()
 
 
 class ConvEncoder(nn.Module):

@@ -13,7 +13,9 @@ from torchrl.data import TensorSpec
 from torchrl.modules import MLP
 
 from policies.latent_base import LatentBehaviour, PriorLoss
-from policies.networks import Mish, soft_update
+from policies.linear import Linear
+from policies.mish import Mish
+from policies.networks import constant_weights, soft_update
 from policies.ranges import Bins, Critics, LearningRate, Limit, PositiveShare, ShareBelowOne, Weight, Width
 from policies.sac import squash
 from policies.specs import action_size
@@ -87,7 +89,8 @@ class PriorAndCritics(LatentBehaviour):
         actions = action_size(action_spec, "tdmpc2")
         self.gamma, self.entropy, self.target_rate = gamma, entropy, target_rate
         norm = {"norm_class": nn.LayerNorm, "norm_kwargs": {"normalized_shape": width}}
-        self.prior = MLP(latent_size, 2 * actions, num_cells=[width, width], activation_class=Mish, **norm)
+        layers = {"num_cells": [width, width], "activation_class": Mish, "layer_class": Linear, **norm}
+        self.prior = MLP(latent_size, 2 * actions, **layers)
         inputs = latent_size + actions
         self.critics = TwoHotCritics(inputs, critics, width=width, bins=bins, limit=limit, dropout=dropout)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
@@ -102,7 +105,8 @@ class PriorAndCritics(LatentBehaviour):
         }
 
     def sample(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.prior(latent).chunk(2, dim=-1)
+        outputs = self.prior(latent.flatten(0, -2)).unflatten(0, latent.shape[:-1])
+        mean, raw = outputs.chunk(2, dim=-1)
         log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
         return squash(mean, log_std, torch.randn_like(mean))
 
@@ -124,7 +128,8 @@ class PriorAndCritics(LatentBehaviour):
         """Minus the value, divided by the range of values, and minus the weighted entropy."""
         action, log_prob = self.sample(latent)
         # The critics' dropout is on here as in their own loss, as in the published code.
-        value = self.critics.values(latent, action, self.critics.draw(ASKED), drops=True).mean(0)  # [B, T, 1]
+        with constant_weights(self.critics):
+            value = self.critics.values(latent, action, self.critics.draw(ASKED), drops=True).mean(0)  # [B, T, 1]
         self.value_range.update(value[:, 0])
         scale = self.value_range.average
         gain = (value / scale - self.entropy * log_prob).squeeze(-1)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torchrl.modules.functional import symexp, symlog
 from torchrl.objectives import two_hot_encode
 
-from policies.networks import Mish
+from policies.linear import members_affine
+from policies.mish import Mish
 
 
 class TwoHotCritics(nn.Module):
@@ -64,7 +65,7 @@ class TwoHotCritics(nn.Module):
             bias = self.biases[layer]
             if chosen is not None:
                 weight, bias = weight[chosen], bias[chosen]
-            hidden = torch.baddbmm(bias, hidden, weight)
+            hidden = members_affine(hidden, weight, bias)
             if layer < len(self.gains):
                 gain, shift = self.gains[layer], self.shifts[layer]
                 if chosen is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 from policies import linear
-from policies.linear import LEAST_WORK, Linear
+from policies.linear import LEAST_WORK, Linear, members_affine
 from policies.sac import SAC
 
 ROWS, INPUTS, OUTPUTS = 144, 160, 96
@@ -197,6 +197,24 @@ def test_initial_weights_and_random_numbers_are_those_of_pytorch() -> None:
     (ours, after_ours), (theirs, after_theirs) = found
     assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert torch.equal(after_ours, after_theirs)
+
+
+@onednn
+def test_products_of_members_are_those_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch, products: list[tuple[int, ...]]
+) -> None:
+    sizes = ((ROWS, INPUTS), (2, INPUTS, OUTPUTS), (2, 1, OUTPUTS))
+    parts, found = [torch.randn(size) for size in sizes], []
+    weights = torch.randn(2, ROWS, OUTPUTS)
+    for intel in (False, True):
+        monkeypatch.setattr(linear, "is_intel", lambda intel=intel: intel)
+        rows, weight, bias = (part.clone().requires_grad_() for part in parts)
+        outputs = members_affine(rows.expand(2, -1, -1), weight, bias)
+        (outputs * weights).sum().backward()
+        found.append((outputs, rows.grad, weight.grad, bias.grad))
+    assert len(products) == 2 * 3  # of each member: outputs, and gradients of inputs and weight
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
 
 
 @onednn

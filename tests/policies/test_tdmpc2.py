@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchrl.data import Bounded
 
+from policies.mish import Mish
 from policies.tdmpc2 import PriorAndCritics, ValueRange
 from policies.two_hot_critics import TwoHotCritics, dropped
 
@@ -33,6 +34,16 @@ def fixed_values(monkeypatch: pytest.MonkeyPatch, network: TwoHotCritics, of_cri
         return of_critics[chosen].view(-1, *[1] * latent.ndim).expand(-1, *latent.shape[:-1], 1)
 
     monkeypatch.setattr(network, "values", values)
+
+
+def test_mish_is_torchs() -> None:
+    ends = torch.tensor([-1e30, 1e30])
+    ours, theirs = (torch.cat((torch.linspace(-100, 100, 2001), ends)).requires_grad_() for _ in range(2))
+    found, expected = Mish()(ours), nn.Mish()(theirs)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_batched_critics_are_each_a_perceptron() -> None:
@@ -81,9 +92,10 @@ def test_the_prior_learns_from_critics_with_dropout(monkeypatch: pytest.MonkeyPa
         return values(*inputs, drops=drops)
 
     monkeypatch.setattr(policy.critics, "values", asking)
-    policy.prior_loss(torch.rand(4, 2, LATENT), torch.ones(2))
+    policy.prior_loss(torch.rand(4, 2, LATENT), torch.ones(2)).loss.backward()
     policy.value(torch.rand(4, LATENT))
     assert asked == [True, False]
+    assert all(weight.grad is None and weight.requires_grad for weight in policy.critics.parameters())
 
 
 def test_networks_start_from_normal_weights_and_zero_biases() -> None:

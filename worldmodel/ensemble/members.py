@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.ensemble.products import affine, by_onednn, perceptron
+from worldmodel.products import affine, by_onednn, perceptron
 
 LOWEST, HIGHEST = -10.0, 0.5  # of the log-variance of a whitened output
 

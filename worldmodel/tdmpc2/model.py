@@ -16,6 +16,7 @@ from torchrl.modules.functional import symexp, symlog
 from torchrl.objectives import two_hot_cross_entropy
 
 from worldmodel.latent_base import LatentDynamics, Unrolled
+from worldmodel.linear import Linear
 from worldmodel.ranges import Bins, LearningRate, Limit, Number, NumberOrZero, Scale, Weight, Width
 from worldmodel.tdmpc2.networks import (
     PixelEncoder,
@@ -85,7 +86,7 @@ class TDMPC2Dynamics(LatentDynamics):
         self.encoder = self._make_encoder(observation_spec, pixels, encoder_width, simnorm)
         hidden = (inputs, width, width)
         self.predictor = nn.Sequential(*hidden_layers(hidden), normed(width, latent_size, simnorm))
-        last = nn.Linear(width, bins)
+        last = Linear(width, bins)
         self.reward_head = nn.Sequential(*hidden_layers(hidden), last)
         self.continue_head: nn.Module | None = None
         if terminates:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldmodel import products
 from worldmodel.ensemble import members as networks
-from worldmodel.ensemble import products
 from worldmodel.ensemble.members import Members
 
 

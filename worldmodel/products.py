@@ -1,4 +1,4 @@
-"""Matrix products of several members, on a CPU that is not Intel's by the kernels of oneDNN.
+"""Matrix products, also of several members, on a CPU that is not Intel's by the kernels of oneDNN.
 
 PyTorch's batched product calls MKL there, which uses half the width of the vector units of an AMD EPYC: 95 GFLOP/s on
 one core, where oneDNN reaches 135 to 170 in products of these sizes. On an Intel Xeon MKL takes .6 of the time of
@@ -46,11 +46,11 @@ def perceptron(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tenso
     """One member's outputs [B, O] for inputs [B, I] without gradients, by oneDNN; its weights [I, O], biases [O]."""
     hidden = inputs
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        hidden = _linear(F.silu(hidden, inplace=True) if number else hidden, weight.t(), bias)
+        hidden = product(F.silu(hidden, inplace=True) if number else hidden, weight.t(), bias)
     return hidden
 
 
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Inputs [B, I] times the transpose of a weight [O, I]."""
     outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return outputs
@@ -63,7 +63,7 @@ class _Affine(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         members = zip(inputs, weight, bias[:, 0], strict=True)
-        return torch.stack([_linear(rows, matrix.t(), shift) for rows, matrix, shift in members])
+        return torch.stack([product(rows, matrix.t(), shift) for rows, matrix, shift in members])
 
     @staticmethod
     @once_differentiable
@@ -72,6 +72,6 @@ class _Affine(torch.autograd.Function):
         (gradient,) = gradients
         of_inputs = None
         if ctx.needs_input_grad[0]:
-            of_inputs = torch.stack([_linear(*pair) for pair in zip(gradient, weight, strict=True)])
-        of_weight = torch.stack([_linear(rows.t(), out.t()) for rows, out in zip(inputs, gradient, strict=True)])
+            of_inputs = torch.stack([product(*pair) for pair in zip(gradient, weight, strict=True)])
+        of_weight = torch.stack([product(rows.t(), out.t()) for rows, out in zip(inputs, gradient, strict=True)])
         return of_inputs, of_weight, gradient.sum(1, keepdim=True)

@@ -1,0 +1,69 @@
+"""Linear layers: by oneDNN they are those of PyTorch to rounding, and elsewhere to the bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldmodel import linear, products
+from worldmodel.linear import LEAST_WORK, Linear
+
+BATCH, ROWS, INPUTS, OUTPUTS = 3, 48, 160, 96
+assert BATCH * ROWS * INPUTS * OUTPUTS >= LEAST_WORK > ROWS * INPUTS * OUTPUTS
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of oneDNN's outputs so far, on a processor that is taken not to be Intel's."""
+    found: list[tuple[int, ...]] = []
+
+    def recorded(*arguments: Tensor) -> Tensor:
+        outputs = products.product(*arguments)
+        found.append(tuple(outputs.shape))
+        return outputs
+
+    monkeypatch.setattr(products, "is_intel", lambda: False)
+    monkeypatch.setattr(linear, "product", recorded)
+    return found
+
+
+def results(layer: nn.Linear, inputs: Tensor) -> tuple[Tensor | None, ...]:
+    """Outputs, and gradients of the inputs, the weight and the bias."""
+    leaf = inputs.detach().requires_grad_()
+    outputs = layer(leaf)
+    outputs.square().sum().backward()
+    return outputs, leaf.grad, layer.weight.grad, layer.bias.grad
+
+
+def layers() -> tuple[Linear, nn.Linear]:
+    """Two layers of equal weights."""
+    torch.manual_seed(0)
+    ours, theirs = Linear(INPUTS, OUTPUTS), nn.Linear(INPUTS, OUTPUTS)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
+@pytest.mark.parametrize("expanded", [False, True])
+def test_values_and_gradients_are_those_of_pytorch(expanded: bool, counted: list[tuple[int, ...]]) -> None:
+    ours, theirs = layers()
+    inputs = torch.randn(1, ROWS, INPUTS).expand(BATCH, -1, -1) if expanded else torch.randn(BATCH, ROWS, INPUTS)
+    for found, expected in zip(results(ours, inputs), results(theirs, inputs), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
+    rows = BATCH * ROWS
+    assert counted == [(rows, OUTPUTS), (rows, INPUTS), (OUTPUTS, INPUTS)]
+
+
+@pytest.mark.parametrize("shape", [(ROWS, INPUTS), (0, INPUTS), (INPUTS,)], ids=["few rows", "no rows", "a vector"])
+def test_small_products_are_pytorchs(shape: tuple[int, ...], counted: list[tuple[int, ...]]) -> None:
+    ours, theirs = layers()
+    inputs = torch.randn(shape)
+    assert torch.equal(ours(inputs), theirs(inputs)) and not counted
+
+
+def test_an_intel_processor_uses_pytorch(monkeypatch: pytest.MonkeyPatch, counted: list[tuple[int, ...]]) -> None:
+    monkeypatch.setattr(products, "is_intel", lambda: True)
+    ours, theirs = layers()
+    inputs = torch.randn(BATCH, ROWS, INPUTS)
+    assert torch.equal(ours(inputs), theirs(inputs)) and not counted
