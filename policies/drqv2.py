@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import ValuePolicy, require_finite
+from policies.base import require_finite
 from policies.bc import imitation
 from policies.frames_actor import FramesActor, Noise, Squash, Vector, noisy
 from policies.metrics import value_metrics
@@ -24,6 +24,7 @@ from policies.networks import ConvEncoder, TwinCritic, constant_weights, frames_
 from policies.proposals import value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
+from policies.value_base import ValuePolicy
 
 SATURATED = 0.95  # magnitude of an action above which tanh has less than a tenth of its slope at 0
 

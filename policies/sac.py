@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import ValuePolicy, exploring, require_finite
+from policies.base import exploring, require_finite
 from policies.bc import imitation
 from policies.metrics import value_metrics
 from policies.networks import Critics, RunningNorm, constant_weights, perceptron, soft_update
 from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
+from policies.value_base import ValuePolicy
 
 Network = Callable[[int, int], nn.Module]  # (input size, output size) -> a module [*B, in] -> [*B, out]
 

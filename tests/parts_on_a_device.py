@@ -29,11 +29,12 @@ from mbrl.replay.mirror import Placement
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from policies.actor_critic import ActorCritic
-from policies.base import Policy, ValuePolicy
+from policies.base import Policy
 from policies.bc import BehaviourCloning
 from policies.drqv2 import DrQV2
 from policies.planner import CEM
 from policies.sac import SAC
+from policies.value_base import ValuePolicy
 from tests.worldmodel.ensemble import test_ensemble as ensembles
 from tests.worldmodel.ivideogpt import test_model as ivideogpt
 

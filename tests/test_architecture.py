@@ -80,6 +80,7 @@ def test_the_suite_imports_bases_and_pure_functions_and_leaves_classes_to_the_co
         "policies.latent_base",
         "policies.ranges",
         "policies.returns",
+        "policies.value_base",
         *(f"worldmodel.{name}" for name in functions),
     }
     concrete = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mbrl.errors import UserError
-from policies.base import Policy, ValuePolicy
+from policies.base import Policy
 from policies.ranges import Count, PositiveCount, Weight
+from policies.value_base import ValuePolicy
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Cloning:
         critic_updates: gradient steps of the critics alone before the first update, on what the clone collected until
             `learning_starts` and on demonstrations.
         proposals: whether a frozen clone proposes actions beside the actor's, between which the critics choose, see
-            `policies.base.ValuePolicy`.
+            `policies.value_base.ValuePolicy`.
         anchor: whether the imitation term also imitates a frozen clone on all that was not demonstrated.
     """
 

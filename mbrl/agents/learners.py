@@ -14,7 +14,8 @@ from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.base import Policy, ValuePolicy, held_losses, require_finite
+from policies.base import Policy, held_losses, require_finite
+from policies.value_base import ValuePolicy
 
 Metrics = dict[str, Tensor]
 

@@ -15,7 +15,7 @@ from mbrl.data.episodes import write_episodes
 from mbrl.replay.replay import Replay
 from mbrl.results.read_curves import read_curves
 from mbrl.training import build, run, train
-from policies.base import ValuePolicy
+from policies.value_base import ValuePolicy
 from tests.agents.test_imagination import ACTION
 from tests.demonstrations import play_expert, write_toy
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode

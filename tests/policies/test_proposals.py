@@ -8,9 +8,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from policies.base import ValuePolicy
 from policies.drqv2 import DrQV2
 from policies.sac import SAC
+from policies.value_base import ValuePolicy
 from tests.policies.test_cloning import actor_critic, batch, drqv2, sac
 
 LEARNERS = pytest.mark.parametrize("make", [drqv2, sac])
