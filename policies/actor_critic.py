@@ -37,6 +37,7 @@ from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from policies.base import Policy, exploring, gradient_step, require_finite
 from policies.distributions import BoundedNormal, bounded_normal, logits_around
+from policies.linear import Linear
 from policies.networks import frames_encoder, orthogonal_init, soft_update
 from policies.ranges import Bins, Count, LearningRate, Number, Pixels, PositiveShare, Share, Weight, Width
 from policies.returns import lambda_return
@@ -280,8 +281,8 @@ def normed_mlp(sizes: Sequence[int], *, last_scale: float) -> nn.Sequential:
     """Linear, RMSNorm, SiLU for each hidden layer, then a linear one whose weights are scaled by `last_scale`."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes[:-1]):
-        layers += [nn.Linear(width_in, width_out), nn.RMSNorm(width_out), nn.SiLU()]
-    last = nn.Linear(sizes[-2], sizes[-1])
+        layers += [Linear(width_in, width_out), nn.RMSNorm(width_out), nn.SiLU()]
+    last = Linear(sizes[-2], sizes[-1])
     network = nn.Sequential(*layers, last)
     orthogonal_init(network)
     with torch.no_grad():

@@ -27,12 +27,12 @@ def is_intel() -> bool:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, equal to rounding; its products are oneDNN's where those are faster."""
+    """`nn.Linear` [*B, I] -> [*B, O], equal to rounding; its products are oneDNN's where those are faster."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.numel() * self.out_features >= LEAST_WORK and _by_onednn(inputs, self.weight):
-            outputs: Tensor = _Affine.apply(inputs, self.weight, self.bias)
-            return outputs
+            outputs: Tensor = _Affine.apply(inputs.flatten(0, -2), self.weight, self.bias)
+            return outputs.unflatten(0, inputs.shape[:-1])
         return super().forward(inputs)
 
 
@@ -45,10 +45,10 @@ def members_affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN multiplies these: a float32 matrix on a CPU, not compiled, without autocast and vmap."""
+    """Whether oneDNN multiplies these: float32 on a CPU, not compiled, without autocast and vmap."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    if inputs.device.type != "cpu" or inputs.ndim != 2 or not inputs.dtype == weight.dtype == torch.float32:
+    if inputs.device.type != "cpu" or inputs.ndim < 2 or not inputs.dtype == weight.dtype == torch.float32:
         return False
     usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled and not is_intel()
     return bool(usable) and not torch.is_autocast_enabled("cpu")

@@ -105,8 +105,7 @@ class PriorAndCritics(LatentBehaviour):
         }
 
     def sample(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.prior(latent.flatten(0, -2)).unflatten(0, latent.shape[:-1])
-        mean, raw = outputs.chunk(2, dim=-1)
+        mean, raw = self.prior(latent).chunk(2, dim=-1)
         log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
         return squash(mean, log_std, torch.randn_like(mean))
 

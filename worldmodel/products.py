@@ -29,7 +29,9 @@ def is_intel() -> bool:
 
 
 def by_onednn(inputs: Tensor) -> bool:
-    """Whether oneDNN multiplies these inputs."""
+    """Whether oneDNN multiplies these inputs: float32 on a CPU, not compiled and without autocast."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
     usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled and not is_intel()
     return bool(usable) and inputs.device.type == "cpu" and inputs.dtype == torch.float32 and inputs.numel() > 0
 

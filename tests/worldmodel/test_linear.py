@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldmodel import linear, products
 from worldmodel.linear import LEAST_WORK, Linear
@@ -53,6 +54,27 @@ def test_values_and_gradients_are_those_of_pytorch(expanded: bool, counted: list
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
     rows = BATCH * ROWS
     assert counted == [(rows, OUTPUTS), (rows, INPUTS), (OUTPUTS, INPUTS)]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
+def test_a_layer_without_bias(counted: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    layer, inputs = Linear(INPUTS, OUTPUTS, bias=False), torch.randn(BATCH, ROWS, INPUTS)
+    found, expected = layer(inputs), F.linear(inputs, layer.weight)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(outputs.square().sum(), layer.weight)[0] for outputs in (found, expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+    assert len(counted) == 2
+
+
+def test_under_autocast_and_compiled_a_layer_is_pytorchs(counted: list[tuple[int, ...]]) -> None:
+    ours, theirs = layers()
+    inputs = torch.randn(BATCH, ROWS, INPUTS)
+    compiled = torch.compile(ours, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs), theirs(inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(inputs), theirs(inputs)) and ours(inputs).dtype == torch.bfloat16
+    assert not counted
 
 
 @pytest.mark.parametrize("shape", [(ROWS, INPUTS), (0, INPUTS), (INPUTS,)], ids=["few rows", "no rows", "a vector"])

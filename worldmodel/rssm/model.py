@@ -22,11 +22,11 @@ from worldmodel.latent_base import LatentWorldModel, Learned
 from worldmodel.ranges import Count, Frames, LearningRate, Number, Share, Weight, Width
 from worldmodel.rssm.losses import kl_losses, squared_error
 from worldmodel.rssm.networks import (
-    NORM_EPS,
     PixelDecoder,
     PixelEncoder,
     Standardiser,
     StateEncoder,
+    mlp,
     norms_in_float32,
     pictures,
 )
@@ -114,10 +114,10 @@ class RSSM(LatentWorldModel):
             stoch=categoricals, classes=classes, blocks=blocks, unimix=unimix,
         )  # fmt: skip
         self.two_hot = SymExpTwoHot()
-        head = {"depth": 1, "num_cells": units, "norm_eps": NORM_EPS}
-        self.reward_head = DreamerV3MLP(self.feature_size, self.two_hot.num_bins, outscale=0.0, **head)
-        self.continue_head = DreamerV3MLP(self.feature_size, 1, **head)
-        self.task_head = DreamerV3MLP(self.feature_size, self.tasks, **head) if self.tasks else None
+        head = {"depth": 1, "units": units}
+        self.reward_head = mlp(self.feature_size, self.two_hot.num_bins, outscale=0.0, **head)
+        self.continue_head = mlp(self.feature_size, 1, **head)
+        self.task_head = mlp(self.feature_size, self.tasks, **head) if self.tasks else None
         if self.lower_precision:
             norms_in_float32(self)
         learned = list(self.parameters())
@@ -134,7 +134,7 @@ class RSSM(LatentWorldModel):
             self.state_dim = shape[-1]
             self.standardiser = Standardiser(self.state_dim)
             self.encoder = StateEncoder(self.state_dim, units)
-            self.decoder = DreamerV3MLP(self.feature_size, self.state_dim, depth=3, num_cells=units, norm_eps=NORM_EPS)
+            self.decoder = mlp(self.feature_size, self.state_dim, depth=3, units=units)
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -2,9 +2,9 @@
 
 B batch (any leading shape), R resolution, C channels, E embedding, F features of a latent state.
 
-TorchRL's MLP and picture encoder are used as they are. The encoder strides where the published code pools by default
-(strides are its other setting), at a fifth of the time on a CPU. TorchRL's picture decoder is not used: it transposes
-convolutions and draws unbounded pixels, where DreamerV3 upsamples and ends in a sigmoid.
+TorchRL's MLP is used with our linear layers, its picture encoder as it is. The encoder strides where the published
+code pools by default (strides are its other setting), at a fifth of the time on a CPU. TorchRL's picture decoder is
+not used: it transposes convolutions and draws unbounded pixels, where DreamerV3 upsamples and ends in a sigmoid.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.modules import DreamerV3ImageEncoder, DreamerV3MLP
+
+from worldmodel.linear import Linear
 
 NORM_EPS = 1e-4
 MULTIPLIERS = (2, 3, 4, 4)  # of the base width, from the largest maps to the smallest
@@ -29,11 +31,20 @@ def scaled_init(weight: Tensor, fan_in: int) -> None:
 
 def linear(width_in: int, width_out: int, *, bias: bool = True, fan_in: int | None = None) -> nn.Linear:
     """A linear layer with DreamerV3's initial weights; `fan_in` where it is a part of a wider one."""
-    layer = nn.Linear(width_in, width_out, bias=bias)
+    layer = Linear(width_in, width_out, bias=bias)
     scaled_init(layer.weight, fan_in or width_in)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def mlp(width_in: int, width_out: int | None, *, depth: int, units: int, outscale: float = 1.0) -> DreamerV3MLP:
+    """TorchRL's MLP, whose linear layers become ours; their names and initial weights stay."""
+    network = DreamerV3MLP(width_in, width_out, depth=depth, num_cells=units, outscale=outscale, norm_eps=NORM_EPS)
+    for layer in network.model:
+        if isinstance(layer, nn.Linear):
+            layer.__class__ = Linear  # which adds a method alone
+    return network
 
 
 def norms_in_float32(module: nn.Module) -> None:
@@ -93,7 +104,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         side, widths = smallest_side(resolution), [depth * factor for factor in reversed(MULTIPLIERS)]
         self.shape = (side, side, widths[0])
-        self.hidden = DreamerV3MLP(features, None, depth=1, num_cells=2 * units, norm_eps=NORM_EPS)
+        self.hidden = mlp(features, None, depth=1, units=2 * units)
         self.first = linear(2 * units, widths[0] * side**2)
         self.norms = nn.ModuleList(nn.RMSNorm(width, eps=NORM_EPS) for width in widths)
         self.upconvolutions = nn.ModuleList(Upconvolution(*pair) for pair in pairwise((*widths, 3)))
@@ -162,7 +173,7 @@ class StateEncoder(nn.Module):
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
-        self.layers = DreamerV3MLP(width, None, depth=3, num_cells=units, norm_eps=NORM_EPS)
+        self.layers = mlp(width, None, depth=3, units=units)
         self.out_features = units
 
     def forward(self, state: Tensor) -> Tensor:

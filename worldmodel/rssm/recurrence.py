@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from worldmodel.rssm.networks import NORM_EPS, linear, scaled_init
 
+VECTOR = 16  # float32 numbers in the widest vector of a CPU
+
 
 class Latent(NamedTuple):
     """A latent state: `deter` [*B, D], and `stoch` [*B, S, K], one-hot."""
@@ -86,7 +88,14 @@ class BlockGRU(nn.Module):
 
 def mixed(logits: Tensor, unimix: float) -> Tensor:
     """Probabilities of logits [*B, K] with a share `unimix` of the uniform distribution."""
-    return torch.softmax(logits.float(), -1) * (1 - unimix) + unimix / logits.shape[-1]
+    return _softmax(logits.float()) * (1 - unimix) + unimix / logits.shape[-1]
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension, where PyTorch on a CPU computes rows shorter than a vector of it one by one."""
+    if logits.device.type != "cpu" or logits.shape[-1] >= VECTOR:
+        return logits.softmax(-1)
+    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
 
 
 def noise(*shape: int, like: Tensor) -> Tensor:

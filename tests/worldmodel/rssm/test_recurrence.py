@@ -82,6 +82,16 @@ def test_unimix_by_hand():
     assert mixed(torch.randn(100, K) * 50, 0.01).min() >= 0.01 / K - 1e-7
 
 
+@pytest.mark.parametrize("classes", [4, 16])
+def test_probabilities_and_their_gradients_are_those_of_the_softmax(classes: int):
+    torch.manual_seed(0)
+    logits, weights = torch.randn(5, S, classes, requires_grad=True), torch.randn(5, S, classes)
+    found, expected = mixed(logits, 0.01), logits.softmax(-1) * 0.99 + 0.01 / classes
+    torch.testing.assert_close(found, expected)
+    (ours,), (theirs,) = (torch.autograd.grad((values * weights).sum(), logits) for values in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_samples_have_their_probabilities_and_pass_the_gradient_straight_on():
     torch.manual_seed(0)
     probabilities = torch.tensor([[0.1, 0.2, 0.7]]).requires_grad_()
