@@ -25,7 +25,7 @@ MIN_STD = 0.01
 
 
 def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
-    """Imitation term of an actor's loss -Q: weight · |Q| · squared error, a mean over the demonstrated rows.
+    """Imitation term of an actor's loss -Q: weight · |Q| · squared error, a mean over the rows with a weight.
 
     The factor |Q|, the batch's mean, makes the weight independent of the reward scale. TD3+BC (Fujimoto and Gu 2021,
     arXiv 2106.06860) scales Q instead, and its α is 1 / weight.

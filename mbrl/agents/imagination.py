@@ -113,7 +113,7 @@ class Imagination:
         self._warned, self.noise, self._episode_steps = False, noise, episode_steps
         _check_ranges(recent_starts, noise)
         self.uncertainty = UncertaintyRules.of(cut_above, weigh_by, optimism)
-        self.uncertainty.check(world_model)
+        self.uncertainty.require(world_model)
         if policy.learns_from == "rollouts" and (
             self.uncertainty.estimates or divide_pixels_twice or n_step is not None
         ):

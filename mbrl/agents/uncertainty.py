@@ -51,7 +51,7 @@ class UncertaintyRules:
         """Names of the estimates that are used."""
         return [*self.cut_above, *self.weigh_by, *self.optimism]
 
-    def check(self, world_model: WorldModel) -> None:
+    def require(self, world_model: WorldModel) -> None:
         """Have the world model return every estimate that is used, and check that scales are positive.
 
         Raises:

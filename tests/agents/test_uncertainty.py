@@ -126,4 +126,4 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="must be above 0, not 0"):
         imagination(weigh_by={"doubt": 0.0})
     with pytest.raises(ValueError, match=r"none: set agent\.imagination\.cut_above\.doubt=null"):
-        UncertaintyRules.of({"doubt": 1.0}, None).check(CountingWorldModel())
+        UncertaintyRules.of({"doubt": 1.0}, None).require(CountingWorldModel())
