@@ -76,6 +76,19 @@ def test_the_losses_of_later_steps_weigh_less(monkeypatch: pytest.MonkeyPatch) -
     assert learned.latent[0, :, 0].tolist() == [0, 1, 2, 3]
 
 
+def test_each_reward_is_compared_with_its_own_prediction() -> None:
+    """Predicted is bin 1.0 with 25 % and 1.2 with 75 %; earned are these two in different orders, weighted by step."""
+    model, batch = make(), segments(torch.zeros(2, 3, LATENT))
+    with torch.no_grad():
+        model.reward_head[-1].bias.fill_(-30)
+        model.reward_head[-1].bias[55:57] = torch.tensor([0.25, 0.75]).log()
+    low, high = math.expm1(1.0), math.expm1(1.2)
+    batch["next", "reward"] = torch.tensor([[low, high, 0.0], [low, low, 0.0]]).unsqueeze(-1)  # the last row's: unused
+    learned = model.learn(batch, torch.tensor([1.0, 0.5]))
+    expected = (math.log(4) + 0.5 * math.log(4 / 3) + math.log(4) + 0.5 * math.log(4)) / 4
+    assert float(learned.metrics["reward_loss"]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_only_the_first_observation_is_encoded_with_a_gradient() -> None:
     model, states = make(), torch.randn(2, 4, LATENT, requires_grad=True)
     learned = model.learn(segments(states), torch.ones(3))
