@@ -39,8 +39,8 @@ from policies.base import Policy, exploring, gradient_step, require_finite
 from policies.distributions import BoundedNormal, bounded_normal, logits_around
 from policies.linear import Linear
 from policies.networks import frames_encoder, orthogonal_init, soft_update
-from policies.ranges import Bins, Count, LearningRate, Number, Pixels, PositiveShare, Share, Weight, Width
-from policies.returns import lambda_return
+from policies.ranges import Bins, Count, LearningRate, Number, Pixels, PositiveShare, Rows, Share, Weight, Width
+from policies.returns import continues, discounted_weight, lambda_return
 from policies.specs import action_size, pixel_keys, state_size
 
 LOG_PROB = "action_log_prob"
@@ -81,7 +81,7 @@ class StochasticActor(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         actions = self.distribution(self.encode(tensordict))
-        action = actions.sample() if exploring() else actions.mode
+        action = actions.sample() if exploring() else actions.mean
         return tensordict.set("action", action).set(LOG_PROB, actions.log_prob(action).unsqueeze(-1))
 
 
@@ -108,6 +108,9 @@ class ActorCritic(Policy):
         slow_weight: weight of the loss that pulls the critic towards its own moving average.
         slow_rate: share of the critic that its moving average takes over at each update, in (0, 1].
         centre_advantages: subtract the batch's mean advantage, weighted as the losses are. False is DreamerV3.
+        replay_value_weight: weight of the critic's loss on real steps beside imagined ones, where the replay holds the
+            observation. 0 leaves it out; DreamerV3: 0.3.
+        replay_rows: T, rows of each segment of real steps that it learns from.
         calibrate_critic: start the critic at the value of earning the mean reward of the first rollouts for ever, which
             needs a gamma below 1. False is DreamerV3: it starts at 0.
         learning_rate: of LaProp with adaptive gradient clipping.
@@ -138,6 +141,8 @@ class ActorCritic(Policy):
         clip: PositiveShare = 0.2,
         slow_weight: Weight = 1.0,
         slow_rate: PositiveShare = 0.02,
+        replay_value_weight: Weight = 0.0,
+        replay_rows: Rows = 16,
         centre_advantages: bool = False,
         calibrate_critic: bool = False,
         learning_rate: LearningRate = 4e-5,
@@ -146,6 +151,7 @@ class ActorCritic(Policy):
         super().__init__()
         self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
         self.clip, self.slow_weight, self.slow_rate = clip, slow_weight, slow_rate
+        self.replay_value_weight, self.replay_rows = replay_value_weight, replay_rows if replay_value_weight else 0
         self.centre_advantages, self.calibrate_critic = centre_advantages, calibrate_critic
         if calibrate_critic and not gamma < 1:
             raise ValueError(f"actor_critic: calibrate_critic needs gamma below 1, not {gamma}: set agent.gamma=0.99")
@@ -155,6 +161,7 @@ class ActorCritic(Policy):
             keys = pixel_keys(observation_spec)
             encoder = frames_encoder(observation_spec, "actor_critic", encoder_channels, encoder_strides, kernel_size)
             feature_size = encoder.out_features
+            self.segment_history = observation_spec["frames"].shape[-3] // 3 - 1
         elif feature_size is None:
             feature_size = state_size(observation_spec, "actor_critic")
         hidden = (feature_size, *[hidden_size] * hidden_layers)
@@ -171,12 +178,18 @@ class ActorCritic(Policy):
         }
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on imagined rollouts, see `losses`."""
+        """One gradient step on imagined rollouts, see `losses`, and of the critic on the segments `real` [B, T]."""
         losses = self.losses(batch)
-        require_finite({"actor_loss": losses.actor, "critic_loss": losses.critic})
-        gradient_step(losses.actor + losses.critic, self.optimizers.values())
+        named = {"actor_loss": losses.actor, "critic_loss": losses.critic}
+        loss = losses.actor + losses.critic
+        if self.replay_rows:
+            replayed = self._value_loss(batch["real"])
+            named["replay_value_loss"] = replayed
+            loss = loss + self.replay_value_weight * replayed
+        require_finite(named)
+        gradient_step(loss, self.optimizers.values())
         self.update_slow_critic()
-        return losses.metrics
+        return losses.metrics | {name: value.detach() for name, value in named.items()}
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
         """One step of actor and encoder on the demonstrations' log-likelihood; the critic does not learn."""
@@ -236,6 +249,15 @@ class ActorCritic(Policy):
         returns = lambda_return(reward[:, :-1], start[:, 1:], continuation, gamma=self.gamma, lambda_=self.lambda_)
         return self._critic_loss(self.critic(features[:, :-1]), features[:, :-1], returns).mean()
 
+    def _value_loss(self, real: TensorDictBase) -> Tensor:
+        """`replay_value_loss` of segments [B, T], with values of the critic's moving average."""
+        features, after = self.actor.encode(real), real["next"]
+        with torch.no_grad():
+            value = self.two_hot.decode(self.slow_critic(features))
+        return self.replay_value_loss(
+            features, after["reward"].squeeze(-1), after["terminated"].squeeze(-1), start=value
+        )
+
     @torch.no_grad()
     def _calibrate(self, reward: Tensor, continuation: Tensor) -> None:
         """Start the critic at the value of earning the mean of `reward` [B, H] for ever; `continuation` [B, H]."""
@@ -254,22 +276,6 @@ class ActorCritic(Policy):
     def update_slow_critic(self) -> None:
         """Update the critic's moving average; call it after each optimiser step."""
         soft_update(self.slow_critic, self.critic, self.slow_rate)
-
-
-def continues(rollouts: TensorDictBase) -> Tensor:
-    """Probability that the state of each row is not terminal, float [B, H + 1]."""
-    if "continue" in rollouts.keys():
-        return rollouts["continue"].squeeze(-1).detach()
-    continuation = (
-        ~rollouts["next", "terminated"].squeeze(-1)[:, :-1]
-    ).float()  # the first state is real and not terminal
-    return torch.cat([torch.ones_like(continuation[:, :1]), continuation], 1)
-
-
-def discounted_weight(continuation: Tensor, gamma: float) -> Tensor:
-    """Discounted probability that a rollout reaches row t: γ^t c_0 ... c_t, where c is `continuation` [B, H + 1]."""
-    steps = torch.arange(continuation.shape[1], device=continuation.device, dtype=continuation.dtype)
-    return gamma**steps * continuation.cumprod(1)
 
 
 def clipped_gain(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

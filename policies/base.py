@@ -35,6 +35,7 @@ class Policy(nn.Module, ABC):
         learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
         segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
+        replay_rows: rows of the segments of real steps that `update` gets beside rollouts; 0 for none.
         optimizers: by name; checkpointed beside `state_dict()`. Empty where nothing is learned.
     """
 
@@ -46,6 +47,7 @@ class Policy(nn.Module, ABC):
     learns_from: Literal["transitions", "rollouts", "segments"] = "transitions"
     segment_rows: int = 2
     segment_history: int = 0
+    replay_rows: int = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +86,8 @@ class Policy(nn.Module, ABC):
         it, the row's action. `imagined` bool [B, 1] is optional too, for metrics alone: see `policies.metrics`.
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
-        `reward` and `terminated` that follow that action (those of the last row are not used).
+        `reward` and `terminated` that follow that action (those of the last row are not used). With `replay_rows` T
+        there are B segments of real steps beside them, `real` [B, T], with the same keys.
 
         A policy that learns from segments gets the same of [B, history + T] real steps, with `pixels` uint8 [3, R, R]
         in place of `frames`. Rows before the first of an episode are copies of it, and so are those after the final one

@@ -44,9 +44,11 @@ class BoundedNormal:
         self.loc, self.scale = loc, scale
 
     @property
-    def mode(self) -> Tensor:
-        """The most likely actions [*B, A]."""
-        return self.loc.clamp(-1.0 + _EDGE, 1.0 - _EDGE)
+    def mean(self) -> Tensor:
+        """The mean actions [*B, A], nearer to 0 than `loc`: loc .99 at a standard deviation of .89 gives .33."""
+        low, high = self._bounds()
+        mass = _cumulative(high) - _cumulative(low)
+        return self.loc + self.scale * (_density(low) - _density(high)) / mass
 
     @torch.no_grad()
     def sample(self, shape: tuple[int, ...] = ()) -> Tensor:

@@ -1,10 +1,11 @@
-"""n-step returns and λ-returns as pure functions of tensors."""
+"""n-step returns, λ-returns and the weights of imagined steps, as pure functions."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 
@@ -76,3 +77,23 @@ def lambda_return(reward: Tensor, next_value: Tensor, next_continue: Tensor, *, 
         latest = one_step[:, t] + lambda_ * discount[:, t] * latest
         returns.append(latest)
     return torch.stack(returns[::-1], dim=1)
+
+
+def continues(rollouts: TensorDictBase) -> Tensor:
+    """Probability that the state of each row of rollouts is not terminal, float [B, H + 1].
+
+    Args:
+        rollouts: [B, H + 1], with `continue` [B, H + 1, 1], that probability, or ("next", "terminated").
+    """
+    if "continue" in rollouts.keys():
+        return rollouts["continue"].squeeze(-1).detach()
+    continuation = (
+        ~rollouts["next", "terminated"].squeeze(-1)[:, :-1]
+    ).float()  # the first state is real and not terminal
+    return torch.cat([torch.ones_like(continuation[:, :1]), continuation], 1)
+
+
+def discounted_weight(continuation: Tensor, gamma: float) -> Tensor:
+    """Discounted probability that a rollout reaches row t: γ^t c_0 ... c_t, where c is `continuation` [B, H + 1]."""
+    steps = torch.arange(continuation.shape[1], device=continuation.device, dtype=continuation.dtype)
+    return gamma**steps * continuation.cumprod(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl.agents.captured import CapturedUpdates
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
+from mbrl.data.frames import stacked
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy, held_losses, require_finite
@@ -124,7 +125,7 @@ class TransitionLearner(Learner):
 
 
 class RolloutLearner(Learner):
-    """Updates a policy on whole imagined rollouts.
+    """Updates a policy on whole imagined rollouts, and on as many segments of real steps where it asks for them.
 
     Imitation takes a gradient step of its own after each update, because no imagined rollout is demonstrated.
 
@@ -149,10 +150,22 @@ class RolloutLearner(Learner):
         self.imagination = imagination
 
     def update(self, replay: Replay, cloning_weight: float) -> Metrics:
-        metrics = self.policy.update(self.imagination.rollouts(self.batch_size).to(self.policy.device))
+        metrics = self.policy.update(self._batch(replay).to(self.policy.device))
         if cloning_weight > 0:
             metrics |= self.imitate(replay, cloning_weight)
         return metrics
+
+    def _batch(self, replay: Replay) -> TensorDictBase:
+        rollouts = self.imagination.rollouts(self.batch_size)
+        if not self.policy.replay_rows:
+            return rollouts
+        history = self.policy.segment_history
+        drawn = replay.sequences(len(rollouts), self.policy.replay_rows, before=history)
+        real = drawn[:, history:]
+        if "pixels" in drawn.keys():
+            real["frames"] = stacked(drawn["pixels"], history + 1)
+        rollouts.batch_size = rollouts.batch_size[:1]
+        return rollouts.set("real", real)
 
 
 class SegmentLearner(Learner):

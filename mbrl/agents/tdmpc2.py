@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
 from mbrl.agents.plan_following import PlanFollower
+from mbrl.data.frames import stacked
 from mbrl.errors import UserError
 from policies.base import Plan, Planner, Policy, require_finite
 from policies.latent_base import LatentBehaviour
@@ -187,8 +188,7 @@ class LatentPlanner(Policy):
         history = self.segment_history
         segments = batch[:, history:]
         if "frames" in self.world_model.observations:
-            windows = batch["pixels"].unfold(1, history + 1, 1)  # [B, H + 1, 3, R, R, K]
-            segments["frames"] = windows.movedim(-1, 2).flatten(2, 3)
+            segments["frames"] = stacked(batch["pixels"], history + 1)
         return segments
 
 

@@ -1,4 +1,4 @@
-"""Frames of any size made square and of one size."""
+"""Frames of any size made square and of one size, and stacks of them."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def crop_and_resize(frames: Tensor, resolution: int | None) -> Tensor:
     if resolution in (None, side):
         return square
     return F.interpolate(square, (resolution, resolution), mode="bilinear", antialias=True)
+
+
+def stacked(pixels: Tensor, stack: int) -> Tensor:
+    """Stacks [B, T, 3K, R, R] of K = `stack` successive frames, oldest first, from frames [B, K - 1 + T, 3, R, R]."""
+    return pixels.unfold(1, stack, 1).movedim(-1, 2).flatten(2, 3)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mbrl.agents.learners import Learner, learner_for
@@ -82,3 +83,29 @@ def test_a_loss_that_is_not_finite_ends_the_updates_at_once() -> None:
         next(learner.policy.actor.parameters()).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match=r"actor_loss = nan"):
         next(updates)
+
+
+def test_a_policy_that_asks_for_real_steps_gets_as_many_segments_as_rollouts() -> None:
+    """Their frames are stacked as those of transitions are: newest last, and the first of an episode repeated."""
+    rollouts = TensorDict(action=torch.zeros(2, 3, 1), batch_size=[2, 3])
+
+    class Asks(Policy):
+        learns_from, replay_rows, segment_history = "rollouts", 11, 2
+
+        def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+            seen.append(batch)
+            return {}
+
+    class Imagined:
+        def rollouts(self, batch_size: int) -> TensorDict:
+            return rollouts.clone()
+
+    seen: list[TensorDictBase] = []
+    replay = filled_replay(CPU, 3, "cpu")
+    schedule = Schedule(batch_size=4, updates_per_step=1, learning_starts=0, real_ratio=0.0)
+    learner_for(Asks(), Imagined(), schedule).update(replay, 0.0)  # type: ignore[arg-type]
+    real = seen[0]["real"]
+    assert real.batch_size == (2, 11) and seen[0]["action"].shape == (2, 3, 1)
+    pixels = real["pixels"]  # whole episodes: there are no longer ones
+    torch.testing.assert_close(real["frames"][:, 4], torch.cat([pixels[:, 2], pixels[:, 3], pixels[:, 4]], 1))
+    torch.testing.assert_close(real["frames"][:, 0], pixels[:, 0].repeat(1, 3, 1, 1))

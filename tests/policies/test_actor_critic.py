@@ -8,7 +8,8 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from policies.actor_critic import ActorCritic, clipped_gain, continues, discounted_weight
+from policies.actor_critic import ActorCritic, clipped_gain
+from policies.returns import continues, discounted_weight
 
 ACTIONS = Bounded(-1.0, 1.0, (2,))
 SPECS = Composite(frames=Bounded(0, 255, (9, 16, 16), dtype=torch.uint8), state=Unbounded((3,)))
@@ -36,6 +37,17 @@ def rollouts(policy: ActorCritic) -> TensorDict:
         return policy.actor(batch)
 
 
+def imagined_at(policy: ActorCritic, state: torch.Tensor) -> TensorDict:
+    """Rollouts [B] through given states [B, H + 1, 3], without rewards."""
+    shape = state.shape[:2]
+    flags = torch.zeros(*shape, 1, dtype=torch.bool)
+    after = TensorDict(reward=torch.zeros(*shape, 1), terminated=flags, batch_size=shape)
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        batch = policy.actor(TensorDict(state=state, next=after, batch_size=shape))
+    batch.batch_size = shape[:1]
+    return batch
+
+
 def give_the_critic_an_opinion(policy: ActorCritic) -> None:
     """Values of a few units: the outer ones of its bins lie at e^20."""
     last, bins = policy.critic[-1], policy.two_hot.num_bins
@@ -55,6 +67,21 @@ def test_a_fresh_critic_knows_nothing_and_a_fresh_actor_tries_everything() -> No
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         first, second = policy.actor(batch.clone()), policy.actor(batch.clone())
     assert torch.equal(first["action"], second["action"])
+
+
+def test_without_exploration_it_acts_by_the_mean_of_what_it_draws() -> None:
+    """Truncation draws the mean of the action towards 0, far from the mean before it."""
+    torch.manual_seed(0)
+    policy = small()
+    with torch.no_grad():
+        policy.actor.head[-1].bias.copy_(torch.tensor([2.0, -2.0, 0.0, 0.0]))  # before truncation: .96 and -.96
+    batch = TensorDict(features=torch.zeros(1, D), batch_size=[1])
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        drawn = policy.actor(batch.expand(20_000).clone())["action"].mean(0)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        action = policy.actor(batch)["action"][0]
+    torch.testing.assert_close(action, drawn, atol=0.02, rtol=0)
+    assert 0.2 < action[0] < 0.5
 
 
 def test_weights_by_hand() -> None:
@@ -185,6 +212,21 @@ def test_the_replay_value_loss_reaches_the_features() -> None:
     ended = torch.zeros(B, H, dtype=torch.bool)
     policy.replay_value_loss(features, torch.randn(B, H), ended, torch.randn(B, H)).backward()
     assert features.grad is not None and features.grad[:, :-1].any() and not features.grad[:, -1].any()
+
+
+def test_the_critic_learns_values_of_real_steps_that_no_rollout_holds() -> None:
+    """Imagined steps earn nothing and real ones, elsewhere, 1 each: 1 / (1 - 0.5) = 2."""
+    torch.manual_seed(0)
+    policy = small(observation="state", feature_size=None, gamma=0.5, replay_value_weight=0.3, replay_rows=8)
+    shape = [B, policy.replay_rows]
+    after = TensorDict(reward=torch.ones(*shape, 1), terminated=torch.zeros(*shape, 1, dtype=torch.bool))
+    batch = imagined_at(policy, torch.full((B, H + 1, 3), -1.0))
+    real = TensorDict(state=torch.ones(*shape, 3), next=after, batch_size=shape)
+    for _ in range(400):
+        metrics = policy.update(batch.clone().set("real", real))
+    values = policy.two_hot.decode(policy.critic(torch.tensor([[1.0] * 3, [-1.0] * 3])))
+    assert values.tolist() == [pytest.approx(2.0, abs=0.2), pytest.approx(0.0, abs=0.2)]
+    assert "replay_value_loss" in metrics
 
 
 def test_update_moves_all_parts_and_the_slow_critic_follows() -> None:
