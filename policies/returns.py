@@ -87,10 +87,9 @@ def continues(rollouts: TensorDictBase) -> Tensor:
     """
     if "continue" in rollouts.keys():
         return rollouts["continue"].squeeze(-1).detach()
-    continuation = (
-        ~rollouts["next", "terminated"].squeeze(-1)[:, :-1]
-    ).float()  # the first state is real and not terminal
-    return torch.cat([torch.ones_like(continuation[:, :1]), continuation], 1)
+    continuation = (~rollouts["next", "terminated"].squeeze(-1)[:, :-1]).float()
+    first = torch.ones_like(continuation[:, :1])  # is real and not terminal
+    return torch.cat([first, continuation], 1)
 
 
 def discounted_weight(continuation: Tensor, gamma: float) -> Tensor:
