@@ -118,12 +118,14 @@ def check(config: DictConfig) -> None:
                 f"agent.{name} ({every}) is shorter than collect.frames_per_batch ({frames}): the agent learns once a "
                 "batch, so the calls would follow each other with nothing learned between them; set both alike"
             )
-    segment = segment_records(config)
-    if per_episode + 1 < segment:
-        raise UserError(
-            f"agent.segment_length ({segment}) is longer than the {per_episode + 1} frames "
-            "of an episode: lengthen env.episode_length"
-        )
+    policy = config.agent.policy
+    replayed = policy.get("replay_rows", 0) if policy.get("replay_value_weight") else 0
+    for name, rows in (("segment_length", segment_records(config)), ("policy.replay_rows", replayed)):
+        if per_episode + 1 < rows:
+            raise UserError(
+                f"agent.{name} ({rows}) is longer than the {per_episode + 1} frames "
+                "of an episode: lengthen env.episode_length"
+            )
     check_workers(**config.collect)
     if config.wandb:
         require_package()

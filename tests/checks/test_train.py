@@ -1,0 +1,20 @@
+"""What does not fit into an episode is refused before anything is built."""
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from mbrl.checks.train import check
+from mbrl.errors import UserError
+
+SHORT = ["agent=dreamer_ivideogpt", "env.episode_length=28", "collect.frames_per_batch=14", "agent.segment_length=12"]
+
+
+def test_segments_of_real_steps_are_no_longer_than_an_episode() -> None:
+    with initialize_config_module("configs", version_base="1.3"):
+        short = compose("train", SHORT)
+        without = compose("train", [*SHORT, "agent.policy.replay_value_weight=0"])
+    with pytest.raises(
+        UserError, match=r"agent\.policy\.replay_rows \(16\) is longer than the 15 frames of an episode"
+    ):
+        check(short)
+    check(without)
