@@ -37,8 +37,8 @@ class Snippet(NamedTuple):
 
 
 def readmes() -> list[Path]:
-    """Every README.md that belongs to the project; run folders are a user's."""
-    below = [path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md")]
+    """Every page of Markdown in the project's folders, and the first page; run folders are a user's."""
+    below = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")]
     return sorted([ROOT / "README.md", *(ROOT / "runs").glob("README.md"), *below])
 
 
