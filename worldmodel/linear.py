@@ -1,6 +1,6 @@
-"""Linear layers, on a CPU that is not Intel's by the products of oneDNN.
+"""Linear layers, on an AMD processor with AVX-512 by the products of oneDNN.
 
-In products of the sizes of TD-MPC2 and DreamerV3, on one core of an AMD EPYC, MKL makes 75 to 125 GFLOP/s and oneDNN
+In products of the sizes of TD-MPC2 and DreamerV3, on one core of such an EPYC, MKL makes 75 to 125 GFLOP/s and oneDNN
 most often 130 to 230. *B batch shape, R rows, I inputs, O outputs.
 """
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="Py
 
 @pytest.fixture(autouse=True)
 def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of oneDNN's outputs so far, on a processor that is taken not to be Intel's."""
+    """Shapes of oneDNN's outputs so far, on a processor on which it is taken to be faster."""
     found: list[tuple[int, ...]] = []
     product = linear._product
 
@@ -33,7 +34,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         found.append(tuple(outputs.shape))
         return outputs
 
-    monkeypatch.setattr(linear, "is_intel", lambda: False)
+    monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(linear, "_product", recorded)
     return found
 
@@ -183,8 +184,10 @@ def test_other_types_are_multiplied_by_pytorch(dtype: torch.dtype, products: lis
         ours(inputs.float())
 
 
-def test_an_intel_processor_uses_pytorch(monkeypatch: pytest.MonkeyPatch, products: list[tuple[int, ...]]) -> None:
-    monkeypatch.setattr(linear, "is_intel", lambda: True)
+def test_where_mkl_is_faster_the_layer_is_pytorchs(
+    monkeypatch: pytest.MonkeyPatch, products: list[tuple[int, ...]]
+) -> None:
+    monkeypatch.setattr(linear, "onednn_is_faster", lambda: False)
     ours, theirs = layers()
     inputs = torch.randn(ROWS, INPUTS)
     assert torch.equal(ours(inputs), theirs(inputs)) and not products
@@ -218,8 +221,8 @@ def test_products_of_members_are_those_of_pytorch(
     sizes = ((ROWS, INPUTS), (2, INPUTS, OUTPUTS), (2, 1, OUTPUTS))
     parts, found = [torch.randn(size) for size in sizes], []
     weights = torch.randn(2, ROWS, OUTPUTS)
-    for intel in (False, True):
-        monkeypatch.setattr(linear, "is_intel", lambda intel=intel: intel)
+    for faster in (True, False):
+        monkeypatch.setattr(linear, "onednn_is_faster", lambda faster=faster: faster)
         rows, weight, bias = (part.clone().requires_grad_() for part in parts)
         outputs = members_affine(rows.expand(2, -1, -1), weight, bias)
         (outputs * weights).sum().backward()
@@ -254,11 +257,31 @@ def test_updates_of_sac_are_the_same_to_rounding(
     )
     for _ in range(3):
         results = []
-        for policy, intel in ((ours, False), (theirs, True)):
-            monkeypatch.setattr(linear, "is_intel", lambda intel=intel: intel)
+        for policy, faster in ((ours, True), (theirs, False)):
+            monkeypatch.setattr(linear, "onednn_is_faster", lambda faster=faster: faster)
             torch.manual_seed(1)
             results.append({name: float(value) for name, value in policy.update(batch).items()})
             # Without gradients 6; the critics' loss 4 and 6; the actor's 6 and 7, none of them the critics' gradients.
-            assert len(products) == (0 if intel else 6 + 10 + 13)
+            assert len(products) == (6 + 10 + 13 if faster else 0)
             del products[:]
         assert results[0] == pytest.approx(results[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("processor", "faster"),
+    [
+        ("AuthenticAMD\nflags: avx2 avx512f avx512_bf16", True),
+        ("AuthenticAMD\nflags: avx2 fma", False),
+        ("GenuineIntel\nflags: avx2 avx512f", False),
+        (None, False),
+    ],
+    ids=["AMD with AVX-512", "AMD with AVX2", "Intel", "not Linux"],
+)
+def test_onednn_multiplies_on_amd_with_avx512_alone(
+    processor: str | None, faster: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()  # of the fixture's processor
+    if processor is not None:
+        (tmp_path / "cpuinfo").write_text(processor)
+    monkeypatch.setattr(linear, "CPUINFO", tmp_path / "cpuinfo")
+    assert linear.onednn_is_faster.__wrapped__() is faster

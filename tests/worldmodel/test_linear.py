@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ assert BATCH * ROWS * INPUTS * OUTPUTS >= LEAST_WORK > ROWS * INPUTS * OUTPUTS
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of oneDNN's outputs so far, on a processor that is taken not to be Intel's."""
+    """Shapes of oneDNN's outputs so far, on a processor on which it is taken to be faster."""
     found: list[tuple[int, ...]] = []
 
     def recorded(*arguments: Tensor) -> Tensor:
@@ -24,7 +26,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         found.append(tuple(outputs.shape))
         return outputs
 
-    monkeypatch.setattr(products, "is_intel", lambda: False)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(linear, "product", recorded)
     return found
 
@@ -84,8 +86,29 @@ def test_small_products_are_pytorchs(shape: tuple[int, ...], counted: list[tuple
     assert torch.equal(ours(inputs), theirs(inputs)) and not counted
 
 
-def test_an_intel_processor_uses_pytorch(monkeypatch: pytest.MonkeyPatch, counted: list[tuple[int, ...]]) -> None:
-    monkeypatch.setattr(products, "is_intel", lambda: True)
+def test_where_mkl_is_faster_the_layer_is_pytorchs(
+    monkeypatch: pytest.MonkeyPatch, counted: list[tuple[int, ...]]
+) -> None:
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
     ours, theirs = layers()
     inputs = torch.randn(BATCH, ROWS, INPUTS)
     assert torch.equal(ours(inputs), theirs(inputs)) and not counted
+
+
+@pytest.mark.parametrize(
+    ("processor", "faster"),
+    [
+        ("AuthenticAMD\nflags: avx2 avx512f avx512_bf16", True),
+        ("AuthenticAMD\nflags: avx2 fma", False),
+        ("GenuineIntel\nflags: avx2 avx512f", False),
+        (None, False),
+    ],
+    ids=["AMD with AVX-512", "AMD with AVX2", "Intel", "not Linux"],
+)
+def test_onednn_multiplies_on_amd_with_avx512_alone(
+    processor: str | None, faster: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if processor is not None:
+        (tmp_path / "cpuinfo").write_text(processor)
+    monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
+    assert products.onednn_is_faster.__wrapped__() is faster
