@@ -50,6 +50,8 @@ from mbrl.run_folder.videos import imagination_video
 from mbrl.run_folder.wandb import WandbTracker
 
 CLONING_UPDATES = 100  # updates of imitation between two rows of metrics
+UNSAVED_SECONDS = 120.0  # after which a checkpoint is due, however few env steps were taken
+UNSAVED_SAVES = 50  # how many times as long as writing a checkpoint it must be ago at least: 2 % of the time
 
 _log = logging.getLogger(__name__)
 
@@ -163,17 +165,44 @@ def clone(config: DictConfig, run: Run) -> None:
         evaluate(config, run)
 
 
-def evaluate(config: DictConfig, run: Run) -> None:
-    """Evaluate the agent, and log the result."""
-    evaluation = run.evaluator(run.agent.acting, run.logger.heartbeat)
+def evaluate(config: DictConfig, run: Run, *, may_leave: bool = False) -> None:
+    """Evaluate the agent, and log the result.
+
+    Args:
+        config: of the run.
+        run: its parts.
+        may_leave: on SIGTERM, end without a result; `evaluation_due` then holds when the run is resumed.
+    """
+
+    def on_step() -> None:
+        run.logger.heartbeat()
+        if may_leave and run.stop.requested:
+            raise _StoppedEarlyError
+
+    try:
+        evaluation = run.evaluator(run.agent.acting, on_step)
+    except _StoppedEarlyError:
+        return
     run.logger.log_eval(evaluation, seed=config.seed, env_steps=run.progress["env_steps"])
+
+
+class _StoppedEarlyError(Exception):
+    """An evaluation was left before its end."""
+
+
+def evaluation_due(config: DictConfig, run: Run) -> bool:
+    """Whether `eval.every` env steps, or all of the run, have passed since the last evaluation."""
+    now, before = run.progress["env_steps"], run.logger.evaluated
+    return now // config.eval.every > before // config.eval.every or (now >= config.total_env_steps and now > before)
 
 
 def train(config: DictConfig, run: Run) -> None:
     """The training loop: collect, store, update, and at intervals evaluate and save."""
     agent, replay, progress, steps = run.agent, run.replay, run.progress, steps_of(run.collector)
     repeat, saved = env_steps_per_step(config), progress["env_steps"]
-    started = time.monotonic() - progress["wall_time"]
+    started, saved_at, saving = time.monotonic() - progress["wall_time"], time.monotonic(), 0.0
+    if progress["env_steps"] > 0 and evaluation_due(config, run):
+        evaluate(config, run)  # The run was stopped before it could.
     while progress["env_steps"] < config.total_env_steps:
         before = progress["env_steps"]
         batch = next(steps)
@@ -187,16 +216,18 @@ def train(config: DictConfig, run: Run) -> None:
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log({**collected(finished), **error, **metrics}, gradient_steps=agent.gradient_steps, **counters)
         done = progress["env_steps"] >= config.total_env_steps
-        if done or progress["env_steps"] // config.eval.every > before // config.eval.every:
-            evaluate(config, run)
         # With one worker and episodes of one length, checkpoints are written between episodes, so that a resumed run
         # repeats and loses no step.
         whole = replay.between_episodes or config.collect.workers > 1 or terminates(config)
-        due = progress["env_steps"] - saved >= config.checkpoint_every or run.stop.requested
+        if evaluation_due(config, run):
+            evaluate(config, run, may_leave=whole)
+        long_ago = time.monotonic() - saved_at >= max(UNSAVED_SECONDS, UNSAVED_SAVES * saving)
+        due = progress["env_steps"] - saved >= config.checkpoint_every or long_ago or run.stop.requested
         if done or (whole and due):
-            saved = progress["env_steps"]
+            saved, saved_at = progress["env_steps"], time.monotonic()
             replay.flush()  # The checkpoint refers to records of the replay.
             run.checkpoints.save(saved)
+            saving = time.monotonic() - saved_at
             run.stop.leave()
 
 

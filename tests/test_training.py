@@ -1,6 +1,7 @@
 """The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair controls."""
 
 import csv
+import os
 import signal
 import time
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
+from mbrl import training
 from mbrl.agents.agent import Agent
+from mbrl.collecting.evaluation import Evaluation, Evaluator
 from mbrl.data.episodes import to_records, write_episodes
 from mbrl.device import repeating
 from mbrl.envs.toy import make_env
+from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.paths import checkpoint_folders
 from mbrl.training import check, run
 from tests.command import Command, run_command
@@ -137,6 +141,37 @@ def test_resumed_optimisers_go_on_to_the_bit(drqv2, tmp_path, monkeypatch):
         run(config)
     assert run(config).exists()
     assert rows(tmp_path / "broken") == rows(drqv2)
+
+
+@of_drqv2
+def test_a_run_that_is_stopped_in_an_evaluation_makes_up_for_it(drqv2, tmp_path, monkeypatch):
+    evaluate, config = Evaluator.__call__, compose_config(tmp_path, *TOY, "agent=drqv2")
+
+    def stopped(*arguments: Any) -> Evaluation:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Evaluator, "__call__", stopped)
+        run(config)
+    assert max(checkpoint_folders(tmp_path / "checkpoints")) == 60
+    assert (tmp_path / "eval.csv").read_text().count("\n") == 1, "the header alone"
+    assert run(config).exists()
+    assert rows(tmp_path) == rows(drqv2)
+    assert (tmp_path / "eval.csv").read_text() == (drqv2 / "eval.csv").read_text()
+
+
+def test_checkpoints_are_written_when_the_last_is_long_ago(tmp_path, monkeypatch):
+    random = (*TOY, "agent=random", "agent.batch_size=1", "agent.learning_starts=0", "checkpoint_every=1000")
+    saved: list[int] = []
+    monkeypatch.setattr(Checkpoints, "save", lambda checkpoints, step: saved.append(step))
+    run(compose_config(tmp_path / "soon", *random))
+    assert saved == [120]
+    monkeypatch.setattr(training, "UNSAVED_SECONDS", 0.0)
+    monkeypatch.setattr(training, "UNSAVED_SAVES", 0)
+    del saved[:]
+    run(compose_config(tmp_path / "late", *random))
+    assert saved == [20, 40, 60, 80, 100, 120], "at the end of each episode"
 
 
 def test_torn_checkpoint_is_one_clear_line(tmp_path):

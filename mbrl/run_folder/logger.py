@@ -131,6 +131,7 @@ class Logger:
         last = -1 if resume_env_steps is None else resume_env_steps
         self._metrics = MetricsWriter(run_dir, "env_steps", last)
         self._evals, self._eval_header = _open_evals(run_dir / "eval.csv", last)
+        self.evaluated = _last_eval(run_dir / "eval.csv")  # env steps at the last evaluation; 0 before the first
         self._tasks = run_dir / EVAL_TASKS
         _cut(self._tasks, lambda line: line == TASKS_HEADER or _eval_step(line) <= last)
         self._progress = Progress(total_env_steps, max(last, 0), may_lack_success=may_lack_success)
@@ -168,6 +169,7 @@ class Logger:
         self._log_tasks(evaluation.success_of_tasks(), env_steps, seed)
         written = f"{env_steps},{means['success']:.6g},{seed}"
         _append(self._evals, written if self._eval_header == EARLIER_HEADER else f"{written},{means['return']:.6g}")
+        self.evaluated = env_steps
         self._write({"env_steps": env_steps}, {f"eval/{name}": value for name, value in means.items()})
         self._progress.advance(env_steps, means["success"], means["return"])
 
@@ -255,6 +257,12 @@ def _open_evals(path: Path, last: float) -> tuple[FileIO, str]:
     if file.tell() == 0:
         _append(file, EVAL_HEADER)
     return file, path.read_text(encoding="utf-8").partition("\n")[0]
+
+
+def _last_eval(path: Path) -> int:
+    """The env steps of the last row of eval.csv; 0 where there is none."""
+    last = _eval_step(path.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")[2])
+    return 0 if math.isinf(last) else int(last)
 
 
 def _eval_step(line: str) -> float:
