@@ -4,7 +4,6 @@ B batch, T time, R resolution, A action width.
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import torch
 from tensordict import TensorDictBase
@@ -37,20 +36,3 @@ class RewardModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
         """Rewards [B, 1] of steps between frames uint8 [B, 3, R, R] under actions [B, A]."""
-
-
-class RewardPretraining(nn.Module, ABC):
-    """What teaches a network on recorded episodes of many tasks what their rewards have in common.
-
-    Its constructor takes the side of the frames and the width of `state`: (resolution, state_dim).
-
-    Attributes:
-        objectives, optimizers: By name; called with a batch an objective gives "loss" and detached metrics, all 0-d.
-    """
-
-    objectives: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
-
-    @abstractmethod
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the weights that any task can share."""

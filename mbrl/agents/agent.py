@@ -69,8 +69,6 @@ class Agent:
         if valued and not (schedule.updates_per_step or self.cloning.updates):
             raise UserError("agent.planning.terminal_value is of critics: let them learn, agent.updates_per_step=0.5")
         self.learner = learner or learner_for(policy, imagination, schedule)
-        if model_error is not None and model_error.gate is not None and schedule.real_ratio == 0:
-            raise UserError("agent.model_error.gate may leave real transitions alone: give agent.real_ratio above 0")
         if self.cloning.updates and not self.learner.imitates:
             prior = "+policy@agent.policy=drqv2_cpu agent.planning.proposals=8"
             instead = f", or give the planner a prior that does, {prior}" if planner is not None else ""
@@ -80,11 +78,6 @@ class Agent:
         trained = world_model is not None and (schedule.imagines or planner is not None or observer is not None)
         self.model_learner = model_learner_for(world_model, schedule) if world_model is not None and trained else None
         self.updates, self.imaginations, self._cloning_weight = 0, 0, 0.0
-
-    @property
-    def _gated(self) -> ModelError | None:
-        """What decides whether the policy learns from imagination, if anything does."""
-        return self.model_error if self.model_error is not None and self.model_error.gate is not None else None
 
     @property
     def acting(self) -> Policy:
@@ -222,11 +215,7 @@ class Agent:
     def _imagination_due(self, steps: int) -> bool:
         if self.imagination is None or not self.schedule.imagines:
             return False
-        due = steps // self.schedule.imagine_every + 1
-        if self.model_error is not None and not self.model_error.trusted:
-            self.imagination.clear()
-            self.imaginations = due  # what is left out now is not made up for later
-        return self.imaginations < due
+        return self.imaginations < steps // self.schedule.imagine_every + 1
 
     def _imagine(self, env_steps: int) -> Metrics:
         assert self.imagination is not None
@@ -248,16 +237,12 @@ class Agent:
     def state_dict(self) -> dict[str, Any]:
         """The counts of updates. Weights, optimisers and imagined rollouts are other parts of a checkpoint."""
         state = {"counts": self.counts, "cloned": self.learner.imitations, "calibrated": self.learner.calibrations}
-        if self._gated:
-            state["trusted"] = self._gated.trusted
         return state if self.observer is None else state | {"noted": self.observer.noted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         counts = state["counts"]
         self.updates, self.imaginations = counts["policy"], counts["imagination"]
         self.learner.imitations, self.learner.calibrations = state["cloned"], state["calibrated"]
-        if self._gated:
-            self._gated.trusted = state["trusted"]
         if self.observer is not None:
             self.observer.noted = dict(state["noted"])
         if self.model_learner is not None:

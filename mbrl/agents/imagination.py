@@ -22,7 +22,7 @@ from mbrl.replay.replay import Replay
 from mbrl.replay.rollout_buffer import RolloutBuffer
 from mbrl.run_folder.schema import Maybe, TensorType
 from policies.base import Policy
-from policies.ranges import Count, PositiveCount, Share, Std
+from policies.ranges import Count, PositiveCount, Std
 from policies.ranges import Horizon as Steps
 from worldmodel.base import WorldModel
 
@@ -77,7 +77,6 @@ class Imagination:
         retain: calls of `run` whose rollouts are kept. Older rollouts, of older policies and models, are dropped.
         n_step: rewards summed in an imagined transition; None takes the replay's.
         noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.
-        recent_starts: share of the real states that is drawn from the newest quarter of the episodes, in [0, 1].
         episode_steps: steps after which the environment truncates an episode, beyond which no rollout goes that is not
             longer itself; None where there is no such limit.
         cut_above: see `UncertaintyRules`; None truncates no rollout.
@@ -103,7 +102,6 @@ class Imagination:
         retain: PositiveCount,
         n_step: Steps | None = None,
         noise: Std | None = None,
-        recent_starts: Share = 0.0,
         episode_steps: int | None = None,
         cut_above: PerEstimate = None,
         weigh_by: PerEstimate = None,
@@ -111,7 +109,6 @@ class Imagination:
         divide_pixels_twice: bool = False,
     ) -> None:
         self._warned, self.noise, self._episode_steps = False, noise, episode_steps
-        _check_ranges(recent_starts, noise)
         self.uncertainty = UncertaintyRules.of(cut_above, weigh_by, optimism)
         self.uncertainty.require(world_model)
         if policy.learns_from == "rollouts" and (
@@ -123,7 +120,7 @@ class Imagination:
             )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
-        self._starts = starts_of(world_model, replay, rollouts, recent_starts)
+        self._starts = starts_of(world_model, replay, rollouts)
         for steps in (self.schedule.first, self.schedule.last):
             check_horizon(world_model, steps)
         self.divide_pixels_twice = divide_pixels_twice
@@ -222,26 +219,15 @@ class Imagination:
         """Whole imagined rollouts [B, H + 1], as from `RolloutBuffer.rollouts`; row 0 is the real state."""
         return self.buffer.rollouts(batch_size)
 
-    def clear(self) -> None:
-        """Drop all rollouts."""
-        self.buffer.clear()
-
     def __len__(self) -> int:
         return len(self.buffer)
 
 
-def _check_ranges(recent_starts: float, noise: float | None) -> None:
-    if not 0 <= recent_starts <= 1 or (noise is not None and noise < 0):
-        raise UserError(
-            f"agent.imagination: recent_starts ({recent_starts}) must lie in [0, 1], and noise ({noise}) be 0 or more"
-        )
-
-
-def starts_of(world_model: WorldModel, replay: Replay, rollouts: int, recent: float) -> Callable[..., TensorDict]:
+def starts_of(world_model: WorldModel, replay: Replay, rollouts: int) -> Callable[..., TensorDict]:
     """What draws real states for a world model; those of one episode share its initial frame where that is encoded."""
     if INITIAL not in world_model.context_keys:
-        return partial(replay.starts, recent=recent)
-    return partial(replay.starts, recent=recent, initial=True, together=math.gcd(rollouts, TOGETHER))
+        return replay.starts
+    return partial(replay.starts, initial=True, together=math.gcd(rollouts, TOGETHER))
 
 
 def ended_after(ended: torch.Tensor) -> torch.Tensor:

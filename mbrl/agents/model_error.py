@@ -13,7 +13,7 @@ from mbrl.agents.learners import Metrics
 from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
-from policies.ranges import Horizon, PositiveCount, Share
+from policies.ranges import Horizon, PositiveCount
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import (
     LEVELS,
@@ -37,11 +37,6 @@ class ModelError:
         starts: S, contexts in that episode, evenly spaced.
         horizon: steps of the rollouts and of the plans. H is the smaller of it and what the model can imagine.
         plans: N, plans with uniformly random actions from each start.
-        gate: the policy learns from imagination only while the newest `reward_correlation` is at least this. None:
-            always.
-
-    Attributes:
-        trusted: whether it does at present; with a gate, not before the first comparison.
 
     Raises:
         UserError: a number is below 1.
@@ -58,14 +53,12 @@ class ModelError:
         starts: PositiveCount,
         horizon: Horizon,
         plans: PositiveCount,
-        gate: Share | None = None,
     ) -> None:
         if min(every, starts, horizon, plans) < 1:
             raise UserError("agent.model_error: every, starts, horizon and plans must be 1 or more")
         self.world_model, self.simulator, self.gamma = world_model, simulator, gamma
         self.episode_env_steps, self.every = episode_env_steps, every
         self.starts, self.horizon, self.plans = starts, min(horizon, world_model.max_horizon), plans
-        self.gate, self.trusted = gate, gate is None
 
     def due(self, env_steps: int) -> bool:
         """Whether to compare at the end of an episode, after this number of env steps."""
@@ -73,7 +66,7 @@ class ModelError:
 
     @torch.no_grad()
     def __call__(self, episode: TensorDictBase) -> Metrics:
-        """Compare on a record episode [R] of at least C + H rows, and open or close the gate; {} where it is shorter.
+        """Compare on a record episode [R] of at least C + H rows; {} where it is shorter.
 
         The random numbers of training are left as they were.
 
@@ -83,7 +76,7 @@ class ModelError:
             the steps whose true reward is low (below 2), middle or high (8 or more), where there are any, and
             `reward_correlation_LEVEL`; for a model that predicts pixels `psnr_moving` and `psnr_moving_copy`, of the
             imagined frames and of copies of the last real one; with the simulator `plan_rank_correlation`, see
-            `within_start_rank_correlation`; with a gate `trusted`.
+            `within_start_rank_correlation`.
         """
         length = self.world_model.context_length + self.horizon
         if len(episode) < length:
@@ -98,16 +91,9 @@ class ModelError:
                     episode = with_initial(episode)
                 segments = torch.stack([episode[place : place + length] for place in places])
                 assert isinstance(segments, TensorDict)
-                return self._judged(self._rollouts(segments)) | self._plans(segments)
+                return self._rollouts(segments) | self._plans(segments)
         finally:
             self.world_model.train(training)
-
-    def _judged(self, metrics: Metrics) -> Metrics:
-        """Metrics of rollouts, after which the gate is open or closed. Without a correlation it is closed."""
-        if self.gate is None:
-            return metrics
-        self.trusted = float(metrics.get("reward_correlation", -1.0)) >= self.gate
-        return metrics | {"trusted": torch.tensor(float(self.trusted))}
 
     def _rollouts(self, segments: TensorDict) -> Metrics:
         """Compare rollouts under the real actions of segments [S, C + H]."""

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,27 +25,13 @@ from mbrl.run_folder.lock import FolderLock
 from mbrl.settings.memory import require_memory_of
 from mbrl.targets import make
 from worldmodel.base import WorldModel
-from worldmodel.reward_base import RewardPretraining
 
-REWARDS = "reward_network"  # the phase of the rewards
-# Settings that may differ between a run and its continuation.
-IGNORED_ON_RESUME = ("output", "threads", "workers", "device", "log_every", "checkpoint_every", "video")
+# Settings that may differ between a run and its continuation; only earlier versions have those of `reward_network`.
+IGNORED_ON_RESUME = (
+    "output", "threads", "workers", "device", "log_every", "checkpoint_every", "video", "reward_network",
+)  # fmt: skip
 
 _log = logging.getLogger(__name__)
-
-
-class Trained(NamedTuple):
-    """What a phase trains, and on what.
-
-    Attributes:
-        model: A Pretrainable; of the first two phases it is a WorldModel.
-        data: Training data.
-        held_out: Data for validation and videos.
-    """
-
-    model: Any
-    data: Mixture
-    held_out: Mixture
 
 
 @dataclass
@@ -55,14 +41,18 @@ class PretrainingRun:
     Attributes:
         output: The output folder.
         accelerator: Device and processes.
-        trained: By phase.
+        model: A WorldModel and Pretrainable.
+        data: Training data.
+        held_out: Data for validation and videos.
         lock: Lock of the output folder, on the main process.
         stop: Whether the run is to stop.
     """
 
     output: Path
     accelerator: Accelerator
-    trained: dict[str, Trained]
+    model: Any
+    data: Mixture
+    held_out: Mixture
     lock: FolderLock | None
     stop: StopRequest = field(default_factory=StopRequest)
 
@@ -79,9 +69,13 @@ def build(config: DictConfig) -> PretrainingRun:
     processes = accelerator.num_processes
     if config.batch_size % processes:
         raise UserError(f"batch_size ({config.batch_size}) must divide among {processes} processes")
-    trained = dict.fromkeys(("tokenizer", "transformer"), build_video_model(config, accelerator))
-    if config.reward_network.steps > 0:
-        trained[REWARDS] = build_rewards(config, accelerator)
+    data, held_out = build_data(config, accelerator)
+    if accelerator.is_main_process and "reward" not in data.keys:
+        _log.warning(
+            "the data hold no rewards: a reward head stays untrained "
+            "(worldmodel.transformer.reward_heads=0 leaves it out)"
+        )
+    model = build_model(config, data).to(accelerator.device)
     output, lock = Path(config.output), None
     if accelerator.is_main_process:
         require_regular_files(output)
@@ -89,93 +83,30 @@ def build(config: DictConfig) -> PretrainingRun:
         remove_leftovers(output)
         claim_run_folder(output, config, ignored=IGNORED_ON_RESUME, setting="output")
     accelerator.wait_for_everyone()
-    return PretrainingRun(output, accelerator, trained, lock)
+    return PretrainingRun(output, accelerator, model, data, held_out, lock)
 
 
-def build_video_model(config: DictConfig, accelerator: Accelerator) -> Trained:
-    """The world model, and segments."""
-    data, held_out = build_data(
-        config,
-        accelerator,
-        segment_length=config.worldmodel.segment_length,
-        batch_size=config.batch_size,
-        validation_batch_size=config.validation.batch_size,
-        initial=OmegaConf.select(config, "worldmodel.conditioning.initial", default=False),
-        augment=None if config.augment is None else make(config.augment, Augmentation, place="augment"),
-    )
-    if accelerator.is_main_process and "reward" not in data.keys:
-        _log.warning(
-            "the data hold no rewards: a reward head stays untrained "
-            "(worldmodel.transformer.reward_heads=0 leaves it out)"
-        )
-    return Trained(build_model(config, data).to(accelerator.device), data, held_out)
-
-
-def build_rewards(config: DictConfig, accelerator: Accelerator) -> Trained:
-    """The reward network, and single steps. Their frames are not augmented, as the network shifts them.
-
-    Raises:
-        UserError: The data hold no state, a batch does not divide among the processes, or the sizes of the network do
-            not fit.
-    """
-    steps, processes = config.reward_network.batch_size, accelerator.num_processes
-    if steps % processes or steps == processes:
-        raise UserError(
-            f"reward_network.batch_size ({steps}) must divide among {processes} processes, 2 steps or more for each"
-        )
-    data, held_out = build_data(
-        config, accelerator, segment_length=2, batch_size=steps, validation_batch_size=steps, initial=False
-    )
-    if "state" not in data.keys:
-        raise UserError(
-            "set reward_network.steps=0: its targets are `state`, and not all of the data have it, of one width"
-        )
-    sizes = {"resolution": data.resolution, "state_dim": data[0]["state"].shape[-1]}
-    torch.manual_seed(config.seed)
-    model = make(config.reward_network.model, RewardPretraining, place="reward_network.model", **sizes)
-    return Trained(model.to(accelerator.device), data, held_out)
-
-
-def build_data(
-    config: DictConfig,
-    accelerator: Accelerator,
-    *,
-    segment_length: int,
-    batch_size: int,
-    validation_batch_size: int,
-    initial: bool,
-    augment: Augmentation | None = None,
-) -> tuple[Mixture, Mixture]:
-    """Training data, and data for validation and videos, which are held out unless there is no validation.
-
-    Args:
-        config: All settings.
-        accelerator: Device and processes.
-        segment_length: Frames of a segment.
-        batch_size: Segments of a batch, over all processes.
-        validation_batch_size: Of a batch for validation, of one process.
-        initial: Whether a batch has the initial frames of episodes.
-        augment: Augmentation of the training data.
-    """
+def build_data(config: DictConfig, accelerator: Accelerator) -> tuple[Mixture, Mixture]:
+    """Training segments, and segments for validation and videos; these are held out unless there is no validation."""
     validated = config.validation.every > 0
     mixture = partial(
         Mixture,
         weight_by_folder(config.data),
-        segment_length=segment_length,
+        segment_length=config.worldmodel.segment_length,
         resolution=config.worldmodel.tokenizer.resolution,
         seed=config.seed,
-        initial=initial,
+        initial=OmegaConf.select(config, "worldmodel.conditioning.initial", default=False),
         validation_share=config.validation.share if validated else 0.0,
         strict=config.strict,
     )
     with accelerator.main_process_first():  # it decodes videos, if there are any
         data = mixture(
-            batch_size=batch_size // accelerator.num_processes,
-            augment=augment,
+            batch_size=config.batch_size // accelerator.num_processes,
+            augment=None if config.augment is None else make(config.augment, Augmentation, place="augment"),
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
         )
-    return data, mixture(batch_size=validation_batch_size, split="validation" if validated else "train")
+    return data, mixture(batch_size=config.validation.batch_size, split="validation" if validated else "train")
 
 
 def weight_by_folder(data: Any) -> dict[str, float]:

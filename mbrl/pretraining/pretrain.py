@@ -1,8 +1,8 @@
 """mbrl pretrain: trains a world model on folders of episodes, one phase after the other.
 
 Under `torchrun` (or `accelerate launch`) several processes share each batch. Their gradients are those of one process
-with the joint batch, except for normalisation over a batch: the weights of moving pixels, and the statistics of
-standardised latents and states, are those of the share of each process.
+with the joint batch, except for normalisation over a batch: the weights of moving pixels are
+those of the share of each process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mbrl.data.mixture import loader
 from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
-from mbrl.pretraining.build import REWARDS, PretrainingRun, build, weight_by_folder
+from mbrl.pretraining.build import PretrainingRun, build, weight_by_folder
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.pretraining.settings import TYPES
@@ -30,9 +30,9 @@ from mbrl.processes.tracker import start_quietly
 from mbrl.processes.workers import end_with_parent, naming_dead_loaders, starting_workers
 from mbrl.settings.memory import require_memory
 
-PHASES = ("tokenizer", "transformer", REWARDS)
+PHASES = ("tokenizer", "transformer")
 WARMUP = "tokenizer.codebooks.moving_average.warmup"
-NOT_OF_A_PHASE = ("learning_rate", "weight_decay", "batch_size", "model")
+NOT_OF_A_PHASE = ("learning_rate", "weight_decay")
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run(config: DictConfig) -> Path | None:
         config: Settings, see configs/pretrain.yaml.
 
     Returns:
-        The output folder, on the main process: weights (tokenizer/, transformer/, reward_network/), config.yaml,
+        The output folder, on the main process: weights (tokenizer/, transformer/), config.yaml,
         metrics.jsonl, TensorBoard events, checkpoints, videos. None on the others.
 
     Raises:
@@ -68,8 +68,7 @@ def run(config: DictConfig) -> Path | None:
                 _log.warning("%s: all %d steps are done already", name, phase.steps)
             phase.finish()
     if parts.accelerator.is_main_process:
-        for model in {trained.model for trained in parts.trained.values()}:
-            model.save_pretrained(parts.output)
+        parts.model.save_pretrained(parts.output)
         _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
     parts.accelerator.end_training()
     if parts.lock is not None:
@@ -83,7 +82,7 @@ def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:
     span = (start + phase.step * phase.accumulate, start + phase.steps * phase.accumulate)
     on_gpu = run.accelerator.device.type == "cuda"
     with starting_workers() if config.workers else nullcontext():
-        batches = iter(loader(run.trained[phase.name].data, *span, workers=config.workers, pin_memory=on_gpu))
+        batches = iter(loader(run.data, *span, workers=config.workers, pin_memory=on_gpu))
     reports = build_reports(config, run, phase)
     started = time.monotonic() - phase.progress["wall_time"]
     try:
@@ -114,23 +113,22 @@ def save(run: PretrainingRun, phase: Phase) -> None:
     if run.accelerator.is_main_process:
         phase.save()
         with phase.evaluating():
-            run.trained[phase.name].model.save_pretrained(run.output)
+            run.model.save_pretrained(run.output)
 
 
 def build_phase(config: DictConfig, run: PretrainingRun, name: str) -> Phase:
     """Build a phase, in the state of its last checkpoint."""
     options = {key: value for key, value in config[name].items() if key not in NOT_OF_A_PHASE}
-    return Phase(name, run.trained[name].model, run.accelerator, run.output, seed=config.seed, **options)
+    return Phase(name, run.model, run.accelerator, run.output, seed=config.seed, **options)
 
 
 def build_reports(config: DictConfig, run: PretrainingRun, phase: Phase) -> Reports:
-    trained = run.trained[phase.name]
     return Reports(
         run.output,
         phase,
-        trained.model,
+        run.model,
         run.accelerator,
-        trained.held_out,
+        run.held_out,
         batches=config.validation.batches,
         segments=config.video.segments,
         first=steps_before(config, phase.name),
@@ -152,14 +150,13 @@ def check(config: DictConfig) -> None:
     weight_by_folder(config.data)
     require_types(config, TYPES)
     device = pick_device(config.device)
-    length, rewards = config.worldmodel.segment_length, config.reward_network
-    for key, segments, frames in (
-        ("batch_size", config.batch_size, length),
-        ("validation.batch_size", config.validation.batch_size, length),
-        ("video.segments", config.video.segments, length),
-        *[("reward_network.batch_size", rewards.batch_size, 2)] * (rewards.steps > 0),
+    length = config.worldmodel.segment_length
+    for key, segments in (
+        ("batch_size", config.batch_size),
+        ("validation.batch_size", config.validation.batch_size),
+        ("video.segments", config.video.segments),
     ):
-        numbers = segments * frames * 3 * config.worldmodel.tokenizer.resolution**2
+        numbers = segments * length * 3 * config.worldmodel.tokenizer.resolution**2
         require_memory(f"{key}={segments}", numbers * FLOAT, device)
     if config.worldmodel.pretrained is None:
         warmup = OmegaConf.select(config, f"worldmodel.{WARMUP}", default=0)

@@ -11,10 +11,8 @@ from mbrl.checks.train import Seed, Threads
 from mbrl.data.augmentation import Augmentation
 from policies.ranges import Count, Norm, PositiveCount, Scale, Share, ShareBelowOne, WeightDecay
 from worldmodel.base import WorldModel
-from worldmodel.reward_base import RewardPretraining
+from worldmodel.ranges import OpenShare
 
-OpenShare = Annotated[float, Interval(gt=0, lt=1)]
-SeveralSteps = Annotated[int, Interval(ge=2)]  # the states of a batch are standardised
 Processes = Annotated[int, Interval(ge=0, le=1024)]
 
 
@@ -47,18 +45,10 @@ class PhaseSettings(TypedDict):
     ema_decay: ShareBelowOne
 
 
-class RewardSettings(PhaseSettings):
-    """The settings of the phase of the reward network."""
-
-    batch_size: SeveralSteps
-    model: RewardPretraining
-
-
 # In the order in which they are checked: the model refers to the phases.
 TYPES: dict[str, Any] = {
     "tokenizer": PhaseSettings,
     "transformer": PhaseSettings,
-    "reward_network": RewardSettings,
     "worldmodel": WorldModel,
     "data": Mapping[str, Scale] | list,  # see build.weight_by_folder
     "output": str,

@@ -125,7 +125,6 @@ class EpisodeBuffer(EpisodeRing):
         self,
         batch_size: int,
         length: int,
-        newest: float = 1.0,
         *,
         together: int = 1,
         last: int | None = None,
@@ -139,13 +138,12 @@ class EpisodeBuffer(EpisodeRing):
         Args:
             batch_size: B.
             length: rows of a history.
-            newest: share of the episodes to draw from, the newest ones, in (0, 1].
             together: states in succession that are of one episode, a divisor of B. Each state is as likely as alone.
             last: the last step of an episode to draw, counted from 0, the first at least; None draws them all.
             initial: as in `sequences`.
         """
         places = self._table.lengths - 1
-        weights = self._table.of_newest(places if last is None else places.clamp(max=max(0, last) + 1), newest)
+        weights = places if last is None else places.clamp(max=max(0, last) + 1)
         episode, offset = self._table.draw(weights, batch_size // together)
         if together > 1:
             episode = episode.repeat_interleave(together)

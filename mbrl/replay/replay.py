@@ -20,7 +20,7 @@ from mbrl.run_folder.schema import Maybe, Schema
 from mbrl.settings.annotations import forwards_to
 from policies.ranges import PositiveCount, Share
 
-RECENT, NEWEST = 0.25, 0.1  # shares of the episodes that are the newest: to branch from, and to train a model on
+NEWEST = 0.1  # share of the episodes that are the newest, to train a model on
 TRAJECTORY = ("collector", "traj_ids")
 
 
@@ -196,23 +196,16 @@ class Replay:
         if of_demos.any():
             yield self.demos, of_demos, -1 - index[of_demos]
 
-    def starts(self, batch_size: int, length: int, recent: float = 0.0, *, together: int = 1, **how: Any) -> TensorDict:
+    def starts(self, batch_size: int, length: int, *, together: int = 1, **how: Any) -> TensorDict:
         """Real histories [B, length] to branch imagined rollouts from: their last row is the state to branch at.
 
         Args:
             batch_size: B.
             length: rows of a history, see `EpisodeBuffer.starts`.
-            recent: share of them that is drawn from the newest quarter of the collected episodes.
             together: see `EpisodeBuffer.starts`; of each kind of state as many are drawn as this divides.
             how: `last` and `initial`, see `EpisodeBuffer.starts`.
         """
-        options: dict[str, Any] = {"together": together, **how}
-        newest = round(batch_size * recent / together) * together
-        if newest == 0:
-            return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length, **options), together)
-        drawn = self.online.starts(newest, length, RECENT, **options)
-        rest = self.starts(batch_size - newest, length, **options) if newest < batch_size else drawn[:0]
-        return self._joined(drawn, rest)
+        return self._mixed(batch_size, lambda buffer, n: buffer.starts(n, length, together=together, **how), together)
 
     def steps(self, *observations: str) -> TensorDict:
         """See EpisodeBuffer.steps; those of demonstrations come first, with negative numbers."""

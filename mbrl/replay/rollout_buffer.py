@@ -14,10 +14,6 @@ from mbrl.replay.episode_buffer import LOG_PROB, EpisodeBuffer
 class RolloutBuffer(EpisodeBuffer):
     """An episode buffer from which whole rollouts can be drawn too."""
 
-    def clear(self) -> None:
-        """Drop all rollouts."""
-        self._table.drop_before(self.head)
-
     def rollouts(self, batch_size: int) -> TensorDict:
         """Draw different episodes whole, of the newest one's length: [B, T] rows from their first to learn from.
 

@@ -27,6 +27,11 @@ ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
 WRITTEN = ("env", "agent", "total_env_steps", "replay", "collect", "eval.every", "eval.episodes", "eval.seed")
 # settings that runs of earlier versions lack, with the values that they ran with
 ADDED = {"eval.success": "any", "protocol.name": "default"}
+# settings that only runs of earlier versions have, at the end of their names, with the value that is what happens now
+REMOVED = {
+    "model_error.gate": None, "imagination.recent_starts": 0.0, "reward_network.quantile": None,
+    "reward_network.pretrained": None, "codebooks.standardise": False, "training.later_encoders": True,
+}  # fmt: skip
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one
 MAX_EVENTS = 20_000  # names, values and brackets of one: a run has some hundreds, and more take minutes to build
@@ -50,6 +55,17 @@ def read_config(path: Path) -> DictConfig:
             raise UserError("it has interpolations, and a run's configuration is written without them")
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return _without_removed(config)
+
+
+def _without_removed(config: DictConfig) -> DictConfig:
+    """A configuration without the settings in REMOVED, where they have the value that is left."""
+    for key, value in flatten(OmegaConf.to_container(config)).items():
+        place, _, name = key.rpartition(".")
+        ending = f"{place.rpartition('.')[2]}.{name}"
+        part = OmegaConf.select(config, place) if ending in REMOVED and value == REMOVED[ending] else None
+        if isinstance(part, DictConfig):  # a name with a dot in it leads nowhere
+            part.pop(name, None)
     return config
 
 

@@ -5,7 +5,6 @@ import torch
 
 from mbrl.agents.agent import KEPT_APART, Agent, MetricMeans
 from mbrl.agents.imagination import Imagination
-from mbrl.agents.model_error import ModelError
 from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
@@ -92,34 +91,6 @@ def test_ratio_that_leaves_a_part_empty(real_ratio):
 def test_imagination_is_needed_below_one():
     with pytest.raises(ValueError, match="needs a world model"):
         Agent(BrightnessPolicy(), schedule=Schedule(8, updates_per_step=1, learning_starts=0, real_ratio=0.5))
-
-
-def gated(real_ratio: float = 0.5) -> tuple[Agent, Replay]:
-    """With a gate that a correlation of .5 opens."""
-    agent, replay = make(real_ratio, imagine_every=10)
-    numbers = {"gamma": 0.9, "episode_env_steps": 20, "every": 20, "starts": 1, "horizon": 2, "plans": 1}
-    error = ModelError(agent.world_model, None, **numbers, gate=0.5)
-    return Agent(agent.policy, agent.world_model, agent.imagination, None, error, schedule=agent.schedule), replay
-
-
-def test_the_policy_learns_from_imagination_while_the_model_is_trusted():
-    agent, replay = gated()
-    seen = []
-    for agent_steps, trusted in ((104, False), (124, True), (128, True), (132, False), (144, True)):
-        agent.model_error.trusted = trusted
-        agent.policy.batches.clear()
-        agent.update(replay, agent_steps, 2 * agent_steps)
-        imagined = {int((batch["next", "reward"] < 1000).sum()) for batch in agent.policy.batches}
-        seen.append((imagined, len(agent.imagination), agent.counts["imagination"]))
-    # a call imagines 4 rollouts of 5 steps; what was left out, or was imagined before, does not come back
-    assert seen == [({0}, 0, 1), ({4}, 40, 3), ({4}, 40, 3), ({0}, 0, 4), ({4}, 20, 5)]
-    agent.model_error.trusted = False
-    again, _ = gated()
-    again.model_error.trusted = True
-    again.load_state_dict(agent.state_dict())
-    assert not again.model_error.trusted
-    with pytest.raises(UserError, match=r"give agent\.real_ratio above 0"):
-        gated(0.0)
 
 
 def test_counters_go_on():

@@ -11,7 +11,6 @@ from torchrl.envs.utils import check_env_specs
 
 from mbrl.agents.imagination import Imagination
 from mbrl.envs.imagined import ImaginationEnv
-from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.drqv2 import DrQV2
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
@@ -216,13 +215,3 @@ def test_the_noise_of_imagined_actions_is_limited(replay: Replay, monkeypatch: p
     monkeypatch.setattr(made.env, "rollout", lambda *a, **k: seen.append(made.policy.limit) or rollout(*a, **k))
     made.run()
     assert seen == [0.2] and made.policy.limit is None
-
-
-def test_starts_come_from_the_newest_episodes(replay: Replay) -> None:
-    made = make_imagination(replay, recent_starts=1.0, rollouts=200)
-    made.run()
-    newest = episode(3)["pixels"][:-1, 0, 0, 0].tolist()
-    assert set(made.env.history_records["pixels"][:, -1, 0, 0, 0].tolist()) == set(newest)
-    for option in ({"recent_starts": 1.5}, {"noise": -0.1}):
-        with pytest.raises(UserError, match="recent_starts"):
-            make_imagination(replay, **option)

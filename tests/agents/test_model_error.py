@@ -81,18 +81,6 @@ def test_a_model_in_which_nothing_moves() -> None:
     assert "reward_high" not in found
 
 
-def test_the_gate_opens_for_a_model_that_knows_the_rewards() -> None:
-    model, episode = perfect()
-    gate = ModelError(model, None, **SETTINGS, gate=0.9)
-    assert not gate.trusted, "nothing is known yet"
-    assert gate(episode)["trusted"] == 1.0 and gate.trusted
-    assert gate(episode[:3]) == {} and gate.trusted, "nothing new is known"
-    gate.world_model = Still()
-    assert gate(episode)["trusted"] == 0.0 and not gate.trusted
-    ungated = ModelError(Still(), None, **SETTINGS)
-    assert "trusted" not in ungated(episode) and ungated.trusted
-
-
 def test_when_it_is_due_and_what_it_needs() -> None:
     model, episode = perfect()
     error = ModelError(model, None, **{**SETTINGS, "every": 30})

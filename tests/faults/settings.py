@@ -92,7 +92,7 @@ def _build_pretraining(config: DictConfig, folder: Path) -> None:
     parts = pretrain.build(config)
     assert parts.lock is not None
     parts.lock.release()
-    for name in parts.trained:
+    for name in pretrain.PHASES:
         pretrain.build_phase(config, parts, name)
 
 

@@ -48,7 +48,7 @@ GRADIENTS = [
     "worldmodel.tokenizer.cross_attention.dropout=0", "worldmodel.transformer.attention_dropout=0",
     "worldmodel.training.tokenizer_frames=null", "worldmodel.training.token_noise=0",
     "worldmodel.tokenizer.loss.motion_weight=0",
-    "worldmodel.tokenizer.codebooks.standardise=false", "worldmodel.tokenizer.codebooks.moving_average=null",
+    "worldmodel.tokenizer.codebooks.moving_average=null",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ DRAWS = {
     "transitions": lambda buffer: buffer.transitions(BATCH),
     "sequences": lambda buffer: buffer.sequences(BATCH, 3, before=2),
     "segments beyond short episodes": lambda buffer: buffer.sequences(BATCH, 8, initial=True),
-    "starts": lambda buffer: buffer.starts(BATCH, 4, newest=0.5),
+    "starts": lambda buffer: buffer.starts(BATCH, 4),
     "starts of one episode": lambda buffer: buffer.starts(6, 4, together=3, initial=True),
     "rollouts": lambda buffer: buffer.rollouts(3),
     "steps": lambda buffer: buffer.steps("pixels", "state"),

@@ -223,15 +223,11 @@ def test_rollouts_branch_from_every_step_from_which_an_action_was_taken() -> Non
     step = drawn["state"][:, -1, 0] % 100
     expected = torch.maximum(torch.tensor([-2.0, -1.0, 0.0]), -step[:, None])
     assert torch.equal(offset, expected), "copies of the first row stand before it"
-    newest = replay.starts(100, 3, recent=1.0)["state"][:, -1, 0]
-    assert set((newest // 100).tolist()) == {6.0, 7.0}
-    half = replay.starts(100, 3, recent=0.5)["state"][:50, -1, 0]
-    assert set((half // 100).tolist()) == {6.0, 7.0}
     runs = replay.starts(400, 3, together=4)["state"][:, -1, 0]
     of_one = (runs // 100).view(100, 4)
     assert (of_one == of_one[:, :1]).all() and len(of_one[:, 0].unique()) == 8 and len(runs.unique()) == 32
     for together, last, steps in ((1, 2, {0, 1, 2}), (4, 1, {0, 1}), (1, 9, {0, 1, 2, 3}), (1, -4, {0})):
-        early = replay.starts(400, 3, recent=0.5, together=together, last=last)["state"][:, -1, 0] % 100
+        early = replay.starts(400, 3, together=together, last=last)["state"][:, -1, 0] % 100
         assert set(early.tolist()) == steps
 
 

@@ -106,6 +106,21 @@ def test_a_configuration_that_was_cut_off_is_told(tmp_path: Path) -> None:
     require_whole(config, tmp_path)
 
 
+def test_settings_of_earlier_versions_are_dropped_where_they_did_nothing(tmp_path: Path) -> None:
+    earlier = {
+        "model_error": {"gate": None, "every": 9},
+        "imagination": {"recent_starts": 0.0},
+        "model_error.gate": None,
+    }
+    text = OmegaConf.to_yaml({"agent": earlier, "eval": {"every": 1}})
+    assert read_config(write(tmp_path, text) / "config.yaml").agent == {
+        "model_error": {"every": 9}, "imagination": {}, "model_error.gate": None,
+    }  # fmt: skip
+    assert (
+        read_config(write(tmp_path, text.replace("0.0", "0.5")) / "config.yaml").agent.imagination.recent_starts == 0.5
+    )
+
+
 def test_what_decides_the_speed_alone_may_differ_in_any_part(tmp_path: Path) -> None:
     config = OmegaConf.create({"cuda_graphs": False, "agent": {"policy": {"cuda_graphs": False, "rate": 0.1}}})
     claim_run_folder(tmp_path, config)

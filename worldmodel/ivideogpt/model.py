@@ -136,9 +136,8 @@ class IVideoGPT(WorldModel):
 
     def _check(self, observation_spec: Composite, reader: SegmentReader, fresh: bool) -> None:
         """ValueError where the sizes or the plan do not fit; `fresh`: weights are random."""
-        parts, quantizer = (self.tokenizer, self.transformer), self.tokenizer.quantize
-        check_fit(observation_spec, *parts, self.segment_length, self.max_horizon, reader)
-        self.plan.check(quantizer.warmup if fresh else 0, standardised=quantizer.positions > 0)
+        check_fit(observation_spec, self.tokenizer, self.transformer, self.segment_length, self.max_horizon, reader)
+        self.plan.check(self.tokenizer.quantize.warmup if fresh else 0)
 
     def _make_objectives(
         self,
@@ -286,13 +285,10 @@ class IVideoGPT(WorldModel):
         save_parts(folder, self.tokenizer, self.transformer, *self.others, goal=self.goal_conditioned)
 
     def fix_codes(self, fixed: bool) -> None:
-        """Freeze or unfreeze what gives tokens their meaning: the codebooks and, as planned, the encoders."""
-        tokenizer = self.tokenizer
-        for quantizer in (tokenizer.quantize, tokenizer.dynamics_quantize):
+        """Freeze or unfreeze the codebooks."""
+        for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
             quantizer.fixed = fixed
             quantizer.embedding.weight.requires_grad_(not fixed and quantizer.moving_average is None)
-        for encoder in (tokenizer.encoder, tokenizer.cond_encoder, tokenizer.quant_conv, tokenizer.quant_linear):
-            encoder.requires_grad_(not fixed or self.plan.later_encoders)
 
     def _step(self, name: str, batch: TensorDictBase, done: int) -> dict[str, Tensor]:
         """Take one gradient step on one part; returns its metrics."""

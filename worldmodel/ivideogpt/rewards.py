@@ -17,14 +17,12 @@ from torchrl.modules import SymExpTwoHot
 from torchrl.modules.functional import symexp
 
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.weights import files
-from worldmodel.ranges import OpenShare, Padding, ShareBelowOne, Width
+from worldmodel.ranges import Padding, ShareBelowOne, Width
 
 GROUPS = 4  # of the group norms
 # In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the little that a young network leaves there decides
 # the mean.
 LIMIT, BINS = 7.0, 113
-PART, FILE = "reward_network", "model"  # folder and file of pretrained weights
 RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
 
 
@@ -50,13 +48,11 @@ class TwoHotRewards(nn.Module):
     Args:
         terminates: Whether it also predicts whether a step terminates the episode, by one more output: the continue
             head.
-        quantile: Which quantile of the distribution a reward is read at; lower is more cautious where it is unsure.
-            None: its mean.
     """
 
-    def __init__(self, terminates: bool = False, quantile: OpenShare | None = None) -> None:
+    def __init__(self, terminates: bool = False) -> None:
         super().__init__()
-        self.terminates, self.quantile, self.two_hot = terminates, quantile, SymExpTwoHot(BINS)
+        self.terminates, self.two_hot = terminates, SymExpTwoHot(BINS)
         self.two_hot.bins = symexp(torch.linspace(-LIMIT, LIMIT, BINS))
 
     def last_linear(self, width: int) -> nn.Linear:
@@ -69,13 +65,9 @@ class TwoHotRewards(nn.Module):
         return last
 
     def read(self, logits: Tensor) -> Tensor:
-        """Rewards [*B, 1] of `logits`: the mean of the distribution, or the bin that holds its quantile."""
-        if self.quantile is None:
-            mean: Tensor = self.two_hot(logits[..., :BINS])
-            return mean
-        below = logits[..., :BINS].float().softmax(-1).cumsum(-1) < self.quantile
-        quantile: Tensor = self.two_hot.bins[below.sum(-1, keepdim=True).clamp(max=BINS - 1)]
-        return quantile
+        """Rewards [*B, 1] of `logits`, the means of their distributions."""
+        mean: Tensor = self.two_hot(logits[..., :BINS])
+        return mean
 
     def ends(self, logits: Tensor) -> Tensor | None:
         """Whether each step terminates the episode, bool [*B, 1], drawn by `logits`; None without that output."""
@@ -113,13 +105,9 @@ class RewardNetwork(TwoHotRewards):
         shift_pad: Largest random shift of both frames of a step, in pixels, while it learns. 0: none.
         terminates: Whether the network also predicts whether a step terminates the episode, by one more output: the
             continue head.
-        pretrained: Weights to start from: a folder with a `reward_network/`, see weights.files.find. They are those of
-            `frames_reader` alone; the layers of actions and rewards are new. None: random weights.
-        quantile: See TwoHotRewards.
 
     Raises:
-        ValueError: The sizes do not fit together, or not to the weights.
-        FileNotFoundError: There are no such weights at `pretrained`.
+        ValueError: The sizes do not fit together.
     """
 
     def __init__(
@@ -132,10 +120,8 @@ class RewardNetwork(TwoHotRewards):
         actions: bool = True,
         shift_pad: Padding = 4,
         terminates: bool = False,
-        pretrained: str | None = None,
-        quantile: OpenShare | None = None,
     ) -> None:
-        super().__init__(terminates, quantile)
+        super().__init__(terminates)
         resolution, self.shift_pad = tokenizer.resolution, shift_pad
         side = resolution >> len(channels)
         if side < 1 or side << len(channels) != resolution or any(count % GROUPS for count in channels):
@@ -153,17 +139,6 @@ class RewardNetwork(TwoHotRewards):
         # A layer of its own: in one layer with the many features of the frames, an action would hardly be seen.
         self.action_linear = nn.Linear(action_dim, width) if actions and action_dim is not None else None
         self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), self.last_linear(width))
-        if pretrained is not None:
-            self._load(pretrained)
-
-    @property
-    def frames_reader(self) -> nn.Module:
-        """The layers that read frames. They are what tasks can share."""
-        return nn.ModuleDict({"encoder": self.encoder, "frames_linear": self.frames_linear})
-
-    def _load(self, pretrained: str) -> None:
-        folder = files.find(pretrained, PART)
-        files.assign(self.frames_reader, files.read(folder, FILE)[0], folder)
 
     def forward(self, frames: Tensor, actions: Tensor | None) -> Tensor:
         """Rewards [B, F, 1] float32 in the units of the environment, see `read`; arguments as in `logits`."""

@@ -17,15 +17,13 @@ class TrainingPlan:
     """What each update trains, and the weights of the losses.
 
     The first `tokenizer_updates` updates train the tokenizer alone. After that each update trains the transformer, and
-    one in `tokenizer_every` also trains the tokenizer. Its codebooks, and by default its encoders, are then frozen, so
-    that the meaning of tokens does not change.
+    one in `tokenizer_every` also trains the tokenizer. Its codebooks are then frozen; its encoders go on
+    learning, as published.
 
     Args:
         tokenizer_updates: Updates of the tokenizer alone, at first.
         tokenizer_every: Transformer updates for each later tokenizer update. 0: no later tokenizer updates.
         tokenizer_last: Transformer updates after which the tokenizer learns no more. None: it goes on.
-        later_encoders: Whether later tokenizer updates train the encoders too, as published, or the decoders alone.
-            Refused with standardised latents, which diverge when their statistics are frozen.
         tokenizer_frames: Future frames of each segment in a tokenizer update, drawn at random. None: all.
         warmup_updates: Updates over which the learning rate of each part rises linearly.
         clip_norm: Maximum norm of the gradient of each part.
@@ -40,7 +38,6 @@ class TrainingPlan:
     tokenizer_updates: Count
     tokenizer_every: Count
     tokenizer_last: Count | None = None
-    later_encoders: bool = False
     tokenizer_frames: Frames | None = None
     warmup_updates: Count = 0
     clip_norm: Norm = 1.0
@@ -60,25 +57,19 @@ class TrainingPlan:
         """Whether a frame may get other tokens by update number `updates` or a later one."""
         done = updates - self.tokenizer_updates
         goes_on = self.tokenizer_last is None or done < self.tokenizer_last
-        return done < 0 or (self.tokenizer_every > 0 and self.later_encoders and goes_on)
+        return done < 0 or (self.tokenizer_every > 0 and goes_on)
 
-    def check(self, warmup: int, standardised: bool) -> None:
+    def check(self, warmup: int) -> None:
         """ValueError where the plan does not fit the tokenizer.
 
         Args:
             warmup: Updates after which its codebooks are seeded. 0: they are there already.
-            standardised: Whether its latents are standardised.
         """
         if 0 < self.tokenizer_updates <= warmup:
             raise ValueError(
                 f"training.tokenizer_updates ({self.tokenizer_updates}) must be more than "
                 f"tokenizer.codebooks.moving_average.warmup ({warmup}): the codebooks are frozen after these updates "
                 "and would never be seeded from data"
-            )
-        if standardised and self.later_encoders and self.tokenizer_every:
-            raise ValueError(
-                "training.later_encoders=true diverges with standardised latents: set it to false, or "
-                "tokenizer.codebooks.standardise=false (weights that were trained with standardised latents keep them)"
             )
 
     def kinds_of_updates(self, first: int, updates: int) -> dict[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, tokenizer
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.rewards import BINS, RewardNetwork, TwoHotRewards, random_shift
+from worldmodel.ivideogpt.rewards import RewardNetwork, random_shift
 from worldmodel.ivideogpt.training import Optimizers
 
 STEPS = SEGMENT - CONTEXT
@@ -162,12 +162,3 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         RewardNetwork(tokenizer(), ACTION, channels=[8] * 5)
     with pytest.raises(ValueError, match=r"optimizers\.reward_network"):
         Optimizers(torch.optim.Adam, torch.optim.Adam).make(*[torch.nn.Linear(1, 1) for _ in range(3)])
-
-
-@pytest.mark.parametrize(("quantile", "expected"), [(None, 4.0), (0.25, 0.0), (0.5, 0.0), (0.75, 10.0)])
-def test_a_reward_is_read_at_the_mean_or_at_a_quantile(quantile: float | None, expected: float) -> None:
-    network = TwoHotRewards(quantile=quantile)
-    bins = network.two_hot.bins
-    shares = torch.zeros(BINS)
-    shares[len(bins) // 2], shares[(bins - 10).abs().argmin()] = 0.6, 0.4
-    assert network.read(shares.log()).item() == pytest.approx(expected, rel=0.1)

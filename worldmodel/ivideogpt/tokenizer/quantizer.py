@@ -34,16 +34,12 @@ class VectorQuantizer(nn.Module):
     """Nearest code in L2, with a straight-through gradient. The defaults are the published quantiser and its tensors.
 
     Where several processes train together, the running means of codes are those of the joint batch, and unused codes
-    are replaced by latents of the first process, so that all processes have the same codebook. The batch statistics of
-    `positions` are those of each process.
+    are replaced by latents of the first process, so that all processes have the same codebook.
 
     Args:
         codes: K, size of the codebook.
         dim: D, width of a code.
         commitment: Weight (beta) of the commitment loss. The codebook loss has weight 1.
-        positions: P, positions of a frame that are standardised separately, by the statistics of the training batch
-            (by running statistics outside training). A learned vector of its position is then added to each code.
-            0: no standardisation.
         moving_average: How codes follow their latents. None: by the codebook loss.
 
     Raises:
@@ -60,14 +56,13 @@ class VectorQuantizer(nn.Module):
         dim: int,
         *,
         commitment: float = 1.0,
-        positions: int = 0,
         moving_average: MovingAverage | None = None,
     ) -> None:
         super().__init__()
         self.fixed = False  # True: the codebook does not change while the rest of the tokenizer is trained.
         if codes < 1 or dim < 1:
             raise ValueError(f"a codebook needs at least one code of at least one dimension, not {codes} x {dim}")
-        self.commitment, self.moving_average, self.positions = commitment, moving_average, positions
+        self.commitment, self.moving_average = commitment, moving_average
         self._counter = HostCounter()
         self.embedding = nn.Embedding(codes, dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codes, 1.0 / codes)
@@ -78,9 +73,6 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("sums", torch.zeros(codes, dim))  # a code is its sum / its usage
         if self.warmup:
             self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        if positions:
-            self.norm = nn.BatchNorm1d(positions * dim, affine=False)
-            self.place = nn.Parameter(torch.randn(positions, dim))
 
     @property
     def warmup(self) -> int:
@@ -92,15 +84,15 @@ class VectorQuantizer(nn.Module):
         return super().train(mode and not self.fixed)
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantise latents [..., D], or [..., P, D] with `positions`.
+        """Quantise latents [..., D].
 
         In float32 whatever the autocast, because small differences of distance decide.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            latents = self._standardise(latents.float())
+            latents = latents.float()
             if self._warming_up():
                 codes = torch.zeros(latents.shape[:-1], dtype=torch.int64, device=latents.device)
-                return Quantized(self._placed(latents), latents.new_zeros(()), codes)
+                return Quantized(latents, latents.new_zeros(()), codes)
             if self.training and self.moving_average is not None:
                 self._revive(latents.detach().flatten(0, -2), self.moving_average)
             codes = self._nearest(latents)
@@ -110,7 +102,7 @@ class VectorQuantizer(nn.Module):
                 loss = loss + F.mse_loss(chosen, latents.detach())
             elif self.training:
                 self._follow(latents.detach().flatten(0, -2), codes.flatten(), self.moving_average)
-            return Quantized(self._placed(latents + (chosen - latents).detach()), loss, codes)
+            return Quantized(latents + (chosen - latents).detach(), loss, codes)
 
     def _warming_up(self) -> bool:
         """Whether this training batch is not quantised; counts it."""
@@ -122,22 +114,17 @@ class VectorQuantizer(nn.Module):
     def encode(self, latents: Tensor) -> Tensor:
         """Indices [...] int64 of the codes nearest to latents [..., D]."""
         with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-            return self._nearest(self._standardise(latents.float()))
+            return self._nearest(latents.float())
 
     def embed(self, codes: Tensor) -> Tensor:
         """The latents [..., D] that the codes at indices [...] stand for."""
-        return self._placed(self.embedding(codes))
+        latents: Tensor = self.embedding(codes)
+        return latents
 
     @torch.no_grad()
     def vectors(self, codes: Tensor) -> Tensor:
         """Codes [*B, n] as vectors [*B, n * D] in units of the codebook's standard deviation, without gradient."""
         return (self.embed(codes) / self.embedding.weight.std()).flatten(-2)
-
-    def _standardise(self, latents: Tensor) -> Tensor:
-        return self.norm(latents.flatten(0, -3).flatten(1)).view_as(latents) if self.positions else latents
-
-    def _placed(self, latents: Tensor) -> Tensor:
-        return latents + self.place if self.positions else latents
 
     @torch.no_grad()
     def _nearest(self, latents: Tensor) -> Tensor:

@@ -105,8 +105,6 @@ class Codebooks:
         dynamics_codes: Codes for future frames.
         code_dim: D, width of a code. None: latent_channels, as published.
         commitment: Weight of the commitment loss.
-        standardise: Standardise latents by their running mean and standard deviation before quantisation, separately
-            at each position of a frame. A still background would otherwise take up the codebook.
         moving_average: How codes follow their latents. None: by the codebook loss, as published.
     """
 
@@ -114,7 +112,6 @@ class Codebooks:
     dynamics_codes: Codes = 8192
     code_dim: Width | None = None
     commitment: Weight = 1.0
-    standardise: bool = False
     moving_average: MovingAverage | None = None
 
 

@@ -96,16 +96,9 @@ class CompressiveTokenizer(nn.Module):
         self.post_quant_conv = nn.Conv2d(dim, latent_channels, 1)
         self.quant_linear = nn.Linear(patch_dim, dim)
         self.post_quant_linear = nn.Linear(dim, patch_dim)
-        sizes = ((codebooks.context_codes, self.context_tokens), (codebooks.dynamics_codes, self.dynamics_tokens))
         self.quantize, self.dynamics_quantize = (
-            VectorQuantizer(
-                codes,
-                dim,
-                commitment=codebooks.commitment,
-                positions=tokens if codebooks.standardise else 0,
-                moving_average=codebooks.moving_average,
-            )
-            for codes, tokens in sizes
+            VectorQuantizer(codes, dim, commitment=codebooks.commitment, moving_average=codebooks.moving_average)
+            for codes in (codebooks.context_codes, codebooks.dynamics_codes)
         )
 
     @property

@@ -21,7 +21,7 @@ Config = dict[str, Any]
 
 
 def find(source: str | Path, part: str) -> Path:
-    """The folder or file that holds a part ("tokenizer", "transformer" or "reward_network") of `source`.
+    """The folder or file that holds a part ("tokenizer" or "transformer") of `source`.
 
     Args:
         source: a .safetensors file; a folder of one part; a folder with a sub-folder of the part's name; or an id on

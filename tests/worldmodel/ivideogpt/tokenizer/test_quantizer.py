@@ -116,34 +116,6 @@ def test_revival_off_leaves_unused_codes_alone() -> None:
     assert set(vq.state_dict()) == {"embedding.weight"}
 
 
-def test_places_are_measured_in_their_own_spread() -> None:
-    """Place 0 varies around 100 by 1, place 1 around 0 by 0.1: the same two codes serve both."""
-    vq = VectorQuantizer(2, 1, positions=2)
-    with torch.no_grad():
-        vq.embedding.weight.copy_(torch.tensor([[-1.0], [1.0]]))
-    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    latents = torch.stack([100.0 + signs[0], 0.1 * signs[1]], 1)[..., None]  # [2 frames, 2 places, 1]
-    out = vq(latents)
-    assert out.codes.tolist() == [[1, 0], [0, 1]]
-    torch.testing.assert_close(out.latents, vq.embedding(out.codes) + vq.place)
-    torch.testing.assert_close(vq.embed(out.codes), out.latents)
-    torch.testing.assert_close(out.loss, torch.tensor(0.0), atol=1e-5, rtol=0.0)
-
-
-def test_places_use_running_statistics_outside_training() -> None:
-    torch.manual_seed(0)
-    vq = VectorQuantizer(4, 3, positions=2)
-    torch.nn.init.normal_(vq.embedding.weight)
-    for _ in range(100):
-        vq(3.0 + 2.0 * torch.randn(64, 2, 3))
-    vq.eval()
-    latents = 3.0 + 2.0 * torch.randn(64, 2, 3)
-    before = vq.norm.running_mean.clone()
-    assert torch.equal(vq.encode(latents)[:1], vq.encode(latents[:1]))  # a row does not depend on its neighbours
-    assert torch.equal(vq.norm.running_mean, before)
-    torch.testing.assert_close(before, torch.full((6,), 3.0), atol=0.3, rtol=0.0)
-
-
 def test_quantises_in_float32_under_autocast() -> None:
     vq = quantizer([[1.0], [1.001]])
     with torch.autocast("cpu", torch.bfloat16):
@@ -156,7 +128,7 @@ def test_resumes_to_the_bit() -> None:
         return list(torch.randn(6, 32, 2, 3, generator=torch.Generator().manual_seed(1)))
 
     def made() -> VectorQuantizer:
-        return VectorQuantizer(16, 3, positions=2, moving_average=MovingAverage(decay=0.7, revive_below=0.3))
+        return VectorQuantizer(16, 3, moving_average=MovingAverage(decay=0.7, revive_below=0.3))
 
     torch.manual_seed(0)
     whole = made()

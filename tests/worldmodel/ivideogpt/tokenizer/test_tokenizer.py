@@ -36,7 +36,7 @@ NANO: dict[str, Any] = {
     **SMALL,
     "autoencoder": replace(NETS, stem_patch=2),
     "cross_attention": replace(CROSS, dropout=0.0),
-    "codebooks": Codebooks(32, 16, 4, commitment=0.05, standardise=True, moving_average=MovingAverage(0.99, 0.05)),
+    "codebooks": Codebooks(32, 16, 4, commitment=0.05, moving_average=MovingAverage(0.99, 0.05)),
     "static_scene": StaticScene(background_batches=3, copy_gate=True),
     "loss": TokenizerLoss(motion_weight=10.0, squared_weight=4.0),
 }
@@ -55,11 +55,8 @@ def small(**options: Any) -> CompressiveTokenizer:
     places=st.integers(1, 3),
     context=st.integers(1, 3),
     gate=st.booleans(),
-    standardise=st.booleans(),
 )
-def test_grids_derive_from_sizes(
-    levels: int, stem: int, patch: int, places: int, context: int, gate: bool, standardise: bool
-) -> None:
+def test_grids_derive_from_sizes(levels: int, stem: int, patch: int, places: int, context: int, gate: bool) -> None:
     resolution = places * patch * stem * 2 ** (levels - 1)
     made = CompressiveTokenizer(
         resolution=resolution,
@@ -67,7 +64,7 @@ def test_grids_derive_from_sizes(
         patch=patch,
         autoencoder=replace(NETS, block_out_channels=(8,) * levels, stem_patch=stem),
         cross_attention=CROSS,
-        codebooks=Codebooks(32, 16, standardise=standardise),
+        codebooks=Codebooks(32, 16),
         static_scene=StaticScene(copy_gate=gate),
     ).eval()
     assert made.context_tokens == (places * patch) ** 2
