@@ -26,10 +26,7 @@ TYPES: dict[str, Any] = {
     "planner": Planner | None,
     "imagination": Annotated[Mapping[str, Any], Arguments(Imagination)] | None,
     "planning": Annotated[Mapping[str, Any], Arguments(PlanningPolicy)] | None,
-    "model_error": Annotated[
-        Mapping[str, Any], Arguments(ModelError, given=("simulator", "gamma", "episode_env_steps"))
-    ]
-    | None,
+    "model_error": Annotated[Mapping[str, Any], Arguments(ModelError, given=MEASURED)] | None,
     "name": str,
     "size": Literal["1M", "5M"],  # of TD-MPC2
     "pixels": bool,

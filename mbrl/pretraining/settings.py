@@ -11,8 +11,8 @@ from mbrl.checks.train import Seed, Threads
 from mbrl.data.augmentation import Augmentation
 from policies.ranges import Count, Norm, PositiveCount, Scale, Share, ShareBelowOne, WeightDecay
 from worldmodel.base import WorldModel
-from worldmodel.ranges import OpenShare
 
+OpenShare = Annotated[float, Interval(gt=0, lt=1)]
 Processes = Annotated[int, Interval(ge=0, le=1024)]
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
+from torchrl.modules.functional import symexp
 
 from worldmodel.ivideogpt.precision import Precision, autocast
 from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.segments import Segment, SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import TrainingPlan, mode
-from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.losses import motion_weights, perplexity, psnr, sample_frames, weighted_error
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torchrl.data import Bounded
+from torchrl.modules.functional import symlog
 
 from tests.shared_data import SHARED_DATA
 from tests.worldmodel.ivideogpt.test_model import make, sequences, specs
@@ -19,7 +20,6 @@ from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.official import load_parts, load_tokenizer, load_transformer, save_parts
 from worldmodel.ivideogpt.tokenizer.settings import AutoencoderSizes, Codebooks, CrossAttentionSizes, MovingAverage
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
-from worldmodel.ivideogpt.transformer.heads import symlog
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights import files as weights
 

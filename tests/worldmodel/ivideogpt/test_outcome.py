@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torchrl.modules.functional import symexp
 
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, make, sequences
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.transformer.heads import symexp
 
 FORKS = 3
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl.modules.functional import symexp
 
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.precision import Precision, autocast
@@ -22,7 +23,6 @@ from worldmodel.ivideogpt.rollout.state import ImaginedState
 from worldmodel.ivideogpt.segments import SegmentReader
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import mode
-from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 

@@ -10,16 +10,6 @@ from torch import Tensor, nn
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
 
 
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) · ln(1 + |x|)."""
-    return x.sign() * x.abs().log1p()
-
-
-def symexp(x: Tensor) -> Tensor:
-    """The inverse of ``symlog``."""
-    return x.sign() * x.abs().expm1()
-
-
 @dataclass(frozen=True)
 class Heads:
     """The linear maps around a decoder; None for what a model does not have."""

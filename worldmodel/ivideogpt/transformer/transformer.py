@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchrl.modules.functional import symlog
 
 from worldmodel.ivideogpt.attention import rope_table
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.transformer.heads import Heads, symlog
+from worldmodel.ivideogpt.transformer.heads import Heads
 from worldmodel.ivideogpt.transformer.llama import LanguageModel
 from worldmodel.ivideogpt.transformer.proprioception import Proprioception
 from worldmodel.ivideogpt.transformer.queries import FrameQueries, frame_mask

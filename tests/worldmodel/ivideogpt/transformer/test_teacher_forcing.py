@@ -8,11 +8,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Unbounded
+from torchrl.modules.functional import symexp
 
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, make, sequences, specs
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.segments import Conditioning
-from worldmodel.ivideogpt.transformer.heads import symexp
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 FORKS = 3

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchrl.modules.functional import symexp, symlog
 
 from worldmodel.ivideogpt.attention import causal_attention
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 from worldmodel.ivideogpt.rollout.frames import imagine as together
-from worldmodel.ivideogpt.transformer.heads import symexp, symlog
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 # context codes 0-4, dynamics codes 5-11, S1 12, S2 13; 3 tokens a context frame, 2 a future frame
