@@ -23,7 +23,7 @@ def same(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bo
     return ours.keys() == expected.keys() and all(torch.equal(ours[key], expected[key]) for key in expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     episodes=st.lists(chunks, min_size=1, max_size=8),
     capacity=st.integers(17, 40),
