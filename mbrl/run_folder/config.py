@@ -31,6 +31,7 @@ ADDED = {"eval.success": "any", "protocol.name": "default"}
 REMOVED = {
     "model_error.gate": None, "imagination.recent_starts": 0.0, "reward_network.quantile": None,
     "reward_network.pretrained": None, "codebooks.standardise": False, "training.later_encoders": True,
+    "network.quantile": None, "network.pretrained": None,  # of `agent=mbpo_simulated_frames`
 }  # fmt: skip
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one
