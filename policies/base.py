@@ -148,15 +148,17 @@ Imagine = Callable[[Tensor], Tensor]  # actions [B, N, H, A] -> scores [B, N]; h
 
 
 class Plan(NamedTuple):
-    """A Gaussian over the next H actions.
+    """A Gaussian over the next H actions, and the action to take now.
 
     Attributes:
         mean: [B, H, A], the plan.
         std: [B, H, A], the remaining standard deviation of the search.
+        action: [B, A], the first action of the plan, or of a candidate that stands for it.
     """
 
     mean: Tensor
     std: Tensor
+    action: Tensor
 
 
 class Planner(ABC):

@@ -30,6 +30,8 @@ class SamplingPlanner(Planner):
         min_std: smallest standard deviation, above 0, so that later iterations still search.
         momentum: share of the old mean and std that a refit keeps, in [0, 1).
         warm_start: start from the rest of the previous plan instead of zeros.
+        draws: act by one of the last elites, drawn by its weight, instead of their mean, as TD-MPC2's published code does,
+            also without exploration.
 
     Raises:
         ValueError: a number is out of range.
@@ -43,6 +45,7 @@ class SamplingPlanner(Planner):
     min_std: PositiveStd = 0.05
     momentum: ShareBelowOne = 0.0
     warm_start: bool = True
+    draws: bool = False
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.iterations < 1:
@@ -73,14 +76,15 @@ class SamplingPlanner(Planner):
             finite = finite & torch.isfinite(scores).all()
             best, index = scores.topk(self.elites, 1)
             elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))  # [B, E, H, A]
-            weights = self.weights(best)[..., None, None]
-            new_mean = (weights * elites).sum(1)
-            new_std = (weights * (elites - new_mean[:, None]).square()).sum(1).sqrt()
+            weights = self.weights(best)
+            spread = weights[..., None, None]
+            new_mean = (spread * elites).sum(1)
+            new_std = (spread * (elites - new_mean[:, None]).square()).sum(1).sqrt()
             mean = torch.lerp(new_mean, mean, self.momentum)
             std = torch.lerp(new_std, std, self.momentum).clamp(self.min_std, self.std)
         if not bool(finite):  # once a plan, because reading it waits for the GPU
             raise FloatingPointError("an imagined score is not finite: the world model has diverged")
-        return Plan(mean, std)
+        return Plan(mean, std, _drawn(elites[:, :, 0], weights) if self.draws else mean[:, 0])
 
     def _draw(self, mean: Tensor, std: Tensor, proposals: Tensor | None) -> Tensor:
         drawn = self.candidates - (0 if proposals is None else proposals.shape[1])
@@ -119,3 +123,9 @@ class MPPI(SamplingPlanner):
 
     def weights(self, scores: Tensor) -> Tensor:
         return (self.temperature * scores).softmax(1)
+
+
+def _drawn(elites: Tensor, weights: Tensor) -> Tensor:
+    """One of elites [B, E, A] each, with probability `weights` [B, E]; `multinomial` would wait for the GPU."""
+    index = (weights / torch.empty_like(weights).exponential_()).argmax(1)
+    return elites.take_along_dim(index[:, None, None], 1)[:, 0]

@@ -61,7 +61,8 @@ class PriorAndCritics(LatentBehaviour):
         bins: see `TwoHotCritics`.
         limit: see `TwoHotCritics`.
         dropout: see `TwoHotCritics`.
-        entropy: weight of the prior's entropy, beside values divided by their range.
+        entropy: weight of the prior's entropy for each action, beside values divided by their range: it is multiplied by A,
+            as the published code does with the Gaussian's part.
         target_rate: share of the critics that the target critics take over at each update.
         scale_rate: share of the batch that the range of values takes over at each update.
         learning_rate: Adam's.
@@ -87,7 +88,7 @@ class PriorAndCritics(LatentBehaviour):
         if critics < ASKED:
             raise ValueError(f"tdmpc2: critics is {critics}: it must be {ASKED} or more")
         actions = action_size(action_spec, "tdmpc2")
-        self.gamma, self.entropy, self.target_rate = gamma, entropy, target_rate
+        self.gamma, self.entropy, self.target_rate = gamma, actions * entropy, target_rate
         norm = {"norm_class": nn.LayerNorm, "norm_kwargs": {"normalized_shape": width}}
         layers = {"num_cells": [width, width], "activation_class": Mish, "layer_class": Linear, **norm}
         self.prior = MLP(latent_size, 2 * actions, **layers)

@@ -22,7 +22,8 @@ class PlanFollower(TensorDictModuleBase, ABC):
     """Acts by the first action of a plan, then by its rest, until the next plan is due.
 
     It reads observations, and its memory of the previous step. It writes `action` and, under "next", its memory.
-    While exploring, an action is drawn from the plan's Gaussian; else it is the mean.
+    A new plan says which action to take; the rest of it is followed by its mean. While exploring, noise of the plan's
+    standard deviation is added.
 
     The memory is in the TensorDict, so that several environments and the evaluation do not mix: `plan_mean` and
     `plan_std` [H, A], the rest of the plan, from which the next search starts; `plan_left` [1], actions to take before
@@ -77,9 +78,9 @@ class PlanFollower(TensorDictModuleBase, ABC):
         rows = tensordict.select(*self.in_keys).reshape(-1)
         mean, std, replanned = rows["plan_mean"].clone(), rows["plan_std"].clone(), rows["plan_left"][:, 0] == 0
         due = replanned.nonzero().squeeze(1)  # numbers of rows: each index by a mask would wait for the GPU
+        action = mean[:, 0].clone()
         if len(due):
-            mean[due], std[due] = self.plan(rows[due])
-        action = mean[:, 0]
+            mean[due], std[due], action[due] = self.plan(rows[due])
         if exploring():
             action = (action + std[:, 0] * torch.randn_like(action)).clamp(-1.0, 1.0)
         padding = torch.zeros_like(mean[:, :1])

@@ -42,7 +42,7 @@ class Remembering(Planner):
     def __call__(self, imagine: Any, previous: Tensor, proposals: Tensor | None = None) -> Plan:
         self.asked.append((imagine, previous.clone(), proposals))
         plan = torch.tensor([0.1, 0.2, 0.3])[:, None].expand(len(previous), HORIZON, 2)
-        return Plan(plan, torch.full_like(plan, 0.05))
+        return Plan(plan, torch.full_like(plan, 0.05), plan[:, 0])
 
 
 def make(*settings: str) -> LatentPlanner:

@@ -71,6 +71,28 @@ def test_elites_of_mppi_count_by_their_scores() -> None:
     torch.testing.assert_close(MPPI(**NUMBERS, temperature=0.0).weights(scores), torch.tensor([[0.5, 0.5]]))
 
 
+def test_a_drawn_elite_is_acted_on_as_often_as_it_weighs() -> None:
+    decisions = 2000
+    candidates = torch.tensor([0.5, -0.5, 0.0]).view(1, 3, 1, 1).expand(decisions, -1, 1, 1)  # the last is no elite
+
+    def worth(actions: Tensor) -> Tensor:
+        return actions.sum((2, 3)) - 10.0 * (actions == 0.0).sum((2, 3))
+
+    planner = MPPI(
+        horizon=1, candidates=3, elites=2, iterations=1, temperature=torch.log(torch.tensor(3.0)).item(), draws=True
+    )
+    torch.manual_seed(0)
+    found = planner(worth, torch.zeros(decisions, 1, 1), candidates)
+    assert set(found.action.flatten().tolist()) == {0.5, -0.5}
+    assert float((found.action == 0.5).float().mean()) == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(found.mean, torch.full((decisions, 1, 1), 0.25))
+
+
+def test_without_drawing_the_mean_is_acted_on() -> None:
+    found = plan(MPPI(**NUMBERS), Bowl())
+    assert torch.equal(found.action, found.mean[:, 0])
+
+
 def test_momentum_keeps_a_share_of_the_old() -> None:
     one = {**NUMBERS, "iterations": 1, "elites": 1, "std": 0.8}
     previous = torch.full_like(NONE, 0.4)

@@ -173,10 +173,10 @@ def test_the_prior_climbs_values_divided_by_their_range(monkeypatch: pytest.Monk
     assert float(policy.prior_loss(torch.rand(101, 2, LATENT), torch.ones(2)).metrics["value_range"]) == 1
 
 
-def test_the_entropy_is_that_of_the_drawn_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_entropy_of_the_drawn_actions_counts_once_for_each_action(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = make(entropy=2.0)  # all values are 0
     monkeypatch.setattr(policy, "sample", lambda latent: (torch.zeros(4, 1, ACTIONS), torch.full((4, 1, 1), -3.0)))
-    assert float(policy.prior_loss(torch.rand(4, 1, LATENT), torch.ones(1)).loss) == pytest.approx(-2.0 * 3.0)
+    assert float(policy.prior_loss(torch.rand(4, 1, LATENT), torch.ones(1)).loss) == pytest.approx(-2.0 * ACTIONS * 3.0)
 
 
 def test_actions_are_bounded_and_drawn() -> None:
