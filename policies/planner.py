@@ -30,8 +30,8 @@ class SamplingPlanner(Planner):
         min_std: smallest standard deviation, above 0, so that later iterations still search.
         momentum: share of the old mean and std that a refit keeps, in [0, 1).
         warm_start: start from the rest of the previous plan instead of zeros.
-        draws: act by one of the last elites, drawn by its weight, instead of their mean, as TD-MPC2's published code does,
-            also without exploration.
+        draws: act by one of the last elites, drawn by its weight, instead of their mean, as TD-MPC2's published code
+            does, also without exploration.
 
     Raises:
         ValueError: a number is out of range.

@@ -61,8 +61,8 @@ class PriorAndCritics(LatentBehaviour):
         bins: see `TwoHotCritics`.
         limit: see `TwoHotCritics`.
         dropout: see `TwoHotCritics`.
-        entropy: weight of the prior's entropy for each action, beside values divided by their range: it is multiplied by A,
-            as the published code does with the Gaussian's part.
+        entropy: weight of the prior's entropy for each action, beside values divided by their range: it is multiplied
+            by A, as the published code does with the Gaussian's part.
         target_rate: share of the critics that the target critics take over at each update.
         scale_rate: share of the batch that the range of values takes over at each update.
         learning_rate: Adam's.
