@@ -25,14 +25,19 @@ from tests.test_training import TOY
 pytestmark = pytest.mark.process  # whole commands and runs
 
 TINY = ["experiment=smoke", "env=toy", "env.episode_length=20", "total_env_steps=80", "video=false"]
+SMALL = [  # of iVideoGPT
+    "env.resolution=32", "agent.world_model.tokenizer.resolution=32", "agent.world_model.transformer.width=32",
+    "agent.world_model.transformer.layers=1", "agent.world_model.transformer.mlp_width=64",
+    "agent.world_model.tokenizer.autoencoder.block_out_channels=[16]",
+]  # fmt: skip
 # agent -> world model, observation of the policy, and settings
 AGENTS = {
     "sac": (None, "state", []),
     "mbpo": ("ProbabilisticEnsemble", "state", []),
-    "mbpo_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64"]),
+    "mbpo_ivideogpt": ("IVideoGPT", "frames", SMALL),
     "dreamerv3": ("RSSM", "pixels", ["env.resolution=32"]),
     "tdmpc2": (None, "state", []),  # its model predicts no observations
-    "mpc_ivideogpt": ("IVideoGPT", "frames", ["env.resolution=64", "agent.planner.iterations=1"]),
+    "mpc_ivideogpt": ("IVideoGPT", "frames", [*SMALL, "agent.planner.iterations=1"]),
 }
 
 
@@ -106,7 +111,7 @@ def test_imagined_rollouts_have_the_documented_shapes(trained: mbrl.Run) -> None
 def test_the_imagined_world_is_a_gymnasium_environment(trained: mbrl.Run) -> None:
     env = mbrl.imagined_env(trained.folder, horizon=3)
     check_env(env)
-    shapes = {"state": (4,), "frames": (64, 64, 9), "pixels": (32, 32, 9)}
+    shapes = {"state": (4,), "frames": (32, 32, 9), "pixels": (32, 32, 9)}
     assert env.observation_space.shape == shapes[AGENTS[trained.config.agent.name][1]]
 
 
