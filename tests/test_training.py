@@ -17,6 +17,7 @@ from mbrl.collecting.evaluation import Evaluation, Evaluator
 from mbrl.data.episodes import to_records, write_episodes
 from mbrl.device import repeating
 from mbrl.envs.toy import make_env
+from mbrl.errors import UserError
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.paths import checkpoint_folders
 from mbrl.training import check, run
@@ -141,6 +142,17 @@ def test_resumed_optimisers_go_on_to_the_bit(drqv2, tmp_path, monkeypatch):
         run(config)
     assert run(config).exists()
     assert rows(tmp_path / "broken") == rows(drqv2)
+
+
+@of_drqv2
+def test_a_finished_run_goes_on_to_more_env_steps_to_the_bit(drqv2, tmp_path):
+    short = compose_config(tmp_path, *TOY, "agent=drqv2", "total_env_steps=60")
+    run(short)
+    assert run(compose_config(tmp_path, *TOY, "agent=drqv2")).exists()
+    assert rows(tmp_path) == rows(drqv2)
+    assert (tmp_path / "eval.csv").read_text() == (drqv2 / "eval.csv").read_text()
+    with pytest.raises(UserError, match=r"belongs to another config \(total_env_steps: 120 there, 60 here\)"):
+        run(short)
 
 
 @of_drqv2

@@ -177,19 +177,20 @@ class EpisodeRing:
         return {**of_table, **self.storage.schema()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore from a state that fits `schema`.
+        """Restore from a state that fits `schema`. One of a smaller ring may go on in this one until it comes around.
 
         Raises:
-            SchemaError: the state is of a buffer of another size, or its episodes lie nowhere.
+            SchemaError: the state is of a larger buffer, or of a smaller one in which the first records were replaced;
+                or its episodes lie nowhere.
             DamagedFile: the files are not what the state refers to; nothing was changed.
         """
-        if state["size"] != self.size:
-            raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
         head, table, buffer = state["head"], state["episodes"].clone(), None
+        if state["size"] > self.size or head >= state["size"] < self.size:
+            raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
         check_table(table, head, self.size)
         if head:
             buffer = ring_of(self.storage.restore(state, map(Episode._make, table.tolist())))
         self.head, self.growing, self._table, self._buffer = head, 0, EpisodeTable(table), buffer
         if self._mirror and head:
             self._mirror.fill(self.records, self.episodes)
-        self.latents.load_state_dict(state.get("latents", {}))
+        self.latents.load_state_dict(state.get("latents", {}), state["size"])

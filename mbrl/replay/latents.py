@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from mbrl.data.episodes import EMBEDDING, OBSERVATIONS
+from mbrl.replay.storage import enlarged
 from mbrl.run_folder.schema import TensorType
 from policies.base import Policy
 
@@ -66,11 +67,11 @@ class Latents:
         return {} if self.values is None else self.values.cpu().to_dict()
 
     def schema(self) -> dict[str, TensorType]:
-        return {key: TensorType(dtype, (self.size, *shape)) for key, (dtype, shape) in self._types.items()}
+        return {key: TensorType(dtype, (None, *shape)) for key, (dtype, shape) in self._types.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        values = TensorDict(state, batch_size=[self.size]).clone() if state else None
-        self.values = None if values is None else values.to(self.device)
+    def load_state_dict(self, state: dict[str, Any], size: int) -> None:
+        """Take over the latents of a ring of `size` records, which may be smaller; see `enlarged`."""
+        self.values = enlarged(state, size, self.size).to(self.device) if state else None
 
 
 def latent_types(policy: Policy) -> dict[str, TensorType]:

@@ -279,7 +279,7 @@ class Replay:
         """
         self.online.load_state_dict(state)
         if self.demos is not None:
-            self.demos.latents.load_state_dict(state.get("demo_latents", {}))
+            self.demos.latents.load_state_dict(state.get("demo_latents", {}), self.demos.size)
 
 
 def record_episode(buffer: EpisodeBuffer, number: int) -> TensorDictBase:

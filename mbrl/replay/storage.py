@@ -60,17 +60,17 @@ class InMemory:
     def _of_ring(self, field: TensorType | Maybe) -> Schema:
         if isinstance(field, Maybe):
             return Maybe(self._of_ring(field.schema))
-        return TensorType(field.dtype, (self.size, *field.shape))
+        return TensorType(field.dtype, (None, *field.shape))
 
     def restore(self, state: Mapping[str, Any], episodes: Iterable[Episode]) -> TensorDictBase:
-        """The records of a state that fits `schema`.
+        """The records of a state that fits `schema`, of a ring of `state["size"]` records, which may be smaller.
 
         Raises:
-            SchemaError: it has no records.
+            SchemaError: it has not that many records.
         """
         if "data" not in state:
             raise SchemaError("a buffer has episodes and no records")
-        return TensorDict(state["data"], batch_size=[self.size]).clone()
+        return enlarged(state["data"], state["size"], self.size)
 
 
 class MemoryMaps:
@@ -160,6 +160,14 @@ class MemoryMaps:
             finally:
                 os.close(descriptor)
 
+    def _enlarge(self, size: int) -> None:
+        """Make room in those files that have the length of a ring of `size` records, which is smaller."""
+        for key in self.fields:
+            file = self._file(key)
+            shorter = self._bytes(key) // self.size * size
+            if file.is_file() and not file.is_symlink() and file.stat().st_size == shorter:
+                self._reserve(file, self._bytes(key))
+
     def open(self) -> TensorDict:
         """Map the files as they are: TensorDict [size].
 
@@ -209,9 +217,13 @@ class MemoryMaps:
     def restore(self, state: Mapping[str, Any], episodes: Iterable[Episode]) -> TensorDictBase:
         """Map the files and check the records of these episodes against their checksums.
 
+        Files of a ring of `state["size"]` records get room for all of this one's.
+
         Raises:
             DamagedFile: a file or an episode is not as it was written.
         """
+        if state["size"] < self.size and not self._read_only:
+            self._enlarge(state["size"])
         data = self.open()
         for start, length, _, expected in episodes:
             rows = (start + torch.arange(length)) % self.size
@@ -220,6 +232,20 @@ class MemoryMaps:
             if self.checksum(records) != expected:
                 raise DamagedFile(f"the replay's records {start} to {start + length - 1} are altered")
         return data
+
+
+def enlarged(values: Mapping[str, Any], size: int, larger: int) -> TensorDictBase:
+    """A copy of what is kept of each record of a ring of `size`, for one that is at least as large.
+
+    New rows are as the last one, in which nothing has been written where a ring may be enlarged.
+
+    Raises:
+        SchemaError: it is not of `size` records.
+    """
+    if any(value.shape[0] != size for value in TensorDict(values).values(True, True)):
+        raise SchemaError(f"the replay held {size} records, and its entries are of another number")
+    data = TensorDict(values, batch_size=[size])
+    return torch.cat((data, data[-1:].expand(larger - size))) if larger > size else data.clone()
 
 
 def ring_of(data: TensorDictBase) -> ReplayBuffer:

@@ -19,6 +19,7 @@ IGNORED_ON_RESUME = (
     "run_dir", "threads", "deterministic", "eval.every", "video", "wandb", "collect.backend",
     "agent.size",  # stands for settings that are compared themselves; runs of earlier versions lack it
 )  # fmt: skip
+LENGTH = "total_env_steps"
 IGNORED_ANYWHERE = "cuda_graphs"  # which several parts have
 TARGET = "_target_"
 # whose classes any configuration may name
@@ -162,7 +163,8 @@ def require_own_folder(
 ) -> None:
     """ValueError where the folder belongs to another configuration; arguments as in `claim_run_folder`.
 
-    A folder that was claimed for a run which has never begun belongs to nobody.
+    A folder that was claimed for a run which has never begun belongs to nobody. A run may go on to more env steps than
+    it was claimed for, and not to fewer.
     """
     path = run_dir / CONFIG
     if path.exists() and ((run_dir / METRICS).exists() or (run_dir / CHECKPOINTS).exists()):
@@ -249,4 +251,9 @@ def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
         if not {key, key.split(".")[0]} & set(ignored)
         and key.split(".")[-1] != IGNORED_ANYWHERE
         and flat_old.get(key, ...) != flat_new.get(key, ...)
+        and not (key == LENGTH and _is_less(flat_old.get(key), flat_new.get(key)))
     ]
+
+
+def _is_less(old: Any, new: Any) -> bool:
+    return isinstance(old, int) and isinstance(new, int) and old < new

@@ -85,6 +85,10 @@ def test_checkpoints_hold_them(tmp_path):
     require(state, again.schema(), "replay")
     again.load_state_dict(state)
     assert again.read_latents(torch.tensor([2]), UNKNOWN)["deter"][0, 0] == 102.0, "as they were when it was saved"
+    larger = Replay(80, directory=tmp_path, fields=FIELDS, latents=types)
+    larger.load_state_dict(state)
+    rows = torch.tensor([2, 39, 79])
+    assert larger.read_latents(rows, UNKNOWN)["deter"][:, 0].tolist() == [102.0, 0.0, 0.0]
 
 
 def test_an_actors_latent_stands_with_the_observation_that_it_was_made_of():

@@ -78,8 +78,37 @@ def test_tables_that_refer_to_nothing_are_refused(tmp_path, row):
         again(tmp_path).load_state_dict(state)
 
 
-def test_another_size_is_refused(tmp_path):
+def test_a_smaller_size_is_refused(tmp_path):
     state = saved(tmp_path)
+    with pytest.raises(SchemaError, match="held 30 records, and this configuration's holds 20"):
+        EpisodeBuffer(20, directory=tmp_path, fields=FIELDS).load_state_dict(state)
+
+
+@pytest.mark.parametrize("where", ["files", "memory"])
+def test_a_larger_one_goes_on_as_if_it_had_been_as_large(tmp_path, where):
+    def made(size, name):
+        return EpisodeBuffer(size, directory=tmp_path / name if where == "files" else None, fields=FIELDS)
+
+    def drawn(buffer):
+        torch.manual_seed(0)
+        return buffer.sequences(8, 3)
+
+    ours, whole = made(30, "ours"), made(60, "whole")
+    for buffer in (ours, whole):
+        fill(buffer, [6, 6])
+    state = {name: value.clone() if name == "episodes" else value for name, value in ours.state_dict().items()}
+    again = made(60, "ours")
+    require(state, again.schema(), "replay")
+    again.load_state_dict(state)
+    again.load_state_dict(again.state_dict())  # the files have room by now
+    for buffer in (again, whole):
+        fill(buffer, [6] * 5)
+    assert [episode.start for episode in again.episodes] == [7 * number for number in range(7)]
+    assert (drawn(again) == drawn(whole)).all()
+
+
+def test_a_larger_one_is_refused_once_the_first_records_are_replaced(tmp_path):
+    state = saved(tmp_path, [6] * 5)
     with pytest.raises(SchemaError, match="held 30 records, and this configuration's holds 40"):
         EpisodeBuffer(40, directory=tmp_path, fields=FIELDS).load_state_dict(state)
 
