@@ -185,12 +185,12 @@ class EpisodeRing:
             DamagedFile: the files are not what the state refers to; nothing was changed.
         """
         head, table, buffer = state["head"], state["episodes"].clone(), None
-        if state["size"] > self.size or head >= state["size"] < self.size:
+        if state["size"] > self.size or (state["size"] < self.size and head >= state["size"]):
             raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
         check_table(table, head, self.size)
         if head:
             buffer = ring_of(self.storage.restore(state, map(Episode._make, table.tolist())))
+        self.latents.load_state_dict(state.get("latents", {}), state["size"])
         self.head, self.growing, self._table, self._buffer = head, 0, EpisodeTable(table), buffer
         if self._mirror and head:
             self._mirror.fill(self.records, self.episodes)
-        self.latents.load_state_dict(state.get("latents", {}), state["size"])
