@@ -63,7 +63,7 @@ def train_unless_finished(config: DictConfig, on_start: Callable[[], None] = lam
 
     check(config)
     folder = Path(config.run_dir)
-    require_own_folder(folder, config)
+    require_own_folder(folder, config, longer=True)
     if is_done(folder, config.total_env_steps):
         remove_leftovers(folder)  # The process may have been killed while it wrote its last file,
         Checkpoints(folder / CHECKPOINTS, {}).clean()  # or unable to remove a checkpoint.

@@ -39,13 +39,13 @@ from mbrl.processes.stopping import StopRequest
 from mbrl.processes.tracker import start_quietly
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import Checkpoints
-from mbrl.run_folder.config import claim_run_folder, flatten
+from mbrl.run_folder.config import claim_run_folder, flatten, require_own_folder
 from mbrl.run_folder.files import remove_leftovers, require_regular_files
 from mbrl.run_folder.lock import FolderLock
 from mbrl.run_folder.logger import Logger
 from mbrl.run_folder.parts import RandomStates
 from mbrl.run_folder.provenance import record_start
-from mbrl.run_folder.state import FAILURE, MAY_LACK_SUCCESS
+from mbrl.run_folder.state import CURVE, FAILURE, MAY_LACK_SUCCESS
 from mbrl.run_folder.videos import imagination_video
 from mbrl.run_folder.wandb import WandbTracker
 
@@ -115,13 +115,15 @@ def build(config: DictConfig) -> Run:
     require_regular_files(directory)
     lock = FolderLock(directory)  # Only now, so that a run with a wrong setting does not lock the folder.
     remove_leftovers(directory)
-    claim_run_folder(directory, config)
+    require_own_folder(directory, config, longer=True)
     (directory / FAILURE).unlink(missing_ok=True)  # The file of an earlier attempt in a sweep.
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
     generators = RandomStates()
     checkpoints = build_checkpoints(directory, agent, replay, progress, generators)
     checkpoints.clean()
     resumed = checkpoints.load_latest()
+    claim_run_folder(directory, config, longer=True)  # Only now: a run that cannot be made longer stays as it was.
+    (directory / CURVE).unlink(missing_ok=True)  # It says that a run is done, as this one was, which is made longer.
     record_start(directory, progress["env_steps"])
     settings = flatten(OmegaConf.to_container(config, resolve=True))
     tracker = WandbTracker(config.wandb, directory, settings) if config.wandb else None

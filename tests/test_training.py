@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.paths import checkpoint_folders
+from mbrl.run_folder.state import is_done
 from mbrl.training import check, run
 from tests.command import Command, run_command
 from tests.run_folders import build_replay, rows, weights
@@ -145,14 +147,21 @@ def test_resumed_optimisers_go_on_to_the_bit(drqv2, tmp_path, monkeypatch):
 
 
 @of_drqv2
-def test_a_finished_run_goes_on_to_more_env_steps_to_the_bit(drqv2, tmp_path):
-    short = compose_config(tmp_path, *TOY, "agent=drqv2", "total_env_steps=60")
+def test_a_finished_run_goes_on_to_more_env_steps_to_the_bit(drqv2, tmp_path, monkeypatch):
+    short, whole = (compose_config(tmp_path, *TOY, "agent=drqv2", f"total_env_steps={steps}") for steps in (60, 120))
     run(short)
-    assert run(compose_config(tmp_path, *TOY, "agent=drqv2")).exists()
+    assert is_done(tmp_path, 60)
+    train, seen = training.train, []
+    monkeypatch.setattr(training, "train", lambda *given: (seen.append(is_done(tmp_path, 60)), train(*given)))
+    run(whole)
+    assert seen == [False], "what says that it is done is gone"
     assert rows(tmp_path) == rows(drqv2)
     assert (tmp_path / "eval.csv").read_text() == (drqv2 / "eval.csv").read_text()
     with pytest.raises(UserError, match=r"belongs to another config \(total_env_steps: 120 there, 60 here\)"):
         run(short)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="belongs to another config"):  # it would begin anew, and lose its curve
+        run(compose_config(tmp_path, *TOY, "agent=drqv2", "total_env_steps=180"))
 
 
 @of_drqv2

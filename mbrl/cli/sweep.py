@@ -18,7 +18,7 @@ from mbrl.cli.errors import explain, one_line, root_cause
 from mbrl.cli.summary import opening
 from mbrl.compose import ROOT_CONFIG, composed_jobs, groups
 from mbrl.errors import ProcessDied, UserError
-from mbrl.run_folder.config import claim_run_folder, require_own_folder
+from mbrl.run_folder.config import claim_run_folder, has_begun, require_own_folder
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.lock import FolderInUse
 from mbrl.run_folder.state import FAILURE, is_done, latest_env_steps
@@ -68,9 +68,12 @@ def prepare(
         if folder in folders:
             raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir, arguments)))
         folders[folder] = overrides
-    for claim in (require_own_folder, claim_run_folder):  # No folder is claimed if any is refused.
-        for folder, (_, config) in zip(folders, jobs, strict=True):
-            claim(folder, config)
+    configs = {folder: config for folder, (_, config) in zip(folders, jobs, strict=True)}
+    for folder, config in configs.items():  # No folder is claimed if any is refused.
+        require_own_folder(folder, config, longer=True)
+    for folder, config in configs.items():
+        if not has_begun(folder):  # Another one keeps its configuration until its job has its turn.
+            claim_run_folder(folder, config)
     return list(folders)
 
 

@@ -161,25 +161,29 @@ class MemoryMaps:
                 os.close(descriptor)
 
     def _enlarge(self, size: int) -> None:
-        """Make room in those files that have the length of a ring of `size` records, which is smaller."""
+        """Make room in files that have at least the length of a ring of `size` records, which is smaller.
+
+        A start that was killed may have left any length between the two, with or without room on the disk.
+        """
         for key in self.fields:
             file = self._file(key)
             shorter = self._bytes(key) // self.size * size
-            if file.is_file() and not file.is_symlink() and file.stat().st_size == shorter:
+            if file.is_file() and not file.is_symlink() and shorter <= file.stat().st_size <= self._bytes(key):
                 self._reserve(file, self._bytes(key))
 
     def open(self) -> TensorDict:
         """Map the files as they are: TensorDict [size].
 
         Raises:
-            DamagedFile: a file is missing, a link, or not of the size that its field has.
+            DamagedFile: a file is missing, a link, or shorter than its field. It may be longer: a start that was
+                to make the run longer may have got no further.
         """
         data = {}
         for key, shape in self._shapes.items():
             file, expected = self._file(key), self._bytes(key)
             if file.is_symlink() or not file.is_file():
                 raise DamagedFile(f"the replay's {file.name} is missing")
-            if file.stat().st_size != expected:
+            if file.stat().st_size < expected:
                 raise DamagedFile(f"the replay's {file.name} has {file.stat().st_size} bytes instead of {expected}")
             numbers, dtype = self.size * math.prod(shape), self.fields[key].dtype
             data[key] = torch.from_file(str(file), shared=not self._read_only, size=numbers, dtype=dtype).view(

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mbrl.errors import UserError
 from mbrl.run_folder.files import require_regular_files, write_atomically
-from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS
+from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS, checkpoint_folders
 
 # what may differ between a run and its continuation
 IGNORED_ON_RESUME = (
@@ -143,32 +143,50 @@ def _with_added(config: DictConfig) -> DictConfig:
 
 
 def claim_run_folder(
-    run_dir: Path, config: DictConfig, *, ignored: Collection[str] = IGNORED_ON_RESUME, setting: str = "run_dir"
+    run_dir: Path,
+    config: DictConfig,
+    *,
+    ignored: Collection[str] = IGNORED_ON_RESUME,
+    setting: str = "run_dir",
+    longer: bool = False,
 ) -> None:
     """Write the resolved configuration into the folder, or check that the folder is this configuration's.
 
     Args:
         ignored: settings that may differ. setting: the one that names the folder.
+        longer: whether a run that has a checkpoint may go on to more env steps than those of the folder.
 
     Raises:
         ValueError: the folder belongs to another configuration; names the first differences.
     """
-    require_own_folder(run_dir, config, ignored=ignored, setting=setting)
+    require_own_folder(run_dir, config, ignored=ignored, setting=setting, longer=longer)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / CONFIG, OmegaConf.to_yaml(config, resolve=True))
 
 
+def has_begun(run_dir: Path) -> bool:
+    """Whether a run has written anything there but its configuration."""
+    return (run_dir / METRICS).exists() or (run_dir / CHECKPOINTS).exists()
+
+
 def require_own_folder(
-    run_dir: Path, config: DictConfig, *, ignored: Collection[str] = IGNORED_ON_RESUME, setting: str = "run_dir"
+    run_dir: Path,
+    config: DictConfig,
+    *,
+    ignored: Collection[str] = IGNORED_ON_RESUME,
+    setting: str = "run_dir",
+    longer: bool = False,
 ) -> None:
     """ValueError where the folder belongs to another configuration; arguments as in `claim_run_folder`.
 
-    A folder that was claimed for a run which has never begun belongs to nobody. A run may go on to more env steps than
-    it was claimed for, and not to fewer.
+    A folder that was claimed for a run which has never begun belongs to nobody.
     """
     path = run_dir / CONFIG
-    if path.exists() and ((run_dir / METRICS).exists() or (run_dir / CHECKPOINTS).exists()):
-        differences = _differences(read_config(path), config, ignored)
+    if path.exists() and has_begun(run_dir):
+        there = read_config(path)
+        if longer and checkpoint_folders(run_dir / CHECKPOINTS) and _is_less(there, config):
+            ignored = {*ignored, LENGTH}
+        differences = _differences(there, config, ignored)
         if differences:
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(
@@ -251,9 +269,10 @@ def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
         if not {key, key.split(".")[0]} & set(ignored)
         and key.split(".")[-1] != IGNORED_ANYWHERE
         and flat_old.get(key, ...) != flat_new.get(key, ...)
-        and not (key == LENGTH and _is_less(flat_old.get(key), flat_new.get(key)))
     ]
 
 
-def _is_less(old: Any, new: Any) -> bool:
-    return isinstance(old, int) and isinstance(new, int) and old < new
+def _is_less(old: DictConfig, new: DictConfig) -> bool:
+    """Whether one configuration has fewer env steps than the other."""
+    few, more = old.get(LENGTH), new.get(LENGTH)
+    return isinstance(few, int) and isinstance(more, int) and few < more

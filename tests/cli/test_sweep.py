@@ -73,6 +73,16 @@ def test_a_folder_of_another_configuration_is_refused() -> None:
     prepare([*JOBS, "replay.gamma=0.5"], check)  # what never began belongs to nobody
 
 
+def test_a_run_that_is_to_be_longer_keeps_its_configuration_until_its_turn() -> None:
+    prepare(JOBS, check)
+    (Path("runs/random/toy/seed1/checkpoints") / "checkpoint-000000000040").mkdir(parents=True)
+    before = Path("runs/random/toy/seed1/config.yaml").read_bytes()
+    prepare([*JOBS, "total_env_steps=1000000"], check)
+    assert Path("runs/random/toy/seed1/config.yaml").read_bytes() == before
+    with pytest.raises(ValueError, match="runs/random/toy/seed1 belongs to another config"):
+        prepare([*JOBS, "total_env_steps=1"], check)
+
+
 def test_a_group_is_no_setting_to_name_a_folder_by() -> None:
     with pytest.raises(ValueError, match="start them one by one, each with a run_dir of its own"):
         prepare(["agent=sac", "policy@agent.policy=sac,sac_simba", *TOY], check)

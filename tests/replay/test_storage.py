@@ -96,6 +96,8 @@ def test_a_larger_one_goes_on_as_if_it_had_been_as_large(tmp_path, where):
     ours, whole = made(30, "ours"), made(60, "whole")
     for buffer in (ours, whole):
         fill(buffer, [6, 6])
+    if where == "files":  # a start that was killed left one of another length
+        os.truncate(tmp_path / "ours" / "state.memmap", 45 * 4)
     state = {name: value.clone() if name == "episodes" else value for name, value in ours.state_dict().items()}
     again = made(60, "ours")
     require(state, again.schema(), "replay")
