@@ -40,8 +40,8 @@ VALUES = {
 }  # for placeholders
 # what runs write, and the first parts of the names of metrics
 OF_A_RUN = {
-    "collect", "world_model", "imagination", "calibration", "model_error", "policy", "eval", "time", "tensorboard", "checkpoints",
-    "replay",
+    "collect", "world_model", "imagination", "calibration", "model_error", "policy", "eval", "time", "tensorboard",
+    "checkpoints", "replay",
 }  # fmt: skip
 OWN = ("mine", "my_agents", "my_project")  # what a README calls a reader's own modules
 OURS = ("mbrl", "worldmodel", "policies", "configs", "tests")
