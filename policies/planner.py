@@ -77,9 +77,9 @@ class SamplingPlanner(Planner):
             best, index = scores.topk(self.elites, 1)
             elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))  # [B, E, H, A]
             weights = self.weights(best)
-            spread = weights[..., None, None]
-            new_mean = (spread * elites).sum(1)
-            new_std = (spread * (elites - new_mean[:, None]).square()).sum(1).sqrt()
+            share = weights[..., None, None]
+            new_mean = (share * elites).sum(1)
+            new_std = (share * (elites - new_mean[:, None]).square()).sum(1).sqrt()
             mean = torch.lerp(new_mean, mean, self.momentum)
             std = torch.lerp(new_std, std, self.momentum).clamp(self.min_std, self.std)
         if not bool(finite):  # once a plan, because reading it waits for the GPU
