@@ -2,13 +2,10 @@
 
 import difflib
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
@@ -18,51 +15,22 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mbrl.errors import UserError
 from mbrl.run_folder.protocol import require_protocol
+from mbrl.settings import resolvers
 
 CONFIGS = Path(__file__).parents[1] / "configs"  # by its place: anybody may have a package named configs
 ROOT_CONFIG = "train"
 LAUNCHERS = {"joblib": "local", "submitit_slurm": "slurm", "ray": "ray"}  # Hydra's plugin -> configs/launch, extra
 Known = Mapping[str, Sequence[str]]  # group -> names of its files
-UNQUOTED = re.compile(r"[A-Za-z_./][\w./-]*")  # a string that needs no quotes
 PARTS = ("cloning", "planner", "policy", "reward_network", "worldmodel")  # parts of the agent, agent.GROUP or ...
 PART_KEYS = {"worldmodel": "agent.world_model", "reward_network": "agent.world_model.reward_network"}
 
-
-def discount(env: Mapping[str, Any]) -> float:
-    """The discount of one agent step by TD-MPC2's rule (Hansen et al. 2024, arXiv 2310.16828): 1 - 5 / T.
-
-    It is at least 0.95 and at most 0.995. The configurations call it as `${discount:${env}}`.
-
-    Args:
-        env: settings of the environment; T is `episode_length` in agent steps of `action_repeat` env steps each.
-    """
-    agent_steps = env["episode_length"] / env.get("action_repeat", 1)
-    return float(min(max(1 - 5 / agent_steps, 0.95), 0.995))
-
-
-def case(value: Any, cases: Mapping[Any, Any], otherwise: Any) -> Any:
-    """What stands beside `value` in `cases`, or `otherwise`; in configurations `${case:${env.task},{hammer:1},2}`."""
-    return cases.get(value, otherwise)
-
-
-def time_limit(env_id: Any, action_repeat: Any) -> int:
-    """The registered env steps of an episode of a Gymnasium environment, or 1000; rounded to whole agent steps."""
-    (module, _, name), limit = str(env_id).rpartition(":"), None
-    with suppress(Exception):  # The environment cannot be made then, and making it says why.
-        _ = import_module(module) if module else None
-        limit = import_module("gymnasium").spec(name).max_episode_steps
-    return max(int(limit or 1000) // action_repeat, 1) * action_repeat
-
-
-OmegaConf.register_new_resolver("discount", discount, replace=True)
-OmegaConf.register_new_resolver("time_limit", time_limit, replace=True)
-OmegaConf.register_new_resolver("case", case, replace=True)
+resolvers.register()
 
 
 def groups(config_dir: Path | None = None, arguments: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -129,22 +97,37 @@ def check_overrides(arguments: Sequence[str], root: str = ROOT_CONFIG, config_di
     """
     with configurations(config_dir):
         overrides = _parse(arguments)
-        known = groups(config_dir, arguments)
-        _check_group_choices(overrides, known)
         swept = [choices for override in overrides if (choices := _swept_values(override))]
         jobs = [first := [choices[0] for choices in swept]]
         for position, choices in enumerate(swept):
             jobs += [[*first[:position], choice, *first[position + 1 :]] for choice in choices[1:]]
         for job in jobs:
-            config = _compose(root, job, overrides, known)
-            require_protocol(config, [*_own(config_dir, arguments), CONFIGS], partial(compose, root), job)
+            _checked(job, overrides, arguments, root, config_dir)
 
 
 def composed(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path | None = None) -> DictConfig:
-    """Check overrides and compose the configuration of one run; arguments and errors as in `check_overrides`."""
-    check_overrides(arguments, root, config_dir)
+    """Check overrides and compose the configuration of one run; arguments and errors as in `check_overrides`.
+
+    Raises:
+        UserError: besides, a setting has several values.
+    """
     with configurations(config_dir):
-        return compose(root, overrides=list(arguments))
+        overrides = _parse(arguments)
+        for override in overrides:
+            if override.is_sweep_override():
+                raise UserError(f"{override.input_line} has several values: one run takes one, a sweep is --multirun")
+        return _checked([str(line.input_line) for line in overrides], overrides, arguments, root, config_dir)
+
+
+def _checked(
+    job: list[str], overrides: Sequence[Override], arguments: Sequence[str], root: str, config_dir: Path | None
+) -> DictConfig:
+    """The configuration of one job of these overrides, which the arguments were parsed into."""
+    known = groups(config_dir, arguments)
+    _check_group_choices(overrides, known)
+    config = _compose(root, job, overrides, known)
+    require_protocol(config, [*_own(config_dir, arguments), CONFIGS], partial(compose, root), job)
+    return config
 
 
 def composed_jobs(
@@ -166,35 +149,6 @@ def composed_jobs(
             ([line for line, swept in job if swept], compose(root, overrides=[line for line, _ in job]))
             for job in combined
         ]
-
-
-def override_of(key: str, value: Any) -> str:
-    """A setting as it is typed on the command line.
-
-    Args:
-        key: such as `env.task`, `agent` or `policy@agent.policy`.
-        value: a string, number, bool, None, path, or a list or mapping of these.
-    """
-    return f"{key}={_quoted(value)}"
-
-
-def _quoted(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_quoted(key)}:{_quoted(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_quoted, value)) + "]"
-    if isinstance(value, int | float):
-        return str(value)
-    text = str(value)
-    if UNQUOTED.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
-        return text
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def settings_of(root: str, arguments: Sequence[str] = (), config_dir: Path | None = None) -> list[str]:

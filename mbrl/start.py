@@ -25,9 +25,10 @@ def train(overrides: str | Sequence[str] | Mapping[str, Any] = (), config_dir: s
     Raises:
         UserError: a setting cannot work, or the run folder belongs to another configuration.
     """
-    from mbrl.compose import composed, override_of
+    from mbrl.compose import composed
     from mbrl.run_folder.config import foreign_names
     from mbrl.run_folder.provenance import settings_given
+    from mbrl.settings.overrides import override_of
 
     if isinstance(overrides, Mapping):
         lines = [override_of(key, value) for key, value in overrides.items()]

@@ -1,5 +1,7 @@
 """Every configuration composes, and every agent it names can be built."""
 
+import re
+
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -8,12 +10,15 @@ from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
+import mbrl
 from mbrl.agents.agent import Agent
 from mbrl.build import build_agent, build_policy, build_replay
-from mbrl.compose import CONFIGS, discount
+from mbrl.compose import CONFIGS
 from mbrl.data.episodes import write_episodes
+from mbrl.errors import UserError
 from mbrl.pretraining.pretrain import PHASES
 from mbrl.pretraining.pretrain import check as check_pretraining
+from mbrl.settings.resolvers import discount
 from mbrl.targets import make
 from mbrl.training import check
 from policies.base import Planner, Policy
@@ -216,3 +221,9 @@ def test_a_gpu_takes_updates_from_graphs_unless_bits_are_to_repeat(deterministic
     settings = config("agent=mbpo_ivideogpt", f"deterministic={deterministic}")
     found = settings.cuda_graphs, settings.agent.policy.cuda_graphs, settings.agent.world_model.cuda_graphs
     assert found == (captured,) * 3
+
+
+@pytest.mark.parametrize("sweep", ["seed=0,1", "seed=interval(0,3)", "agent=sac,mbpo"])
+def test_one_run_takes_no_sweep(sweep):
+    with pytest.raises(UserError, match=f"^{re.escape(sweep)} has several values: one run takes one"):
+        mbrl.train([sweep])

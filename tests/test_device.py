@@ -81,7 +81,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     products.fp32_precision, convolutions.benchmark = before
 
 
-@pytest.mark.process
+@pytest.mark.slow  # 7 s
 @pytest.mark.usefixtures("one_gpu")
 def test_a_run_on_the_gpu_goes_on_after_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["agent=mbpo", "env=toy", "experiment=smoke", "device=cuda:0", "total_env_steps=80", "video=false"]

@@ -15,9 +15,10 @@ from gymnasium.utils.env_checker import check_env
 from tensordict import TensorDict
 
 import mbrl
-from mbrl.compose import check_overrides, override_of
+from mbrl.compose import check_overrides
 from mbrl.errors import UserError
 from mbrl.run_folder.provenance import read_starts
+from mbrl.settings.overrides import override_of
 from tests.command import run_command
 from tests.demonstrations import write_toy
 from tests.test_training import TOY

@@ -30,7 +30,7 @@ SMOKE = ["experiment=smoke", "env.task=reach"]
 TOY = [
     "env=toy", "total_env_steps=120", "checkpoint_every=40", "eval.every=60", "eval.episodes=2", "threads=1",
     "env.episode_length=20", "env.resolution=32", "collect.frames_per_batch=10", "agent.learning_starts=20",
-    "agent.batch_size=8",
+    "agent.batch_size=8", "video=false",
 ]  # fmt: skip
 
 

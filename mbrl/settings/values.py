@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from mbrl.compose import override_of
 from mbrl.errors import UserError
 from mbrl.settings.annotations import members, types_of
+from mbrl.settings.overrides import override_of
 
 NOTHING = typing.Never  # of an annotation that allows no plain value
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "text"}

@@ -200,7 +200,7 @@ def demonstrated(tmp_path: Path) -> list[str]:
     return [f"replay.demos={folder}", "replay.demo_share=0.5", "agent.pixels=false"]
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 9 s
 def test_it_imitates_demonstrations_in_its_latent_states(tmp_path):
     settings = [
         "agent.cloning.updates=200", "agent.batch_size=8", "agent.segment_length=8",

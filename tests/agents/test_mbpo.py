@@ -190,7 +190,7 @@ def test_a_broken_off_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest
     assert any("world_model" in name for name in ours)
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 9 s
 def test_learns_the_toy(tmp_path: Path) -> None:
     """500 steps after 200 random ones; without learning an episode in ten succeeds, and returns are about 0.
 

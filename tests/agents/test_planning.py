@@ -101,7 +101,7 @@ def test_arrives_where_the_model_knows_the_world(replan_every: int) -> None:
     assert solved(policy) >= 7 and gains(policy) > 1.4
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 7 s
 def test_wanders_where_nothing_is_known() -> None:
     """The bar above is far from chance, and from a world model that has learned nothing."""
     chance = RandomPolicy(make_env(**TOY).observation_spec, ACTION)

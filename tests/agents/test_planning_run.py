@@ -43,6 +43,7 @@ def threads() -> Any:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow  # 7 s; test_mbpo.py and test_dreamer.py stop runs in each run of the suite
 def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Any) -> None:
     whole = run(compose_config(tmp_path / "whole", *PLANNING))
     update = Agent.update

@@ -153,7 +153,7 @@ def test_a_policy_does_what_its_task_asks_for(make: Any) -> None:
     torch.testing.assert_close(acted, action, atol=0.2, rtol=0)
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 4 s
 def test_a_latent_state_knows_its_task() -> None:
     """All pictures are alike; each step of task 0 earns 1, of task 1 nothing, in imagination too."""
     torch.manual_seed(0)

@@ -181,7 +181,7 @@ def test_demonstrations_are_part_of_the_segments(tmp_path: Path) -> None:
     assert agent.learner.update(replay, 0.0)["reward_loss"] > 0
 
 
-@pytest.mark.process
+@pytest.mark.slow  # 4 s
 def test_a_run_that_was_cut_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [*SMOKE, "agent.pixels=true", "env.resolution=17", "total_env_steps=60", "checkpoint_every=20"]
     settings += ["agent.updates_per_step=0.3", "eval.every=60"]

@@ -35,6 +35,7 @@ def test_learns_the_toy(tmp_path: Path) -> None:
     assert float(row["success"]) >= 0.6
 
 
+@pytest.mark.slow  # 7 s; test_tdmpc2_terminations.py has the values by hand
 def test_learns_the_values_of_a_corridor_with_an_end() -> None:
     """Also in the last cell before the end: from segments that stop there, it is taken for 2.4 instead of 1."""
     torch.manual_seed(0)

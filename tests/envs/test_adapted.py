@@ -12,11 +12,11 @@ import torch
 from gymnasium import spaces
 from torchrl.envs import check_env_specs
 
-from mbrl.compose import time_limit
 from mbrl.envs.adapted import Adapted, action_bounds, observes_picture
 from mbrl.envs.pictures import square
 from mbrl.envs.registered import make_env
 from mbrl.errors import UserError
+from mbrl.settings.resolvers import time_limit
 from tests.termination import Corridor
 
 FLOATS = spaces.Box(-np.inf, np.inf, (3,), np.float64)

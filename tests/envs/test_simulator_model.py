@@ -202,7 +202,7 @@ class Stopped(Exception):
     """In place of a kill."""
 
 
-@pytest.mark.process
+@pytest.mark.slow  # 6 s
 def test_a_run_goes_on_to_the_bit_with_the_states_of_its_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mbrl import training
 from mbrl.cli.errors import explain, root_cause
-from mbrl.compose import configurations, groups, override_of
+from mbrl.compose import configurations, groups
 from mbrl.pretraining import pretrain
+from mbrl.settings.overrides import override_of
 from tests.demonstrations import write_toy
 from tests.faults.runs import Result
 

@@ -40,6 +40,7 @@ def train(env: EnvBase, policy: DrQV2) -> None:
             policy.update(batch.set("gamma", torch.full((BATCH, 1), 0.9)))
 
 
+@pytest.mark.slow  # 13 s
 def test_learns_the_toy() -> None:
     torch.manual_seed(0)
     settings = {"resolution": 16, "episode_length": EPISODE}

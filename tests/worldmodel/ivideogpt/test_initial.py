@@ -106,7 +106,7 @@ def test_rewards_of_frames_are_learned_from_the_frames_before_and_after(monkeypa
     assert len(seen) == 1 and torch.equal(seen[0], batch["pixels"]), "and not the initial frame before the first step"
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 4 s; which tokens they read is known by hand
 def test_the_token_rewards_are_learned() -> None:
     torch.manual_seed(0)
     network = partial(TokenRewardNetwork, width=64, dropout=0.0)

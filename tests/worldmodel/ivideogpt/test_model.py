@@ -194,7 +194,7 @@ def reward_error(model: IVideoGPT, updates: int) -> float:
     return float((rewards - batch["next", "reward"][:, CONTEXT - 1 : -1]).abs().mean())
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 6 s
 def test_action_and_reward_belong_to_the_frame_they_lead_to() -> None:
     assert reward_error(make(), 100) < 0.5
     defect = PublishedDefects(rewards_off_by_one=True)

@@ -105,7 +105,7 @@ def test_goal_needs_a_place() -> None:
         make(conditioning=GOAL, parts={"tokenizer": single})
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 5 s; the test below has it by hand
 def test_robot_state_is_learned_and_carried_along() -> None:
     model = with_robot(lr=5e-3)
     for _ in range(150):

@@ -86,7 +86,7 @@ def test_overfits_one_batch(pixels):
     assert last["dynamics_loss"] == last["representation_loss"] < 12
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 9 s; it overfits one batch in each run of the suite
 def test_learns_dynamics_and_rewards_open_loop():
     """A point that actions push about, and whose reward is the first action: imagined eight steps ahead."""
     model = small()
