@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -147,6 +148,7 @@ def shut_down(collector: Collector) -> None:
     TorchRL 0.14.1 leaves the scheme that shares weights to the interpreter's end, where closing it waits for ever; and
     a thread of that scheme keeps each worker from ending by itself, so that waiting longer for it gains nothing.
     """
-    collector.shutdown(timeout=SHUTDOWN_SECONDS)
+    with suppress(RuntimeError):  # TorchRL 0.14.0 says once more that a worker is gone, which `steps_of` has named
+        collector.shutdown(timeout=SHUTDOWN_SECONDS)
     for scheme in (getattr(collector, "_weight_sync_schemes", None) or {}).values():
         scheme.shutdown()
