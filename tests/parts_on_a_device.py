@@ -125,10 +125,9 @@ def drawing(placement: Placement, device: torch.device) -> Part:
 def imagining(device: torch.device) -> Part:
     """Rollouts of a policy from pixels, kept for it to learn from."""
     policy = drqv2(FRAMES, ACTIONS).to(device)
-    model, replay = world_model(device, uncertainty=True), filled_replay(device, frame_stack=3)
+    model, replay = world_model(device), filled_replay(device, frame_stack=3)
     settings: dict[str, Any] = {"resolution": SIDE, "rollouts": 2, "horizon": 2, "retain": 1}
-    rules: dict[str, Any] = {"cut_above": {"token_entropy": 9.0}, "weigh_by": {"token_entropy": 1.0}, "noise": 0.1}
-    return Imagination(model, policy, replay, action_spec=ACTIONS, **settings, **rules).run
+    return Imagination(model, policy, replay, action_spec=ACTIONS, **settings, noise=0.1).run
 
 
 def measuring_error(device: torch.device) -> Part:
@@ -142,8 +141,9 @@ def measuring_error(device: torch.device) -> Part:
 def imagining_states(device: torch.device) -> Part:
     """Rollouts of SAC in an ensemble."""
     policy = SAC(NUMBERS, ACTIONS).to(device)
-    model = ensembles.make(uncertainty=True).to(device)
-    return Imagination(model, policy, filled_replay(device), action_spec=ACTIONS, rollouts=2, horizon=2, retain=1).run
+    model, settings = ensembles.make().to(device), {"rollouts": 2, "horizon": 2, "retain": 1}
+    rules: dict[str, Any] = {"cut_above": {"disagreement": 9.0}, "weigh_by": {"reward_std": 1.0}}
+    return Imagination(model, policy, filled_replay(device), action_spec=ACTIONS, **settings, **rules).run
 
 
 def fitting(device: torch.device) -> Part:
@@ -235,7 +235,7 @@ PARTS: dict[str, Callable[[torch.device], Part]] = {
     "TD-MPC2 from state: update": partial(planning_ahead, "update"),
     "TD-MPC2 from state: a plan": partial(planning_ahead, "plan"),
     "ensemble: fit of 10 updates": fitting,
-    "ensemble: 2 rollouts of 2 steps": imagining_states,
+    "ensemble: 2 rollouts of 2 steps, cut and weighed": imagining_states,
     "iVideoGPT: tokenizer step": partial(training, "tokenizer"),
     "iVideoGPT: transformer step": partial(training, "transformer"),
     "iVideoGPT: 2 rollouts of 2 steps": imagining,

@@ -97,12 +97,12 @@ def lower_bound_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     decoder = CachedDecoder(model.transformer, torch.float32)  # The FLOP counter sees torch's own products only.
     cache = decoder.encode(model.layout.join(model.start(context).codes), model.max_horizon)
     added = decoder.edges.condition(actions[:, 0], None)
-    products = count_flops(partial(imagine, [decoder], [cache], [added], model.rollouts.sampling), ("mm", "addmm"))
+    products = count_flops(partial(imagine, decoder, cache, added, model.rollouts.sampling), ("mm", "addmm"))
     state, imagined = model.rollouts.advance(model.start(context), actions[:, 0])
     decoding = count_flops(partial(model.rollouts.pixels, state, imagined.tokens.unsqueeze(1)))
-    caches = state.caches[0]
     passes = 1 if decoder.parallel else model.layout.stride
-    read = (caches.prefix_keys.nbytes + caches.prefix_values.nbytes + caches.own.nbytes) * passes
+    cache = state.cache
+    read = (cache.prefix_keys.nbytes + cache.prefix_values.nbytes + cache.own.nbytes) * passes
     outputs, width = decoder.layers[0].gate_up.weight.shape
     return {
         "weight matmuls": 1e3 * products / matmul_rate(model.dtype, batch, width, outputs),

@@ -129,7 +129,7 @@ class SimulatedRewards(WorldModel):
         self.context_keys = (*self.learned.context_keys, *self.simulator.context_keys)
         self.first_updates = self.learned.first_updates
         self.observations, self.resolution = self.learned.observations, self.learned.resolution
-        self.action_dim, self.measures = self.learned.action_dim, self.learned.measures
+        self.action_dim = self.learned.action_dim
         self.trained_horizon, self.temperature = self.learned.trained_horizon, self.learned.temperature
 
     @property
@@ -153,10 +153,6 @@ class SimulatedRewards(WorldModel):
     def set_temperature(self, value: float) -> None:
         self.learned.set_temperature(value)
         self.temperature = value
-
-    def measure_all(self) -> None:
-        self.learned.measure_all()
-        self.measures = self.learned.measures
 
     def step(self, state: Halves, action: Tensor) -> tuple[Halves, TensorDictBase]:
         simulated, outcome = self.simulator.step(state.simulated, action)

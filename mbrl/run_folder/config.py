@@ -28,11 +28,13 @@ ALLOWED_PREFIXES = ("mbrl.", "policies.", "worldmodel.", "torch.optim.")
 WRITTEN = ("env", "agent", "total_env_steps", "replay", "collect", "eval.every", "eval.episodes", "eval.seed")
 # settings that runs of earlier versions lack, with the values that they ran with
 ADDED = {"eval.success": "any", "protocol.name": "default"}
-# settings that only runs of earlier versions have, at the end of their names, with the value that is what happens now
-REMOVED = {
-    "model_error.gate": None, "imagination.recent_starts": 0.0, "reward_network.quantile": None,
-    "reward_network.pretrained": None, "codebooks.standardise": False, "training.later_encoders": True,
-    "network.quantile": None, "network.pretrained": None,  # of `agent=mbpo_simulated_frames`
+# settings that only runs of earlier versions have, at the end of their names, with the values that are what happens now
+REMOVED: dict[str, tuple[Any, ...]] = {
+    "model_error.gate": (None,), "imagination.recent_starts": (0.0,), "reward_network.quantile": (None,),
+    "reward_network.pretrained": (None,), "codebooks.standardise": (False,), "training.later_encoders": (True,),
+    "network.quantile": (None,), "network.pretrained": (None,),  # of `agent=mbpo_simulated_frames`
+    **dict.fromkeys(("world_model.ensemble", "learned.ensemble", "worldmodel.ensemble"), (1,)),
+    **dict.fromkeys(("world_model.uncertainty", "learned.uncertainty", "worldmodel.uncertainty"), (False, True)),
 }  # fmt: skip
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one
@@ -65,8 +67,9 @@ def _without_removed(config: DictConfig) -> DictConfig:
     for key, value in flatten(OmegaConf.to_container(config)).items():
         place, _, name = key.rpartition(".")
         ending = f"{place.rpartition('.')[2]}.{name}"
-        part = OmegaConf.select(config, place) if ending in REMOVED and value == REMOVED[ending] else None
-        if isinstance(part, DictConfig):  # a name with a dot in it leads nowhere
+        part = OmegaConf.select(config, place) if value in REMOVED.get(ending, ()) else None
+        # a name with a dot in it leads nowhere, and an argument of a user's own class may have the same name
+        if isinstance(part, DictConfig) and str(part.get(TARGET, "worldmodel.")).startswith(ALLOWED_PREFIXES):
             part.pop(name, None)
     return config
 
@@ -260,6 +263,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
+    """What differs between configurations. A setting that is gone and was null there is no difference."""
     flat_old = ADDED | flatten(OmegaConf.to_container(old))
     flat_new = ADDED | flatten(OmegaConf.to_container(new, resolve=True))
     keys = sorted(flat_old.keys() | flat_new.keys())
@@ -268,7 +272,7 @@ def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
         for key in keys
         if not {key, key.split(".")[0]} & set(ignored)
         and key.split(".")[-1] != IGNORED_ANYWHERE
-        and flat_old.get(key, ...) != flat_new.get(key, ...)
+        and (key not in flat_old or flat_old[key] != flat_new.get(key))
     ]
 
 

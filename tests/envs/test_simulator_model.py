@@ -110,7 +110,6 @@ def test_what_it_needs_is_said() -> None:
 class Counter(CountingWorldModel):
     """Rewards count the steps; a frame is black."""
 
-    measures: tuple[str, ...] = ()
     resolution, action_dim = 16, 2
 
     def start(self, context: TensorDictBase) -> Tensor:

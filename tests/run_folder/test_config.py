@@ -112,15 +112,30 @@ def test_settings_of_earlier_versions_are_dropped_where_they_did_nothing(tmp_pat
         "imagination": {"recent_starts": 0.0},
         "model_error.gate": None,
         "world_model": {"rewards": {"network": {"quantile": None, "pretrained": None}}, "pretrained": None},
+        "simulated": {"learned": {"ensemble": 1, "uncertainty": True}},
+        "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
     }
     text = OmegaConf.to_yaml({"agent": earlier, "eval": {"every": 1}})
     assert read_config(write(tmp_path, text) / "config.yaml").agent == {
         "model_error": {"every": 9}, "imagination": {}, "model_error.gate": None,
         "world_model": {"rewards": {"network": {}}, "pretrained": None},
+        "simulated": {"learned": {}}, "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
     }  # fmt: skip
     assert (
         read_config(write(tmp_path, text.replace("0.0", "0.5")) / "config.yaml").agent.imagination.recent_starts == 0.5
     )
+
+
+def test_a_setting_that_is_gone_matters_where_it_was_in_use(tmp_path: Path) -> None:
+    now = OmegaConf.create({"agent": {"rate": 0.1}})
+    for name, value in (("unused", None), ("used", 0.5)):
+        claim_run_folder(tmp_path / name, OmegaConf.merge(now, {"agent": {"cut_above": {"entropy": value}}}))
+        (tmp_path / name / "metrics.jsonl").touch()
+    claim_run_folder(tmp_path / "unused", now)
+    with pytest.raises(ValueError, match=r"agent.cut_above.entropy: 0.5 there, absent here"):
+        claim_run_folder(tmp_path / "used", now)
+    with pytest.raises(ValueError, match=r"agent.new: absent there, None here"):
+        claim_run_folder(tmp_path / "unused", OmegaConf.merge(now, {"agent": {"new": None}}))
 
 
 def test_what_decides_the_speed_alone_may_differ_in_any_part(tmp_path: Path) -> None:

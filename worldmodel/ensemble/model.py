@@ -47,10 +47,6 @@ class ProbabilisticEnsemble(WorldModel):
         holdout: Share of the transitions that is never trained on, in (0, 1).
         check_every: Gradient steps between two evaluations on held-out data.
         patience: Evaluations without improvement of any member that end a fit.
-        uncertainty: Whether imagined steps have uncertainty estimates from the start on, not only from `measure_all`
-            on. They need a prediction by every elite. `disagreement` is the standard deviation of the elites' mean
-            predictions in units of that of the data, root mean square over the entries of the state. `reward_std` is
-            that of their mean rewards in the units of the environment.
         terminates: Whether the environment terminates episodes. One more network, the continue head, then learns when.
 
     Raises:
@@ -79,7 +75,6 @@ class ProbabilisticEnsemble(WorldModel):
         holdout: OpenShare = 0.1,
         check_every: PositiveCount = 25,
         patience: PositiveCount = 3,
-        uncertainty: bool = False,
         terminates: bool = False,
     ) -> None:
         super().__init__()
@@ -97,7 +92,6 @@ class ProbabilisticEnsemble(WorldModel):
         self.residual, self.sampled, self.holdout, self.predicts_end = residual, sampled, holdout, terminates
         self.batch_size, self.recent_share = batch_size, recent_share
         self.check_every, self.patience = check_every, patience
-        self.measures = MEASURES if uncertainty else ()
         self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
         self.register_buffer("source", torch.full((self.state_dim,), COPIED_NOWHERE))
         self.register_buffer("elites", torch.arange(elites))
@@ -239,6 +233,11 @@ class ProbabilisticEnsemble(WorldModel):
         return state.repeat_interleave(n, 0)
 
     def measure_all(self) -> None:
+        """As WorldModel.measure_all; every elite then predicts every step.
+
+        `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root mean
+        square over the entries of the state. `reward_std` is that of their mean rewards in units of the environment.
+        """
         self.measures = MEASURES
 
     @torch.no_grad()

@@ -58,7 +58,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         self._model = (model,)  # In a tuple: its weights are saved with the agent's world model.
         self.rollouts, self.recoder, self.plan = rollouts, recoder, plan
         self.context_length, self.max_horizon = model.context_length, model.max_horizon
-        self.action_dim, self.context_keys, self.measures = model.action_dim, model.context_keys, model.measures
+        self.action_dim, self.context_keys = model.action_dim, model.context_keys
         self.predicts_reward, self.predicts_end = model.predicts_reward, model.predicts_end
         self.trained_horizon = model.trained_horizon
         self.temperature, self.embedding_size = model.temperature, 2 * self.frame_size
@@ -75,10 +75,6 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
     def updates(self) -> int:
         updates: Tensor = self.model.get_buffer("updates")
         return int(updates)
-
-    def measure_all(self) -> None:
-        self.model.measure_all()
-        self.measures = self.model.measures
 
     def changes_after(self, updates: int) -> bool:
         return self.plan.changes_codes(updates)

@@ -7,7 +7,7 @@ import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.official import further_members, load_tokenizer, load_transformer, wants_goal
+from worldmodel.ivideogpt.official import load_tokenizer, load_transformer, wants_goal
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.segments import Conditioning
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan
@@ -32,8 +32,6 @@ def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling,
     """
     tokenizer = load_tokenizer(source)
     transformer = load_transformer(source, layout=tokenizer.layout)
-    others = [load_transformer(member, layout=tokenizer.layout) for member in further_members(source)]
-    waiting = iter([transformer, *others])
     side, layer, robot = tokenizer.resolution, transformer.action_linear, transformer.proprioception
     no_steps = partial(torch.optim.SGD, lr=0.0)
     observation = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))
@@ -43,11 +41,10 @@ def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling,
         observation,
         Unbounded((0 if layer is None else layer.in_features,)),
         tokenizer=lambda: tokenizer,
-        transformer=lambda layout, action_dim: next(waiting),
+        transformer=lambda layout, action_dim: transformer,
         optimizers=Optimizers(tokenizer=no_steps, transformer=no_steps),
         training=TrainingPlan(tokenizer_updates=0, tokenizer_every=0),
         sampling=sampling,
         segment_length=segment_length,
-        ensemble=1 + len(others),
         conditioning=Conditioning(layer is not None, bool(wants_goal(source)) if goal is None else goal),
     ).eval()

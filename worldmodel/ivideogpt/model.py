@@ -35,7 +35,7 @@ from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
 from worldmodel.outcome import Outcome, ended_within, rewards_until_end
-from worldmodel.ranges import Frames, Number
+from worldmodel.ranges import Frames
 
 
 class IVideoGPT(WorldModel):
@@ -52,11 +52,7 @@ class IVideoGPT(WorldModel):
         sampling: How codes are sampled in rollouts.
         segment_length: T of the longest training sequence.
         horizon: Maximum frames of a rollout, 1 or more; after each T - C the newest become the context. None: T - C.
-        ensemble: Number of transformers, 1 or more. They are trained on the same batches from different initial weights
-            and imagine together, see rollout.frames.imagine.
-        uncertainty: Whether imagined steps have uncertainty estimates: `token_entropy`; with several reward heads or
-            transformers `reward_std`; with several transformers `disagreement`.
-        reward_network: Makes a network that predicts the rewards, in the place of the transformer's heads, when called
+        reward_network: Makes a network that predicts the rewards, in the place of the transformer's head, when called
             with (tokenizer, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
         terminates: Whether the environment terminates episodes; the reward network then learns when.
         conditioning: Whether the model reads actions, a goal frame, and the initial frame as its context.
@@ -86,8 +82,6 @@ class IVideoGPT(WorldModel):
         sampling: Sampling,
         segment_length: Frames,
         horizon: Frames | None = None,
-        ensemble: Number = 1,
-        uncertainty: bool = False,
         reward_network: Callable[..., TwoHotRewards] | None = None,
         terminates: bool = False,
         conditioning: Conditioning = ACTIONS,
@@ -97,38 +91,34 @@ class IVideoGPT(WorldModel):
         defects: PublishedDefects = NO_DEFECTS,
     ) -> None:
         super().__init__()
-        if ensemble < 1:
-            raise ValueError("ensemble must be 1 transformer or more")
         goal, action_dim = conditioning.goal, action_spec.shape[-1] if conditioning.actions else None
         if pretrained is None:
             self.tokenizer = tokenizer()
-            members = [transformer(self.tokenizer.layout, action_dim) for _ in range(ensemble)]
+            self.transformer = transformer(self.tokenizer.layout, action_dim)
         else:
             configured = by_name("tokenizer", tokenizer) | by_name("transformer", transformer)
-            self.tokenizer, members = load_parts(pretrained, action_dim, ensemble, goal, configured)
-        self.transformer, self.others, self._counter = members[0], nn.ModuleList(members[1:]), HostCounter()
+            self.tokenizer, self.transformer = load_parts(pretrained, action_dim, goal, configured)
         self.plan, self.precision, self.segment_length = training, Precision(precision), segment_length
         self.context_length = HISTORY if conditioning.initial else self.tokenizer.context_length - goal
         self.context_keys, self.resolution = ("initial",) * conditioning.initial, self.tokenizer.resolution
-        self.action_dim, self.temperature = action_dim or 0, sampling.temperature
+        self.action_dim, self.temperature, self._counter = action_dim or 0, sampling.temperature, HostCounter()
         reader = self._reader(action_dim, conditioning, defects.rewards_off_by_one)
         futures = reader.longest - reader.context_length
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
         ends = {"terminates": True} if terminates else {}
         self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim, **ends)
-        heads, self.learns_rewards = self.transformer.reward_linear is not None, self.reward_network is not None
+        head, self.learns_rewards = self.transformer.reward_linear is not None, self.reward_network is not None
         self.predicts_end = self.reward_network is not None and self.reward_network.terminates
-        self.goal_conditioned, self.predicts_reward = goal, heads or self.learns_rewards
-        self.reads_reward = self.learns_rewards or (heads and self.transformer.queries is None)
-        self.measures = self._measures() if uncertainty else ()
+        self.goal_conditioned, self.predicts_reward = goal, head or self.learns_rewards
+        self.reads_reward = self.learns_rewards or (head and self.transformer.queries is None)
         self._check(observation_spec, reader, fresh=pretrained is None)
         self.first_updates = training.tokenizer_updates if pretrained is None else 0
         self.register_buffer("updates", torch.tensor(training.tokenizer_updates - self.first_updates))
-        self._optimizers = optimizers.make(self.tokenizer, nn.ModuleList(members), self.reward_network)
-        parts = (self.tokenizer, members, reader)
+        self._optimizers = optimizers.make(self.tokenizer, self.transformer, self.reward_network)
+        parts = (self.tokenizer, self.transformer, reader)
         self.recoder = Recoder(self.tokenizer, reader, self.precision)
         frames = reader.futures, self.max_horizon
-        self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, uncertainty, defects, self.reward_network)
+        self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, defects, self.reward_network)
         self.rollouts.predict = FrameGraphs() if cuda_graphs else predict_frame
         # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
@@ -142,7 +132,7 @@ class IVideoGPT(WorldModel):
     def _make_objectives(
         self,
         tokenizer: CompressiveTokenizer,
-        members: list[VideoTransformer],
+        transformer: VideoTransformer,
         reader: SegmentReader,
         training: TrainingPlan,
         defects: PublishedDefects,
@@ -151,7 +141,7 @@ class IVideoGPT(WorldModel):
         made: dict[str, nn.Module] = {
             "tokenizer": TokenizerObjective(tokenizer, reader, training, self.precision),
             "transformer": TransformerObjective(
-                tokenizer, members, reader, training, self.precision, defects.full_vocabulary_loss
+                tokenizer, transformer, reader, training, self.precision, defects.full_vocabulary_loss
             ),
         }
         if self.reward_network is not None:
@@ -175,11 +165,6 @@ class IVideoGPT(WorldModel):
         return SegmentReader(
             *sizes, proprioception=width, goal=goal, rewards_off_by_one=rewards_off_by_one, initial=initial
         )
-
-    def _measures(self) -> tuple[str, ...]:
-        members, heads = 1 + len(self.others), self.transformer.reward_linear
-        several = heads is not None and heads.out_features * members > 1
-        return ("token_entropy", *["reward_std"] * several, *["disagreement"] * (members > 1))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if isinstance(self.plan.perceptual, nn.Module):
@@ -251,9 +236,6 @@ class IVideoGPT(WorldModel):
         self.rollouts.sampling = replace(self.rollouts.sampling, temperature=value)
         self.temperature = value
 
-    def measure_all(self) -> None:
-        self.measures, self.rollouts.measure = self._measures(), True
-
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
         """As WorldModel.predict; frames are decoded in one batch, at the end and wherever the context is replaced."""
         state = self.start(context)
@@ -282,7 +264,7 @@ class IVideoGPT(WorldModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, which `pretrained` and the loaders in official.py read."""
-        save_parts(folder, self.tokenizer, self.transformer, *self.others, goal=self.goal_conditioned)
+        save_parts(folder, self.tokenizer, self.transformer, goal=self.goal_conditioned)
 
     def fix_codes(self, fixed: bool) -> None:
         """Freeze or unfreeze the codebooks."""

@@ -3,7 +3,7 @@
 Dimensions: B batch, T frames, C context frames, F future frames, R resolution, M frames of a batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from tensordict import TensorDictBase
@@ -55,14 +55,13 @@ class TokenizerObjective(nn.Module):
 
 
 class TransformerObjective(nn.Module):
-    """The loss of the transformers on a batch. Its parameters are those of the transformers.
+    """The loss of the transformer on a batch. Its parameters are those of the transformer.
 
-    The tokenizer makes the tokens, in eval mode and without gradients. It is no part of this module. The losses of
-    several transformers are added, and their metrics are averaged.
+    The tokenizer makes the tokens, in eval mode and without gradients. It is no part of this module.
 
     Args:
         tokenizer: The tokenizer.
-        transformers: One transformer, or the members of an ensemble.
+        transformer: The transformer.
         reader: Reads batches.
         plan: Training plan.
         precision: Precision of the large matrix products.
@@ -72,22 +71,22 @@ class TransformerObjective(nn.Module):
     def __init__(
         self,
         tokenizer: CompressiveTokenizer,
-        transformers: Sequence[VideoTransformer],
+        transformer: VideoTransformer,
         reader: SegmentReader,
         plan: TrainingPlan,
         precision: Precision,
         full_vocabulary: bool = False,
     ) -> None:
         super().__init__()
-        self.transformers = nn.ModuleList(transformers)
-        self.reader, self.plan, self.precision, self.full_vocabulary = reader, plan, precision, full_vocabulary
+        self.transformer, self.reader, self.plan = transformer, reader, plan
+        self.precision, self.full_vocabulary = precision, full_vocabulary
         self._tokenizer = (tokenizer,)
 
     def forward(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Compute the loss.
 
         Args:
-            batch: [B, T] with `pixels`; `action`, rewards and `state` where the transformers read or predict them.
+            batch: [B, T] with `pixels`; `action`, rewards and `state` where the transformer reads or predicts them.
 
         Returns:
             The loss under "loss", and detached metrics; all 0-d.
@@ -96,22 +95,17 @@ class TransformerObjective(nn.Module):
         with autocast(segment.pixels, self.precision):
             with mode(self._tokenizer[0], False):
                 tokens = self._tokenizer[0].tokens(segment.frames)
-            found = [self._losses(model, tokens, segment) for model in self.transformers]
-        if len(found) == 1:
-            return found[0]
-        together = {name: torch.stack([metrics[name] for metrics in found]) for name in found[0]}
-        return {name: values.sum() if name == "loss" else values.mean() for name, values in together.items()}
+            return self._losses(tokens, segment)
 
-    def _losses(self, model: nn.Module, tokens: Tensor, segment: Segment) -> dict[str, Tensor]:
-        assert isinstance(model, VideoTransformer)
+    def _losses(self, tokens: Tensor, segment: Segment) -> dict[str, Tensor]:
         plan, noise = self.plan, self.plan.token_noise if self.training else 0.0
-        losses = model.losses(tokens, segment.actions, segment.rewards, self.full_vocabulary, segment.states, noise)
+        read = (tokens, segment.actions, segment.rewards, self.full_vocabulary, segment.states, noise)
+        losses = self.transformer.losses(*read)
         loss = losses.code_loss + plan.reward_weight * losses.reward_loss + plan.state_weight * losses.state_loss
         metrics = {"loss": loss, "code_loss": losses.code_loss.detach(), "token_accuracy": losses.hits.float().mean()}
         if losses.reward is not None and segment.rewards is not None:
             metrics["reward_loss"] = losses.reward_loss.detach()
-            predicted = symexp(losses.reward.detach().mean(-1, keepdim=True))
-            metrics["reward_error"] = (predicted - segment.rewards).abs().mean()
+            metrics["reward_error"] = (symexp(losses.reward.detach()) - segment.rewards).abs().mean()
         if segment.states is not None:
             metrics["state_loss"] = losses.state_loss.detach()
         return metrics

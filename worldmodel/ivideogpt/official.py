@@ -67,7 +67,7 @@ def load_transformer(
 
     Args:
         source: A folder, a file or a Hugging Face id, see weights.files.find. Files may be action-free or
-            action-conditioned (`llm.` before the names of the decoder), with or without reward heads.
+            action-conditioned (`llm.` before the names of the decoder), with or without a reward head.
         action_dim: A. A file without an action layer gets one of zeros, so that actions have no effect at first.
             None: as in the file.
         layout: Layout of its tokens. None: that of the tokenizer beside it, else the published one.
@@ -84,67 +84,49 @@ def load_transformer(
 def load_parts(
     source: str | Path,
     action_dim: int | None,
-    members: int = 1,
     goal: bool = False,
     asked: Mapping[str, Any] | None = None,
-) -> tuple[CompressiveTokenizer, list[VideoTransformer]]:
-    """Load what an agent starts from: a tokenizer, and transformers with an action layer and reward heads.
+) -> tuple[CompressiveTokenizer, VideoTransformer]:
+    """Load what an agent starts from: a tokenizer, and a transformer with an action layer and a reward head.
 
-    Layers that the files do not have are new: reward heads are random, an action layer (or one of another width) is
+    Layers that the files do not have are new: a reward head is random, an action layer (or one of another width) is
     zero.
 
     Args:
         source: A folder or a Hugging Face id, see weights.files.find.
         action_dim: A. None: no action layer.
-        members: Transformers to load, of those that `save_parts` wrote.
         goal: Whether the weights will be used with a goal frame.
         asked: Configured settings by name, such as `tokenizer.resolution`. A warning names those that the weights
-            overrule. `transformer.reward_heads` is the number of new reward heads.
+            overrule. `transformer.reward_heads` is 0 where no new reward head is wanted.
 
     Raises:
         FileNotFoundError: There are no weights.
         ValueError: As load_tokenizer and load_transformer; or the weights were saved with a goal and are used without
-            one, or the reverse; or they have fewer transformers.
+            one, or the reverse.
     """
-    told, there, asked = wants_goal(source), 1 + len(further_members(source)), asked or {}
+    told, asked = wants_goal(source), asked or {}
     if told not in (None, goal):
         raise ValueError(f"{source}: set conditioning.goal={str(told).lower()}, with which these weights were trained")
-    if members > there:
-        raise ValueError(f"ensemble={members} transformers were asked for, and {source} holds {there}")
-    tokenizer, transformers = load_tokenizer(source), []
-    for member in range(members):
-        path, tensors, config = _read_transformer(source, _member(member))
-        layer = tensors.get("action_linear.weight")
-        if layer is not None and layer.shape[-1] != action_dim:
-            tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
-        norm = tensors.get("llm.model.norm.weight")
-        if norm is not None and "reward_linear.weight" not in tensors:
-            count = asked.get("transformer.reward_heads", 1)
-            std = INITIAL_STD if count == 1 else len(norm) ** -0.5
-            tensors |= {"reward_linear.weight": torch.randn(count, len(norm)) * std} if count else {}
-            tensors |= {"reward_linear.bias": torch.zeros(count)} if count else {}
-        transformers.append(_build_transformer(path, tensors, config, action_dim, tokenizer.layout).train())
-        found = {f"transformer.{name}": value for name, value in transformer_arguments(tensors, config, None).items()}
-        found |= {f"tokenizer.{name}": value for name, value in flat(tokenizer.settings).items()}
-        _warn_of_overruled(asked, found)
-    if there > members:
-        _log.warning("%s holds %d transformers; the first %d are used (ensemble)", source, there, members)
-    return tokenizer.train(), transformers
+    tokenizer = load_tokenizer(source)
+    path, tensors, config = _read_transformer(source)
+    layer = tensors.get("action_linear.weight")
+    if layer is not None and layer.shape[-1] != action_dim:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("action_linear.")}
+    norm = tensors.get("llm.model.norm.weight")
+    if norm is not None and "reward_linear.weight" not in tensors and asked.get("transformer.reward_heads", 1):
+        tensors |= {"reward_linear.weight": torch.randn(1, len(norm)) * INITIAL_STD}
+        tensors |= {"reward_linear.bias": torch.zeros(1)}
+    transformer = _build_transformer(path, tensors, config, action_dim, tokenizer.layout)
+    found = {f"transformer.{name}": value for name, value in transformer_arguments(tensors, config, None).items()}
+    found |= {f"tokenizer.{name}": value for name, value in flat(tokenizer.settings).items()}
+    _warn_of_overruled(asked, found)
+    return tokenizer.train(), transformer.train()
 
 
 def wants_goal(source: str | Path) -> bool | None:
     """Whether weights were saved by a goal-conditioned model. None: not known, as of the published weights."""
     path = find(source, "transformer")
     return read_config((path if path.is_dir() else path.parent) / "config.json").get("goal_conditioned")
-
-
-def further_members(source: str | Path) -> list[Path]:
-    """The folders of all transformers that `save_parts` wrote, except the first."""
-    folder = find(source, "transformer").parent
-    found: list[Path] = []
-    while (folder / _member(len(found) + 1)).is_dir():
-        found.append(folder / _member(len(found) + 1))
-    return found
 
 
 def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -161,27 +143,21 @@ def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> No
 
 
 def save_parts(
-    folder: str | Path, tokenizer: CompressiveTokenizer, *transformers: VideoTransformer, goal: bool = False
+    folder: str | Path, tokenizer: CompressiveTokenizer, transformer: VideoTransformer, goal: bool = False
 ) -> None:
     """Write the parts in the published layout. Each file is written whole or not at all.
 
     Args:
         folder: Folder to write to.
         tokenizer: The tokenizer.
-        transformers: The transformer, or the members of an ensemble, which have a folder each.
+        transformer: The transformer.
         goal: Whether they were trained with a goal frame.
     """
     write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), tokenizer_config(tokenizer))
-    for member, transformer in enumerate(transformers):
-        tensors = transformer.state_dict()
-        if all(name.startswith("llm.") for name in tensors):  # as in action-free files
-            tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
-        write(Path(folder) / _member(member), TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
-
-
-def _member(number: int) -> str:
-    """The folder of a transformer. The first has the published name."""
-    return f"transformer-{number}" if number else "transformer"
+    tensors = transformer.state_dict()
+    if all(name.startswith("llm.") for name in tensors):  # as in action-free files
+        tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
+    write(Path(folder) / "transformer", TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
 
 
 def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
@@ -217,9 +193,9 @@ def _shorten(tensors: Tensors, frames: int, wanted: int) -> Tensors:
     }
 
 
-def _read_transformer(source: str | Path, part: str = "transformer") -> tuple[Path, Tensors, Config]:
+def _read_transformer(source: str | Path) -> tuple[Path, Tensors, Config]:
     """The path of a transformer, its tensors under our names, and its configuration."""
-    path = find(source, part)
+    path = find(source, "transformer")
     tensors, config = read(path, TRANSFORMER_FILE)
     if not config:  # A single file, beside the folder of the model that it was trained from.
         config = read_config(path.parent / "transformer" / "config.json")

@@ -107,12 +107,12 @@ class Optimizers:
     reward_network: Callable[..., torch.optim.Optimizer] | None = None
 
     def make(
-        self, tokenizer: nn.Module, transformers: nn.Module, reward_network: nn.Module | None = None
+        self, tokenizer: nn.Module, transformer: nn.Module, reward_network: nn.Module | None = None
     ) -> dict[str, torch.optim.Optimizer]:
         """The optimisers by name."""
         made = {
             "tokenizer": self.tokenizer(tokenizer.parameters()),
-            "transformer": self.transformer(decay_groups(transformers)),
+            "transformer": self.transformer(decay_groups(transformer)),
         }
         if reward_network is not None:
             if self.reward_network is None:

@@ -41,7 +41,8 @@ def predicted(model: ProbabilisticEnsemble, data: TensorDict) -> TensorDict:
 
 @pytest.fixture(scope="module")
 def fitted() -> ProbabilisticEnsemble:
-    model = make(uncertainty=True, sampled=True)
+    model = make(sampled=True)
+    model.measure_all()
     model.fit(system(3000), 600)
     return model
 
@@ -159,7 +160,9 @@ def test_estimates_come_when_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_every_elite_imagines_its_part(uncertainty: bool) -> None:
-    model = make(elites=3, uncertainty=uncertainty)
+    model = make(elites=3)
+    if uncertainty:
+        model.measure_all()
     model.fit(system(300), 1)
     for member in range(3):
         model.members.biases[-1].data[member] = 1000.0 * (member + 1)

@@ -33,38 +33,36 @@ class Rollouts:
         segment_frames: imagined frames that the transformer was trained to follow one context with.
         max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
             become the context of what follows.
-        measure: whether each frame says how unsure the model is. precision: of the large matrix products.
+        precision: of the large matrix products.
         defects: published defects of rollouts; none by default.
-        reward_network: reads the rewards off the decoded frames or off the tokens, in the place of the heads; None: the
-            heads do.
+        reward_network: reads the rewards off the decoded frames or off the tokens, in the place of the head; None: the
+            head does.
     """
 
     def __init__(
         self,
         tokenizer: CompressiveTokenizer,
-        transformers: Sequence[VideoTransformer],
+        transformer: VideoTransformer,
         reader: SegmentReader,
         sampling: Sampling,
         segment_frames: int,
         max_horizon: int,
         precision: Precision,
-        measure: bool = False,
         defects: PublishedDefects = NO_DEFECTS,
         reward_network: TwoHotRewards | None = None,
     ) -> None:
         self.frame_rewards = reward_network if isinstance(reward_network, RewardNetwork) else None
         self.token_rewards = reward_network if isinstance(reward_network, TokenRewardNetwork) else None
-        self.tokenizer, self.transformers, self.reader, self.sampling = tokenizer, transformers, reader, sampling
-        self.layout, self.measure = tokenizer.layout, measure
-        self.segment_frames, self.max_horizon = segment_frames, max_horizon
+        self.tokenizer, self.transformer, self.reader, self.sampling = tokenizer, transformer, reader, sampling
+        self.layout, self.segment_frames, self.max_horizon = tokenizer.layout, segment_frames, max_horizon
         self.precision, self.defects = precision, defects
         self.predict: Predict = predict_frame  # of whole frames
-        self._snapshot: tuple[CachedDecoder, ...] = ()
+        self._snapshot: CachedDecoder | None = None
         self._snapshot_of: list[tuple[int, int]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the snapshot: another process makes its own, as a CPU's laid out weights cannot be sent."""
-        return {**self.__dict__, "_snapshot": (), "_snapshot_of": []}
+        return {**self.__dict__, "_snapshot": None, "_snapshot_of": []}
 
     def start(self, context: TensorDictBase) -> ImaginedState:
         """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
@@ -84,7 +82,7 @@ class Rollouts:
         states = None if robot is None else self.reader.read_states(context)
         for step, tokens in enumerate(codes.unbind(1)):
             state = replace(state, robot=None if states is None else states[:, step])
-            action = context["action"][:, step] if self.transformers[0].action_linear is not None else None
+            action = context["action"][:, step] if self.transformer.action_linear is not None else None
             state, _ = self.advance(state, action, tokens + self.layout.context_codes)
         return replace(self._after(state, past), robot=robot)
 
@@ -94,10 +92,9 @@ class Rollouts:
             frames = pixels.float() / 255
             codes, encoded = self.tokenizer.encode_context(frames)
             features = self.tokenizer.context_features_for_decoder(codes, frames, painted=False)
-        decoders, room = self._decoders(), min(self.segment_frames, self.max_horizon - frame)
-        tokens = self.layout.join(codes)
-        caches = tuple(decoder.encode(tokens, room) for decoder in decoders)
-        return ImaginedState(decoders, caches, codes, encoded, features, pixels, robot, frame, anchor=frame)
+        decoder, room = self._decoder(), min(self.segment_frames, self.max_horizon - frame)
+        cache = decoder.encode(self.layout.join(codes), room)
+        return ImaginedState(decoder, cache, codes, encoded, features, pixels, robot, frame, anchor=frame)
 
     @torch.no_grad()
     def advance(
@@ -119,28 +116,17 @@ class Rollouts:
         if action is not None and len(action) != state.rows:
             raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
         state = self._with_room(state)
-        edges = [decoder.edges for decoder in state.decoders]
+        edges, before = state.decoder.edges, state.tokens
         action = None if action is None else action.float()
-        added = [edge.condition(action, state.robot) for edge in edges]
-        wanted = (self.sampling, self.measure, self.defects.any_token)
-        before, predict = state.tokens, self.predict
-        found = imagine(state.decoders, state.caches, added, *wanted, given=given, previous=before, predict=predict)
-        rewards = [edge.rewards(end) for edge, end in zip(edges, found.ends, strict=True)]
-        robots = [edge.states(end, state.robot) for edge, end in zip(edges, found.ends, strict=True)]
-        robot = torch.stack([r for r in robots if r is not None]).mean(0) if robots[0] is not None else None
-        measures = {"token_entropy": found.entropy, "disagreement": found.disagreement}
-        reward = None
-        if rewards[0] is not None:
-            heads = torch.cat([r for r in rewards if r is not None], -1)  # [R, heads], symlog
-            reward = symexp(heads.mean(-1, keepdim=True))
-            if self.measure and heads.shape[-1] > 1:
-                measures["reward_std"] = symexp(heads).std(-1, keepdim=True)
-        ended = None
-        if self.token_rewards is not None and state.tokens is not None:
-            reward, ended = self._read_tokens(self.token_rewards, state.tokens, found.tokens, action)
-        known = {name: value for name, value in measures.items() if value is not None}
+        added, drawn = edges.condition(action, state.robot), (self.sampling, self.defects.any_token)
+        found = imagine(state.decoder, state.cache, added, *drawn, given, before, self.predict)
+        robot, reward, ended = edges.states(found.end, state.robot), edges.rewards(found.end), None
+        if reward is not None:
+            reward = symexp(reward)
+        if self.token_rewards is not None and before is not None:
+            reward, ended = self._read_tokens(self.token_rewards, before, found.tokens, action)
         state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
-        return state, Frame(found.tokens, reward, robot, known, ended)
+        return state, Frame(found.tokens, reward, robot, ended)
 
     def show(
         self, state: ImaginedState, frames: Sequence[Frame], actions: Tensor | None
@@ -250,7 +236,7 @@ class Rollouts:
         self._check_fresh(state)
         return replace(
             state,
-            caches=tuple(cache.fork(n) for cache in state.caches),
+            cache=state.cache.fork(n),
             recent=state.recent.repeat_interleave(n, 0),
             robot=None if state.robot is None else state.robot.repeat_interleave(n, 0),
             tokens=None if state.tokens is None else state.tokens.repeat_interleave(n, 0),
@@ -265,24 +251,23 @@ class Rollouts:
         """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(autocast(self.transformers[0].cos, self.precision))
+            stack.enter_context(autocast(self.transformer.cos, self.precision))
             stack.enter_context(mode(self.tokenizer, self.defects.dropout_in_imagination))
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
                 quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
             yield
 
     def forget(self) -> None:
-        """The transformers have learned: a fused optimiser does not count its writes, so they cannot be seen."""
-        self._snapshot = ()
+        """The transformer has learned: a fused optimiser does not count its writes, so they cannot be seen."""
+        self._snapshot = None
 
-    def _decoders(self) -> tuple[CachedDecoder, ...]:
-        """The transformers' weights as they are now, copied again only where they have changed."""
-        versions = [(p.data_ptr(), p._version) for model in self.transformers for p in model.parameters()]
-        if not self._snapshot or versions != self._snapshot_of:
-            dropout = self.transformers[0].attention_dropout if self.defects.dropout_in_imagination else 0.0
-            dtype = self.precision.dtype(self.transformers[0].cos.device)
-            self._snapshot = tuple(CachedDecoder(model, dtype, dropout) for model in self.transformers)
-            self._snapshot_of = versions
+    def _decoder(self) -> CachedDecoder:
+        """The transformer's weights as they are now, copied again only where they have changed."""
+        versions = [(p.data_ptr(), p._version) for p in self.transformer.parameters()]
+        if self._snapshot is None or versions != self._snapshot_of:
+            dropout = self.transformer.attention_dropout if self.defects.dropout_in_imagination else 0.0
+            dtype = self.precision.dtype(self.transformer.cos.device)
+            self._snapshot, self._snapshot_of = CachedDecoder(self.transformer, dtype, dropout), versions
         return self._snapshot
 
 

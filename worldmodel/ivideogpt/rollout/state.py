@@ -20,8 +20,8 @@ class ImaginedState:
     The cache is written in place, so a state can be stepped once; fork it to go on twice.
     """
 
-    decoders: tuple[CachedDecoder, ...]  # one for each transformer
-    caches: tuple[KeyValueCache, ...]
+    decoder: CachedDecoder
+    cache: KeyValueCache
     codes: Tensor  # int64 [B, C, N], of the contexts
     encoded: Context  # the contexts, as the encoder of future frames reads them
     features: Context  # the contexts, decoded
@@ -30,11 +30,6 @@ class ImaginedState:
     frame: int = 0
     anchor: int = 0  # frames imagined before the context was last encoded
     tokens: Tensor | None = None  # int64 [R, n] of the newest frame since then; None: there is none
-
-    @property
-    def cache(self) -> KeyValueCache:
-        """The first transformer's; all have the same rows, forks and places filled."""
-        return self.caches[0]
 
     @property
     def rows(self) -> int:

@@ -15,7 +15,7 @@ class Heads:
     """The linear maps around a decoder; None for what a model does not have."""
 
     action: nn.Linear | None  # A -> D
-    reward: nn.Linear | None  # D -> heads
+    reward: nn.Linear | None  # D -> 1
     proprioception: Proprioception | None
 
     def condition(self, actions: Tensor | None, states: Tensor | None) -> Tensor | None:
@@ -36,7 +36,7 @@ class Heads:
         return added
 
     def rewards(self, ends: Tensor) -> Tensor | None:
-        """Symlog rewards [..., heads] of final hidden states [..., D] at frames, see VideoTransformer.ends."""
+        """Symlog rewards [..., 1] of final hidden states [..., D] at frames, see VideoTransformer.ends."""
         return None if self.reward is None else self.reward(ends).float()
 
     def states(self, ends: Tensor, states: Tensor | None) -> Tensor | None:

@@ -5,6 +5,7 @@ future frames, A action width, P numbers of state, n dynamics tokens a frame. So
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class TransformerLoss:
     """What one forward pass over segments yields for training.
 
     ``code_loss``, ``reward_loss`` and ``state_loss`` are 0-d, the latter two 0 without such a head; ``hits`` bool
-    [B, F, n]: the most likely dynamics code is the true one; ``reward`` [B, F, heads] in symlog units, or None.
+    [B, F, n]: the most likely dynamics code is the true one; ``reward`` [B, F, 1] in symlog units, or None.
     """
 
     code_loss: Tensor
@@ -59,8 +60,7 @@ class VideoTransformer(nn.Module):
         width: D. heads: attention heads; D / heads must be even. mlp_width: hidden width of the SwiGLU.
         layers: decoder layers.
         action_dim: A; None for a model without actions.
-        reward_heads: linear heads that predict a reward: 0 for none, 1 as published; of several, each starts from
-            its own weights and the rollout takes their mean. Where they disagree the model is outside its data.
+        reward_heads: linear heads that predict a reward: 1 as published, 0 for none.
         proprioception: P, the numbers of the robot's own state that are read and predicted; 0 for none.
         condition_tokens: whether the action (and the robot's state) is added to every token of its frame. Otherwise,
             as published, to the slot before them alone, from where few updates do not teach the tokens to fetch it.
@@ -82,7 +82,7 @@ class VideoTransformer(nn.Module):
         layers: Number,
         heads: Number,
         mlp_width: Width,
-        reward_heads: NumberOrZero = 1,
+        reward_heads: Literal[0, 1] = 1,
         proprioception: NumberOrZero = 0,
         condition_tokens: bool = False,
         parallel: bool = False,
@@ -92,8 +92,10 @@ class VideoTransformer(nn.Module):
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"width {width} must be a multiple of 2 * heads ({2 * heads})")
-        if min(reward_heads, proprioception) < 0:
-            raise ValueError(f"reward_heads ({reward_heads}) and proprioception ({proprioception}) must be 0 or more")
+        if reward_heads not in (0, 1) or proprioception < 0:
+            raise ValueError(
+                f"reward_heads ({reward_heads}) must be 0 or 1, and proprioception ({proprioception}) 0 or more"
+            )
         self.layout, self.condition_tokens = layout, condition_tokens
         self.heads, self.max_positions, self.attention_dropout = heads, max_positions, attention_dropout
         self.llm = LanguageModel(layout.vocabulary, width, layers, heads, mlp_width, attention_dropout)
@@ -114,9 +116,7 @@ class VideoTransformer(nn.Module):
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)
         if self.reward_linear is not None:
-            alone = self.reward_linear.out_features == 1
-            # several heads must differ by about 1 where no data has brought them together
-            nn.init.normal_(self.reward_linear.weight, std=INITIAL_STD if alone else self.width**-0.5)
+            nn.init.normal_(self.reward_linear.weight, std=INITIAL_STD)
             nn.init.zeros_(self.reward_linear.bias)
 
     @property
@@ -174,8 +174,7 @@ class VideoTransformer(nn.Module):
         elif actions is not None and actions.shape[1] in (futures + context, futures + context - 1):
             actions = actions[:, context - 1 :][:, :futures]
         hidden = self.hidden(tokens, actions, layout=layout)
-        rewards = self.rewards(hidden, layout)
-        return self.llm.lm_head(hidden), None if rewards is None else rewards.mean(-1, keepdim=True)
+        return self.llm.lm_head(hidden), self.rewards(hidden, layout)
 
     def ends(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
         """Of the final hidden states [B, L, D] the one at each future frame that knows most of it, [B, F, D].
@@ -187,7 +186,7 @@ class VideoTransformer(nn.Module):
         return hidden[:, layout.prefix + (layout.dynamics_tokens if self.queries is None else 0) :: layout.stride]
 
     def rewards(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
-        """Symlog rewards [B, F, heads], read at each future frame (see `ends`); None without a head."""
+        """Symlog rewards [B, F, 1], read at each future frame (see `ends`); None without a head."""
         return self.edges.rewards(self.ends(hidden, layout))
 
     def losses(
@@ -227,7 +226,7 @@ class VideoTransformer(nn.Module):
         hits = hits.unflatten(1, (layout.futures(tokens.shape[1]), -1))[..., : layout.dynamics_tokens]
         predicted, reward_loss, state_loss = self.rewards(hidden), code_loss.new_zeros(()), code_loss.new_zeros(())
         if predicted is not None and rewards is not None:
-            reward_loss = F.mse_loss(predicted, symlog(rewards.float()).expand_as(predicted))
+            reward_loss = F.mse_loss(predicted, symlog(rewards.float()))
         if self.proprioception is not None and before is not None and after is not None:
             state_loss = self.proprioception.loss(self.ends(hidden), before, after)
         return TransformerLoss(code_loss, reward_loss, state_loss, hits, predicted)

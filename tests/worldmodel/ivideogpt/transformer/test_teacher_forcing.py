@@ -19,30 +19,30 @@ FORKS = 3
 Step = tuple[Tensor, Tensor, Tensor | None, Tensor]  # tokens, reward, robot's state, pixels
 
 
-def build(robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool, parallel: bool) -> IVideoGPT:
+def build(robot: bool, goal: bool, acts: bool, every_token: bool, parallel: bool) -> IVideoGPT:
     """Weights far from zero, and a horizon across two new anchors."""
-    sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "reward_heads": 2, "proprioception": 3 * robot}
+    sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "proprioception": 3 * robot}
     sizes |= {"condition_tokens": every_token, "parallel": parallel}
     small = partial(VideoTransformer, **sizes)
     space = specs()
     space["observation_spec"]["state"] = Unbounded((5,))
-    switches = {"ensemble": ensemble, "conditioning": Conditioning(actions=acts, goal=goal)}
-    model = make(specs=space, parts={"transformer": small}, horizon=2 * (SEGMENT - CONTEXT) + 1, **switches)
-    for member in (model.transformer, *model.others):
-        for parameter in member.parameters():
-            torch.nn.init.normal_(parameter, mean=0.7 * (parameter.dim() == 1), std=0.6)
-        if robot:
-            for norm in (member.proprioception.states, member.proprioception.changes):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.1, 1.0)
+    conditioning = Conditioning(actions=acts, goal=goal)
+    horizon = 2 * (SEGMENT - CONTEXT) + 1
+    model = make(specs=space, parts={"transformer": small}, horizon=horizon, conditioning=conditioning)
+    for parameter in model.transformer.parameters():
+        torch.nn.init.normal_(parameter, mean=0.7 * (parameter.dim() == 1), std=0.6)
+    if robot:
+        for norm in (model.transformer.proprioception.states, model.transformer.proprioception.changes):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.1, 1.0)
     for parameter in model.tokenizer.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
 
 
 def forced(model: IVideoGPT, pixels: Tensor, robot: Tensor | None, actions: Tensor) -> list[Step]:
-    """One anchor's steps, every code from a forward pass of all members over the whole prefix."""
-    layout, members, frames = model.layout, (model.transformer, *model.others), pixels.float() / 255
+    """One anchor's steps, every code from a forward pass over the whole prefix."""
+    layout, transformer, frames = model.layout, model.transformer, pixels.float() / 255
     codes, _ = model.tokenizer.encode_context(frames)
     features = model.tokenizer.context_features_for_decoder(codes, frames)
     dynamics, before, steps = codes.new_zeros(len(pixels), 0, layout.dynamics_tokens), [], []
@@ -51,21 +51,19 @@ def forced(model: IVideoGPT, pixels: Tensor, robot: Tensor | None, actions: Tens
         states = None if robot is None else torch.stack(before, 1)
         dynamics = torch.cat([dynamics, dynamics.new_zeros(len(pixels), 1, layout.dynamics_tokens)], 1)
 
-        def hidden(dynamics: Tensor = dynamics, taken: Tensor = actions[:, : step + 1], states=states) -> list[Tensor]:
-            return [member.hidden(layout.join(codes, dynamics), taken, states) for member in members]
+        def hidden(dynamics: Tensor = dynamics, taken: Tensor = actions[:, : step + 1], states=states) -> Tensor:
+            return transformer.hidden(layout.join(codes, dynamics), taken, states)
 
         for place in range(layout.dynamics_tokens):
-            at = layout.prefix + step * layout.stride + place + (members[0].queries is not None)
-            logits = [m.llm.lm_head(h[:, at]) for m, h in zip(members, hidden(), strict=True)]
-            known = [x[:, layout.context_codes : layout.separator].softmax(-1) for x in logits]
-            dynamics[:, step, place] = torch.stack(known).mean(0).argmax(-1)
-        ends = [member.ends(h)[:, -1] for member, h in zip(members, hidden(), strict=True)]
-        heads = torch.cat([member.reward_linear(end) for member, end in zip(members, ends, strict=True)], -1)
+            at = layout.prefix + step * layout.stride + place + (transformer.queries is not None)
+            logits = transformer.llm.lm_head(hidden()[:, at])
+            dynamics[:, step, place] = logits[:, layout.context_codes : layout.separator].argmax(-1)
+        end = transformer.ends(hidden())[:, -1]
         if robot is not None:
-            robot = torch.stack([m.proprioception.next(e, robot) for m, e in zip(members, ends, strict=True)]).mean(0)
+            robot = transformer.proprioception.next(end, robot)
         shown = model.tokenizer.decode_dynamics(dynamics[:, -1:], features)[:, 0]
         shown = shown.clamp(0, 1).mul(255).round().to(torch.uint8)
-        steps.append((dynamics[:, -1] + layout.context_codes, symexp(heads.mean(-1, keepdim=True)), robot, shown))
+        steps.append((dynamics[:, -1] + layout.context_codes, symexp(transformer.reward_linear(end)), robot, shown))
     return steps
 
 
@@ -98,23 +96,18 @@ def cached_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor, fork_
 BOTH = (False, True)
 
 
-# Half of the sixteen: any three of the four settings in each of their combinations.
-VARIANTS = [
-    (robot, ensemble, goal, robot ^ goal ^ (ensemble == 2), False, False)
-    for robot, ensemble, goal in product(BOTH, (1, 2), BOTH)
-]
-VARIANTS += [(False, 1, False, True, True, parallel) for parallel in BOTH]
-VARIANTS += [(True, 2, True, True, True, parallel) for parallel in BOTH]
-VARIANTS += [(False, 2, False, True, False, True), (True, 1, False, False, False, True)]
+VARIANTS = [(robot, goal, acts, False, False) for robot, goal, acts in product(BOTH, repeat=3)]
+VARIANTS += [(robot, robot, True, True, parallel) for robot, parallel in product(BOTH, repeat=2)]
+VARIANTS += [(False, False, True, False, True), (True, False, False, False, True)]
 
 
-@pytest.mark.parametrize(("robot", "ensemble", "goal", "acts", "every_token", "parallel"), VARIANTS)
+@pytest.mark.parametrize(("robot", "goal", "acts", "every_token", "parallel"), VARIANTS)
 @torch.no_grad()
 def test_cached_rollouts_are_those_of_teacher_forcing(
-    robot: bool, ensemble: int, goal: bool, acts: bool, every_token: bool, parallel: bool
+    robot: bool, goal: bool, acts: bool, every_token: bool, parallel: bool
 ) -> None:
     torch.manual_seed(1)
-    model, batch = build(robot, ensemble, goal, acts, every_token, parallel), sequences(2)
+    model, batch = build(robot, goal, acts, every_token, parallel), sequences(2)
     batch["state"], batch["goal"] = torch.randn(2, SEGMENT, 5), batch["pixels"][:, -1:].expand_as(batch["pixels"])
     context = batch[:, : CONTEXT - goal]
     for fork_at in (0, 3, 5):

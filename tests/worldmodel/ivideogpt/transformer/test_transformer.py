@@ -52,9 +52,9 @@ def imagine(
     decoder: CachedDecoder, cache: KeyValueCache, action: Tensor, sampling: Sampling = GREEDY
 ) -> tuple[Tensor, Tensor]:
     """The next frame's tokens and its reward in real units."""
-    frame = together([decoder], [cache], [decoder.edges.condition(action, None)], sampling)
-    reward = decoder.edges.rewards(frame.ends[0])
-    assert reward is not None and frame.entropy is None
+    frame = together(decoder, cache, decoder.edges.condition(action, None), sampling)
+    reward = decoder.edges.rewards(frame.end)
+    assert reward is not None
     return frame.tokens, symexp(reward)
 
 
