@@ -116,7 +116,7 @@ def composed(arguments: Sequence[str], root: str = ROOT_CONFIG, config_dir: Path
         for override in overrides:
             if override.is_sweep_override():
                 raise UserError(f"{override.input_line} has several values: one run takes one, a sweep is --multirun")
-        return _checked([str(line.input_line) for line in overrides], overrides, arguments, root, config_dir)
+        return _checked(list(arguments), overrides, arguments, root, config_dir)
 
 
 def _checked(
