@@ -1,5 +1,6 @@
 """Tiny runs in processes of their own, which a fault can be put into, and what they are compared by."""
 
+import gc
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from tests.run_folders import rows, weights
 
 for _name in IMPORTED:  # once, here: a command that is forked imports nothing more
     import_module(_name)
+gc.freeze()  # nor looks through what was imported
 
 LONGEST = 120  # seconds that a command may take before it counts as hanging
 # one that sees states, one that keeps frames, and one that has every part
