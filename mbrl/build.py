@@ -177,7 +177,7 @@ def build_replay(
     replay: Replay = make(settings, Replay, place="replay", **options, read_only=read_only)
     if not read_only:
         replay.require_disk_space()
-    if demos is not None:
+    if demos is not None and not read_only:
         replay.add_demos(_demonstrations(config, Path(demos)))
     return replay
 

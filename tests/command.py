@@ -37,7 +37,7 @@ class Command:
     """`mbrl ARGUMENTS` in a process that has just been started.
 
     Args:
-        arguments: the verb and what follows it.
+        arguments: the command and what follows it.
         environment: variables to set beside those of the tests.
         program: the module with another `main`, which is called with the arguments.
     """

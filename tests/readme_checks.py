@@ -83,11 +83,11 @@ def check_mbrl(arguments: list[str], folder: Path, whole: bool = True) -> None:
         check_verb(arguments, whole)
 
 
-def check_configured(verb: str, arguments: list[str], folder: Path, whole: bool) -> None:
-    """Compose every configuration that the arguments ask for, and check it as the verb does."""
-    ours = ("-h", "--help", *([ESTIMATE] if verb == "train" else []))
+def check_configured(command: str, arguments: list[str], folder: Path, whole: bool) -> None:
+    """Compose every configuration that the arguments ask for, and check it as the command does."""
+    ours = ("-h", "--help", *([ESTIMATE] if command == "train" else []))
     parsed, unknown = get_args_parser().parse_known_args([word for word in arguments if word not in ours])
-    assert not unknown, f"mbrl {verb} has no option {unknown[0]}"
+    assert not unknown, f"mbrl {command} has no option {unknown[0]}"
     config_dir = parsed.config_dir and own_agents(folder)
     overrides = []
     for override in parsed.overrides:
@@ -102,9 +102,9 @@ def check_configured(verb: str, arguments: list[str], folder: Path, whole: bool)
             assert value in groups()["launch"], f"there is no launch={value}"
         elif key != "wandb":
             overrides.append(override)
-    for _, config in composed_jobs(overrides, verb, config_dir):
+    for _, config in composed_jobs(overrides, command, config_dir):
         if whole:
-            CHECKS[verb](config)
+            CHECKS[command](config)
 
 
 def _first_task(sweep: re.Match[str]) -> str:
@@ -295,7 +295,7 @@ def attributes() -> set[str]:
 
 @cache
 def options() -> set[str]:
-    """Every option of every verb, of Hydra, and of the programs in tests/."""
+    """Every option of every command, of Hydra, and of the programs in tests/."""
     programs = [import_module(f"tests.{name}").build_parser() for name in ("kill_and_resume", "faults.__main__")]
     return _option_names([command_line(), get_args_parser(), *_verbs(command_line()).values(), *programs])
 

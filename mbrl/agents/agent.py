@@ -73,6 +73,8 @@ class Agent:
             prior = "+policy@agent.policy=drqv2_cpu agent.planning.proposals=8"
             instead = f", or give the planner a prior that does, {prior}" if planner is not None else ""
             raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0{instead}")
+        if observer is not None and self.cloning.updates:
+            raise UserError("a policy that reads embeddings imitates no demonstrations: set agent.cloning.updates=0")
         if planner is not None and self.cloning.updates and not planner.uses_prior:
             raise UserError("agent.cloning trains a prior that is not used: set agent.planning.proposals above 0")
         trained = world_model is not None and (schedule.imagines or planner is not None or observer is not None)

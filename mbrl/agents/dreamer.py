@@ -20,8 +20,8 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
 from mbrl.agents.agent import Agent
-from mbrl.agents.captured import Captured, Stacked
 from mbrl.agents.cloning import Cloning
+from mbrl.agents.cuda_graphs import Captured, Stacked
 from mbrl.agents.learners import Learner, Metrics
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec, Unbounded
 
 from mbrl.agents.model_learners import REWARD_STEPS
-from mbrl.data.episodes import EMBEDDING, INITIAL
+from mbrl.data.episodes import EMBEDDING, INITIAL, initial_frames
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy
@@ -36,9 +36,10 @@ class EmbeddingActor(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         shape, rows = tensordict.batch_size, tensordict.select(*self.in_keys).reshape(-1)
         first = rows["is_init"].view(-1, 1)
-        initial = torch.where(first[..., None, None], rows["pixels"], rows[INITIAL])
+        initial = initial_frames(rows["pixels"], rows[INITIAL], first)
         now = self.model.latents(rows["pixels"][:, None], initial)[:, 0]
-        before = torch.where(first, now, rows["before"])
+        unknown = first | ~rows["before"].any(1, keepdim=True)
+        before = torch.where(unknown, now, rows["before"])
         seen = TensorDict({EMBEDDING: torch.cat([now, before], -1)}, batch_size=rows.batch_size)
         action = self.actor(seen)["action"]
         carried = TensorDict({INITIAL: initial, "before": now}, batch_size=rows.batch_size)

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from mbrl.agents.captured import CapturedUpdates
+from mbrl.agents.cuda_graphs import CapturedUpdates
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.data.frames import stacked
@@ -143,7 +143,7 @@ class RolloutLearner(Learner):
         if schedule.real_ratio != 0:
             raise UserError(
                 f"agent.real_ratio is {schedule.real_ratio}, but this policy learns from imagined rollouts alone: "
-                "leave it at 0 (its model-free control is another agent, see its yaml)"
+                "leave it at 0 (its model-free baseline is another agent, see its yaml)"
             )
         if imagination is None:
             raise UserError("this policy learns from imagined rollouts: give agent.world_model and agent.imagination")
@@ -185,7 +185,7 @@ class SegmentLearner(Learner):
         if schedule.real_ratio != 0:
             raise UserError(
                 f"agent.real_ratio is {schedule.real_ratio}, but this policy learns in latent states that its model "
-                "predicts: leave it at 0 (its model-free control is another agent, see its yaml)"
+                "predicts: leave it at 0 (its model-free baseline is another agent, see its yaml)"
             )
         if schedule.segment_length < policy.segment_rows:
             raise UserError(

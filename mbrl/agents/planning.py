@@ -14,7 +14,7 @@ from torchrl.data import Binary, Composite, TensorSpec, Unbounded
 
 from mbrl.agents.plan_following import PlanFollower
 from mbrl.agents.plan_imagination import PlanImagination
-from mbrl.data.episodes import INITIAL, read_episode, read_episodes
+from mbrl.data.episodes import INITIAL, initial_frames, read_episode, read_episodes
 from mbrl.data.published import read_published
 from mbrl.errors import UserError
 from policies.base import Plan, Planner, Policy
@@ -139,8 +139,8 @@ class PlanningActor(PlanFollower):
         return remembered | ({INITIAL: self._initial(rows)} if self.keeps_initial else {})
 
     def _initial(self, rows: TensorDictBase) -> Tensor:
-        """The first frame of each row's episode, uint8 [B, 3, R, R]: the newest one at its first step."""
-        return torch.where(rows["is_init"][..., None, None], rows["frames"][:, -3:], rows[INITIAL])
+        """The first frame of each row's episode, uint8 [B, 3, R, R]."""
+        return initial_frames(rows["frames"][:, -3:], rows[INITIAL], rows["is_init"])
 
     def plan(self, rows: TensorDictBase) -> Plan:
         """Plan for the rows [B]. The context is encoded once; each iteration of the search forks it."""

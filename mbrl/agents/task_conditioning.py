@@ -57,6 +57,9 @@ class TaskConditioned(WorldModel):
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         return self.model.update(_with_task(batch))
 
+    def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        return self.model.update_rewards(_with_task(batch))
+
     def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
         return self.model.fit(_with_task(transitions), max_updates)
 
@@ -72,6 +75,10 @@ class TaskConditioned(WorldModel):
     def step(self, state: TaskState, action: Tensor) -> tuple[TaskState, TensorDictBase]:
         inner, prediction = self.model.step(state.inner, torch.cat((action, state.task), -1))
         return TaskState(inner, state.task), prediction.set("task", state.task)
+
+    def observe(self, state: TaskState, action: Tensor, observed: TensorDictBase) -> tuple[TaskState, TensorDictBase]:
+        inner, prediction = self.model.observe(state.inner, torch.cat((action, state.task), -1), observed)
+        return TaskState(inner, state.task), prediction
 
     def fork(self, state: TaskState, n: int) -> TaskState:
         return TaskState(self.model.fork(state.inner, n), state.task.repeat_interleave(n, 0))

@@ -18,8 +18,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torchrl.data import Bounded, Composite
 
-from mbrl.agents.captured import WARM_UP as EAGER_UPDATES
-from mbrl.agents.captured import CapturedUpdates
+from mbrl.agents.cuda_graphs import WARM_UP as EAGER_UPDATES
+from mbrl.agents.cuda_graphs import CapturedUpdates
 from mbrl.bench import Row, dreamer, encoders, policies, replay, tdmpc2
 from mbrl.bench._machine import row
 from mbrl.bench._models import BASE, NANO, build, segments, starts

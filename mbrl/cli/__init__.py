@@ -1,1 +1,1 @@
-"""The command `mbrl` and its verbs."""
+"""The command line, `mbrl`."""

@@ -1,4 +1,4 @@
-"""The verbs with a configuration, `mbrl train` and `mbrl pretrain`: their help, and running them with Hydra."""
+"""The commands with a configuration, `mbrl train` and `mbrl pretrain`: their help, and running them with Hydra."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ The same command given again resumes from the last checkpoint. `mbrl pretrain --
 
 
 class Configured(NamedTuple):
-    """A verb with a configuration.
+    """A command with a configuration.
 
     Attributes:
-        module: has `run(config) -> Path | None` and, if the verb has sweeps, `check(config)`.
+        module: has `run(config) -> Path | None` and, if the command has sweeps, `check(config)`.
         purpose: the first sentence of its help.
         groups: config groups to choose from.
         examples: the end of its help.
@@ -74,11 +74,11 @@ ESTIMATE = "--estimate"
 SHOWN = ("cfg", "info", "run", "shell_completion", "hydra_help")  # Hydra's options that run no sweep
 
 
-def run_configured(verb: str, arguments: Sequence[str]) -> int:
-    """Compose configs/VERB.yaml with the overrides, and call `run` of the verb's module with the result.
+def run_configured(command: str, arguments: Sequence[str]) -> int:
+    """Compose configs/COMMAND.yaml with the overrides, and call `run` of the command's module with the result.
 
     Args:
-        verb: a key of CONFIGURED.
+        command: a key of CONFIGURED.
         arguments: Hydra's options and overrides.
 
     Returns:
@@ -94,54 +94,54 @@ def run_configured(verb: str, arguments: Sequence[str]) -> int:
     from mbrl.compose import CONFIGS, check_overrides
 
     _require_text(arguments)
-    estimates, arguments = _without(ESTIMATE, arguments) if verb == "train" else (False, arguments)
+    estimates, arguments = _without(ESTIMATE, arguments) if command == "train" else (False, arguments)
     arguments = _settings_together(arguments)
     parsed, unknown = _read(arguments)
     config_dir = Path(parsed.config_dir) if parsed.config_dir else None
     if {"-h", "--help"} & set(arguments):
-        print_help(verb, config_dir)
+        print_help(command, config_dir)
         return 0
     if unknown:
-        raise UserError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl {verb} --help`")
+        raise UserError(f"no option {unknown[0]!r}; settings are written key=value, see `mbrl {command} --help`")
     if not (parsed.config_path or parsed.config_name):
-        check_overrides(parsed.overrides, verb, config_dir)
+        check_overrides(parsed.overrides, command, config_dir)
 
     _require_one_action(parsed, estimates)
-    check, swept = import_module(CONFIGURED[verb].module).check, parsed.multirun and verb == "train"
+    check, swept = import_module(CONFIGURED[command].module).check, parsed.multirun and command == "train"
     overrides = _with_study_sweep(parsed.overrides, config_dir) if swept else parsed.overrides
     if estimates:
         from mbrl.cli.estimate import estimate
 
         return estimate(overrides, check, config_dir)
-    folders = prepare(overrides, check, config_dir, verb) if parsed.multirun else []
+    folders = prepare(overrides, check, config_dir, command) if parsed.multirun else []
     launched = _jobs_at_a_time(overrides, config_dir) if swept else []
 
-    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=verb)
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
     def job(config: DictConfig) -> None:
-        _job(config, verb, config_dir)
+        _job(config, command, config_dir)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Otherwise Hydra prints errors itself, and main() does not receive them.
-    sys.argv = [f"mbrl {verb}", *arguments, *launched]
+    sys.argv = [f"mbrl {command}", *arguments, *launched]
     with naming_killed_worker():
         job()
     return show_failures(failures(folders), len(folders))
 
 
-def _job(config: Any, verb: str, config_dir: Path | None) -> None:
-    """Do what the verb does with one configuration, which Hydra has composed."""
+def _job(config: Any, command: str, config_dir: Path | None) -> None:
+    """Do what the command does with one configuration, which Hydra has composed."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     from mbrl.cli.jobs import take_gpu
     from mbrl.cli.sweep import run_job
 
-    settings, module = HydraConfig.get(), import_module(CONFIGURED[verb].module)
-    if settings.mode == RunMode.MULTIRUN and verb == "train":
+    settings, module = HydraConfig.get(), import_module(CONFIGURED[command].module)
+    if settings.mode == RunMode.MULTIRUN and command == "train":
         take_gpu(settings.job.num, settings.launcher)
         run_job(config, module.run, alone="BasicLauncher" in settings.launcher._target_)
         return
     try:
-        folder = run_once(config, config_dir) if verb == "train" else module.run(config)
+        folder = run_once(config, config_dir) if command == "train" else module.run(config)
         if folder is not None:  # None in all processes but one
             print(folder)
     except Exception as error:
@@ -258,13 +258,15 @@ def run_once(config: Any, config_dir: Path | None = None) -> Path:
     return folder
 
 
-def print_help(verb: str, config_dir: Path | None = None) -> None:
-    """Print the purpose of the verb, the choices of each group, and examples."""
+def print_help(command: str, config_dir: Path | None = None) -> None:
+    """Print the purpose of the command, the choices of each group, and examples."""
     from mbrl.compose import group_key, groups
 
-    _, purpose, chosen, examples = CONFIGURED[verb]
-    print(f"usage: mbrl {verb} [setting=value ...]\n\n{purpose}.\n\nchoices:")
-    typed = {f"{group_key(group, verb)}=": members for group, members in groups(config_dir).items() if group in chosen}
+    _, purpose, chosen, examples = CONFIGURED[command]
+    print(f"usage: mbrl {command} [setting=value ...]\n\n{purpose}.\n\nchoices:")
+    typed = {
+        f"{group_key(group, command)}=": members for group, members in groups(config_dir).items() if group in chosen
+    }
     width = max(map(len, typed))
     for name, members in typed.items():
         print(f"  {name:<{width}} {', '.join(members)}")

@@ -1,4 +1,4 @@
-"""The command line, `mbrl VERB …`. Verbs import their modules when they run, so that help is printed at once."""
+"""The command line, `mbrl COMMAND …`. Commands import their modules when they run, so that help is printed at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mbrl.cli.arguments import add_verbs
+from mbrl.cli.arguments import add_commands
 from mbrl.cli.completion import add_completions, complete
 from mbrl.cli.configured import CONFIGURED, run_configured
 from mbrl.cli.errors import TRACEBACK, show
@@ -22,7 +22,7 @@ from mbrl.processes.stopping import interrupt
 
 INTERRUPTED = 130
 EPILOG = """\
-`mbrl VERB --help` shows the arguments of a verb, with examples. A first run, in miniature: mbrl train experiment=smoke
+`mbrl COMMAND --help` shows its arguments, with examples. A first run, in miniature: mbrl train experiment=smoke
 Shell completion in bash and zsh: eval "$(register-python-argcomplete mbrl)"
 """
 NOT_INSTALLED = "mbrl is not installed here: in the clone, give `make setup` or pip install -e ."
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """The parser of all verbs, and their names."""
+    """The parser of all commands, and their names."""
     parser = Parser(
         prog="mbrl",
         description="Model-based reinforcement learning for robot manipulation.",
@@ -61,25 +61,25 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     version_help = "print the version and exit"
     parser.add_argument("--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=version_help)
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    train = verbs.add_parser("train", help="train an agent, or resume its run", add_help=False)
-    pretrain = verbs.add_parser(
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    train = commands.add_parser("train", help="train an agent, or resume its run", add_help=False)
+    pretrain = commands.add_parser(
         "pretrain", help="train a world model on folders of episodes, or resume", add_help=False
     )
     add_completions(train, "train")
     add_completions(pretrain, "pretrain")
-    add_verbs(verbs)
-    return parser, list(verbs.choices)
+    add_commands(commands)
+    return parser, list(commands.choices)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one verb and exit with its code.
+    """Run one command and exit with its code.
 
     Exit codes: 0 done; 1 failed during the run (full disk, NaN in a loss, a defect); 2 the command or a setting is
     wrong; 130 interrupted.
 
     Args:
-        arguments: the verb and its arguments; None for those of the process.
+        arguments: the command and its arguments; None for those of the process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="mbrl: %(message)s", level=logging.WARNING)
@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.exit(_run(arguments))
     except KeyboardInterrupt:
-        verb = arguments[0] if arguments else ""
-        resumed = f"; the same command resumes {RESUMED[verb]}" if verb in RESUMED else ""
+        command = arguments[0] if arguments else ""
+        resumed = f"; the same command resumes {RESUMED[command]}" if command in RESUMED else ""
         print(f"\nmbrl: interrupted{resumed}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -105,14 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in CONFIGURED:
         return run_configured(arguments[0], arguments[1:])
-    parser, verbs = build_parser()
+    parser, commands = build_parser()
     complete(parser)
     if not arguments:
         parser.print_help()
         return 0
-    if not arguments[0].startswith("-") and arguments[0] not in verbs:
-        close = difflib.get_close_matches(arguments[0], verbs, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(verbs)}"
-        raise UserError(f"no verb {arguments[0]!r}; {hint}")
+    if not arguments[0].startswith("-") and arguments[0] not in commands:
+        close = difflib.get_close_matches(arguments[0], commands, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(commands)}"
+        raise UserError(f"no command {arguments[0]!r}; {hint}")
     options = parser.parse_args(arguments)
     return int(options.run(options))

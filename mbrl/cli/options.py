@@ -1,4 +1,4 @@
-"""Types of the options of verbs, and reading an option as a setting of its type is read."""
+"""Types of the options of commands, and reading an option as a setting of its type is read."""
 
 import argparse
 from collections.abc import Callable

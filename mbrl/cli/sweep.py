@@ -33,7 +33,7 @@ def prepare(
     arguments: Sequence[str],
     check: Callable[[DictConfig], None],
     config_dir: Path | None = None,
-    verb: str = ROOT_CONFIG,
+    command: str = ROOT_CONFIG,
 ) -> list[Path]:
     """Check every job of a sweep and claim its folder, so that `mbrl status` lists all jobs from the start.
 
@@ -41,19 +41,19 @@ def prepare(
         arguments: Hydra's overrides.
         check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
-        verb: train, or another verb with a configuration, whose jobs claim their folders when they run.
+        command: train, or another command with a configuration, whose jobs claim their folders when they run.
 
     Returns:
-        The run folders of the jobs; [] for another verb.
+        The run folders of the jobs; [] for another command.
 
     Raises:
         UserError: a job cannot be run, two jobs have the same folder, or a folder belongs to another configuration.
     """
-    jobs = composed_jobs(arguments, verb, config_dir)
+    jobs = composed_jobs(arguments, command, config_dir)
     for overrides, config in jobs:
         with _naming_job(overrides):
             check(config)
-    if verb != ROOT_CONFIG:
+    if command != ROOT_CONFIG:
         return []
     folders: dict[Path, list[str]] = {}
     sizes: set[str] = set()

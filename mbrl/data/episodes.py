@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
 from mbrl.data.published import read_published
@@ -63,6 +64,19 @@ def to_records(rollout: TensorDictBase) -> TensorDict:
 def with_initial(steps: TensorDict) -> TensorDict:
     """Steps [L] of one episode from its first on, with that step's frame as `initial` [L, 3, R, R] beside each."""
     return steps.copy().set(INITIAL, steps["pixels"][:1].expand_as(steps["pixels"]))
+
+
+def initial_frames(newest: Tensor, carried: Tensor, is_init: Tensor) -> Tensor:
+    """The first frame uint8 [B, 3, R, R] of each row's episode, for an actor that carries it from step to step.
+
+    Args:
+        newest: frames [B, 3, R, R] of now.
+        carried: what was carried [B, 3, R, R]; black where the actor has not seen the episode, as after random actions.
+            The newest frame then stands for the first.
+        is_init: [B, 1], whether this is the first step of the episode.
+    """
+    known = carried.flatten(1).bool().any(1, keepdim=True) & ~is_init
+    return torch.where(known[..., None, None], carried, newest)
 
 
 def record_fields(observation_spec: Composite, action_spec: TensorSpec) -> dict[str, TensorType]:

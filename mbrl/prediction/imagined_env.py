@@ -10,7 +10,7 @@ from mbrl.collecting.imagining import imagination_env, starts_from
 from mbrl.envs.continued import Continued
 from mbrl.envs.imagined_gym import ImaginedGymEnv
 from mbrl.errors import UserError
-from mbrl.prediction.fitting import (
+from mbrl.prediction.compatibility import (
     env_options,
     env_settings,
     require_fit,

@@ -23,7 +23,7 @@ from mbrl.collecting.imagining import imagination_env, play_imagined
 from mbrl.data.episodes import INITIAL
 from mbrl.envs.continued import Continued
 from mbrl.errors import UserError
-from mbrl.prediction.fitting import (
+from mbrl.prediction.compatibility import (
     env_options,
     env_settings,
     require_fit,

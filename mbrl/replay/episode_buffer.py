@@ -150,7 +150,9 @@ class EpisodeBuffer(EpisodeRing):
             offset = (torch.rand(len(episode)) * weights[episode]).long()
         episode, offset = self._send(episode, offset)
         steps = offset[:, None] + torch.arange(1 - length, 1, device=self.device)
-        return self._segments(episode, steps, (SNAPSHOT,), first=initial)
+        drawn = self._segments(episode, steps, (SNAPSHOT,), first=initial)
+        drawn["action"] = drawn["action"] * (steps >= 0)[..., None]  # no action led to the first frame
+        return drawn
 
     def _segments(
         self, episode: Tensor, steps: Tensor, further: tuple[str, ...] = (), numbered: bool = False, first: bool = False

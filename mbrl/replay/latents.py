@@ -47,7 +47,7 @@ class Latents:
         return self.size * each
 
     def read(self, rows: Tensor, unknown: TensorDictBase) -> TensorDictBase:
-        """Those of records [N]; `unknown` [] stands for what nobody has noted."""
+        """Those of records [N]; `unknown` [] stands for those without latents."""
         if self.values is None:
             self.values = unknown.to(self.device).expand(self.size).clone()
         found: TensorDictBase = self.values[rows.to(self.device)].to(rows.device)

@@ -159,7 +159,7 @@ class Replay:
         return batch
 
     def read_latents(self, index: Tensor, unknown: TensorDictBase) -> TensorDictBase:
-        """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] where nobody has noted any."""
+        """The latents [N] of records by their `index` [N] of `sequences`; `unknown` [] for those without latents."""
         latents = unknown.expand(len(index)).clone()
         for buffer, chosen, rows in self._owners(index):
             latents[chosen] = buffer.latents.read(rows, unknown)
@@ -171,14 +171,16 @@ class Replay:
             buffer.latents.write(rows, latents[chosen])
 
     def note_latents(self, first: int, note: Callable[[TensorDictBase, int], TensorDictBase]) -> None:
-        """Note the latents of records, those of demonstrations included where there are none yet.
+        """Note the latents of records.
 
         Args:
-            first: number of a collected record, among all ever written; those before it are left out.
+            first: number of a collected record, among all ever written; those before it are left out. 0 includes the
+                demonstrations, which are otherwise left out once they have latents.
             note: makes the latents [R - n] of the rows of a record episode [R] but the first n.
         """
         for buffer in (self.online, self.demos) if self.demos is not None else (self.online,):
-            start = 0 if buffer.latents.values is None else first if buffer is self.online else buffer.head
+            anew = buffer.latents.values is None or first == 0
+            start = 0 if anew else first if buffer is self.online else buffer.head
             for number, episode in enumerate(buffer.episodes):
                 begin, end = max(episode.start, start), episode.start + episode.length
                 if begin < end:

@@ -1,11 +1,13 @@
 """Demonstrations in a run: imitated first, then kept to less and less; and what cannot be learned from is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+import mbrl
 from mbrl.agents.agent import END_OF_SCHEDULES, Agent
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.imagination import Imagination
@@ -170,6 +172,8 @@ def test_bc_runs_in_the_loop(tmp_path, pixels):
     assert len({row[1] for row in steps}) == 1, "no env step teaches it"
     cloned = [row for row in rows(folder) if "policy/cloning_loss" in row]
     assert [(row["env_steps"], row["gradient_steps"]) for row in cloned] == [(0, 100), (0, 150)]
+    shutil.rmtree(tmp_path / "demos")
+    assert mbrl.load(folder).replay.demos is None, "a run that was moved is read without its demonstrations"
 
 
 @pytest.mark.process

@@ -69,6 +69,7 @@ def test_transitions_have_the_embeddings_of_their_frames_and_no_frames() -> None
 
 def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn() -> None:
     agent, replay, _ = parts()
+    replay.add_demos([episode(9)])
     seen: list[int] = []
     agent.observer._embeddings = lambda records, first: (seen.append(len(records)), TensorDict(
         embedding=torch.zeros(len(records) - first, 512), batch_size=[len(records) - first]))[1]  # fmt: skip
@@ -76,13 +77,13 @@ def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn(
         replay.online.extend(episode()[None])
         agent.observer.note(replay)
         agent.observer.note(replay)
-    assert len(seen) == 3, "the first again, because its codes may have changed, and the second"
+    assert seen == [21, 10, 21, 21, 10], "the first and the demonstration again, as their codes may have changed"
     agent.world_model.updates.fill_(7)  # tokenizer_updates + tokenizer_last
     replay.online.extend(episode()[None])
     agent.observer.note(replay)
     replay.online.extend(episode()[None])
     agent.observer.note(replay)
-    assert len(seen) == 3 + 3 + 1
+    assert seen[5:] == [21, 21, 21, 10, 21], "the encoders learn no more after the third"
 
 
 def test_embeddings_of_an_episode_that_grows_are_those_of_the_whole_one() -> None:
@@ -174,6 +175,19 @@ def test_it_takes_over_in_the_middle_of_an_episode() -> None:
     torch.testing.assert_close(torch.stack(seen).reshape(2, -1), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_after_random_actions_the_first_frame_that_it_sees_stands_for_the_initial_one() -> None:
+    agent, _, _ = parts()
+    seen: list[torch.Tensor] = []
+    agent.policy.actor.register_forward_pre_hook(lambda module, given: seen.append(given[0]["embedding"].clone()))
+    pixels, carried = episode()["pixels"][4:6], agent.observer.carried.zero()
+    for frame in pixels:
+        rows = TensorDict(pixels=frame, is_init=torch.zeros(1, dtype=torch.bool), **carried)
+        carried = agent.observer.actor(rows)["next"].select("initial", "before")
+    latents = agent.observer.model.latents(pixels[None], pixels[:1])[0]
+    expected = torch.stack([torch.cat([latents[0], latents[0]]), torch.cat([latents[1], latents[0]])])
+    torch.testing.assert_close(torch.stack(seen).reshape(2, -1), expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -181,6 +195,7 @@ def test_it_takes_over_in_the_middle_of_an_episode() -> None:
         (["agent.world_model.conditioning.initial=false", "agent.world_model.reward_network=null",
           "agent.world_model.transformer.parallel=false"], r"set agent\.world_model\.conditioning\.initial=true"),
         (["agent.world_model=null"], "no world model that embeds frames"),
+        (["agent.cloning.updates=5"], r"reads embeddings imitates no demonstrations: set agent\.cloning\.updates=0"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(overrides: list[str], message: str) -> None:

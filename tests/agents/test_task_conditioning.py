@@ -20,6 +20,7 @@ from policies.drqv2 import DrQV2
 from policies.planner import CEM
 from policies.random import RandomPolicy
 from tests.fakes import SIZE, CountingWorldModel, episode
+from worldmodel.base import WorldModel
 from worldmodel.rssm.model import RSSM
 
 ACTION = Bounded(-1.0, 1.0, (2,))
@@ -59,6 +60,24 @@ def context() -> TensorDict:
     pixels = torch.zeros(2, 2, 3, SIZE, SIZE, dtype=torch.uint8)
     task = TASKS[:, None].expand(2, 2, 2)
     return TensorDict(pixels=pixels, action=torch.full((2, 2, 2), 0.5), task=task, batch_size=[2, 2])
+
+
+def test_all_that_a_world_model_may_do_is_passed_on() -> None:
+    kept = {"device", "embedded"}  # the device is that of the weights; no policy reads embeddings and tasks
+    methods = {name for name, each in vars(WorldModel).items() if callable(each) or isinstance(each, property)}
+    public = {name for name in methods if not name.startswith("_")}
+    assert public - kept <= set(vars(TaskConditioned))
+
+
+def test_rewards_of_observed_frames_are_those_of_the_task() -> None:
+    model, steps = conditioned(), context()
+    seen: list[tuple[str, list[float]]] = []
+    model.model.update_rewards = lambda batch: seen.append(("learned", batch["action"][0, 0].tolist())) or {}
+    model.model.observe = lambda state, action, observed: seen.append(("read", action[0].tolist())) or (state, observed)
+    model.update_rewards(steps)
+    state, _ = model.observe(model.start(steps), torch.full((2, 2), 0.25), steps[:, 0])
+    assert seen == [("learned", [0.5, 0.5, 1.0, 0.0]), ("read", [0.25, 0.25, 1.0, 0.0])]
+    assert torch.equal(state.task, TASKS)
 
 
 def test_a_world_model_receives_the_task_with_each_action() -> None:

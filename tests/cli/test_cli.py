@@ -94,12 +94,12 @@ def test_the_module_is_the_command() -> None:
     assert shown.stdout.startswith("usage: mbrl")
 
 
-@pytest.mark.parametrize("verb", ["train", "pretrain", "evaluate", "plot", "demos", "collect", "bench", "doctor"])
-def test_each_verb_has_help_with_an_example(mbrl: Run, verb: str) -> None:
-    code, out, _ = mbrl(verb, "--help")
+@pytest.mark.parametrize("command", ["train", "pretrain", "evaluate", "plot", "demos", "collect", "bench", "doctor"])
+def test_each_verb_has_help_with_an_example(mbrl: Run, command: str) -> None:
+    code, out, _ = mbrl(command, "--help")
     assert code == 0
-    assert out.startswith(f"usage: mbrl {verb}")
-    assert f"  mbrl {verb}" in out.split("examples:")[1]
+    assert out.startswith(f"usage: mbrl {command}")
+    assert f"  mbrl {command}" in out.split("examples:")[1]
 
 
 def test_the_help_of_train_lists_what_can_be_chosen(mbrl: Run) -> None:
@@ -323,9 +323,9 @@ def test_the_cause_is_found_inside_hydras_errors() -> None:
     assert explain(root_cause(defect)) is None
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "plot"])
-def test_a_folder_that_is_no_run_cannot_be_evaluated_or_drawn(mbrl: Run, tmp_path: Path, verb: str) -> None:
-    code, _, err = mbrl(verb, str(tmp_path))
+@pytest.mark.parametrize("command", ["evaluate", "plot"])
+def test_a_folder_that_is_no_run_cannot_be_evaluated_or_drawn(mbrl: Run, tmp_path: Path, command: str) -> None:
+    code, _, err = mbrl(command, str(tmp_path))
     assert (code, err.count("\n")) == (2, 1)
     assert str(tmp_path) in err
 
@@ -337,7 +337,7 @@ def test_bare_mbrl_prints_help(mbrl: Run) -> None:
 
 
 def test_a_mistyped_verb_gets_a_suggestion(mbrl: Run) -> None:
-    assert mbrl("trian")[::2] == (2, "mbrl: error: no verb 'trian'; did you mean train?\n")
+    assert mbrl("trian")[::2] == (2, "mbrl: error: no command 'trian'; did you mean train?\n")
     assert "there are: train, pretrain" in mbrl("xyzzy")[2]
 
 
@@ -388,4 +388,4 @@ def test_the_installed_command_answers() -> None:
     if not command.exists():
         pytest.skip(f"{command} is not installed: pip install -e .")
     result = subprocess.run([command, "tran"], capture_output=True, text=True)  # an answer that imports no torch
-    assert (result.returncode, result.stderr) == (2, "mbrl: error: no verb 'tran'; did you mean train?\n")
+    assert (result.returncode, result.stderr) == (2, "mbrl: error: no command 'tran'; did you mean train?\n")

@@ -17,7 +17,7 @@ from torchrl.data import Bounded, Composite
 
 import mbrl
 from mbrl.agents import planning
-from mbrl.agents.captured import WARM_UP, CapturedUpdates
+from mbrl.agents.cuda_graphs import WARM_UP, CapturedUpdates
 from mbrl.bench import _models as models
 from mbrl.bench import dreamer, encoders, policies
 from mbrl.bench.replay import filled_buffer

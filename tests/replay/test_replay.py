@@ -223,6 +223,8 @@ def test_rollouts_branch_from_every_step_from_which_an_action_was_taken() -> Non
     step = drawn["state"][:, -1, 0] % 100
     expected = torch.maximum(torch.tensor([-2.0, -1.0, 0.0]), -step[:, None])
     assert torch.equal(offset, expected), "copies of the first row stand before it"
+    copies = torch.tensor([-2.0, -1.0, 0.0]) < -step[:, None]
+    assert torch.equal(drawn["action"], drawn["state"] * ~copies[..., None]), "no action led to the first row"
     runs = replay.starts(400, 3, together=4)["state"][:, -1, 0]
     of_one = (runs // 100).view(100, 4)
     assert (of_one == of_one[:, :1]).all() and len(of_one[:, 0].unique()) == 8 and len(runs.unique()) == 32

@@ -10,7 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldmodel.base import WorldModel
-from worldmodel.ivideogpt.recoding import Recoder
+from worldmodel.ivideogpt.reconstruction import Reconstructor
 from worldmodel.ivideogpt.rollout.rollout import Rollouts
 from worldmodel.ivideogpt.rollout.state import ImaginedState
 from worldmodel.ivideogpt.training import TrainingPlan, gradient_step
@@ -41,14 +41,14 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
     Args:
         model: The model, with conditioning.initial.
         rollouts: Its rollouts.
-        recoder: Its recoder.
+        reconstructor: Its reconstructor.
         plan: What its updates train.
 
     Raises:
         ValueError: The tokens of its frames depend on where a segment begins.
     """
 
-    def __init__(self, model: WorldModel, rollouts: Rollouts, recoder: Recoder, plan: TrainingPlan) -> None:
+    def __init__(self, model: WorldModel, rollouts: Rollouts, reconstructor: Reconstructor, plan: TrainingPlan) -> None:
         super().__init__()
         if "initial" not in model.context_keys:
             raise ValueError(
@@ -56,7 +56,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
                 "segment begins: set agent.world_model.conditioning.initial=true"
             )
         self._model = (model,)  # In a tuple: its weights are saved with the agent's world model.
-        self.rollouts, self.recoder, self.plan = rollouts, recoder, plan
+        self.rollouts, self.reconstructor, self.plan = rollouts, reconstructor, plan
         self.context_length, self.max_horizon = model.context_length, model.max_horizon
         self.action_dim, self.context_keys = model.action_dim, model.context_keys
         self.predicts_reward, self.predicts_end = model.predicts_reward, model.predicts_end
@@ -105,7 +105,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         return {"embedded_reward_loss": loss.detach(), "embedded_reward_error": error}
 
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
-        return self.recoder.latents(pixels, initial)
+        return self.reconstructor.latents(pixels, initial)
 
     def start(self, context: TensorDictBase) -> Step:
         state = self.model.start(context)

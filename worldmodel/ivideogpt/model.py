@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 
 from worldmodel.base import WorldModel
+from worldmodel.ivideogpt.check_sizes import check_sizes
 from worldmodel.ivideogpt.counter import HostCounter
 from worldmodel.ivideogpt.defects import NO_DEFECTS, PublishedDefects
 from worldmodel.ivideogpt.embedded import EmbeddedIVideoGPT
-from worldmodel.ivideogpt.fit import check_fit
 from worldmodel.ivideogpt.layout import TokenLayout
 from worldmodel.ivideogpt.objectives import RewardObjective, TokenizerObjective, TransformerObjective
 from worldmodel.ivideogpt.official import load_parts, save_parts
 from worldmodel.ivideogpt.precision import Precision
-from worldmodel.ivideogpt.recoding import Recoder
+from worldmodel.ivideogpt.reconstruction import Reconstructor
 from worldmodel.ivideogpt.rewards import TwoHotRewards
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.rollout.graphs import FrameGraphs, predict_frame
@@ -116,7 +116,7 @@ class IVideoGPT(WorldModel):
         self.register_buffer("updates", torch.tensor(training.tokenizer_updates - self.first_updates))
         self._optimizers = optimizers.make(self.tokenizer, self.transformer, self.reward_network)
         parts = (self.tokenizer, self.transformer, reader)
-        self.recoder = Recoder(self.tokenizer, reader, self.precision)
+        self.reconstructor = Reconstructor(self.tokenizer, reader, self.precision)
         frames = reader.futures, self.max_horizon
         self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, defects, self.reward_network)
         self.rollouts.predict = FrameGraphs() if cuda_graphs else predict_frame
@@ -126,7 +126,7 @@ class IVideoGPT(WorldModel):
 
     def _check(self, observation_spec: Composite, reader: SegmentReader, fresh: bool) -> None:
         """ValueError where the sizes or the plan do not fit; `fresh`: weights are random."""
-        check_fit(observation_spec, self.tokenizer, self.transformer, self.segment_length, self.max_horizon, reader)
+        check_sizes(observation_spec, self.tokenizer, self.transformer, self.segment_length, self.max_horizon, reader)
         self.plan.check(self.tokenizer.quantize.warmup if fresh else 0)
 
     def _make_objectives(
@@ -191,14 +191,18 @@ class IVideoGPT(WorldModel):
             metrics |= self._step("transformer", batch, updates - self.plan.tokenizer_updates)
         if self.plan.trains_tokenizer(updates):
             self.fix_codes(updates >= self.plan.tokenizer_updates)
-            metrics |= self._step("tokenizer", batch, updates)
+            metrics |= self._step("tokenizer", batch, self._since_start(updates))
         if self.reward_network is not None:
-            metrics |= self._step("reward_network", batch, updates)
+            metrics |= self._step("reward_network", batch, self._since_start(updates))
         self._counter.add_one(self.updates)
         return metrics
 
     def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        return self._step("reward_network", batch, int(self.updates))
+        return self._step("reward_network", batch, self._since_start(int(self.updates)))
+
+    def _since_start(self, updates: int) -> int:
+        """Updates that this model has had: pretrained weights skip those of the tokenizer alone."""
+        return updates - (self.plan.tokenizer_updates - self.first_updates)
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:
         return self.plan.kinds_of_updates(int(self.updates), updates)
@@ -254,13 +258,13 @@ class IVideoGPT(WorldModel):
 
     def embedded(self) -> EmbeddedIVideoGPT:
         """As WorldModel.embedded, with conditioning.initial."""
-        return EmbeddedIVideoGPT(self, self.rollouts, self.recoder, self.plan)
+        return EmbeddedIVideoGPT(self, self.rollouts, self.reconstructor, self.plan)
 
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
-        return self.recoder.reconstruct(steps)
+        return self.reconstructor.reconstruct(steps)
 
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
-        return self.recoder.codes(batch)
+        return self.reconstructor.codes(batch)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, which `pretrained` and the loaders in official.py read."""

@@ -35,6 +35,21 @@ def test_outcome_is_that_of_steps(steps: int, shown: int) -> None:
     assert model.outcome(forked(model), actions).pixels is None
 
 
+@pytest.mark.parametrize("before", [1, 3, 4])
+def test_an_outcome_may_begin_in_the_middle_of_a_segment(before: int) -> None:
+    model, actions = make(horizon=10), torch.randn(2 * FORKS, 6, ACTION)
+
+    def stepped() -> Any:
+        state = forked(model)
+        for _ in range(before):
+            state, _ = model.step(state, actions[:, 0])
+        return state
+
+    expected, found = WorldModel.outcome(model, stepped(), actions, 3), model.outcome(stepped(), actions, 3)
+    torch.testing.assert_close(found.reward, expected.reward)
+    assert (found.pixels.int() - expected.pixels.int()).abs().max() <= 1
+
+
 def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     model, decoded = make(), []
     show = model.rollouts.show

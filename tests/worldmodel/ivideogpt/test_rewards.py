@@ -1,6 +1,7 @@
 """The reward network: what it learns, and that its rewards are those of everything that is imagined and observed."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,15 @@ def test_it_learns_the_mean_of_rewards_that_frames_and_actions_do_not_tell() -> 
         network.loss(network.logits(frames, None), rewards).backward()
         optimizer.step()
     torch.testing.assert_close(network(frames, None), torch.full((1, 16, 1), 11.0), rtol=0.05, atol=0)
+
+
+def test_every_part_warms_up_when_the_weights_of_the_model_are_pretrained(tmp_path: Path) -> None:
+    make(tokenizer_updates=7).save_pretrained(tmp_path)
+    options = {"tokenizer_updates": 7, "every": 1, "lr": 1e-3, "pretrained": str(tmp_path)}
+    model, batch = make(reward_network=NETWORK, **options), sequences()
+    for expected in (0.5e-3, 1e-3, 1e-3):
+        model.update(batch)
+        assert [optimizer.param_groups[0]["lr"] for optimizer in model.optimizers.values()] == [expected] * 3
 
 
 @pytest.mark.learns

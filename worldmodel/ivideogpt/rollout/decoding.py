@@ -183,7 +183,7 @@ class CachedDecoder:
         for index, layer in enumerate(self.layers):
             q, k, v = layer.project(x, turn).permute(2, 0, 3, 1, 4)  # [b, h, P, d]
             cache.prefix_keys[index, rows], cache.prefix_values[index, rows] = k, v
-            if index + 1 < len(self.layers):  # nobody reads what the last layer makes of the context
+            if index + 1 < len(self.layers):  # the last layer's output for the context is not used
                 k, v = cache.prefix_keys[index, rows], cache.prefix_values[index, rows]
                 attended = causal_attention(q.contiguous(), k, v, self.dropout, scale=1.0)
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))

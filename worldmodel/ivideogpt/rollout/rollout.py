@@ -7,6 +7,7 @@ the robot's state, n dynamics tokens a frame.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -205,19 +206,25 @@ class Rollouts:
         """
         frames: list[Frame] = []
         shown = [state.recent[:, :0]]
-        for part in actions.split(self.segment_frames, 1):
+        for part in actions.split(self._parts(state, actions.shape[1]), 1):
             done, left = len(frames), actions.shape[1] - len(frames) - part.shape[1]
             for action in part.unbind(1):
                 state, frame = self.advance(state, action)
                 frames.append(frame)
             wanted = min(part.shape[1], max(decode - left, 0))
-            count = max(wanted, self.reader.context_length if left else 0)
+            count = max(wanted, min(part.shape[1], self.reader.context_length) if left else 0)
             if self.frame_rewards is not None:
                 count = part.shape[1]
             if count:
                 state, frames[-count:], pixels = self.show(state, frames[done:][-count:], part[:, -count:])
                 shown.append(pixels[:, pixels.shape[1] - wanted :])
         return frames, torch.cat(shown, 1)
+
+    def _parts(self, state: ImaginedState, count: int) -> list[int]:
+        """How many of the next `count` frames follow each context: what is left of the segment, then whole ones."""
+        first = self.segment_frames - (state.frame - state.anchor) or self.segment_frames
+        ends = [0, *range(first, count, self.segment_frames), count]
+        return [end - begin for begin, end in pairwise(ends)]
 
     def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
         """Tokens [R, F, n] of frames since the state's context was encoded to pixels uint8 [R, F, 3, side, side]."""

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from worldmodel.exact_products import exact_products
 from worldmodel.ivideogpt.counter import HostCounter
-from worldmodel.ivideogpt.processes import from_first_process, mean_over_processes
+from worldmodel.ivideogpt.distributed import from_first_process, mean_over_processes
 from worldmodel.ivideogpt.tokenizer.settings import MovingAverage
 from worldmodel.ivideogpt.transformer.losses import occurrences
 
+LEAST_USAGE = 1e-6  # below it a running mean has no meaning
 CHUNK = 4096  # Latents compared with the codebook at a time, which bounds memory at CHUNK x K floats.
 
 
@@ -154,7 +155,9 @@ class VectorQuantizer(nn.Module):
         self.usage.lerp_(mean_over_processes(counts), 1.0 - settings.decay)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, latents * share)
         self.sums.lerp_(mean_over_processes(sums), 1.0 - settings.decay)
-        self.embedding.weight.copy_(self.sums / self.usage.clamp(min=1e-6)[:, None])
+        used = (self.usage > LEAST_USAGE)[:, None]  # one that was never chosen stays where it is
+        means = self.sums / self.usage.clamp(min=LEAST_USAGE)[:, None]
+        self.embedding.weight.copy_(torch.where(used, means, self.embedding.weight))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Accept a codebook that was saved without running means; all of its codes then count as used."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.ivideogpt.counter import HostCounter
+from worldmodel.ivideogpt.distributed import mean_over_processes
 from worldmodel.ivideogpt.layout import TokenLayout
-from worldmodel.ivideogpt.processes import mean_over_processes
 from worldmodel.ivideogpt.tokenizer.autoencoder import CrossSizes, Decoder, Encoder, NetSizes, check_widths, latent_side
 from worldmodel.ivideogpt.tokenizer.context import Context
 from worldmodel.ivideogpt.tokenizer.layers import fold, unfold

@@ -116,6 +116,16 @@ def test_revival_off_leaves_unused_codes_alone() -> None:
     assert set(vq.state_dict()) == {"embedding.weight"}
 
 
+def test_codes_of_a_moving_average_stay_where_nothing_chooses_them() -> None:
+    torch.manual_seed(0)
+    vq = VectorQuantizer(4, 2, moving_average=MovingAverage())
+    torch.nn.init.normal_(vq.embedding.weight, std=10.0)
+    far = vq.embedding.weight.detach().clone()
+    for _ in range(400):
+        vq(far[:1].expand(8, 2))
+    torch.testing.assert_close(vq.embedding.weight, far)
+
+
 def test_quantises_in_float32_under_autocast() -> None:
     vq = quantizer([[1.0], [1.001]])
     with torch.autocast("cpu", torch.bfloat16):

@@ -7,7 +7,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
 
-def check_fit(
+def check_sizes(
     observation_spec: Composite,
     tokenizer: CompressiveTokenizer,
     transformer: VideoTransformer,

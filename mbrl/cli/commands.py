@@ -1,4 +1,4 @@
-"""A function for each verb except `train` and `pretrain`; returns the exit code. Imports are delayed until it runs."""
+"""A function for each command but `train` and `pretrain`; returns the exit code. Imports are delayed until it runs."""
 
 import argparse
 import json

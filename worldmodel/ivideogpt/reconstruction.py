@@ -10,7 +10,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import mode
 
 
-class Recoder:
+class Reconstructor:
     """Encodes and decodes real steps with a tokenizer that is trained elsewhere.
 
     Args:

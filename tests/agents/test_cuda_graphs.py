@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from mbrl.agents.captured import WARM_UP, Captured, CapturedUpdates, Graphs
+from mbrl.agents.cuda_graphs import WARM_UP, Captured, CapturedUpdates, Graphs
 from policies.base import Policy, forget_moments
 from policies.sac import SAC
 from tests.parts_on_a_device import ACTIONS, FRAMES, NUMBERS, dreamer_and_replay, drqv2, latent_planner, transitions

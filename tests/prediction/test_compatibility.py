@@ -10,7 +10,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
-from mbrl.prediction.fitting import env_options, require_fit, require_readable, require_same_env
+from mbrl.prediction.compatibility import env_options, require_fit, require_readable, require_same_env
 from tests.fakes import CountingWorldModel
 
 
