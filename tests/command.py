@@ -17,9 +17,10 @@ from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 IMPORTED = [
-    "mbrl.cli.main", "mbrl.cli.sweep", "mbrl.start", "mbrl.training", "mbrl.pretraining.pretrain",
+    "tests.parsed_once", "mbrl.cli.main", "mbrl.cli.sweep", "mbrl.cli.jobs", "mbrl.start",
+    "mbrl.training", "mbrl.pretraining.pretrain",
     "mbrl.envs.metaworld", "mbrl.envs.toy", "mbrl.run_folder.tensorboard", "worldmodel.ivideogpt.model",
-    "policies.drqv2", "policies.sac", "metaworld", "mbrl.cli.jobs", "mbrl.results.plot", "scipy", "pandas", "rich.table",
+    "policies.drqv2", "policies.sac", "metaworld", "mbrl.results.plot", "scipy", "pandas", "rich.table",
 ]  # fmt: skip
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)

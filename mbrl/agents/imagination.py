@@ -74,7 +74,7 @@ class Imagination:
         resolution: side R of the frames; None for a world model that predicts none.
         rollouts: B, rollouts in one call of `run`.
         horizon: H, steps of each rollout; or the fields of a `Horizon`.
-        retain: calls of `run` with the present horizon whose rollouts are kept: more calls while the horizon grows. Older
+        retain: calls of `run` whose rollouts are kept, counted at the present horizon: more while that grows. Older
             rollouts, of older policies and models, are dropped.
         n_step: rewards summed in an imagined transition; None takes the replay's.
         noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.

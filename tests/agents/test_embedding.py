@@ -57,7 +57,7 @@ def test_transitions_have_the_embeddings_of_their_frames_and_no_frames() -> None
     assert isinstance(observer, EmbeddingPolicy) and agent.acting is observer
     observer.note(replay)
     batch = replay.transitions(16)
-    assert "frames" not in batch.keys() and batch["embedding"].shape == batch["next", "embedding"].shape == (16, 512)
+    assert "frames" not in batch.keys() and batch["embedding"].shape == batch["next", "embedding"].shape == (16, 256)
     records = replay.online.records
     pixels = torch.cat([records["pixels"][:21][None], records["pixels"][21:42][None]])
     latents = observer.model.latents(pixels, pixels[:, 0])
@@ -72,7 +72,7 @@ def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn(
     replay.add_demos([episode(9)])
     seen: list[int] = []
     agent.observer._embeddings = lambda records, first: (seen.append(len(records)), TensorDict(
-        embedding=torch.zeros(len(records) - first, 512), batch_size=[len(records) - first]))[1]  # fmt: skip
+        embedding=torch.zeros(len(records) - first, 256), batch_size=[len(records) - first]))[1]  # fmt: skip
     for _ in range(2):
         replay.online.extend(episode()[None])
         agent.observer.note(replay)
@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_has_forgotten_the_episode_that_was_under_way() -> No
     again.online.grow(another)
     other.observer.note(again)
     latents = other.observer.model.latents(another["pixels"][None], another["pixels"][:1])[0]
-    torch.testing.assert_close(again.online.latents.values["embedding"][5:12, :256], latents, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(again.online.latents.values["embedding"][5:12, :128], latents, atol=1e-3, rtol=1e-3)
 
 
 def test_rewards_learn_from_the_steps_of_the_replay() -> None:
@@ -191,7 +191,7 @@ def test_after_random_actions_the_first_frame_that_it_sees_stands_for_the_initia
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["agent.policy.embedding_size=256"], "set agent.policy.embedding_size=512"),
+        (["agent.policy.embedding_size=512"], "set agent.policy.embedding_size=256"),
         (["agent.world_model.conditioning.initial=false", "agent.world_model.reward_network=null",
           "agent.world_model.transformer.parallel=false"], r"set agent\.world_model\.conditioning\.initial=true"),
         (["agent.world_model=null"], "no world model that embeds frames"),

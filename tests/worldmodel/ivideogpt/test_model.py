@@ -318,6 +318,9 @@ def test_a_cpu_computes_bfloat16_where_that_is_faster(
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr(precision, "bfloat16_gain", lambda: gain)
     assert precision.computes_bfloat16(torch.device("cpu")) is used
+
+
+def test_measuring_that_draws_no_random_number() -> None:
     state = torch.get_rng_state()
     assert bfloat16_gain() > 0
     assert torch.equal(torch.get_rng_state(), state)
