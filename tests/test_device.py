@@ -55,7 +55,10 @@ MEASURED = {
 
 
 @pytest.mark.usefixtures("one_gpu")
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name.startswith("prediction") else ()) for name in PARTS],  # 6 s
+)
 def test_no_part_mixes_devices_or_waits_more_often_than_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accelerator, "device", GPU)
     monkeypatch.setattr(planning, "goal_image", lambda _, side: torch.zeros(3, side, side, dtype=torch.uint8))

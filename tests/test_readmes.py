@@ -28,11 +28,15 @@ from tests.readmes import (
 
 pytestmark = [pytest.mark.process, pytest.mark.xdist_group("readmes")]  # whole commands; names are collected once
 
+STUDIES = ROOT / "runs" / "reference"
 ALL = readmes()
 CODE = [block for readme in ALL for block in blocks(readme)]
 # A command that several READMEs show is checked once. A block replaces INLINE, because it is checked more strictly.
 SHOWN = sorted((each for readme in ALL for each in commands(readme)), key=lambda each: each.language != INLINE)
-COMMANDS = list({each.text: each for each in SHOWN}.values())
+COMMANDS = [
+    pytest.param(each, marks=pytest.mark.slow if STUDIES in each.readme.parents else ())  # 15 s together
+    for each in {each.text: each for each in SHOWN}.values()
+]
 
 
 @pytest.mark.parametrize("snippet", COMMANDS, ids=str)

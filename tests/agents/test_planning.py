@@ -95,7 +95,7 @@ def solved(policy: Policy, episodes: int = 8) -> int:
 
 
 @pytest.mark.learns
-@pytest.mark.parametrize("replan_every", [1, 3])
+@pytest.mark.parametrize("replan_every", [pytest.param(1, marks=pytest.mark.slow), 3])  # 4 s
 def test_arrives_where_the_model_knows_the_world(replan_every: int) -> None:
     policy = planning(replan_every=replan_every)
     assert solved(policy) >= 7 and gains(policy) > 1.4

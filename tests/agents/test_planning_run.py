@@ -102,6 +102,7 @@ def successes(folder: Path) -> tuple[list[float], list[float]]:
     return training, evaluated
 
 
+@pytest.mark.slow  # 12 s
 def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path: Path, threads: Any) -> None:
     """Meta-World, the planner as it is shipped; it succeeds after 30 to 35 agent steps, and chance never does."""
     short = ["env.episode_length=80", "total_env_steps=80", "eval.episodes=1", "collect.frames_per_batch=40"]

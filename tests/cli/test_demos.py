@@ -17,7 +17,7 @@ REFUSED = rf"is of view {{}}, and the environment's view is {{}}: .* as {RECORDE
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("mirrored", [True, False])
+@pytest.mark.parametrize("mirrored", [True, pytest.param(False, marks=pytest.mark.slow)])  # 3 s
 def test_the_orientation_of_a_protocol_can_be_recorded(tmp_path: Path, mirrored: bool) -> None:
     flags = ["--episodes", "1", "--resolution", "16", "--output", str(tmp_path / "demos")]
     done = run_command("demos", TASK, *flags, *(["--mirrored"] if mirrored else []))

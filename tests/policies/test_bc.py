@@ -47,7 +47,7 @@ def steering(policy: Policy, **settings) -> float:
 
 
 @pytest.mark.learns
-@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("pixels", [False, pytest.param(True, marks=pytest.mark.slow)])  # 4 s
 def test_learns_the_toy_from_demonstrations_alone(pixels: bool) -> None:
     torch.manual_seed(0)
     settings = {"pixels": pixels, "resolution": 24, "frame_stack": 1}

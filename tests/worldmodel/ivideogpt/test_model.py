@@ -320,6 +320,7 @@ def test_a_cpu_computes_bfloat16_where_that_is_faster(
     assert precision.computes_bfloat16(torch.device("cpu")) is used
 
 
+@pytest.mark.slow  # 5 s where bfloat16 is slow
 def test_measuring_that_draws_no_random_number() -> None:
     state = torch.get_rng_state()
     assert bfloat16_gain() > 0

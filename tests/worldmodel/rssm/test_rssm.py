@@ -75,7 +75,7 @@ def test_laprop_with_adaptive_clipping_by_hand():
 
 
 @pytest.mark.learns
-@KEYS
+@pytest.mark.parametrize("pixels", [True, pytest.param(False, marks=pytest.mark.slow)])  # 3 s
 def test_overfits_one_batch(pixels):
     model, batch = small(pixels), segments(2, 5)
     first = model.update(batch)
