@@ -161,7 +161,7 @@ class Run:
 
     @cached_property
     def replay(self) -> Replay:
-        """The replay at the checkpoint, to sample from: `transitions(B)`, `sequences(B, T)`, `steps(*keys)`.
+        """The replay at the checkpoint, without demonstrations: `transitions(B)`, `sequences(B, T)`, `steps(*keys)`.
 
         Its files are mapped privately, so that changes do not reach the run folder.
         """

@@ -16,8 +16,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
+import tests.parsed_once  # noqa: F401 - in each command too
+
 IMPORTED = [
-    "tests.parsed_once", "mbrl.cli.main", "mbrl.cli.sweep", "mbrl.cli.jobs", "mbrl.start",
+    "mbrl.cli.main", "mbrl.cli.sweep", "mbrl.cli.jobs", "mbrl.start",
     "mbrl.training", "mbrl.pretraining.pretrain",
     "mbrl.envs.metaworld", "mbrl.envs.toy", "mbrl.run_folder.tensorboard", "worldmodel.ivideogpt.model",
     "policies.drqv2", "policies.sac", "metaworld", "mbrl.results.plot", "scipy", "pandas", "rich.table",

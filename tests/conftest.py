@@ -18,7 +18,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for arg
 
 import absl.logging
 
-import tests.parsed_once  # noqa: F401
 from tests.command import server_seconds
 
 # rliable's logging takes hold of the stderr that it finds, and closes it when Hydra sets logging up again. Here that

@@ -1,4 +1,4 @@
-"""The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair controls."""
+"""The whole run: the smoke experiment end to end, a kill -9 that costs nothing, and fair baselines."""
 
 import csv
 import os

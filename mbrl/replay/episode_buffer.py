@@ -151,7 +151,7 @@ class EpisodeBuffer(EpisodeRing):
         episode, offset = self._send(episode, offset)
         steps = offset[:, None] + torch.arange(1 - length, 1, device=self.device)
         drawn = self._segments(episode, steps, (SNAPSHOT,), first=initial)
-        drawn["action"] = drawn["action"] * (steps >= 0)[..., None]  # no action led to the first frame
+        drawn["action"].mul_((steps >= 0)[..., None])  # no action led to the first frame
         return drawn
 
     def _segments(

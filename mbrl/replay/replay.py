@@ -269,8 +269,7 @@ class Replay:
 
     def schema(self) -> dict[str, Schema]:
         schema = self.online.schema()
-        if self.demos is not None:
-            schema["demo_latents"] = Maybe(self.demos.latents.schema())
+        schema["demo_latents"] = Maybe(self.online.latents.schema())  # left out where the demonstrations are
         return schema
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""MBPO in state space: imagined states, its schedule, its control, its resumption; and that it learns."""
+"""MBPO in state space: imagined states, its schedule, its baseline, its resumption; and that it learns."""
 
 import csv
 from pathlib import Path
@@ -161,11 +161,11 @@ SHORT = ["total_env_steps=320", "eval.every=160", "checkpoint_every=100", "eval.
 
 @pytest.mark.process
 def test_real_ratio_one_is_exactly_sac(tmp_path: Path) -> None:
-    mbrl.training.run(toy(tmp_path / "control", *SHORT, "agent=sac"))
+    mbrl.training.run(toy(tmp_path / "baseline", *SHORT, "agent=sac"))
     mbrl.training.run(toy(tmp_path / "ratio", *SHORT, *MODEL, "agent.real_ratio=1", "agent.model_error.every=20"))
-    control = rows(tmp_path / "control")
-    assert any("policy/critic_loss" in row for row in control)
-    assert rows(tmp_path / "ratio") == control
+    baseline = rows(tmp_path / "baseline")
+    assert any("policy/critic_loss" in row for row in baseline)
+    assert rows(tmp_path / "ratio") == baseline
 
 
 @pytest.mark.process
@@ -217,7 +217,7 @@ PERFECT = [
 
 
 @pytest.mark.slow
-def test_a_perfect_model_of_the_toy_beats_the_control(tmp_path: Path) -> None:
+def test_a_perfect_model_of_the_toy_beats_the_baseline(tmp_path: Path) -> None:
     """At the same updates, from 160 real steps. Means over seeds 0 to 2 and the last two evaluations: .94 and .73."""
 
     def success(name: str, *overrides: str) -> float:
@@ -229,4 +229,4 @@ def test_a_perfect_model_of_the_toy_beats_the_control(tmp_path: Path) -> None:
                 values += [float(row["success"]) for row in csv.DictReader(file)][-2:]
         return sum(values) / len(values)
 
-    assert success("perfect", *PERFECT) > success("control", "agent=sac") + 0.05
+    assert success("perfect", *PERFECT) > success("baseline", "agent=sac") + 0.05

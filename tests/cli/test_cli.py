@@ -95,7 +95,7 @@ def test_the_module_is_the_command() -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain", "evaluate", "plot", "demos", "collect", "bench", "doctor"])
-def test_each_verb_has_help_with_an_example(mbrl: Run, command: str) -> None:
+def test_each_command_has_help_with_an_example(mbrl: Run, command: str) -> None:
     code, out, _ = mbrl(command, "--help")
     assert code == 0
     assert out.startswith(f"usage: mbrl {command}")
@@ -336,7 +336,7 @@ def test_bare_mbrl_prints_help(mbrl: Run) -> None:
     assert out.startswith("usage: mbrl") and "evaluate" in out
 
 
-def test_a_mistyped_verb_gets_a_suggestion(mbrl: Run) -> None:
+def test_a_mistyped_command_gets_a_suggestion(mbrl: Run) -> None:
     assert mbrl("trian")[::2] == (2, "mbrl: error: no command 'trian'; did you mean train?\n")
     assert "there are: train, pretrain" in mbrl("xyzzy")[2]
 
@@ -358,7 +358,7 @@ def test_the_version(mbrl: Run) -> None:
         ("mbrl pretrain worldmodel=ivideogpt_n", ["worldmodel=ivideogpt_nano "]),
     ],
 )
-def test_the_shell_completes_verbs_options_and_settings(tmp_path: Path, typed: str, offered: list[str]) -> None:
+def test_the_shell_completes_commands_options_and_settings(tmp_path: Path, typed: str, offered: list[str]) -> None:
     """Asks as the hook of `register-python-argcomplete` does."""
     answer = tmp_path / "answer"
     asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}

@@ -18,7 +18,7 @@ from mbrl.build import build_agent, build_checkpoints, build_policy, build_repla
 from mbrl.cli import main as cli
 from mbrl.data.episodes import write_episodes
 from mbrl.errors import UserError
-from mbrl.prediction import predict as verb
+from mbrl.prediction import predict as module
 from mbrl.prediction.predict import (
     LoadedModel,
     check_data,
@@ -50,7 +50,7 @@ def steered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         model = Steering()
         for name, value in options.items():
             setattr(model, name, value)
-        monkeypatch.setattr(verb, "load_model", lambda path, goal, config_dir: LoadedModel(model))
+        monkeypatch.setattr(module, "load_model", lambda path, goal, config_dir: LoadedModel(model))
 
     put()
     return put
@@ -97,8 +97,8 @@ def test_lpips_and_fvd_where_their_weights_are_given(
             assert videos.shape[1] == 2 + 8
             return videos.float().mean((2, 3, 4)) / 255
 
-    monkeypatch.setattr(verb, "load_lpips", lambda paths: Pale())
-    monkeypatch.setattr(verb.I3D, "from_file", lambda path: Pale())
+    monkeypatch.setattr(module, "load_lpips", lambda paths: Pale())
+    monkeypatch.setattr(module.I3D, "from_file", lambda path: Pale())
     given = {"lpips": [Path("a")], "fvd": Path("b"), "horizon": 8, "segments": 4, "videos": 0}
     rows, left_out = predict(tmp_path, data, tmp_path / "out", **given)
     values = {row.name: row.value for row in rows}
@@ -110,7 +110,7 @@ def test_lpips_and_fvd_where_their_weights_are_given(
 def test_gripper_is_read_off_frames_where_the_state_tells(
     steered: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "PROBE_UPDATES", 10)
+    monkeypatch.setattr(module, "PROBE_UPDATES", 10)
     shown = episodes()
     for records in shown:
         state = torch.zeros(len(records), 39)

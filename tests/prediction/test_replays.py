@@ -37,8 +37,8 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A control run of eight episodes, with snapshots."""
-    folder = tmp_path_factory.mktemp("recorded") / "control"
+    """A baseline run of eight episodes, with snapshots."""
+    folder = tmp_path_factory.mktemp("recorded") / "baseline"
     return mbrl.train([*RECORDED, f"run_dir={folder}"]).folder
 
 

@@ -91,6 +91,18 @@ def test_checkpoints_hold_them(tmp_path):
     assert larger.read_latents(rows, UNKNOWN)["deter"][:, 0].tolist() == [102.0, 0.0, 0.0]
 
 
+def test_checkpoints_are_read_without_the_demonstrations_that_have_some(tmp_path):
+    types = {key: TensorType.of(value) for key, value in UNKNOWN.items()}
+    ours, again = (Replay(40, directory=tmp_path, fields=FIELDS, latents=types) for _ in range(2))
+    ours.online.extend(with_latents(1, 6)[None])
+    ours.add_demos([with_latents(9, 6)])
+    state = ours.state_dict()
+    assert state["demo_latents"]
+    require(state, again.schema(), "replay")
+    again.load_state_dict(state)
+    assert again.demos is None and again.read_latents(torch.tensor([2]), UNKNOWN)["deter"][0, 0] == 102.0
+
+
 def test_an_actors_latent_stands_with_the_observation_that_it_was_made_of():
     """The collector has it under "next" of the step that began there."""
     replay, steps = Replay(40), 5

@@ -198,7 +198,9 @@ class IVideoGPT(WorldModel):
         return metrics
 
     def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        return self._step("reward_network", batch, self._since_start(int(self.updates)))
+        return self._step(
+            "reward_network", batch, self.plan.warmup_updates
+        )  # it warms up in updates of the whole model
 
     def _since_start(self, updates: int) -> int:
         """Updates that this model has had: pretrained weights skip those of the tokenizer alone."""
