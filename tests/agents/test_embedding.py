@@ -18,7 +18,7 @@ from mbrl.data.episodes import to_records, with_initial
 from mbrl.errors import UserError
 
 SMALL = [
-    "experiment=smoke", "agent=mbpo_ivideogpt_embedding", "seed=3", "agent.model_error=null",
+    "experiment=smoke", "agent=mbpo_ivideogpt_embedding", "env=toy", "seed=3", "agent.model_error=null",
     "agent.world_model.segment_length=6", "agent.imagination.horizon=3", "agent.imagination.n_step=3",
 ]  # fmt: skip
 
@@ -42,7 +42,7 @@ def episode(length: int = 20) -> TensorDict:
     pixels = torch.randint(0, 256, (length + 1, 3, 64, 64), dtype=torch.uint8)
     rollout = TensorDict(
         pixels=pixels[:-1],
-        action=torch.rand(length, 4) * 2 - 1,
+        action=torch.rand(length, 2) * 2 - 1,
         next=TensorDict(pixels=pixels[1:], reward=torch.rand(length, 1), **flags, batch_size=[length]),
         batch_size=[length],
     )
@@ -169,7 +169,7 @@ def test_it_takes_over_in_the_middle_of_an_episode() -> None:
     acting, steps = Acting(agent.observer, env.observation_spec), with_initial(episode())
     acting.recall(steps.select("pixels", "initial")[4:6])
     for step in (5, 6):
-        assert acting({"pixels": steps["pixels"][step]}).shape == (4,)
+        assert acting({"pixels": steps["pixels"][step]}).shape == (2,)
     latents = agent.observer.model.latents(steps["pixels"][None], steps["pixels"][:1])[0]
     expected = torch.cat([latents[5:7], latents[4:6]], -1)
     torch.testing.assert_close(torch.stack(seen).reshape(2, -1), expected, atol=1e-3, rtol=1e-3)
