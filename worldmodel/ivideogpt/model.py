@@ -198,9 +198,8 @@ class IVideoGPT(WorldModel):
         return metrics
 
     def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        return self._step(
-            "reward_network", batch, self.plan.warmup_updates
-        )  # it warms up in updates of the whole model
+        # At the full rate: the network warms up in the updates of the whole model.
+        return self._step("reward_network", batch, self.plan.warmup_updates)
 
     def _since_start(self, updates: int) -> int:
         """Updates that this model has had: pretrained weights skip those of the tokenizer alone."""
