@@ -16,13 +16,15 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
-import tests.parsed_once  # noqa: F401 - in each command too
+import tests.compiled_once  # noqa: F401
+import tests.parsed_once  # noqa: F401 - both in each command too
 
 IMPORTED = [
     "mbrl.cli.main", "mbrl.cli.sweep", "mbrl.cli.jobs", "mbrl.start",
     "mbrl.training", "mbrl.pretraining.pretrain",
     "mbrl.envs.metaworld", "mbrl.envs.toy", "mbrl.run_folder.tensorboard", "worldmodel.ivideogpt.model",
     "policies.drqv2", "policies.sac", "metaworld", "mbrl.results.plot", "scipy", "pandas", "rich.table",
+    "tests.compiled_beforehand",
 ]  # fmt: skip
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)
