@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from worldmodel.ranges import Count, Frames, Norm, Share, Weight
 
+FUSED_ON_GPU = (torch.optim.Adam, torch.optim.SGD)  # AdamW is an Adam
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -143,15 +145,22 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def fuse_on_gpu(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Let an optimiser of torch take its steps in one kernel if its weights are on a GPU. A hook before each step.
+    """Let Adam or SGD take its steps in one kernel if its weights are on a GPU. A hook before each step.
 
-    Only a new optimiser is changed, so that a resumed run goes on as it began; and none on a CPU, where the fused
-    kernel rounds differently.
+    A checkpoint does not hold this choice, so that a resumed run makes it again. On a CPU the fused kernel rounds
+    differently and is not used.
     """
-    for group in optimizer.param_groups if not optimizer.state else ():
-        chosen = group.get("fused", False) is not None or group.get("foreach")
-        if not chosen and all(parameter.is_cuda for parameter in group["params"]):
-            group["fused"] = True
+    if not isinstance(optimizer, FUSED_ON_GPU):
+        return
+    for group in optimizer.param_groups:
+        chosen = group["fused"] is not None or group["foreach"]
+        if chosen or not all(parameter.is_cuda for parameter in group["params"]):
+            continue
+        group["fused"] = True
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            if "step" in moments:  # Other kernels count on the CPU, and so does a checkpoint.
+                moments["step"] = moments["step"].to(parameter.device)
 
 
 def gradient_step(
