@@ -269,7 +269,8 @@ class IVideoGPT(WorldModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, which `pretrained` and the loaders in official.py read."""
-        save_parts(folder, self.tokenizer, self.transformer, goal=self.goal_conditioned)
+        initial = "initial" in self.context_keys
+        save_parts(folder, self.tokenizer, self.transformer, goal=self.goal_conditioned, initial=initial)
 
     def fix_codes(self, fixed: bool) -> None:
         """Freeze or unfreeze the codebooks."""
