@@ -26,7 +26,7 @@ from mbrl.build import (
     terminates,
 )
 from mbrl.checks.sizes import require_batches
-from mbrl.checks.train import check
+from mbrl.checks.train import check, warn_of_unused_weights
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.collecting.run_evaluator import run_evaluator
@@ -85,6 +85,7 @@ def run(config: DictConfig) -> Path:
         The run folder: config.yaml, metrics.jsonl, eval.csv, TensorBoard events, checkpoints, curve.png, videos.
     """
     check(config)
+    warn_of_unused_weights(config)
     start_quietly()
     keep_freed_memory()
     if config.threads is not None:

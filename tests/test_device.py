@@ -13,6 +13,7 @@ from mbrl import training
 from mbrl.agents import planning
 from mbrl.agents.agent import Agent
 from mbrl.device import pick_device
+from mbrl.run_folder.parts import OptimizersPart
 from tests.parts_on_a_device import PARTS
 from tests.pretended_device import GPU, pretended_device
 from tests.run_folders import rows
@@ -180,6 +181,32 @@ def test_gradients_and_optimisers_stay_on_the_gpu() -> None:
         state = optimizer.state[layer.weight]
         assert {value.device for value in (layer.weight, layer.weight.grad, *state.values())} == {GPU}
     assert optimizer.param_groups[0]["fused"] is True
+
+
+def test_an_optimiser_that_is_resumed_on_the_gpu_goes_on_as_it_began() -> None:
+    def step(layer: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        layer(torch.ones(5, 3, device=GPU)).square().mean().backward()
+        optimizer.step()
+
+    def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+        layer = torch.nn.Linear(3, 2).to(GPU)
+        optimizer = torch.optim.AdamW(layer.parameters())
+        optimizer.register_step_pre_hook(fuse_on_gpu)
+        return layer, optimizer
+
+    with pretended_device():
+        (whole, first), (resumed, second) = make(), make()
+        step(whole, first)
+        resumed.load_state_dict(whole.state_dict())
+        saved = OptimizersPart({"all": first}).state_dict()["all"]
+        on_disk = {number: {k: v.cpu() for k, v in moments.items()} for number, moments in saved["moments"].items()}
+        OptimizersPart({"all": second}).load_state_dict({"all": {**saved, "moments": on_disk}})
+        step(whole, first)
+        step(resumed, second)
+        assert second.param_groups[0]["fused"] is True
+        assert {value.device for value in second.state[resumed.weight].values()} == {GPU}
+        assert torch.equal(resumed.weight, whole.weight)
 
 
 def test_an_optimiser_on_the_cpu_is_not_fused() -> None:

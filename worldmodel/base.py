@@ -81,7 +81,8 @@ class WorldModel(nn.Module, ABC):
             Metrics, detached 0-d tensors by name.
 
         Raises:
-            FloatingPointError: A loss or a gradient is not finite. No weight was changed.
+            FloatingPointError: A loss or a gradient is not finite. Its optimiser takes no step; parts that were trained
+                before it in this update, and running statistics such as codebooks, have changed.
         """
 
     def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from annotated_types import Interval
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torchrl.envs import EnvBase
 
 from mbrl.agents.schedule import segment_records
@@ -20,7 +21,7 @@ from mbrl.device import pick_device
 from mbrl.errors import UserError
 from mbrl.replay.mirror import require_gpu
 from mbrl.replay.replay import Replay
-from mbrl.run_folder.config import require_whole
+from mbrl.run_folder.config import flatten, require_whole
 from mbrl.run_folder.wandb import require_package
 from mbrl.settings.values import Arguments, SettingError, describe
 from mbrl.targets import check as check_target
@@ -30,6 +31,8 @@ from policies.ranges import PositiveCount
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what numpy takes
 Episodes = Annotated[int, Interval(ge=1, le=10**6)]
 Threads = Annotated[int, Interval(ge=1, le=1024)]
+
+_log = logging.getLogger(__name__)
 
 
 class Evaluation(TypedDict):
@@ -130,6 +133,15 @@ def check(config: DictConfig) -> None:
     if config.wandb:
         require_package()
     check_demonstrations(config)
+
+
+def warn_of_unused_weights(config: DictConfig) -> None:
+    """Warn where the agent does not read `worldmodel.pretrained`. A sweep may give it to agents without iVideoGPT."""
+    source = config.worldmodel.pretrained
+    if source is not None and source not in flatten(OmegaConf.to_container(config.agent, resolve=True)).values():
+        _log.warning(
+            "worldmodel.pretrained=%s is not used: no part of agent %s starts from it", source, config.agent.name
+        )
 
 
 def check_written(config: DictConfig, folder: Path) -> DictConfig:

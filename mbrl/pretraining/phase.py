@@ -104,7 +104,8 @@ class Phase:
         """One step of the optimiser; this process's metrics, means over the step's batches.
 
         Raises:
-            FloatingPointError: the gradient is not finite; the weights are as before.
+            FloatingPointError: the gradient is not finite. The optimiser takes no step; running statistics, such as
+                codebooks, have changed.
         """
         metrics = []
         self._accelerator.gradient_accumulation_steps = self.accumulate  # phases may differ

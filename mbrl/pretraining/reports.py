@@ -96,6 +96,7 @@ class Reports:
         if not self._main or self._phase.name not in SAMPLES:
             return
         segments = self._held_out[0][: self._segments].to(self._accelerator.device)
+        segments["goal"] = segments["pixels"][:, -1:].expand_as(segments["pixels"])  # for a model that is given one
         path = self._output / "videos" / f"{self._phase.name}-{self._phase.step:07d}.mp4"
         with self._phase.evaluating():
             self._phase.seed_from(0)
@@ -126,7 +127,6 @@ def rollout_video(model: WorldModel, segments: TensorDict, path: Path) -> None:
     shown = segments[:, : model.context_length + horizon].clone()
     if "action" not in shown.keys():
         shown["action"] = torch.zeros(*shown.shape, 1, device=shown.device)  # a model without actions reads none
-    shown["goal"] = segments["pixels"][:, -1:].expand_as(shown["pixels"])  # for a model that is given one
     imagination_video(model, shown.reshape(-1), horizon, path)
 
 

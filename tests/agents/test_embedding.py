@@ -194,6 +194,7 @@ def test_after_random_actions_the_first_frame_that_it_sees_stands_for_the_initia
         (["agent.policy.embedding_size=512"], "set agent.policy.embedding_size=256"),
         (["agent.world_model.conditioning.initial=false", "agent.world_model.reward_network=null",
           "agent.world_model.transformer.parallel=false"], r"set agent\.world_model\.conditioning\.initial=true"),
+        (["reward_network@agent.world_model.reward_network=frames"], r"choose reward_network@.*=tokens, or .*=null"),
         (["agent.world_model=null"], "no world model that embeds frames"),
         (["agent.cloning.updates=5"], r"reads embeddings imitates no demonstrations: set agent\.cloning\.updates=0"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_module
 
-from mbrl.checks.train import check
+from mbrl.checks.train import check, warn_of_unused_weights
 from mbrl.errors import UserError
 
 SHORT = ["agent=dreamer_ivideogpt", "env.episode_length=28", "collect.frames_per_batch=14", "agent.segment_length=12"]
@@ -18,3 +18,20 @@ def test_segments_of_real_steps_are_no_longer_than_an_episode() -> None:
     ):
         check(short)
     check(without)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["agent=dreamerv3", "worldmodel.pretrained=weights"], True),
+        (["agent=dreamerv3"], False),
+        (["agent=mbpo_ivideogpt", "worldmodel.pretrained=weights", "agent.real_ratio=1"], False),
+        (["agent=mbpo_simulated_rewards", "experiment=few_steps"], False),
+    ],
+)
+def test_weights_that_no_part_of_the_agent_starts_from_are_told(
+    settings: list[str], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with initialize_config_module("configs", version_base="1.3"):
+        warn_of_unused_weights(compose("train", settings))
+    assert ("pretrained=weights is not used: no part of agent dreamerv3" in caplog.text) == told == bool(caplog.text)

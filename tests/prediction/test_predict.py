@@ -283,6 +283,14 @@ def test_weights_say_whether_they_want_a_goal(tmp_path: Path) -> None:
     assert load_model(tmp_path / "own", goal=True).model.goal_conditioned
 
 
+def test_weights_say_whether_their_context_is_the_initial_frame(tmp_path: Path) -> None:
+    make(conditioning=Conditioning(initial=True)).save_pretrained(tmp_path)
+    assert load_model(tmp_path).model.context_keys == ("initial",)
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"initial_conditioned": true,', ""))  # as earlier versions saved it
+    assert load_model(tmp_path).model.context_keys == ()
+
+
 def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         load_model(tmp_path)

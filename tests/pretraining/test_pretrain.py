@@ -130,9 +130,10 @@ def test_the_folder_holds_weights_metrics_and_videos(pretrained):
 
 
 @pytest.mark.process
-def test_a_model_whose_context_is_the_initial_frame_is_pretrained(data, tmp_path):
+@pytest.mark.parametrize("frame", ["initial", "goal"])
+def test_a_model_that_is_conditioned_on_a_frame_is_pretrained(frame, data, tmp_path):
     steps = ("tokenizer.steps=3", "transformer.steps=3", "validation.every=3", "video.every=3", "video.segments=1")
-    output = pretrain(data, tmp_path / "model", "worldmodel.conditioning.initial=true", *steps)
+    output = pretrain(data, tmp_path / "model", f"worldmodel.conditioning.{frame}=true", *steps)
     assert [row["step"] for row in rows(output) if "validation/transformer/loss" in row] == [6]
     assert {path.name for path in output.glob("videos/*.mp4")} == {"tokenizer-0000003.mp4", "transformer-0000003.mp4"}
 

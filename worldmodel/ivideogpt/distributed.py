@@ -1,4 +1,4 @@
-"""Statistics over all processes that train together, so that their running means and codebooks stay the same."""
+"""What processes that train together must have in common: running means, codebooks, decisions."""
 
 import torch
 from torch import Tensor, distributed
@@ -20,6 +20,11 @@ def from_first_process(values: Tensor) -> Tensor:
     shared = values.clone(memory_format=torch.contiguous_format)
     distributed.broadcast(shared, 0)
     return shared
+
+
+def decided_by_first_process(decision: bool, device: torch.device) -> bool:
+    """The first process's decision, where each must call this with a device of the kind that they train on."""
+    return bool(from_first_process(torch.tensor(int(decision), device=device))) if _several() else decision
 
 
 def _several() -> bool:

@@ -45,7 +45,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         plan: What its updates train.
 
     Raises:
-        ValueError: The tokens of its frames depend on where a segment begins.
+        ValueError: The tokens of its frames depend on where a segment begins, or its rewards are read off frames.
     """
 
     def __init__(self, model: WorldModel, rollouts: Rollouts, reconstructor: Reconstructor, plan: TrainingPlan) -> None:
@@ -54,6 +54,11 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
             raise ValueError(
                 "a policy that reads embeddings needs a world model in which a frame has the same tokens wherever a "
                 "segment begins: set agent.world_model.conditioning.initial=true"
+            )
+        if rollouts.frame_rewards is not None:
+            raise ValueError(
+                "a policy that reads embeddings imagines no frames, from which this reward network reads: choose "
+                "reward_network@agent.world_model.reward_network=tokens, or agent.world_model.reward_network=null"
             )
         self._model = (model,)  # In a tuple: its weights are saved with the agent's world model.
         self.rollouts, self.reconstructor, self.plan = rollouts, reconstructor, plan

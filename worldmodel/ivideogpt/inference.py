@@ -7,7 +7,7 @@ import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.official import load_tokenizer, load_transformer, wants_goal
+from worldmodel.ivideogpt.official import load_tokenizer, load_transformer, trained_with
 from worldmodel.ivideogpt.rollout.decoding import Sampling
 from worldmodel.ivideogpt.segments import Conditioning
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan
@@ -16,8 +16,9 @@ from worldmodel.ivideogpt.training import Optimizers, TrainingPlan
 def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling, goal: bool | None = None) -> IVideoGPT:
     """Build a model in eval mode from weights.
 
-    It reads actions only if the file of its transformer has a layer for them, and predicts rewards only if the file
-    has a reward head. (`pretrained` of IVideoGPT adds both, for further training.)
+    Its context is the initial frame of the episode where the weights were saved by such a model. It reads actions only
+    if the file of its transformer has a layer for them, and predicts rewards only if the file has a reward head.
+    (`pretrained` of IVideoGPT adds both, for further training.)
 
     Args:
         source: A folder or a Hugging Face id, see weights.files.find.
@@ -32,6 +33,8 @@ def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling,
     """
     tokenizer = load_tokenizer(source)
     transformer = load_transformer(source, layout=tokenizer.layout)
+    goal = bool(trained_with(source, "goal")) if goal is None else goal
+    initial = bool(trained_with(source, "initial"))
     side, layer, robot = tokenizer.resolution, transformer.action_linear, transformer.proprioception
     no_steps = partial(torch.optim.SGD, lr=0.0)
     observation = Composite(pixels=Bounded(0, 255, (3, side, side), dtype=torch.uint8))
@@ -46,5 +49,5 @@ def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling,
         training=TrainingPlan(tokenizer_updates=0, tokenizer_every=0),
         sampling=sampling,
         segment_length=segment_length,
-        conditioning=Conditioning(layer is not None, bool(wants_goal(source)) if goal is None else goal),
+        conditioning=Conditioning(layer is not None, goal, initial),
     ).eval()

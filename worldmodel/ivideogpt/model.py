@@ -127,7 +127,8 @@ class IVideoGPT(WorldModel):
     def _check(self, observation_spec: Composite, reader: SegmentReader, fresh: bool) -> None:
         """ValueError where the sizes or the plan do not fit; `fresh`: weights are random."""
         check_sizes(observation_spec, self.tokenizer, self.transformer, self.segment_length, self.max_horizon, reader)
-        self.plan.check(self.tokenizer.quantize.warmup if fresh else 0)
+        if fresh:
+            self.plan.check(self.tokenizer.quantize.warmup)
 
     def _make_objectives(
         self,
@@ -269,7 +270,8 @@ class IVideoGPT(WorldModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights in the published layout, which `pretrained` and the loaders in official.py read."""
-        save_parts(folder, self.tokenizer, self.transformer, goal=self.goal_conditioned)
+        initial = "initial" in self.context_keys
+        save_parts(folder, self.tokenizer, self.transformer, goal=self.goal_conditioned, initial=initial)
 
     def fix_codes(self, fixed: bool) -> None:
         """Freeze or unfreeze the codebooks."""

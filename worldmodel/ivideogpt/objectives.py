@@ -218,7 +218,11 @@ def tokenizer_losses(
 
 
 def _pixel_weights(tokenizer: CompressiveTokenizer, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the pixels of context frames and of future frames, each [B, ., 1, R, R] with mean 1."""
+    """Weights of the pixels of context frames and of future frames, each [B, ., 1, R, R].
+
+    Without a background the mean of each is 1. With one it is near 1: weights against the background have mean 1 over
+    all frames together, and future frames take the average of these and of the weights against the last context frame.
+    """
     length, options = tokenizer.context_length, (tokenizer.loss.motion_weight, tokenizer.loss.motion_scale)
     past, future = frames[:, :length], frames[:, length:]
     moved = motion_weights(future, past[:, -1:], *options)

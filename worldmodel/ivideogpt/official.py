@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -104,7 +104,7 @@ def load_parts(
         ValueError: As load_tokenizer and load_transformer; or the weights were saved with a goal and are used without
             one, or the reverse.
     """
-    told, asked = wants_goal(source), asked or {}
+    told, asked = trained_with(source, "goal"), asked or {}
     if told not in (None, goal):
         raise ValueError(f"{source}: set conditioning.goal={str(told).lower()}, with which these weights were trained")
     tokenizer = load_tokenizer(source)
@@ -123,10 +123,10 @@ def load_parts(
     return tokenizer.train(), transformer.train()
 
 
-def wants_goal(source: str | Path) -> bool | None:
-    """Whether weights were saved by a goal-conditioned model. None: not known, as of the published weights."""
+def trained_with(source: str | Path, frame: Literal["goal", "initial"]) -> bool | None:
+    """Whether weights were saved by a model conditioned on this frame. None: not known, as of the published weights."""
     path = find(source, "transformer")
-    return read_config((path if path.is_dir() else path.parent) / "config.json").get("goal_conditioned")
+    return read_config((path if path.is_dir() else path.parent) / "config.json").get(f"{frame}_conditioned")
 
 
 def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -143,7 +143,11 @@ def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> No
 
 
 def save_parts(
-    folder: str | Path, tokenizer: CompressiveTokenizer, transformer: VideoTransformer, goal: bool = False
+    folder: str | Path,
+    tokenizer: CompressiveTokenizer,
+    transformer: VideoTransformer,
+    goal: bool = False,
+    initial: bool = False,
 ) -> None:
     """Write the parts in the published layout. Each file is written whole or not at all.
 
@@ -152,17 +156,19 @@ def save_parts(
         tokenizer: The tokenizer.
         transformer: The transformer.
         goal: Whether they were trained with a goal frame.
+        initial: Whether their context was the initial frame of the episode.
     """
     write(Path(folder) / "tokenizer", TOKENIZER_FILE, tokenizer.state_dict(), tokenizer_config(tokenizer))
     tensors = transformer.state_dict()
     if all(name.startswith("llm.") for name in tensors):  # as in action-free files
         tensors = {name.removeprefix("llm."): value for name, value in tensors.items()}
-    write(Path(folder) / "transformer", TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal))
+    write(Path(folder) / "transformer", TRANSFORMER_FILE, tensors, _transformer_config(transformer, goal, initial))
 
 
-def _transformer_config(transformer: VideoTransformer, goal: bool) -> Config:
+def _transformer_config(transformer: VideoTransformer, goal: bool, initial: bool) -> Config:
     return {
         "goal_conditioned": goal,
+        "initial_conditioned": initial,
         "model_type": "llama",
         "hidden_size": transformer.width,
         "num_hidden_layers": len(transformer.llm.model.layers),

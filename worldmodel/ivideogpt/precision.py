@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from worldmodel.ivideogpt.distributed import decided_by_first_process
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO = "auto"
 LEAST_GAIN = 1.2  # speed-up over float32 from which `auto` takes bfloat16 on a CPU
@@ -20,7 +22,7 @@ class Precision:
     """float32 or bfloat16 for the large matrix products of a model. Weights stay float32.
 
     `auto` is decided once, at the first product, for the device where the model is then: bfloat16 where the device
-    multiplies faster in it. A checkpoint stores the decision.
+    multiplies faster in it. Of processes that train together the first decides. A checkpoint stores the decision.
 
     Args:
         name: "float32", "bfloat16" or "auto".
@@ -38,7 +40,8 @@ class Precision:
     def dtype(self, device: torch.device) -> torch.dtype:
         """The type of the products on this device."""
         if self._dtype is None:
-            self._dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
+            faster = decided_by_first_process(computes_bfloat16(device), device)
+            self._dtype = torch.bfloat16 if faster else torch.float32
         elif self._dtype == torch.bfloat16 and device.type == "cpu":
             warn_of_slow_bfloat16()
         return self._dtype

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from worldmodel.ranges import Count, Frames, Norm, Share, Weight
 
+FUSED_ON_GPU = (torch.optim.Adam, torch.optim.SGD)  # AdamW is an Adam
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -60,16 +62,17 @@ class TrainingPlan:
         return done < 0 or (self.tokenizer_every > 0 and goes_on)
 
     def check(self, warmup: int) -> None:
-        """ValueError where the plan does not fit the tokenizer.
+        """ValueError where a tokenizer with random weights would be trained with codebooks that never learn.
 
         Args:
-            warmup: Updates after which its codebooks are seeded. 0: they are there already.
+            warmup: Updates after which its codebooks are seeded. 0: they learn from the first update on.
         """
-        if 0 < self.tokenizer_updates <= warmup:
+        trained = self.tokenizer_updates > 0 or self.tokenizer_every > 0
+        if trained and self.tokenizer_updates <= warmup:
             raise ValueError(
                 f"training.tokenizer_updates ({self.tokenizer_updates}) must be more than "
                 f"tokenizer.codebooks.moving_average.warmup ({warmup}): the codebooks are frozen after these updates "
-                "and would never be seeded from data"
+                "and would never learn from data"
             )
 
     def kinds_of_updates(self, first: int, updates: int) -> dict[int, int]:
@@ -143,15 +146,22 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def fuse_on_gpu(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Let an optimiser of torch take its steps in one kernel if its weights are on a GPU. A hook before each step.
+    """Let Adam or SGD take its steps in one kernel if its weights are on a GPU. A hook before each step.
 
-    Only a new optimiser is changed, so that a resumed run goes on as it began; and none on a CPU, where the fused
-    kernel rounds differently.
+    A checkpoint does not hold this choice, so that a resumed run makes it again. On a CPU the fused kernel rounds
+    differently and is not used.
     """
-    for group in optimizer.param_groups if not optimizer.state else ():
-        chosen = group.get("fused", False) is not None or group.get("foreach")
-        if not chosen and all(parameter.is_cuda for parameter in group["params"]):
-            group["fused"] = True
+    if not isinstance(optimizer, FUSED_ON_GPU):
+        return
+    for group in optimizer.param_groups:
+        chosen = group["fused"] is not None or group["foreach"]
+        if chosen or not all(parameter.is_cuda for parameter in group["params"]):
+            continue
+        group["fused"] = True
+        for parameter in group["params"]:
+            moments = optimizer.state.get(parameter, {})
+            if "step" in moments:  # Other kernels count on the CPU, and so does a checkpoint.
+                moments["step"] = moments["step"].to(parameter.device)
 
 
 def gradient_step(
@@ -171,7 +181,7 @@ def gradient_step(
         Norm of the gradient before clipping, 0-d.
 
     Raises:
-        FloatingPointError: The loss or the gradient is not finite. The weights are unchanged.
+        FloatingPointError: The loss or the gradient is not finite. The optimiser takes no step.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -180,8 +190,8 @@ def gradient_step(
     if not torch.isfinite(norm + loss.detach()):
         optimizer.zero_grad(set_to_none=True)
         raise FloatingPointError(
-            f"the {name}'s loss is {float(loss.detach()):.3g} with gradient norm {float(norm):.3g} at its update "
-            f"{done}: lower its learning rate, or look for values that are not finite in the batch"
+            f"the {name}'s loss is {float(loss.detach()):.3g} with gradient norm {float(norm):.3g}: lower its learning "
+            "rate, or look for values that are not finite in the batch"
         )
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * min(1.0, (done + 1) / max(warmup, 1))

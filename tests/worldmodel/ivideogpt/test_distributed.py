@@ -1,13 +1,15 @@
-"""Two processes that train on halves of a batch: their codebooks and backgrounds are one, and those of the whole."""
+"""Two processes that train on halves of a batch: their codebooks, backgrounds and precision are one."""
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
 
 from tests.worldmodel.ivideogpt.test_model import tokenizer
+from worldmodel.ivideogpt import precision
 from worldmodel.ivideogpt.tokenizer.quantizer import VectorQuantizer
 from worldmodel.ivideogpt.tokenizer.settings import MovingAverage
 
@@ -28,7 +30,7 @@ def quantizer(**options: Any) -> VectorQuantizer:
 
 
 def train(rank: int, processes: int) -> dict[str, Tensor]:
-    """What is left of a codebook without and one with revival, and of a background, after a few batches."""
+    """A codebook without and one with revival and a background after a few batches, and the precision `auto`."""
     plain, revived, watching = quantizer(), quantizer(revive_below=0.9), tokenizer()
     watching.background_batches = 3
     watching.register_buffer("background", torch.zeros(3, 16, 16))
@@ -42,7 +44,9 @@ def train(rank: int, processes: int) -> dict[str, Tensor]:
         watching.watch_background(frames)
     state = {f"plain.{name}": value for name, value in plain.state_dict().items()}
     state |= {f"revived.{name}": value for name, value in revived.state_dict().items()}
-    return {**state, "background": watching.background}
+    with mock.patch.object(precision, "computes_bfloat16", lambda _: rank == 0):
+        half = precision.Precision("auto").dtype(torch.device("cpu")) == torch.bfloat16
+    return {**state, "background": watching.background, "bfloat16": torch.tensor(half)}
 
 
 def work(rank: int, folder: str) -> None:
@@ -52,7 +56,7 @@ def work(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def test_codebooks_and_backgrounds_stay_one(tmp_path: Path) -> None:
+def test_codebooks_backgrounds_and_precision_stay_one(tmp_path: Path) -> None:
     multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -127,3 +127,7 @@ def test_what_does_not_fit_is_named() -> None:
         with_initial(horizon=4)
     with pytest.raises(ValueError, match=r"conditioning\.initial=true"):
         make().embedded()
+    with pytest.raises(ValueError, match=r"set agent\.world_model\.conditioning\.initial=true, or choose .*=frames"):
+        make(reward_network=REWARDS)
+    with pytest.raises(ValueError, match=r"choose .*reward_network=tokens, or .*reward_network=null"):
+        make(conditioning=INITIAL, reward_network=FRAME_REWARDS).embedded()

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, tokenizer
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
-from worldmodel.ivideogpt.rewards import RewardNetwork, random_shift
+from worldmodel.ivideogpt.rewards import RewardNetwork, TwoHotRewards, random_shift
 from worldmodel.ivideogpt.training import Optimizers
 
 STEPS = SEGMENT - CONTEXT
@@ -172,3 +172,5 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         RewardNetwork(tokenizer(), ACTION, channels=[8] * 5)
     with pytest.raises(ValueError, match=r"optimizers\.reward_network"):
         Optimizers(torch.optim.Adam, torch.optim.Adam).make(*[torch.nn.Linear(1, 1) for _ in range(3)])
+    with pytest.raises(ValueError, match="reward_network makes a TwoHotRewards: it must make a RewardNetwork"):
+        make(reward_network=lambda *_, **__: TwoHotRewards())

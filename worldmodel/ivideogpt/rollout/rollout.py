@@ -36,8 +36,11 @@ class Rollouts:
             become the context of what follows.
         precision: of the large matrix products.
         defects: published defects of rollouts; none by default.
-        reward_network: reads the rewards off the decoded frames or off the tokens, in the place of the head; None: the
-            head does.
+        reward_network: reads the rewards off the decoded frames (a RewardNetwork) or off the tokens (a
+            TokenRewardNetwork), in the place of the head; None: the head does.
+
+    Raises:
+        ValueError: the reward network is of another class, or reads tokens that depend on where a segment begins.
     """
 
     def __init__(
@@ -52,6 +55,15 @@ class Rollouts:
         defects: PublishedDefects = NO_DEFECTS,
         reward_network: TwoHotRewards | None = None,
     ) -> None:
+        if not isinstance(reward_network, RewardNetwork | TokenRewardNetwork | None):
+            kind = type(reward_network).__name__
+            raise ValueError(f"reward_network makes a {kind}: it must make a RewardNetwork or a TokenRewardNetwork")
+        if isinstance(reward_network, TokenRewardNetwork) and not reader.initial:
+            raise ValueError(
+                "a network that reads rewards off tokens needs a frame to have the same tokens wherever a segment "
+                "begins: set agent.world_model.conditioning.initial=true, or choose "
+                "reward_network@agent.world_model.reward_network=frames"
+            )
         self.frame_rewards = reward_network if isinstance(reward_network, RewardNetwork) else None
         self.token_rewards = reward_network if isinstance(reward_network, TokenRewardNetwork) else None
         self.tokenizer, self.transformer, self.reader, self.sampling = tokenizer, transformer, reader, sampling
