@@ -27,10 +27,11 @@ class Seen(NamedTuple):
     pixels: Tensor
 
 
-class SimulatedFrames(SimulatorModel):
-    """The simulator's frames, and the rewards that a network has learned to read off them.
+class LearnedRewards(SimulatorModel):
+    """The simulator's frames, and the rewards that a learned network predicts from them.
 
-    This is the fair ceiling: a perfect model also reveals rewards that no real step has seen yet.
+    This is the fairer upper bound of a learned model: the simulator also gives rewards in states never visited in the
+    real environment, which no learned model can know.
 
     Args:
         observation_spec: has `pixels`.
@@ -103,7 +104,7 @@ class Halves(NamedTuple):
     simulated: Any
 
 
-class SimulatedRewards(WorldModel):
+class LearnedFrames(WorldModel):
     """A learned model's frames, and the simulator's rewards of the same actions.
 
     Args:

@@ -32,7 +32,7 @@ ADDED = {"eval.success": "any", "protocol.name": "default"}
 REMOVED: dict[str, tuple[Any, ...]] = {
     "model_error.gate": (None,), "imagination.recent_starts": (0.0,), "reward_network.quantile": (None,),
     "reward_network.pretrained": (None,), "codebooks.standardise": (False,), "training.later_encoders": (True,),
-    "network.quantile": (None,), "network.pretrained": (None,),  # of `agent=mbpo_simulated_frames`
+    "network.quantile": (None,), "network.pretrained": (None,),  # of `agent=mbpo_learned_rewards`
     **dict.fromkeys(("world_model.ensemble", "learned.ensemble", "worldmodel.ensemble"), (1,)),
     **dict.fromkeys(("world_model.uncertainty", "learned.uncertainty", "worldmodel.uncertainty"), (False, True)),
 }  # fmt: skip

@@ -26,7 +26,7 @@ def test_segments_of_real_steps_are_no_longer_than_an_episode() -> None:
         (["agent=dreamerv3", "worldmodel.pretrained=weights"], True),
         (["agent=dreamerv3"], False),
         (["agent=mbpo_ivideogpt", "worldmodel.pretrained=weights", "agent.real_ratio=1"], False),
-        (["agent=mbpo_simulated_rewards", "experiment=few_steps"], False),
+        (["agent=mbpo_learned_frames", "experiment=few_steps"], False),
     ],
 )
 def test_weights_that_no_part_of_the_agent_starts_from_are_told(

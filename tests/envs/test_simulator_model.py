@@ -17,7 +17,7 @@ from mbrl.agents.agent import Agent
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.envs import metaworld, toy
-from mbrl.envs.half_models import SimulatedFrames, SimulatedRewards
+from mbrl.envs.half_models import LearnedFrames, LearnedRewards
 from mbrl.envs.simulator_model import SimulatorModel
 from mbrl.errors import UserError
 from policies.planner import CEM
@@ -120,9 +120,9 @@ class Counter(CountingWorldModel):
         return state + 1, TensorDict(reward=state + 1, pixels=pixels, batch_size=[len(action)])
 
 
-def test_simulated_rewards_stand_beside_the_frames_of_the_model() -> None:
+def test_true_rewards_stand_beside_the_frames_of_the_model() -> None:
     simulator, episode = simulated(ENVS["toy"])
-    model = SimulatedRewards(
+    model = LearnedFrames(
         Composite(), Bounded(-1, 1, (2,)), learned=lambda **_: Counter(), simulator=lambda **_: simulator
     )
     predicted = model.predict(episode[None, 4 : 4 + model.context_length], episode["action"][None, 4:9])
@@ -133,12 +133,12 @@ def test_simulated_rewards_stand_beside_the_frames_of_the_model() -> None:
     assert predicted.keys() == real.keys()
 
 
-def reading() -> tuple[SimulatedFrames, SimulatorModel, TensorDict]:
+def reading() -> tuple[LearnedRewards, SimulatorModel, TensorDict]:
     simulator, episode = simulated(ENVS["toy"])
     env = ENVS["toy"](seed=5, snapshots=True)
     network, optimizer = partial(RewardNetwork, channels=(8, 8), width=32), partial(torch.optim.AdamW, lr=3e-3)
     rewards = partial(RewardReader, network=network, optimizer=optimizer)
-    model = SimulatedFrames(env.observation_spec, env.action_spec, env=env, rewards=rewards)
+    model = LearnedRewards(env.observation_spec, env.action_spec, env=env, rewards=rewards)
     return model, simulator, episode
 
 
@@ -171,7 +171,7 @@ def test_rewards_are_read_off_the_simulators_frames() -> None:
 def test_rewards_cannot_be_read_without_pixels() -> None:
     env = toy.make_env(pixels=False, snapshots=True)
     with pytest.raises(ValueError, match=r"set env\.pixels=true"):
-        SimulatedFrames(env.observation_spec, env.action_spec, env=env, rewards=RewardReader)
+        LearnedRewards(env.observation_spec, env.action_spec, env=env, rewards=RewardReader)
 
 
 @pytest.mark.learns

@@ -40,14 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--short", action="store_true", help="a few of each kind")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="places from one to the next")
     default = f"(default: {' '.join(AGENTS)}; {' '.join(SHORT_AGENTS)} with --short)"
-    parser.add_argument("--agents", nargs="+", metavar="AGENT", help=default)
+    parser.add_argument("--agents", nargs="*", metavar="AGENT", help=f"agents whose runs are disturbed {default}")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the run folders there")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
-    agents = options.agents or (SHORT_AGENTS if options.short else AGENTS)
+    agents = (SHORT_AGENTS if options.short else AGENTS) if options.agents is None else options.agents
     counts: dict[str, Counter[str]] = {}
     failed = []
     with tempfile.TemporaryDirectory() as temporary:
