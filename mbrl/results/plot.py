@@ -45,8 +45,7 @@ def plot(
         axis: env_steps, gradient_steps or wall_time.
         labels: names of the curves, one for each of `runs`; empty to name them by agent and settings.
         agents: names of the agents to draw; empty for all. Colours are those of a figure with all agents.
-        baseline: agent that the others are compared with in the second figure, see `aggregate`; a name without
-            brackets stands for the one agent that has it before its brackets.
+        baseline: agent that the others are compared with in the second figure, see `aggregate` and `_baseline`.
         metric: success or return; None for that of `judged_metric`.
         aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks. Returns
             of different tasks have different scales and are not aggregated.
