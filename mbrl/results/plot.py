@@ -67,8 +67,7 @@ def plot(
         on_progress(f"reading {_count(len(inputs), 'file')}")
     every = _read(runs, axis, labels, agents, metric)
     curves = _choose(every, agents)
-    if baseline is not None:
-        baseline = _baseline(baseline, curves)
+    baseline = None if baseline is None else _baseline(baseline, curves)
     _tell_repeated(curves)
     overlaid = published_curves(reference, curves) if reference else []
     _tell_protocols([*curves, *overlaid])
