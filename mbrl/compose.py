@@ -139,16 +139,21 @@ def composed_jobs(
 
     Returns:
         For each job, the overrides that differ between jobs, and its configuration.
+
+    Raises:
+        UserError: a job names a protocol and has other settings.
     """
     with configurations(config_dir):
         choices = [
             [(line, override.is_discrete_sweep()) for line in _swept_values(override)] for override in _parse(arguments)
         ]
-        combined = itertools.product(*(lines for lines in choices if lines))
-        return [
-            ([line for line, swept in job if swept], compose(root, overrides=[line for line, _ in job]))
-            for job in combined
-        ]
+        folders, jobs = [*_own(config_dir, arguments), CONFIGS], []
+        for job in itertools.product(*(lines for lines in choices if lines)):
+            overrides = [line for line, _ in job]
+            config = compose(root, overrides=overrides)
+            require_protocol(config, folders, partial(compose, root), overrides)
+            jobs.append(([line for line, swept in job if swept], config))
+        return jobs
 
 
 def settings_of(root: str, arguments: Sequence[str] = (), config_dir: Path | None = None) -> list[str]:

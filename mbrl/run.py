@@ -228,11 +228,17 @@ class Run:
 
         Returns:
             The outcome of each episode; `summary()` gives their means, with `success` as `eval.success` says.
+
+        Raises:
+            UserError: the video's name has another suffix.
         """
         from mbrl.build import env_factory
         from mbrl.collecting.evaluation import film
         from mbrl.collecting.run_evaluator import run_evaluator
+        from mbrl.run_folder.videos import require_video_name
 
+        if video is not None:
+            require_video_name(Path(video))
         acting = self._acting[0]
         with closing(run_evaluator(self._whole_config, episodes, seed, values=False)) as evaluator:
             if video is not None:

@@ -31,6 +31,7 @@ from policies.ranges import Share, WeightDecay
 PARTIAL = "_partial_"
 # torch annotates no ranges, and accepts a learning rate of 1e30; one of 0 trains nothing
 OPTIMIZERS, OPTIMIZER_RANGES = "torch.optim.", {"lr": Share, "weight_decay": WeightDecay}
+TOUR = "mbrl.tour"  # a script, and no module of classes: to import it is to run it
 
 
 def names_in(folder: Path | None) -> set[str]:
@@ -219,7 +220,7 @@ def _find(name: Any, place: str) -> Callable[..., Any]:
         UserError: it does not exist, its module cannot be imported, or the module only imports it from another package.
     """
     module, _, attribute = str(name).rpartition(".")
-    if not module:
+    if not module or f"{module}.".startswith(f"{TOUR}."):
         raise UserError(f"{place}: there is no {name}: give a dotted name such as my_module.MyClass")
     try:
         target = getattr(import_module(module), attribute)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
@@ -178,6 +179,11 @@ def test_any_value_reaches_the_configuration(value: Any) -> None:
     assert composed(["agent=random", line]).note == value
 
 
+@pytest.mark.parametrize("value", [np.int64(3), np.float32(0.5), np.bool_(True), torch.tensor(3)])
+def test_numbers_of_numpy_and_torch_are_written_as_pythons(value: Any) -> None:
+    assert override_of("+note", value) == override_of("+note", value.item())
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no run folder"):
         mbrl.load(tmp_path)
@@ -208,6 +214,8 @@ def test_a_run_is_filmed_with_pictures_of_its_own_or_without(tmp_path: Path, pix
         [*settings, f"run_dir={tmp_path / 'run'}", "agent=bc", f"agent.pixels={pixels}", "agent.cloning.updates=2",
          f"replay.demos={demos}", "total_env_steps=20"]
     )  # fmt: skip
+    with pytest.raises(UserError, match=r"film\.webm: its name must end in"):
+        run.evaluate(video="film.webm")
     result = run.evaluate(episodes=2, seed=3, video=tmp_path / "film.gif").summary()
     assert result.keys() == {"success", "success_last", "return", "steps_to_success"}
     film = iio.imread(tmp_path / "film.gif")

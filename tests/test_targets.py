@@ -60,6 +60,7 @@ def test_parts_are_built_with_what_is_in_them():
         ({"_target_": "policies.sac.partial"}, r"is no class or function of policies"),
         ({"_target_": "worldmodel.tensor_file.torch.load"}, r"there is no worldmodel\.tensor_file\.torch\.load"),
         ({"_target_": 7}, "there is no 7"),
+        ({"_target_": "mbrl.tour.run"}, r"there is no mbrl\.tour\.run"),  # whose import trains an agent
         ({}, r"agent names no class: give agent\._target_"),
         ({**PART, "inner": {"_target_": f"{HERE}.danger"}}, r"agent\.inner\._target_: .*danger makes no Module"),
         ({**PART, "inner": {"_target_": "os.getcwd"}}, r"agent\.inner\._target_: os\.getcwd is no class"),

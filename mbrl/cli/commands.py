@@ -9,7 +9,7 @@ from typing import Any
 
 from mbrl.cli.errors import RUN_ERROR
 from mbrl.cli.tables import format_number, print_table
-from mbrl.errors import UserError
+from mbrl.errors import UserError, one_line
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def predict(options: argparse.Namespace) -> int:
         print_table(table)
         print()
     for name, reason in left_out.items():
-        print(f"left out: {name} ({reason})")
+        print(one_line(f"left out: {name} ({reason})"))
     print(output)
     return 0
 

@@ -91,7 +91,7 @@ def _installation() -> Check:
 def _requirements() -> list[Requirement]:
     try:
         return [Requirement(line) for line in requires(DISTRIBUTION) or ()]
-    except PackageNotFoundError:  # `_itself` reports it
+    except PackageNotFoundError:  # `_installation` reports it
         return []
 
 

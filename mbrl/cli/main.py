@@ -7,6 +7,7 @@ import difflib
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,10 +18,11 @@ from mbrl.cli.arguments import add_commands
 from mbrl.cli.completion import add_completions, complete
 from mbrl.cli.configured import CONFIGURED, run_configured
 from mbrl.cli.errors import TRACEBACK, show
-from mbrl.errors import UserError
+from mbrl.errors import UserError, one_line
 from mbrl.processes.stopping import interrupt
 
 INTERRUPTED = 130
+UNREAD = 128 + signal.SIGPIPE
 EPILOG = """\
 `mbrl COMMAND --help` shows its arguments, with examples. A first run, in miniature: mbrl train experiment=smoke
 Shell completion in bash and zsh: eval "$(register-python-argcomplete mbrl)"
@@ -51,6 +53,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
+class LineFormatter(logging.Formatter):
+    """Formats a message as one line: the name of a stranger's file could control the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
+
+
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """The parser of all commands, and their names."""
     parser = Parser(
@@ -76,13 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code.
 
     Exit codes: 0 done; 1 failed during the run (full disk, NaN in a loss, a defect); 2 the command or a setting is
-    wrong; 130 interrupted.
+    wrong; 130 interrupted; 141 nobody reads the output any more.
 
     Args:
         arguments: the command and its arguments; None for those of the process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="mbrl: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("mbrl: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra prints INFO messages of all loggers.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a path or of a table
@@ -90,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
     try:
-        sys.exit(_run(arguments))
+        code = _run(arguments)
+        sys.stdout.flush()
+        sys.exit(code)
     except KeyboardInterrupt:
         command = arguments[0] if arguments else ""
         resumed = f"; the same command resumes {RESUMED[command]}" if command in RESUMED else ""
@@ -99,7 +112,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.exit(show(error, in_run=bool(arguments) and arguments[0] in CONFIGURED))
+        in_run = bool(arguments) and arguments[0] in CONFIGURED
+        if isinstance(error, BrokenPipeError) and not in_run and _is_unread():
+            sys.exit(UNREAD)
+        sys.exit(show(error, in_run=in_run))
+
+
+def _is_unread() -> bool:
+    """Whether what read the output, such as `head`, has ended; what Python still prints then goes nowhere."""
+    poll = select.poll()  # The pipe of a worker may have broken instead.
+    poll.register(sys.stdout, select.POLLOUT)
+    broken = any(event & select.POLLERR for _, event in poll.poll(0))
+    if broken:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return broken
 
 
 def _run(arguments: Sequence[str]) -> int:

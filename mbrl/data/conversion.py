@@ -2,7 +2,8 @@
 
 A decoded episode is a safetensors file with `pixels` uint8 [T, 3, R, R] and those of `action`, `reward`, `success` and
 `state` that it has, aligned as in a record episode (see `mbrl.data.episodes`). It lies in $XDG_CACHE_HOME/mbrl/episodes
-(~/.cache where that is not set) under a name made from the files it came from, so that a changed file is decoded anew.
+(~/.cache where that is not set) under a name made from the files it came from and from how they are read, so that it is
+decoded anew where these change.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class ExternalEpisode(NamedTuple):
         files: the files that it is read from, the first of which stands for it in messages.
         read: called with R; returns the entries of the decoded episode, with frames of any size. Raises UserError if
             the episode is torn.
+        described: what else decides its entries, such as which camera of a table is read.
     """
 
     name: str
     files: tuple[Path, ...]
     read: Callable[[int | None], dict[str, Tensor]]
+    described: str = ""
 
 
 def cache_folder() -> Path:
@@ -100,7 +103,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _decoded(cache: Path, episode: ExternalEpisode, resolution: int | None) -> Path:
-    parts = [str(_VERSION), str(resolution), episode.name]
+    parts = [str(_VERSION), str(resolution), episode.name, *([episode.described] if episode.described else [])]
     for file in episode.files:
         if not file.is_file():
             raise UserError(f"{file}: there is no such file")

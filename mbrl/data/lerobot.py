@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,7 +62,9 @@ def lerobot_episodes(folder: Path) -> list[ExternalEpisode]:
             if isinstance(row, UserError):
                 raise row
             place = info.locate(row)
-            name, episode = f"episode_{place.number:06d}", ExternalEpisode("", place.files, partial(_read, info, place))
+            name, files = f"episode_{place.number:06d}", (*place.files, *info.pictures(place))
+            described = repr((replace(info, folder=Path()), place.number, place.length, place.begin))
+            episode = ExternalEpisode("", files, partial(_read, info, place), described)
             if name in found:
                 raise UserError(f"{folder} describes {name} twice")
         except UserError as error:

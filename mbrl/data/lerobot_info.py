@@ -109,13 +109,20 @@ class Info:
             raise Malformed(f"gives it {length} frames of {self.fps:g} frames/s from {begin:g} to {end:g} s")
         return begin
 
+    def pictures(self, place: Place) -> list[Path]:
+        """The pictures in an episode's folder of them, where its frames lie in no video."""
+        return [] if self.in_video else sorted((self.folder / self._images(place)).glob("*"))
+
+    def _images(self, place: Place) -> str:
+        return f"images/{self.camera}/episode_{place.number:06d}"
+
     def beside(self, path: str, place: Place, name: str) -> Path:
         """The file of a picture that a table names.
 
         Raises:
             Malformed: there is none.
         """
-        images = f"images/{self.camera}/episode_{place.number:06d}"
+        images = self._images(place)
         for candidate in (path, f"{images}/{path}", f"{images}/{Path(path).name}"):
             file = self.folder / candidate
             if not _is_outside(candidate) and file.is_file():

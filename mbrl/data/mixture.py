@@ -165,7 +165,7 @@ def _as_it_is(batch: TensorDict) -> TensorDict:
 
 def _place(name: str) -> float:
     """A number in [0, 1) made from a name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48
 
 
 def _check(

@@ -75,6 +75,8 @@ def load_parts(
         OSError: there is no OpenGL.
     """
     if (path / "tokenizer").is_dir() or not path.exists():
+        if checkpoint is not None:
+            raise UserError(f"--checkpoint chooses one of a run, and {path} holds weights: leave it out")
         return _from_weights(path, task, data)
     return _from_run(load(path, config_dir, checkpoint), task, data)
 

@@ -46,10 +46,12 @@ def load_model(
 
     Raises:
         FileNotFoundError: The folder does not exist, or holds no weights.
-        UserError: The run has no world model, or the files cannot be read.
+        UserError: The run has no world model, `goal` was given for a run, or the files cannot be read.
     """
     if (path / "tokenizer").is_dir() or not path.exists():
         return _load_weights(path, goal)
+    if goal is not None:
+        raise UserError(f"--goal is for weights, and {path} is a run, whose settings say it: leave --goal out")
     run = Run(path, config_dir, checkpoint)
     if "env" not in run.config:
         raise FileNotFoundError(f"{path} holds no weights yet: mbrl pretrain has not reached its first checkpoint")

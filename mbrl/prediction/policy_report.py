@@ -79,9 +79,9 @@ def lines(ranking: PolicyRanking) -> list[str]:
 def _correlation(name: str, found: Correlation) -> str:
     if found.reason:
         return f"rank correlation of {name}: not known ({found.reason})"
-    interval = (
-        "no interval of fewer than four" if math.isnan(found.low) else f"95 % {found.low:.2f} to {found.high:.2f}"
-    )
+    interval = "too few or too many ties for an interval"
+    if not math.isnan(found.low):
+        interval = f"95 % {found.low:.2f} to {found.high:.2f}"
     return f"rank correlation of {name}: {found.value:.2f} ({interval}, {found.checkpoints} checkpoints)"
 
 

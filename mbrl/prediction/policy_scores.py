@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from mbrl.results.intervals import spearman_interval
+from mbrl.results.intervals import QUANTILE, least_chance, spearman_interval
 from worldmodel.metrics.control import Confusion, confusion, success_threshold
 
 FEW = 10  # checkpoints, below which a rank correlation says little
@@ -72,7 +72,11 @@ class Score(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation over M checkpoints with its 95 % interval; nan with a reason where there is none."""
+    """Spearman's rank correlation over M checkpoints with its 95 % interval.
+
+    All are nan, with a reason, where there is no correlation. The interval alone is nan where even full agreement would
+    be no evidence of one.
+    """
 
     value: float
     low: float
@@ -138,4 +142,6 @@ def correlate(real: Sequence[float], imagined: Sequence[float]) -> Correlation:
         if len(set(values)) < 2:
             return Correlation(math.nan, math.nan, math.nan, count, f"all checkpoints are alike {name}")
     value = float(spearmanr(real, imagined).statistic)
+    if least_chance(real, imagined) > 1 - QUANTILE:  # Few checkpoints, or many ties, agree fully by chance.
+        return Correlation(value, math.nan, math.nan, count)
     return Correlation(value, *spearman_interval(value, count), count)

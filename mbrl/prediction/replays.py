@@ -14,13 +14,12 @@ from mbrl.errors import UserError
 from mbrl.replay.replay import record_episode
 from mbrl.run import Run
 from mbrl.run_folder.files import write_atomically
-from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, checkpoint_folders
+from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, TRAINED_ON, checkpoint_folders
 from mbrl.run_folder.plain_json import parse_json
 from worldmodel.base import WorldModel
 
 EPISODES = 10  # to measure a model on
 STARTS = 24  # that plans are ranked from: the standard error of a rank correlation is then about .06
-TRAINED_ON = "trained_on.json"  # checksums of the episodes that a model was trained on, beside the model
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mbrl.errors import one_line
@@ -73,6 +74,36 @@ def distinct_names(agents: Sequence[str], settings: Sequence[Settings | None]) -
         varying[agent] = (_varying(same_name) | protocol) - implied
     differences = [_describe(one, varying[name]) for name, one in zip(agents, settings, strict=True)]
     return [f"{name} [{text}]" if text else name for name, text in zip(agents, differences, strict=True)]
+
+
+def names_by_study(names: Sequence[str], studies: Sequence[Path | None]) -> list[str]:
+    """Append to each name that several studies share, in brackets, the folder of the study.
+
+    Args:
+        names: agent names, one for each file.
+        studies: folders of the studies of CSV files, in the same order. None for runs, which keep their names: their
+            settings tell them apart.
+
+    Returns:
+        One name for each file.
+    """
+    sharing: dict[str, set[Path | None]] = defaultdict(set)
+    for name, study in zip(names, studies, strict=True):
+        sharing[name].add(study)
+    shortest = _shortest_distinct({study for study in studies if study is not None})
+    return [
+        f"{name} [{short_name(shortest[study])}]" if study is not None and len(sharing[name]) > 1 else name
+        for name, study in zip(names, studies, strict=True)
+    ]
+
+
+def _shortest_distinct(folders: Collection[Path]) -> dict[Path, str]:
+    """The last parts of each path, as few as keep the paths distinct."""
+    for count in range(1, 1 + max((len(folder.parts) for folder in folders), default=0)):
+        endings = {folder: "/".join(folder.parts[-count:]) for folder in folders}
+        if len(set(endings.values())) == len(folders):
+            return endings
+    return {folder: str(folder) for folder in folders}
 
 
 def _follows_from_name(key: str, settings: Sequence[Settings]) -> bool:

@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import factorial, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,3 +207,17 @@ def spearman_interval(value: float, count: int) -> tuple[float, float]:
         margin = ndtri(QUANTILE) * np.sqrt((1 + moved**2 / 2) / (count - 3))
         ends.append(float(np.tanh(np.arctanh(moved) + sign * margin)))
     return ends[0], ends[1]
+
+
+def least_chance(one: Sequence[float], other: Sequence[float]) -> float:
+    """Probability that a random order of one sample [M] agrees with the other [M], or opposes it, as far as ties allow.
+
+    No order of them is less likely. Where this is more than 1 - QUANTILE, no rank correlation is significant.
+    """
+    rising, orders = sorted(other), factorial(len(one))
+
+    def chance(first: list[float], second: list[float]) -> float:
+        tied = prod(factorial(size) for sample in (first, second) for size in Counter(sample).values())
+        return tied / (prod(map(factorial, Counter(zip(first, second, strict=True)).values())) * orders)
+
+    return min(chance(sorted(one), rising), chance(sorted(one), rising[::-1]))

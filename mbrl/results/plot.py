@@ -45,7 +45,7 @@ def plot(
         axis: env_steps, gradient_steps or wall_time.
         labels: names of the curves, one for each of `runs`; empty to name them by agent and settings.
         agents: names of the agents to draw; empty for all. Colours are those of a figure with all agents.
-        baseline: agent that the others are compared with in the second figure, see `aggregate`.
+        baseline: agent that the others are compared with in the second figure, see `aggregate` and `_baseline`.
         metric: success or return; None for that of `judged_metric`.
         aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks. Returns
             of different tasks have different scales and are not aggregated.
@@ -67,8 +67,8 @@ def plot(
         on_progress(f"reading {_count(len(inputs), 'file')}")
     every = _read(runs, axis, labels, agents, metric)
     curves = _choose(every, agents)
-    if baseline is not None:
-        _check_baseline(baseline, curves)
+    baseline = None if baseline is None else _baseline(baseline, curves)
+    _tell_repeated(curves)
     overlaid = published_curves(reference, curves) if reference else []
     _tell_protocols([*curves, *overlaid])
     styles = agent_styles(curve.agent for curve in (*every, *overlaid))
@@ -102,11 +102,28 @@ def _read(
     return every if every[0].metric == judged else read_curves(runs, axis, labels, judged)
 
 
-def _check_baseline(baseline: str, curves: Sequence[Curve]) -> None:
+def _baseline(name: str, curves: Sequence[Curve]) -> str:
+    """The agent of this name, which may lack what its name has in brackets."""
     if curves[0].metric != "success":
         raise UserError("comparisons over tasks are of success: leave out --baseline, or give --metric success")
-    if baseline not in {curve.agent for curve in curves}:
-        raise _unknown_agent(baseline, curves)
+    found = {curve.agent for curve in curves if _is_named(curve, name)}
+    if name in found or len(found) == 1:
+        return name if name in found else found.pop()
+    if found:
+        raise UserError(f"--baseline {name} stands for several agents: choose from {', '.join(sorted(found))}")
+    raise _unknown_agent(name, curves)
+
+
+def _tell_repeated(curves: Sequence[Curve]) -> None:
+    """Warn of a seed that was read more than once: a copied run is no further seed."""
+    read: dict[tuple[str, str, str], list[str]] = {}
+    for curve in curves:
+        read.setdefault((curve.seed, curve.agent, curve.task), []).append(str(curve.run or "a CSV file"))
+    repeated = {key: places for key, places in read.items() if len(places) > 1}
+    for (seed, agent, task), places in list(repeated.items())[:1]:
+        more = f"; so do {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        where = ", ".join(places)
+        log.warning("seed %s of %s on %s counts as %d runs (%s)%s", seed, agent, task, len(places), where, more)
 
 
 def _tell_protocols(curves: Sequence[Curve]) -> None:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from mbrl.errors import UserError
 from mbrl.results.curves import AXES, METRICS, PUBLISHED, SUBTASK, Curve, truncate
-from mbrl.results.grouping import NAMED, Settings, distinct_names, short_name, task_name
+from mbrl.results.grouping import NAMED, Settings, distinct_names, names_by_study, short_name, task_name
 from mbrl.results.intervals import Floats
 from mbrl.results.metric_rows import metric_rows
 from mbrl.run_folder.config import load_settings
@@ -36,11 +36,20 @@ log = logging.getLogger(__name__)
 
 
 class _CurveFile(NamedTuple):
-    """The curves of one file, and the settings of its run (None for a CSV file)."""
+    """The curves of one file.
+
+    Attributes:
+        source: the path that it was found under.
+        agent: name of the agent.
+        settings: those of its run; None for a CSV file.
+        study: folder of the agents' folders of a CSV file; None for a run.
+        curves: what it holds.
+    """
 
     source: Path
     agent: str
     settings: Settings | None
+    study: Path | None
     curves: list[Curve]
 
 
@@ -50,8 +59,9 @@ def read_curves(
     """Read the curves in run folders, folders of runs at any depth, and CSV files with columns step,success,seed.
 
     A run with several tasks has one curve of their mean and one of each task. If runs of one agent differ in their
-    settings, or any runs differ in their evaluation protocol, the agent's name contains these settings. Files that
-    cannot be read are skipped with a warning.
+    settings, or any runs differ in their evaluation protocol, the agent's name contains these settings. If CSV files of
+    one agent are from different studies (STUDY/AGENT/TASK.csv), or there are runs of it too, its name contains the
+    study. Files that cannot be read are skipped with a warning.
 
     Args:
         paths: run folders, folders of runs, or CSV files.
@@ -81,6 +91,7 @@ def read_curves(
         listed = ", ".join(str(path) for path in paths)
         raise UserError(f"no evaluations to draw in {listed}: give run folders (runs/AGENT/TASK/seedN) or CSV files")
     names = distinct_names([read.agent for read in found], [read.settings for read in found])
+    names = names_by_study(names, [read.study for read in found])
     if labels:
         names = _labelled(names, [read.source for read in found], dict(zip(paths, labels, strict=True)))
     return [replace(curve, agent=name) for read, name in zip(found, names, strict=True) for curve in read.curves]
@@ -134,7 +145,8 @@ def _read_file(file: Path, source: Path, axis: str, metric: str) -> _CurveFile |
     except (OSError, UserError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, csv.Error) as error:
         log.warning("skipped %s: %s", file, " ".join(str(error).split()))
         return None
-    return _CurveFile(source, agent, settings, curves)
+    study = file.resolve().parent.parent if settings is None else None
+    return _CurveFile(source, agent, settings, study, curves)
 
 
 def _axis(axis: str, file: Path) -> Callable[[Floats], Floats]:

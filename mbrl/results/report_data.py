@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from mbrl.errors import UserError
 from mbrl.results.curves import METRICS, Curve, area
 from mbrl.results.grouping import PER_RUN, Settings, short_name, task_name
 from mbrl.results.intervals import Floats, mean_interval
 from mbrl.run_folder.config import flatten, load_settings
+from mbrl.run_folder.files import require_regular_files
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import RunState, run_folders, run_state
 
@@ -76,7 +78,8 @@ class Result:
 def gather_runs(folder: Path, curves: Sequence[Curve]) -> list[ReportedRun]:
     """The runs of the curves, in their order, then the runs in the folder that were not evaluated yet.
 
-    Folders whose config.yaml cannot be read are skipped with a warning.
+    Folders whose config.yaml cannot be read, and folders with links, are skipped with a warning: a page that somebody
+    publishes must not hold what a link in a stranger's run points to.
     """
     first: dict[Path, Curve] = {}  # a run with several tasks has several curves
     for curve in curves:
@@ -91,6 +94,11 @@ def _read_run(folder: Path, curve: Curve | None = None) -> ReportedRun | None:
     state = run_state(folder)
     if state is None:
         log.warning("skipped %s: its config.yaml is incomplete or belongs to no run", folder)
+        return None
+    try:
+        require_regular_files(folder)
+    except UserError as error:
+        log.warning("skipped %s: %s", folder, error)
         return None
     settings = load_settings(folder)
     agent = curve.agent if curve else short_name(str(settings.get("agent.name")))

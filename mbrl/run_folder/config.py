@@ -217,41 +217,37 @@ def require_allowed_classes(config: Any, named: Collection[str], source: Path) -
 
 def foreign_names(config: Any) -> dict[str, Any]:
     """Where a configuration names a class or a package that is no part of this project, and the name."""
-    return {
+    classes = {
         place: name
-        for place, name in (*named_classes(config), *imported_packages(config))
+        for place, name in named_classes(config)
         if not (isinstance(name, str) and name.startswith(ALLOWED_PREFIXES))
     }
+    return classes | dict(imported_packages(config))
 
 
 def named_classes(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Where a class is named, and its name."""
+    return ((where, value) for where, key, value in _settings_in(config, place) if key == TARGET)
+
+
+def imported_packages(config: Any) -> Iterator[tuple[str, str]]:
+    """Where an id names a package that is imported, as that of an environment in `my_package:Mine-v0`, and the id."""
+    settings = _settings_in(config)
+    return ((where, id) for where, key, id in settings if key == "id" and isinstance(id, str) and ":" in id)
+
+
+def _settings_in(config: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The place, the key and the value of every setting at any depth."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config)
     if isinstance(config, dict):
         for key, value in config.items():
             inner = f"{place}.{key}" if place else str(key)
-            if key == TARGET:
-                yield inner, value
-            else:
-                yield from named_classes(value, inner)
+            yield inner, key, value
+            yield from _settings_in(value, inner)
     elif isinstance(config, list):
         for number, value in enumerate(config):
-            yield from named_classes(value, f"{place}[{number}]")
-
-
-def imported_packages(config: Any) -> Iterator[tuple[str, str]]:
-    """Where the id of an environment names a package that is imported, as in `my_package:Mine-v0`, and the id.
-
-    Args:
-        config: settings of a run, or those of its environment alone, as in a file of the group `env`.
-    """
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config)
-    if isinstance(config, dict):
-        env = config.get("env")
-        places = {"id": config.get("id"), "env.id": env.get("id") if isinstance(env, dict) else None}
-        yield from ((place, name) for place, name in places.items() if isinstance(name, str) and ":" in name)
+            yield from _settings_in(value, f"{place}[{number}]")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import shutil
+import socket
 import stat
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +22,8 @@ _log = logging.getLogger(__name__)
 SKIPPED_FOLDERS = ("wandb",)
 BLOCK_BYTES = 2**20  # bytes that are worth a write of their own
 PARTIAL = ".partial"  # suffix of a file that is being written
-PARTIAL_NAME = re.compile(rf"\.(\d+)-\d+{re.escape(PARTIAL)}(\.\w+)?$")  # the process that writes it
+HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # of a folder that several share
+PARTIAL_NAME = re.compile(rf"\.{HOST}-(\d+)-\d+{re.escape(PARTIAL)}(\.\w+)?$")  # the process here that writes it
 
 
 @contextmanager
@@ -102,7 +105,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     Raises:
         OSError: with the file's name; an older file stays as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}{suffix}")
+    partial = path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{threading.get_ident()}{PARTIAL}{suffix}")
     try:
         with name_in_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

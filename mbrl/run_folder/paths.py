@@ -8,6 +8,7 @@ from pathlib import Path
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"  # there from a run's first moment on
 CHECKPOINTS = "checkpoints"  # a folder
+TRAINED_ON = "trained_on.json"  # of a world model that was trained without a run, the checksums of its episodes
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})")
 
 

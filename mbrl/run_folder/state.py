@@ -15,7 +15,7 @@ from mbrl.errors import UserError
 from mbrl.run_folder.config import read_config
 from mbrl.run_folder.files import walk
 from mbrl.run_folder.lock import is_locked
-from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS, checkpoint_folders
+from mbrl.run_folder.paths import CHECKPOINTS, CONFIG, METRICS, TRAINED_ON, checkpoint_folders
 from mbrl.run_folder.plain_json import MAX_INTEGER, parse_json
 
 FAILURE = "failure.txt"  # why the run's last attempt in a sweep ended
@@ -51,6 +51,8 @@ class RunState:
 def run_folders(folder: Path) -> list[Path]:
     """The run folders in a folder, at any depth, or the folder itself. A config.yaml of something else hides none.
 
+    A world model that was trained without a run (`mbrl predict --train`) is none, though its folder is alike.
+
     Raises:
         FileNotFoundError: there is no such folder. ValueError: it holds no run.
     """
@@ -58,7 +60,9 @@ def run_folders(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {folder}")
     runs, torn = [], []
     for place, folders, files in walk(folder):
-        if CONFIG not in files:
+        if TRAINED_ON in files:
+            folders.clear()
+        if CONFIG not in files or TRAINED_ON in files:
             continue
         if METRICS in files or CHECKPOINTS in folders or _total_env_steps(place) is not None:
             runs.append(place)

@@ -28,13 +28,20 @@ FULL_BYTES = 2**20  # bytes; with less, a video that was cut short was so becaus
 MAX_STILLS = 5  # frames in the PNG beside a video, about
 IMAGINED = (230, 159, 0)  # orange border
 REAL = (0, 0, 0)
+SUFFIXES = (".gif", ".mp4")
+
+
+def require_video_name(path: Path) -> None:
+    """UserError where a file's suffix is none of SUFFIXES, in small letters or capitals."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"cannot write a video to {path}: its name must end in {' or '.join(SUFFIXES)}")
 
 
 def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
     """Write a video.
 
     Args:
-        path: file to write; its suffix decides between GIF (.gif) and MP4.
+        path: file to write; its suffix decides between GIF (.gif) and MP4 (.mp4).
         frames: uint8 [T, 3, H, W].
         fps: frames per second.
 
@@ -42,10 +49,10 @@ def write_video(path: Path, frames: Tensor, fps: int = 10) -> None:
         OSError: it could not be written; an older file stays as it was.
     """
     images = frames.permute(0, 2, 3, 1).numpy()
-    if path.suffix == ".gif":
+    if path.suffix.lower() == ".gif":
         write_atomically(path, iio.imwrite("<bytes>", images, extension=".gif", duration=1000 // fps, loop=0))
         return
-    with replacing(path, path.suffix) as partial:
+    with replacing(path, path.suffix.lower()) as partial:
         written = 0
         with suppress(OSError, RuntimeError, IndexError):  # on a full disk they give no errno, or no error
             iio.imwrite(partial, images, fps=fps, codec="libx264", macro_block_size=1, ffmpeg_log_level="quiet")

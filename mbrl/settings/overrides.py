@@ -12,13 +12,15 @@ def override_of(key: str, value: Any) -> str:
 
     Args:
         key: such as `env.task`, `agent` or `policy@agent.policy`.
-        value: a string, number, bool, None, path, or a list or mapping of these.
+        value: a string, number (NumPy's and PyTorch's too), bool, None, path, or a list or mapping of these.
     """
     return f"{key}={_quoted(value)}"
 
 
 def _quoted(value: Any) -> str:
     """A value in the grammar of Hydra's overrides."""
+    if getattr(value, "shape", None) == ():  # of a library that need not be imported here
+        value = value.item()
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -373,6 +373,26 @@ def test_an_unknown_benchmark_names_those_there_are(mbrl: Run) -> None:
     assert "no benchmark named 'replai'; there are: replay" in err
 
 
+def test_what_a_strangers_run_says_does_not_control_the_terminal(mbrl: Run, tmp_path: Path) -> None:
+    for name, text in (("one", "a"), ("other", r"\e[2J\e]0;title\a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f'agent: {{name: "{text}"}}\n')
+    code, out, _ = mbrl("compare", "one", "other")
+    assert code == 0 and "?[2J?]0;title?" in out and "\x1b" not in out
+    record = logging.makeLogRecord({"msg": "skipped %s", "args": ("\x1b[2J",)})
+    assert cli.LineFormatter("mbrl: %(message)s").format(record) == "mbrl: skipped ?[2J"
+
+
+@pytest.mark.process
+def test_a_command_whose_output_nobody_reads_ends_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as pipe:
+        buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+        done = subprocess.run([sys.executable, "-m", "mbrl"], env=buffered, stdout=pipe, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (cli.UNREAD, b"")
+
+
 def test_plot_prints_where_the_picture_is(mbrl: Run, tmp_path: Path) -> None:
     published = tmp_path / "tdmpc2" / "door-lock.csv"
     published.parent.mkdir()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from mbrl.data.segments import EpisodeData
 from tests.data import lerobot_files
 from tests.data.lerobot_files import grey, write_v2, write_v3
 
-pytest.importorskip("pyarrow", reason="pyarrow is an extra: pip install -e '.[lerobot]'")
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra: pip install -e '.[lerobot]'")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 LENGTHS = [5, 3, 4]
 
@@ -51,6 +53,34 @@ def test_both_layouts_read_back(tmp_path: Path, write: Callable[[Path, list[int]
 def test_frames_keep_the_size_of_their_middle_where_none_is_asked_for(tmp_path: Path) -> None:
     write_v3(tmp_path / "data", [3])
     assert EpisodeData(tmp_path / "data").segment(0, 0, 3)["pixels"].shape == (3, 3, 32, 32)
+
+
+def test_an_episode_is_decoded_anew_where_its_description_changes(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data", [3])
+    (table,) = (tmp_path / "data").rglob("*.parquet")
+    columns = parquet.read_table(table).to_pydict()
+    columns["observation.images.wrist"] = [{"bytes": None, "path": f"{frame}.png"} for frame in range(3)]
+    parquet.write_table(pyarrow.table(columns), table)
+    folder = tmp_path / "data" / "images" / "observation.images.wrist" / "episode_000000"
+    folder.mkdir(parents=True)
+
+    def write_wrist(level: int) -> None:
+        for frame in range(3):
+            pixels = np.full((32, 32, 3), level, np.uint8)
+            (folder / f"{frame}.png").write_bytes(lerobot_files._png(pixels))
+
+    def level() -> int:
+        return int(EpisodeData(tmp_path / "data", resolution=16).segment(0, 0, 1)["pixels"].max())
+
+    write_wrist(level=7)
+    assert level() == grey(0, 0)
+    info = tmp_path / "data" / "meta" / "info.json"
+    described = json.loads(info.read_text())
+    del described["features"][lerobot_files.CAMERA]
+    info.write_text(json.dumps(described))
+    assert level() == 7, "another camera of the same table"
+    write_wrist(level=200)
+    assert level() == 200, "another picture beside the table"
 
 
 @pytest.mark.parametrize("torn", ["video", "parquet", "missing"])

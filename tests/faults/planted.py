@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,16 @@ def _target(place: str) -> Plant:
     return plant
 
 
+def _package(file: Path, code: Code) -> None:
+    """A package that an environment's id names, of the simulator as a world model, which has one of its own."""
+    file.with_name("planted_package.py").write_text(f"import os\nos.mkdir({str(code.mark)!r})\n")
+    sys.path.append(str(file.parent))
+    config = OmegaConf.load(file)
+    env = {"_target_": "mbrl.envs.registered.make_env", "id": "planted_package:Any-v0"}
+    config.agent.world_model = {"_target_": "mbrl.envs.simulator_model.SimulatorModel", "env": env}
+    OmegaConf.save(config, file)
+
+
 RUN_FILES: dict[str, Plant] = {
     "checkpoints/LATEST/manifest.json": _raw,
     "checkpoints/LATEST/values.json": _raw,
@@ -97,6 +108,7 @@ RUN_FILES: dict[str, Plant] = {
     "config.yaml (env)": _target("env"),
     "config.yaml (policy)": _target("agent.policy"),
     "config.yaml (inner)": _target("agent.world_model.tokenizer"),
+    "config.yaml (package)": _package,
     "metrics.jsonl": _raw,
     "eval.csv": _raw,
     "starts.jsonl": _raw,

@@ -119,6 +119,7 @@ def test_bad_inputs_are_one_clear_line(
     assert "no folder" in refused(str(tmp_path)) or "config.yaml" in refused(str(tmp_path))
     assert "add --task TASK" in refused(str(weights))
     assert "unknown Meta-World task 'hamer': did you mean hammer" in refused(str(weights), "--task", "hamer")
+    assert "holds weights: leave it out" in refused(str(weights), "--task", "reach", "--checkpoint", "5")
     assert "does not exist" in refused(str(weights), "--task", "reach", "--data", str(tmp_path / "none"))
     assert "unknown toy task 'reach'" in refused(str(run), "--task", "reach")
     assert "predicts states" in refused(str(make_run(tmp_path / "state", "agent=mbpo", episodes=1)))

@@ -58,5 +58,9 @@ def test_rank_correlations_of_checkpoints() -> None:
     assert found.value == pytest.approx(0.9) and found.checkpoints == 5 and found.reason == ""
     assert found.low < 0.9 < found.high
     assert math.isnan(correlate([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).low), "three checkpoints have no interval"
+    success = [0.0, 0.0, 0.0, 0.0, 1.0]
+    found = correlate(success, success)
+    assert found.value == pytest.approx(1.0) and math.isnan(found.low), "one order of five agrees by chance"
+    assert correlate([*success, *success], [*success, *success]).low > 0
     assert correlate([1.0, 1.0], [1.0, 2.0]).reason == "all checkpoints are alike really"
     assert correlate([1.0, 2.0], [1.0, 1.0]).reason == "all checkpoints are alike in imagination"

@@ -1,9 +1,11 @@
 """Runs are seeds of one experiment only where their settings say so."""
 
+from pathlib import Path
+
 import yaml
 
 from mbrl.compose import CONFIGS
-from mbrl.results.grouping import NAMED, SET_BY_NAME, distinct_names
+from mbrl.results.grouping import NAMED, SET_BY_NAME, distinct_names, names_by_study
 from mbrl.run_folder.config import flatten
 
 SETTINGS = {"env.goals": "fresh", "eval.episodes": 20, "agent.real_ratio": 0.5, "seed": 0, "env.task": "hammer"}
@@ -95,3 +97,12 @@ def test_an_agent_that_has_the_environment_among_its_settings_is_one_agent_on_al
         for task in ("hammer", "door-lock")
     ]
     assert distinct_names(["mbpo_simulator"] * 2, settings) == ["mbpo_simulator"] * 2
+
+
+def test_curves_of_different_studies_are_no_seeds_of_one_agent() -> None:
+    main, steps, copy = Path("/runs/reference"), Path("/runs/reference/steps"), Path("/copy/reference")
+    assert names_by_study(["sac", "sac", "mbpo"], [None, main, main]) == ["sac", "sac [reference]", "mbpo"]
+    assert names_by_study(["sac"] * 3, [steps, main, main]) == ["sac [steps]", "sac [reference]", "sac [reference]"]
+    assert names_by_study(["sac", "sac"], [main, copy]) == ["sac [runs/reference]", "sac [copy/reference]"]
+    assert names_by_study(["sac", "sac", "mbpo"], [main, main, steps]) == ["sac", "sac", "mbpo"]
+    assert names_by_study(["sac", "sac"], [None, None]) == ["sac", "sac"]

@@ -1,5 +1,6 @@
 """Intervals: known answers, and how often they contain the truth in simulated studies of few runs."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from mbrl.results.intervals import (
     estimate_ratio,
     estimate_share,
     estimate_success,
+    least_chance,
     mean_interval,
     spearman_interval,
 )
@@ -159,3 +161,12 @@ def test_intervals_of_rank_correlations_hold() -> None:
         found = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum(1) / (count * (count**2 - 1))
         ends = [spearman_interval(value, count) for value in found]
         assert np.mean([low <= true <= high for low, high in ends]) >= 0.93
+
+
+def test_the_least_chance_of_an_order_is_that_of_all_permutations() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = generator.integers(0, 3, size=(2, 6)).astype(float)
+        sums = np.array([(one * order).sum() for order in itertools.permutations(other)])
+        expected = min((sums == end).mean() for end in (sums.min(), sums.max()))
+        assert least_chance(one.tolist(), other.tolist()) == pytest.approx(expected)

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from mbrl.errors import UserError
 from mbrl.results.curve_figure import curve_figure
 from mbrl.results.curves import Curve, summarise
-from mbrl.results.plot import plot
+from mbrl.results.plot import _baseline, plot
 from mbrl.results.read_curves import published_curves, read_curves
 from mbrl.results.style import agent_styles, legend
 from tests.shared_data import SHARED_DATA
@@ -267,6 +268,29 @@ def test_an_agent_without_brackets_stands_for_all_its_settings(tmp_path: Path) -
     make_run(tmp_path / "other", "mbpo_ivideogpt", 0, [0.5])
     rows = drawn(plot([tmp_path], tmp_path / "x.png", agents=["mbpo"])[0])
     assert {row["agent"] for row in rows} == {"mbpo [ratio=0.5]", "mbpo [ratio=0.9]"}
+
+
+def test_a_baseline_without_brackets_stands_for_the_one_agent_of_that_name(tmp_path: Path) -> None:
+    curves = [replace(curve([0, 10], [0, 1]), agent=agent) for agent in ("sac [episodes=5]", "mbpo [a]", "mbpo [b]")]
+    assert _baseline("sac", curves) == _baseline("sac [episodes=5]", curves) == "sac [episodes=5]"
+    with pytest.raises(UserError, match=r"--baseline mbpo stands for several agents: choose from mbpo \[a\], mbpo"):
+        _baseline("mbpo", curves)
+    with pytest.raises(UserError, match="no curve of agent 'bc'"):
+        _baseline("bc", curves)
+
+
+def test_files_of_other_studies_and_copies_are_no_further_seeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, copy = (make_run(tmp_path / "runs" / name, "sac", 0, [0.0, 1.0]) for name in ("one", "copy"))
+    for study in ("mine", "published"):
+        (tmp_path / study / "sac").mkdir(parents=True)
+        (tmp_path / study / "sac" / "door-lock.csv").write_text("step,success,seed\n0,0.0,0\n2000,1.0,0\n")
+    plot([one, tmp_path / "mine", tmp_path / "published"], tmp_path / "x.png", aggregates=False)
+    assert {row["agent"] for row in drawn(tmp_path / "x.png")} == {"sac", "sac [mine]", "sac [published]"}
+    assert not caplog.messages
+    plot([one, copy], tmp_path / "x.png", aggregates=False)
+    assert caplog.messages == [f"seed 0 of sac on door-lock counts as 2 runs ({one}, {copy})"]
 
 
 def test_figures_go_to_the_folder_that_holds_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from mbrl.results.status import duration, seconds_left, status, summary
+from mbrl.run_folder.paths import TRAINED_ON
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import FAILURE, MAY_LACK_SUCCESS, RunState, latest_env_steps, run_folders, run_state
 
@@ -47,6 +48,13 @@ def test_each_state(tmp_path: Path) -> None:
     (failed / FAILURE).write_text("ValueError: no")
     states = [run_state(folder) for folder in (stopped, failed)]
     assert [state.state for state in states if state] == ["stopped", "failed"]
+
+
+def test_a_world_model_that_was_trained_without_a_run_is_no_run(tmp_path: Path) -> None:
+    run, model = make_run(tmp_path / "runs" / "run"), finished(make_run(tmp_path / "runs" / "model"))
+    assert run_folders(tmp_path / "runs") == [model, run]
+    (model / TRAINED_ON).write_text("{}")
+    assert run_folders(tmp_path / "runs") == [run]
 
 
 def test_foreign_and_torn_configurations_are_no_runs(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """A run folder's configuration: whose it is, and that it is plain settings and no code."""
 
+import re
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from mbrl.errors import UserError
 from mbrl.run_folder.config import WRITTEN, claim_run_folder, load_config, load_settings, read_config, require_whole
 
 
@@ -88,6 +90,18 @@ def test_classes_of_others_are_refused_by_name(tmp_path, name):
     folder = write(tmp_path, f"agent:\n  policy:\n    list:\n    - deep:\n        _target_: {name}\n")
     with pytest.raises(ValueError, match=r"agent\.policy\.list\[0\]\.deep\._target_ names .*give --config-dir"):
         load_config(folder)
+
+
+@pytest.mark.parametrize("name", ["runs.downloaded.evil:X-v0", "mbrl.tour:X-v0"])
+@pytest.mark.parametrize("place", ["env", "agent.world_model.env", "agent.parts[0].env"])
+def test_packages_of_an_environments_id_are_refused_at_any_depth(tmp_path: Path, place: str, name: str) -> None:
+    env = OmegaConf.create({"_target_": "mbrl.envs.registered.make_env", "id": name})
+    config = OmegaConf.create({"env": {}, "agent": {"world_model": {}, "parts": [{}]}})
+    OmegaConf.update(config, place, env)
+    folder = write(tmp_path, OmegaConf.to_yaml(config))
+    with pytest.raises(UserError, match=re.escape(f"{place}.id names {name}, which is no part of this project")):
+        load_config(folder)
+    assert load_config(folder, {name}) == config
 
 
 def test_classes_that_the_user_names_are_allowed(tmp_path):

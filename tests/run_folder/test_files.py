@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 
 from mbrl.run_folder.files import (
     BLOCK_BYTES,
+    HOST,
     remove_leftovers,
     replacing,
     require_regular_files,
@@ -116,8 +117,9 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
     if process == 0:
         os._exit(0)
     os.waitpid(process, 0)
-    kept = [f".a.{os.getpid()}-1.partial", "a.partial", ".hidden", ".b.partial"]
-    for name in (*kept, f".a.{process}-1.partial", f".a.mp4.{process}-1.partial.mp4"):
+    kept = [f".a.{HOST}-{os.getpid()}-1.partial", "a.partial", ".hidden", ".b.partial"]
+    kept += [f".a.{process}-1.partial", f".a.another-{process}-1.partial"]  # of another machine, maybe
+    for name in (*kept, f".a.{HOST}-{process}-1.partial", f".a.mp4.{HOST}-{process}-1.partial.mp4"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from mbrl.compose import check_overrides, composed
+from mbrl.compose import check_overrides, composed, composed_jobs
 from mbrl.errors import UserError
 
 
@@ -57,6 +57,12 @@ def test_what_is_no_protocol_is_refused(arguments: list[str], message: str) -> N
     with pytest.raises(UserError, match=message) as caught:
         check_overrides(arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_every_job_of_a_sweep_has_the_settings_of_its_protocol() -> None:
+    with pytest.raises(UserError, match=r"eval\.episodes is 20, and protocol=tdmpc2 means 10"):
+        composed_jobs(["protocol=default,tdmpc2", "eval.episodes=10,20"])
+    assert len(composed_jobs(["protocol=default,tdmpc2", "seed=0,1"])) == 4
 
 
 def test_a_protocol_of_ones_own_is_held_too(tmp_path: Path) -> None:

@@ -2,23 +2,31 @@
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import imageio.v3 as iio
 import pytest
 import torch
 
+from mbrl.errors import UserError
 from mbrl.run_folder import videos
-from mbrl.run_folder.videos import write_video
+from mbrl.run_folder.videos import require_video_name, write_video
 
 FRAMES = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif", "film.MP4", "film.GIF"])
 def test_a_video_has_its_frames(tmp_path, name):
     write_video(tmp_path / "new" / name, FRAMES)
     assert len(list(iio.imiter(tmp_path / "new" / name))) == len(FRAMES)
     assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["film", "film.webm", "gif"])
+def test_another_suffix_is_no_videos(name):
+    with pytest.raises(UserError, match=rf"to runs/{name}: its name must end in \.gif or \.mp4"):
+        require_video_name(Path("runs", name))
 
 
 def cut_short(path, images, **options):
