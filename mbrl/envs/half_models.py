@@ -28,9 +28,9 @@ class Seen(NamedTuple):
 
 
 class SimulatedFrames(SimulatorModel):
-    """The simulator's frames, and the rewards that a network has learned to read off them.
+    """The simulator's frames, and the rewards that a learned network predicts from them.
 
-    This is the fair ceiling: a perfect model also reveals rewards that no real step has seen yet.
+    This is the fairer upper bound: a perfect model also gives rewards in states never visited in the real environment.
 
     Args:
         observation_spec: has `pixels`.
@@ -41,7 +41,7 @@ class SimulatedFrames(SimulatorModel):
 
     Raises:
         UserError: as SimulatorModel.
-        ValueError: there are no pixels to read rewards off.
+        ValueError: there are no pixels to predict rewards from.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SimulatedFrames(SimulatorModel):
     ) -> None:
         super().__init__(observation_spec, action_spec, env=env, max_horizon=max_horizon)
         if "pixels" not in self.observations:
-            raise ValueError("rewards are read off pixels, and this environment has none: set env.pixels=true")
+            raise ValueError("rewards are predicted from pixels, and this environment has none: set env.pixels=true")
         self.rewards = rewards(self.resolution, self.action_dim)
 
     @property
@@ -83,7 +83,7 @@ class SimulatedFrames(SimulatorModel):
         return state, prediction.select("reward")
 
     def _read(self, before: Seen, action: Tensor, snapshots: Tensor, shown: TensorDictBase) -> tuple[Seen, TensorDict]:
-        """The state after a step that shows `pixels`, and these with the reward that is read off them."""
+        """The state after a step that shows `pixels`, and these with the reward predicted from them."""
         pixels = shown["pixels"]
         reward = self.rewards(before.pixels, pixels, action)
         return Seen(snapshots, pixels), TensorDict(pixels=pixels, reward=reward, batch_size=[len(action)])
@@ -92,7 +92,7 @@ class SimulatedFrames(SimulatorModel):
         return Seen(*(part.repeat_interleave(n, 0) for part in state))
 
     def outcome(self, state: Any, actions: Tensor, frames: int = 0) -> Outcome:
-        """As WorldModel.outcome; every frame is drawn, because its reward is read off it."""
+        """As WorldModel.outcome; every frame is rendered, because its reward is predicted from it."""
         return WorldModel.outcome(self, state, actions, frames)
 
 
