@@ -1,6 +1,8 @@
 """An agent whose class and configuration are the user's own: trained, refused where nobody allowed it, evaluated."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -85,11 +87,11 @@ def test_the_world_model_of_the_readme_trains(tmp_path: Path, monkeypatch: pytes
     own = place(tmp_path, agent, monkeypatch, my_model=model)
     (own / "worldmodel").mkdir()
     (own / "worldmodel" / "mine.yaml").write_text("_target_: my_model.Mine\nlearning_rate: 1.0e-3\n")
-    small = [setting for setting in TOY if not setting.startswith("agent.")]
-    small += ["total_env_steps=40", "eval.every=40", "eval.episodes=1", "agent.learning_starts=20"]
-    small += ["agent.model_updates_first=2", "agent.updates_per_step=0.1", "agent.model_error=null"]
-    small += ["agent.imagination.rollouts=4", "agent.imagination.horizon=3"]
-    run = mbrl.train([*small, "agent=mine", f"run_dir={tmp_path / 'run'}"], config_dir=own)
+    (command,) = shown("worldmodel/README.md", "bash")
+    settings = [word for word in shlex.split(command) if re.match(r"[a-z].*=", word)]
+    small = ["total_env_steps=40", "eval.every=40", "agent.model_updates_first=2", "video=false"]
+    small += ["agent.model_error=null", "agent.imagination.rollouts=4", "agent.imagination.horizon=3"]
+    run = mbrl.train([*settings, *small, f"run_dir={tmp_path / 'run'}"], config_dir=own)
     assert run.imagine(rollouts=2, horizon=3)["next", "state"].shape == (2, 3, 4)
 
 
