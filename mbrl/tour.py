@@ -49,4 +49,4 @@ print(f"imagined reward by step: {imagined['next', 'reward'].mean(0).flatten().t
 real = run.replay.sequences(64, 6)  # TensorDict [64, 6]; action[:, t] leads to state[:, t + 1]
 predicted = run.imagine(context=real[:, :1], actions=real["action"][:, :-1])
 error = (predicted["next", "state"] - real["state"][:, 1:]).abs().mean((0, 2))
-print(f"error of the predicted state by step, where the picture has side 1: {error.tolist()}")
+print(f"error of the predicted state by step, where the image has side 1: {error.tolist()}")

@@ -19,7 +19,7 @@ Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
 Limit = Annotated[float, Interval(gt=0, le=40)]  # of values in symlog space
 Pixels = Annotated[int, Interval(ge=1, le=64)]  # side or stride of a kernel
 Padding = Annotated[int, Interval(ge=0, le=64)]  # in pixels
-Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of a picture, in pixels
+Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of an image, in pixels
 FrameStack = Annotated[int, Interval(ge=1, le=100)]
 Horizon = Annotated[int, Interval(ge=1, le=10_000)]  # steps of a rollout, a plan or a segment
 Rows = Annotated[int, Interval(ge=2, le=10_000)]  # of a segment: a row less has a reward and what follows

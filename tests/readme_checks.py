@@ -115,7 +115,9 @@ def _first_task(sweep: re.Match[str]) -> str:
 
 
 def check_agent(text: str, folder: Path) -> None:
-    """Compose an agent of which a README shows the yaml."""
+    """Compose an agent of which a README shows the yaml, beside a world model `mine` that it may choose."""
+    (folder / "worldmodel").mkdir()
+    (folder / "worldmodel" / "mine.yaml").write_text("_target_: my_model.Mine\nlearning_rate: 1.0e-3\n")
     (folder / "agent").mkdir()
     (folder / "agent" / "shown.yaml").write_text(text)
     composed_jobs(["agent=shown"], "train", folder)
@@ -243,6 +245,8 @@ def check_names(text: str) -> None:
         if isinstance(node, ast.Attribute):
             resolve(node, known)
         elif isinstance(node, ast.Call) and callable(function := resolve(node.func, known)):
+            if inspect.isbuiltin(function):  # Has no signature, as torch.cat.
+                continue
             parameters = inspect.signature(function).parameters.values()
             names = {parameter.name for parameter in parameters}
             free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

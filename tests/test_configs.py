@@ -13,7 +13,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 import mbrl
 from mbrl.agents.agent import Agent
 from mbrl.build import build_agent, build_policy, build_replay
-from mbrl.compose import CONFIGS
+from mbrl.compose import CONFIGS, composed_jobs
 from mbrl.data.episodes import write_episodes
 from mbrl.errors import UserError
 from mbrl.pretraining.pretrain import PHASES
@@ -185,6 +185,15 @@ def test_what_a_study_sets_for_one_agent_names_both() -> None:
     assert files <= {f"{study}_{agent}" for study in names("experiment") for agent in names("agent")}
     assert config("experiment=smoke", "agent=mbpo").agent.world_model.width == 16
     assert config("agent=mbpo").agent.world_model.width == 200
+
+
+@pytest.mark.parametrize("study", ["state", "quickstart"])
+def test_studies_from_state_train_mbpo_unless_an_agent_is_chosen(study: str) -> None:
+    default = config(f"experiment={study}")
+    assert default.agent.name == "mbpo" and not default.env.pixels
+    assert config("agent=sac", f"experiment={study}").agent.name == "sac"
+    jobs = composed_jobs([f"experiment={study}", "agent=sac,tdmpc2"])
+    assert [job.agent.name for _, job in jobs] == ["sac", "tdmpc2"]
 
 
 @pytest.mark.parametrize("agent", names("agent"))

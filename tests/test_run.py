@@ -260,7 +260,7 @@ def test_the_code_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_commands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (commands,), (settings,) = blocks("bash"), blocks("yaml")
+    (commands,), settings = blocks("bash"), blocks("yaml")[0]  # the second is a complete agent
     (tmp_path / "my_configs" / "agent").mkdir(parents=True)
     (tmp_path / "my_configs" / "agent" / "mine.yaml").write_text(settings)
     (tmp_path / "my_policy.py").write_text(blocks("python")[-1])

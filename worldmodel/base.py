@@ -86,7 +86,7 @@ class WorldModel(nn.Module, ABC):
         """
 
     def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Take one gradient step on what reads rewards off what is observed, and on nothing else.
+        """Take one gradient step on what predicts rewards from observations, and on nothing else.
 
         Args:
             batch: As for `update`, with T of C + 1 or more.

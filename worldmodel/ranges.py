@@ -16,7 +16,7 @@ NumberOrZero = Annotated[int, Interval(ge=0, le=1000)]
 Width = Annotated[int, Interval(ge=1, le=2**16)]  # of a layer
 Codes = Annotated[int, Interval(ge=1, le=2**20)]  # of a codebook
 Padding = Annotated[int, Interval(ge=0, le=64)]  # in pixels
-Side = Annotated[int, Interval(ge=1, le=8192)]  # of a picture or a map of features, in pixels
+Side = Annotated[int, Interval(ge=1, le=8192)]  # of an image or a map of features, in pixels
 Frames = Annotated[int, Interval(ge=1, le=10_000)]  # of a segment or a rollout
 Bins = Annotated[int, Interval(ge=3, le=2**16)]  # of a distribution over values
 Limit = Annotated[float, Interval(gt=0, le=40)]  # of values in symlog space

@@ -1,4 +1,4 @@
-"""The interface of what reads rewards off frames, apart from a model of the frames.
+"""The interface of what predicts rewards from frames, apart from a model of the frames.
 
 B batch, T time, R resolution, A action width.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class RewardModel(nn.Module, ABC):
-    """Reads rewards off frames, and learns to.
+    """Predicts rewards from frames, and learns to.
 
     Attributes:
         optimizer: Of its parameters.

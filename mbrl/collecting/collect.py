@@ -61,7 +61,7 @@ class DatasetProtocol:
     def config(self, task: str, policy: str) -> DictConfig:
         """The configuration of one task under one policy, as `mbrl train` would compose it."""
         random = policy == "random"
-        # these agents need no pictures, but the data set does; stacks are not stored: the smallest is the fastest
+        # these agents need no images, but the data set does; stacks are not stored: the smallest is the fastest
         settings = {"task": task, "pixels": True, "frame_stack": 1} | self.env
         overrides = [f"agent={'random' if random else 'scripted'}", "env=metaworld", "device=cpu", f"seed={self.seed}"]
         overrides += [f"env.{name}={value}" for name, value in settings.items()]

@@ -25,7 +25,7 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     Reset number e seeds the environment with a function of (seed, worker, e) alone, counted from `first_episode`. A
     step repeats its action `action_repeat` times, or until the environment ends the episode; rewards are summed. An
-    observation that is a picture is `pixels`; any other is flattened to `state`, and `pixels` are rendered. `success`
+    observation that is an image is `pixels`; any other is flattened to `state`, and `pixels` are rendered. `success`
     is what the environment reports as `is_success` or `success`; False where it reports neither.
 
     Args:
@@ -181,14 +181,14 @@ def action_bounds(space: spaces.Space[Any], name: str) -> tuple[npt.NDArray[np.f
 
 
 def observes_picture(space: spaces.Space[Any], name: str, pixels: bool) -> bool:
-    """Whether observations are pictures, which are then `pixels`; otherwise they are flattened to `state`.
+    """Whether observations are images, which are then `pixels`; otherwise they are flattened to `state`.
 
     Raises:
-        UserError: they are neither, or pictures that `pixels=False` leaves out.
+        UserError: they are neither, or images that `pixels=False` leaves out.
     """
     if not isinstance(space, spaces.Box):
         raise UserError(
-            f"{name} observes {_short(space)}: the agents need one Box, of numbers or a picture "
+            f"{name} observes {_short(space)}: the agents need one Box, of numbers or an image "
             "(gymnasium.wrappers.FlattenObservation makes one of it)"
         )
     if not is_picture(space.shape, space.dtype):
@@ -196,7 +196,7 @@ def observes_picture(space: spaces.Space[Any], name: str, pixels: bool) -> bool:
             raise UserError(f"{name} observes {_short(space)}: it holds no number")
         return False
     if not pixels:
-        raise UserError(f"{name} observes pictures and no state: set env.pixels=true, and an agent from pixels")
+        raise UserError(f"{name} observes images and no state: set env.pixels=true, and an agent from pixels")
     return True
 
 

@@ -32,7 +32,7 @@ class ControlTask(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]
     Args:
         task: domain and task, such as walker-walk.
         pixels: whether it renders.
-        resolution: R of the pictures.
+        resolution: R of the images.
         camera: name of a camera; None for the first that follows the robot.
         quality: `fast` or `full`, see `mbrl.envs.rendering`.
 
@@ -77,7 +77,7 @@ class ControlTask(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]
         return _joined(after.observation), float(after.reward), terminated, after.last() and not terminated, {}
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The picture uint8 [R, R, 3] in the present state."""
+        """The image uint8 [R, R, 3] in the present state."""
         assert self._renderer is not None
         return self._renderer.render().transpose(1, 2, 0)
 

@@ -30,8 +30,7 @@ class Seen(NamedTuple):
 class LearnedRewards(SimulatorModel):
     """The simulator's frames, and the rewards that a learned network predicts from them.
 
-    This is the fairer upper bound of a learned model: the simulator also gives rewards in states never visited in the
-    real environment, which no learned model can know.
+    This is the fairer upper bound: a perfect model also gives rewards in states never visited in the real environment.
 
     Args:
         observation_spec: has `pixels`.
@@ -42,7 +41,7 @@ class LearnedRewards(SimulatorModel):
 
     Raises:
         UserError: as SimulatorModel.
-        ValueError: there are no pixels to read rewards off.
+        ValueError: there are no pixels to predict rewards from.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class LearnedRewards(SimulatorModel):
     ) -> None:
         super().__init__(observation_spec, action_spec, env=env, max_horizon=max_horizon)
         if "pixels" not in self.observations:
-            raise ValueError("rewards are read off pixels, and this environment has none: set env.pixels=true")
+            raise ValueError("rewards are predicted from pixels, and this environment has none: set env.pixels=true")
         self.rewards = rewards(self.resolution, self.action_dim)
 
     @property
@@ -84,7 +83,7 @@ class LearnedRewards(SimulatorModel):
         return state, prediction.select("reward")
 
     def _read(self, before: Seen, action: Tensor, snapshots: Tensor, shown: TensorDictBase) -> tuple[Seen, TensorDict]:
-        """The state after a step that shows `pixels`, and these with the reward that is read off them."""
+        """The state after a step that shows `pixels`, and these with the reward predicted from them."""
         pixels = shown["pixels"]
         reward = self.rewards(before.pixels, pixels, action)
         return Seen(snapshots, pixels), TensorDict(pixels=pixels, reward=reward, batch_size=[len(action)])
@@ -93,7 +92,7 @@ class LearnedRewards(SimulatorModel):
         return Seen(*(part.repeat_interleave(n, 0) for part in state))
 
     def outcome(self, state: Any, actions: Tensor, frames: int = 0) -> Outcome:
-        """As WorldModel.outcome; every frame is drawn, because its reward is read off it."""
+        """As WorldModel.outcome; every frame is rendered, because its reward is predicted from it."""
         return WorldModel.outcome(self, state, actions, frames)
 
 

@@ -158,9 +158,9 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
     @property
     def picture_axes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """Entries of the action, each with its sign, that move the gripper right and up (or away) in the pictures.
+        """Entries of the action, each with its sign, that move the gripper right and up (or away) in the images.
 
-        None without pictures.
+        None without images.
         """
         return None if self._renderer is None else self._renderer.ground_axes()
 

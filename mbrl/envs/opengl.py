@@ -17,9 +17,7 @@ REFUSED = "MBRL_REFUSED_MUJOCO_GL"  # the user's choice, if it cannot be importe
 EGL, OSMESA, GLFW = "egl", "osmesa", "glfw"
 OFF = ("disable", "disabled", "off", "false", "0")  # as MuJoCo reads them
 ON = ("enable", "enabled", "on", "true", "1", "glx", GLFW)  # what MuJoCo takes for GLFW
-SOFTWARE_THREADS = (
-    "LP_NUM_THREADS"  # of llvmpipe, Mesa's software OpenGL; 0 draws in the thread that asks for a picture
-)
+SOFTWARE_THREADS = "LP_NUM_THREADS"  # of llvmpipe, Mesa's software OpenGL; 0 draws in the thread that asks for an image
 DEVICE = "MUJOCO_EGL_DEVICE_ID"  # environment variable of MuJoCo: a number in EGL's own order of devices
 CUDA_DEVICE_NV = 0x323A  # of the extension EGL_NV_device_cuda: an EGL device's number in CUDA
 DEFAULT = EGL if sys.platform == "linux" else GLFW
@@ -33,8 +31,8 @@ def choose() -> None:
     """
     if sys.platform != "linux" or REFUSED in os.environ:
         return
-    # llvmpipe's own threads serve one picture at a time: two threads that draw 64 pixels side by side then take 1.2 to
-    # 1.4 times a single one's pictures, and 1.9 times without them. One thread alone draws as fast, up to 256 pixels.
+    # llvmpipe's own threads serve one image at a time: two threads that draw 64 pixels side by side then take 1.2 to
+    # 1.4 times a single one's images, and 1.9 times without them. One thread alone draws as fast, up to 256 pixels.
     os.environ.setdefault(SOFTWARE_THREADS, "0")
     given = os.environ.get(CHOICE, "")
     name = given.strip().lower()
@@ -74,7 +72,7 @@ def _osmesa() -> str:
 
 
 def draw_on(gpu: int) -> None:
-    """Have pictures drawn on a GPU, here and in the processes that this one starts.
+    """Have images drawn on a GPU, here and in the processes that this one starts.
 
     MuJoCo draws on EGL's first device unless MUJOCO_EGL_DEVICE_ID names another. EGL counts devices in an order of its
     own, and CUDA_VISIBLE_DEVICES hides none from it. With one device, another OpenGL or a choice of the user's nothing

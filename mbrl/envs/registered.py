@@ -54,7 +54,7 @@ def make_env(
     resolution = int(settings.get("resolution", 64))
     env = _make(found, id, pixels, resolution)
     adapted = Adapted(env, id, terminates, seed, worker, pixels=pixels, **settings)
-    if pixels and "state" in adapted.observation_space.keys():  # otherwise the environment observes pictures itself
+    if pixels and "state" in adapted.observation_space.keys():  # otherwise the environment observes images itself
         require_rendering(env, id)
     return wrap_gym(adapted, frame_stack, snapshots)
 
@@ -136,7 +136,7 @@ def require_rendering(env: gymnasium.Env[Any, Any], name: str) -> None:
         UserError: it does not, or a package is missing.
     """
     if RENDER_MODE not in _render_modes(env, []):
-        raise UserError(f"env.id={name} cannot render pictures (render mode {RENDER_MODE}): {FROM_STATE}")
+        raise UserError(f"env.id={name} cannot render images (render mode {RENDER_MODE}): {FROM_STATE}")
     try:
         env.reset(seed=0)
         env.render()

@@ -102,7 +102,7 @@ class Renderer:
         return np.ascontiguousarray(self._bottom_up[self._orientation].transpose(2, 0, 1))
 
     def ground_axes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Axes of the ground (0 for x, 1 for y) with their signs: what goes right in the picture, and what goes up."""
+        """Axes of the ground (0 for x, 1 for y) with their signs: what goes right in the image, and what goes up."""
         rows, columns = self._orientation
         camera = self._data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)
         right = camera[:, 0] * (-1 if columns.step == -1 else 1)

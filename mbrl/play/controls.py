@@ -34,7 +34,7 @@ def controls(env: Any, actions: int) -> list[dict[str, Any]]:
 
     Args:
         env: the environment. `picture_axes` names the entries of the action, with their signs, that go right and up (or
-            away) in its pictures.
+            away) in its images.
         actions: A.
     """
     axes = getattr(env, "picture_axes", None)

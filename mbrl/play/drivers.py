@@ -40,7 +40,7 @@ class PolicyDriver(Driver):
 
     Args:
         policy: acts.
-        stack: K, the pictures in its `frames`.
+        stack: K, the images in its `frames`.
         imagined: whether it sees the imagined world.
     """
 
@@ -97,7 +97,7 @@ def policy_drivers(policy: Acting, stack: int, predicted: Sequence[str]) -> dict
 
     Args:
         policy: acts.
-        stack: K, the pictures in its `frames`.
+        stack: K, the images in its `frames`.
         predicted: observations that the world model predicts.
     """
     drivers: dict[str, Driver] = {"policy": PolicyDriver(policy, stack, imagined=False)}

@@ -34,7 +34,7 @@ class ImaginedWorld:
         actions: width of its actions.
 
     Attributes:
-        initial: the first picture of the session's episode, uint8 [3, R, R].
+        initial: the first image of the session's episode, uint8 [3, R, R].
     """
 
     initial: npt.NDArray[np.uint8]

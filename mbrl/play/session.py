@@ -78,7 +78,7 @@ class Session:
             snapshot: of this environment or of another one of the same task.
             actions: float32 [N, A] to take from there before the imagined world starts; where N is less than C - 1,
                 the environment then stands still.
-            initial: the first picture of the episode that the state is from, uint8 [3, R, R], for a world model that
+            initial: the first image of the episode that the state is from, uint8 [3, R, R], for a world model that
                 reads it. None: that of the state.
         """
         self.env.restore(snapshot)
@@ -135,7 +135,7 @@ class Session:
 
     @property
     def initial(self) -> npt.NDArray[np.uint8]:
-        """The first picture of the real episode, uint8 [3, R, R]."""
+        """The first image of the real episode, uint8 [3, R, R]."""
         return self._imagined.initial
 
     @property
@@ -237,14 +237,14 @@ class Session:
 
     # ---------------------------------------------------------------- reading
     def frames(self, stack: int, *, imagined: bool = False) -> npt.NDArray[np.uint8]:
-        """The newest pictures up to the current moment, oldest first, as an environment stacks them.
+        """The newest images up to the current moment, oldest first, as an environment stacks them.
 
         Args:
             stack: K.
             imagined: whether they are those of the imagined world.
 
         Returns:
-            uint8 [3K, R, R]; before the first picture there are copies of it.
+            uint8 [3K, R, R]; before the first image there are copies of it.
         """
         rows = [self.moments[max(0, self.cursor + back)] for back in range(1 - stack, 1)]
         return np.concatenate([(row.imagined if imagined else row.real)["pixels"] for row in rows])

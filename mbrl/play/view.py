@@ -1,4 +1,4 @@
-"""What a browser sees: the state of a session as one binary message, a header in JSON and then pictures.
+"""What a browser sees: the state of a session as one binary message, a header in JSON and then images.
 
 The message is the length of the header (4 bytes, little endian), the header, and the files of its `images`, in order.
 """
@@ -27,8 +27,8 @@ def encode(header: dict[str, Any], pictures: Sequence[tuple[str, Picture]]) -> b
     """A binary message.
 
     Args:
-        header: its content beside the pictures.
-        pictures: names and pictures uint8 [3, R, R].
+        header: its content beside the images.
+        pictures: names and images uint8 [3, R, R].
     """
     files = [_png(picture) for _, picture in pictures]
     images = [{"name": name, "bytes": len(file)} for (name, _), file in zip(pictures, files, strict=True)]
@@ -48,7 +48,7 @@ def decode(message: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def _png(picture: Picture) -> bytes:
-    """Lossless, because the page enlarges pictures without blur."""
+    """Lossless, because the page enlarges images without blur."""
     file = io.BytesIO()
     Image.fromarray(picture.transpose(1, 2, 0)).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -84,7 +84,7 @@ class PolicyRanking:
         checkpoints: they, in the order in which they were given.
         scores: of each.
         returns, success: rank correlations of imagined with real return and success.
-        rule: how imagined success was read off rewards.
+        rule: how imagined success was inferred from rewards.
         protocol: what was played.
         episodes: the episodes of each, for further figures.
     """

@@ -35,10 +35,10 @@ class Episodes(NamedTuple):
 
 
 class SuccessRule(NamedTuple):
-    """How success is read off the rewards of an episode: its highest reward reaches a threshold.
+    """How success is inferred from the rewards of an episode: its highest reward reaches a threshold.
 
     Attributes:
-        threshold: None: success cannot be read off rewards here.
+        threshold: None: success cannot be inferred from rewards here.
         recall, false_alarms: shares of the real successes and of the real failures that are taken for a success, with
             a threshold that was fitted without the episode; nan where it was not tried.
         reason: why there is no threshold; "" where there is one.

@@ -30,7 +30,7 @@ class MetricModels:
     Attributes:
         lpips: LPIPS, or None to leave it out.
         i3d: feature network of FVD, or None to leave it out.
-        probes: read the gripper's position off frames; empty to leave it out. Probe f reads the segments of episodes e
+        probes: estimate the gripper's position from frames; empty to leave it out. Probe f reads segments of episodes e
             with e % FOLDS == f.
         threshold: reward, success bonus included, from which a step counts as a success. None if it is unknown.
         success_bonus: bonus at success that the model's rewards contain and those of the data do not.
@@ -58,8 +58,8 @@ class Scores:
     | reward | [M, K, H] | imagined rewards |
     | observed_reward | [M, H] | rewards that the model reads on real frames |
     | real_reward, success | [M, H] | rewards, with the success bonus, and successes of the data |
-    | gripper | [M, K, H, 3] | positions read off imagined frames |
-    | gripper_read | [M, 1, H, 3] | positions read off real frames |
+    | gripper | [M, K, H, 3] | positions estimated from imagined frames |
+    | gripper_read | [M, 1, H, 3] | positions estimated from real frames |
     | gripper_real | [M, H, 3] | positions in the data |
     | features, real_features | [M, K, D], [M, D] | I3D features of imagined and real videos |
     | codes/NAME | [M, ...] | codes of the real segment |

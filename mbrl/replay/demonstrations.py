@@ -22,7 +22,7 @@ def read_demonstrations(
     """Read a folder's demonstrations of a task, record episodes [L + 1].
 
     Args:
-        view: how pictures must have been taken, see `mbrl.data.episodes.view_name`; None: they do not matter.
+        view: how images must have been taken, see `mbrl.data.episodes.view_name`; None: they do not matter.
 
     Files that do not say their task, such as published ones, are taken for this task's, with a warning.
 

@@ -27,7 +27,7 @@ def add_settings(board: SummaryWriter, settings: Mapping[str, Any]) -> None:
 
 
 def add_video(board: SummaryWriter, name: str, frames: Tensor, step: int, fps: int = 10) -> None:
-    """Frames uint8 [T, 3, H, W] as the animated picture that TensorBoard takes for a video.
+    """Frames uint8 [T, 3, H, W] as the animated image that TensorBoard takes for a video.
 
     (SummaryWriter.add_video would need moviepy for it.)
     """

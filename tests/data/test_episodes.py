@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from mbrl.data.episodes import (
 )
 from mbrl.data.published import infer_success, read_npz, read_published
 from mbrl.envs.toy import make_env
+from mbrl.replay.demonstrations import read_demonstrations
+from tests.readmes import ROOT, blocks
 from tests.shared_data import SHARED_DATA
 
 PUBLISHED = SHARED_DATA / "official-demos"
@@ -117,6 +120,15 @@ def test_torn_files_are_named_or_counted(records: TensorDict, tmp_path: Path, ca
     with caplog.at_level(logging.WARNING):
         assert len(read_episodes(tmp_path, strict=False)) == 1
     assert "left out 2 of 3" in caplog.text
+
+
+def test_the_writer_of_the_readme_writes_a_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block.text for block in blocks(ROOT / "mbrl/data/README.md") if block.language == "python")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    (episode,) = read_demonstrations(Path("runs/data/mine"), task="window-close", action_repeat=2, view="corner")
+    assert episode["action"].shape == (names["rows"], 4) and episode["truncated"].nonzero().tolist() == [[49, 0]]
 
 
 def test_a_folder_without_episodes(tmp_path: Path) -> None:

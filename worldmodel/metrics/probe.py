@@ -1,4 +1,4 @@
-"""Where a picture shows the robot's hand: a small network fitted to real frames, to read imagined ones with."""
+"""Where an image shows the robot's hand: a small network fitted to real frames, to read imagined ones with."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ READ = 256  # frames read at a time
 class PositionProbe(nn.Module):
     """Frames uint8 [M, 3, R, R] to positions [M, P], in the units that it was fitted to.
 
-    Convolutions make maps, whose centres of mass say where in the picture things are (spatial soft-argmax, Finn et
+    Convolutions make maps, whose centres of mass say where in the image things are (spatial soft-argmax, Finn et
     al. 2016, arXiv 1509.06113); a small MLP turns those into positions in space.
     """
 

@@ -2,8 +2,8 @@
 
 B batch (any leading shape), R resolution, C channels, E embedding, F features of a latent state.
 
-TorchRL's MLP is used with our linear layers, its picture encoder as it is. The encoder strides where the published
-code pools by default (strides are its other setting), at a fifth of the time on a CPU. TorchRL's picture decoder is
+TorchRL's MLP is used with our linear layers, its image encoder as it is. The encoder strides where the published
+code pools by default (strides are its other setting), at a fifth of the time on a CPU. TorchRL's image decoder is
 not used: it transposes convolutions and draws unbounded pixels, where DreamerV3 upsamples and ends in a sigmoid.
 """
 
@@ -59,7 +59,7 @@ def _as_float32(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 class PixelEncoder(nn.Module):
-    """Pictures [N, 3, R, R] in [0, 1] -> embeddings [N, E]: strided convolutions, each with RMS norm and SiLU."""
+    """Images [N, 3, R, R] in [0, 1] -> embeddings [N, E]: strided convolutions, each with RMS norm and SiLU."""
 
     def __init__(self, resolution: int, depth: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Upconvolution(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Features [N, F] -> pictures [N, 3, R, R] in (0, 1): upconvolutions after RMS norm and SiLU, then a sigmoid."""
+    """Features [N, F] -> images [N, 3, R, R] in (0, 1): upconvolutions after RMS norm and SiLU, then a sigmoid."""
 
     def __init__(self, features: int, resolution: int, depth: int, units: int) -> None:
         super().__init__()
@@ -118,10 +118,10 @@ class PixelDecoder(nn.Module):
 
 
 def smallest_side(resolution: int) -> int:
-    """Side of the smallest maps; a clear ValueError where the picture cannot be halved so often."""
+    """Side of the smallest maps; a clear ValueError where the image cannot be halved so often."""
     factor = 2 ** len(MULTIPLIERS)
     if resolution % factor:
-        raise ValueError(f"the RSSM halves pictures: env.resolution {resolution} is no multiple of {factor}")
+        raise ValueError(f"the RSSM halves images: env.resolution {resolution} is no multiple of {factor}")
     return resolution // factor
 
 

@@ -1,4 +1,4 @@
-"""Networks of TD-MPC2's latent dynamics. *B batch shape, N pictures, C channels, R resolution, D latent width."""
+"""Networks of TD-MPC2's latent dynamics. *B batch shape, N images, C channels, R resolution, D latent width."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from worldmodel.tdmpc2.mish import Mish
 
 CHANNELS = 32  # of each convolution
 PUBLISHED = ((7, 2), (5, 2), (3, 2), (3, 1))  # kernel and stride of each convolution
-SMALL = ((3, 2), (3, 2), (3, 2))  # of pictures that are too small for these
-PUBLISHED_SIDE, LEAST_SIDE = 39, 15  # of the smallest pictures that leave a pixel after the convolutions of each
+SMALL = ((3, 2), (3, 2), (3, 2))  # of images that are too small for these
+PUBLISHED_SIDE, LEAST_SIDE = 39, 15  # of the smallest images that leave a pixel after the convolutions of each
 
 
 class SimNorm(nn.Module):
@@ -102,7 +102,7 @@ class PixelEncoder(nn.Module):
 
 
 def random_shift(pictures: Tensor, pad: int) -> Tensor:
-    """Shift each picture of [N, C, R, R] by up to `pad` pixels in each direction, repeating its border."""
+    """Shift each image of [N, C, R, R] by up to `pad` pixels in each direction, repeating its border."""
     side, count = pictures.shape[-1], len(pictures)
     padded = F.pad(pictures, (pad,) * 4, mode="replicate")
     windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # [N, C, 2 pad + 1, 2 pad + 1, R, R], a view
