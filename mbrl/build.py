@@ -166,9 +166,11 @@ def build_replay(
     settings["capacity"] = min(settings["capacity"], records)
     # Two checkpoints are kept. Records of both must stay on disk until a third one is written.
     # A run shorter than the capacity needs them too: episodes that end early hold more records than their steps.
-    interval = config.checkpoint_every // env_steps_per_step(config) // (per_episode - 1) + 2  # episodes
-    interval *= 1 + terminates(config)
-    reserve = min(2 * interval, episodes) * per_episode
+    # Each is written at the end of a batch. Each worker has an episode under way at the older one, which it ends later.
+    # One more is room for that under way at the end, which a single worker writes step by step.
+    steps = config.checkpoint_every // env_steps_per_step(config) + config.collect.frames_per_batch - 1
+    kept = 2 * (steps // (per_episode - 1) + 1) + config.collect.workers + 1  # episodes
+    reserve = min(kept * (1 + terminates(config)), episodes) * per_episode
     fields = record_fields(env.observation_spec, env.action_spec)
     options = {"reserve": reserve, "directory": directory, "fields": fields, "latents": latent_types(policy)}
     options |= {"stacks": EMBEDDING not in options["latents"], "grows": config.collect.workers == 1}

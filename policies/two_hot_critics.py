@@ -92,11 +92,14 @@ class TwoHotCritics(nn.Module):
 def dropped(values: Tensor, share: float) -> Tensor:
     """Dropout of a small share of values of any shape; the others are divided by 1 - share.
 
-    It draws the places that are dropped, where torch's dropout draws a number for each value: at 1 % on a CPU that is
-    at least four times as fast. A value is hit by a Poisson number of draws, by none with probability 1 - share.
+    On a CPU it draws the places that are dropped, where torch's dropout draws a number for each value: at 1 % that is
+    at least four times as fast. A value is hit by a Poisson number of draws, by none with probability 1 - share. On a
+    GPU it is torch's, because a graph would repeat the number of places of its capture.
     """
     if share == 0:
         return values
+    if values.device.type != "cpu":
+        return F.dropout(values, share)
     draws = int(torch.poisson(torch.tensor(-math.log1p(-share) * values.numel(), dtype=torch.float64)))
     places = torch.randint(values.numel(), (draws,), device=values.device)
     return (values / (1 - share)).flatten().index_fill(0, places, 0.0).view_as(values)

@@ -24,8 +24,9 @@ class ValuePolicy(Policy):
     The clone may be what the actor imitates where nothing was demonstrated: the imitation term of TD3+BC (Fujimoto and
     Gu 2021, arXiv 2106.06860), towards a policy and not towards data. Or the critics choose between both actions:
     IBRL (Hu et al. 2023, arXiv 2311.02198): a clone of demonstrations proposes actions beside the actor's, for acting
-    and for the targets of the critics. WSRL (Zhou et al. 2024, arXiv 2412.07762): the critics are calibrated on the
-    clone's own episodes before the actor learns. *B batch shape, D features, A action, N critics.
+    and for the targets of the critics. The critics may learn alone first, on the clone's episodes, which are the
+    warm-up of WSRL (Zhou et al. 2024, arXiv 2412.07762), and on demonstrations; that they learn alone first is ours.
+    *B batch shape, D features, A action, N critics.
 
     Attributes:
         target_critic: features [*B, D], action [*B, A] -> values [N, *B, 1].

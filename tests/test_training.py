@@ -243,6 +243,22 @@ def test_the_replay_reserves_no_more_than_the_run_can_fill(tmp_path):
     assert build_replay(often, tmp_path / "replay").online.size == (2 + 2 * (1 + 2)) * 21
 
 
+def test_both_checkpoints_can_be_loaded_until_the_third_is_written_whatever_the_workers(tmp_path):
+    """Eight workers finish an episode in each batch, after which a checkpoint is written."""
+    collect = ["collect.workers=8", "collect.frames_per_batch=160", "checkpoint_every=20", "replay.capacity=42"]
+    config = compose_config(tmp_path, *TOY, "agent=sac", *collect, "total_env_steps=10000")
+    replay, kept = build_replay(config, tmp_path / "replay"), []
+    episode = to_records(make_env(seed=5, episode_length=20, pixels=False).rollout(20))
+    for number in range(80):
+        episode["reward"].fill_(number)
+        replay.online.extend(episode[None])
+        if number % 8 == 7:
+            for checkpoint in kept:
+                build_replay(config, tmp_path / "replay").load_state_dict(checkpoint)
+            kept = [*kept[-1:], replay.state_dict()]
+    assert replay.online.head > replay.online.size
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -13,14 +13,14 @@ from torch import Tensor
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.embedding import EmbeddingPolicy
 from mbrl.agents.imagination import Imagination
-from mbrl.agents.learners import Learner, Metrics, learner_for
+from mbrl.agents.learners import Learner, Metrics, TransitionLearner, learner_for
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.model_learners import model_learner_for
 from mbrl.agents.planning import PlanningPolicy
 from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from mbrl.run_folder.schema import Schema, schema_of
+from mbrl.run_folder.schema import Maybe, Schema, schema_of
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
@@ -73,6 +73,12 @@ class Agent:
             prior = "+policy@agent.policy=drqv2_cpu agent.planning.proposals=8"
             instead = f", or give the planner a prior that does, {prior}" if planner is not None else ""
             raise UserError(f"{type(policy).__name__} imitates no demonstrations: set agent.cloning.updates=0{instead}")
+        transitions = isinstance(self.learner, TransitionLearner)
+        if transitions and schedule.real == 0 and self.cloning.weight_at(0) > 0 and not self.cloning.anchor:
+            raise UserError(
+                "agent.cloning.weight imitates demonstrations in real batches, and agent.real_ratio=0 has none: set "
+                "agent.cloning.weight=0, agent.cloning.anchor=true, or a higher agent.real_ratio"
+            )
         if observer is not None and self.cloning.updates:
             raise UserError("a policy that reads embeddings imitates no demonstrations: set agent.cloning.updates=0")
         if planner is not None and self.cloning.updates and not planner.uses_prior:
@@ -160,6 +166,7 @@ class Agent:
         measured, learner = self.model_error, self.model_learner
         if measured is None or learner is None or not episodes or not measured.due(env_steps):
             return {}
+        measured.last = env_steps
         if learner.updates == 0 and learner.world_model.optimizers:
             return {}
         return {f"model_error/{name}": value for name, value in measured(episodes[-1]).items()}
@@ -238,8 +245,14 @@ class Agent:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts of updates. Weights, optimisers and imagined rollouts are other parts of a checkpoint."""
-        state = {"counts": self.counts, "cloned": self.learner.imitations, "calibrated": self.learner.calibrations}
-        return state if self.observer is None else state | {"noted": self.observer.noted}
+        state: dict[str, Any] = {
+            "counts": self.counts, "cloned": self.learner.imitations, "calibrated": self.learner.calibrations
+        }  # fmt: skip
+        if self.observer is not None:
+            state["noted"] = self.observer.noted
+        if self.model_error is not None and self.model_error.last is not None:
+            state["assessed"] = self.model_error.last
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         counts = state["counts"]
@@ -247,11 +260,14 @@ class Agent:
         self.learner.imitations, self.learner.calibrations = state["cloned"], state["calibrated"]
         if self.observer is not None:
             self.observer.noted = dict(state["noted"])
+        if self.model_error is not None:
+            self.model_error.last = state.get("assessed")
         if self.model_learner is not None:
             self.model_learner.updates, self.model_learner.fits = counts["world_model"], counts["fits"]
 
     def schema(self) -> Schema:
-        return schema_of(self.state_dict())
+        schema = schema_of(self.state_dict())
+        return schema if self.model_error is None else {**schema, "assessed": Maybe(int)}
 
 
 class MetricMeans:

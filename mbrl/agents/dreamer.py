@@ -169,7 +169,7 @@ class LatentLearner(Learner):
         """One gradient step of imitation.
 
         The actor maximises the likelihood of demonstrated actions in the latent states of demonstrated steps. The world
-        model learns from these steps too. The critic learns from imagination alone.
+        model learns from these steps too. The critic does not learn in this step.
         """
         self.imitations += 1
         model = self.policy.world_model

@@ -182,29 +182,28 @@ class Imagination:
             rollout = self.env.rollout(self.horizon, self.policy.acting, break_when_any_done=False)
         reward = rollout["next", "reward"]
         metrics = {"imagined_reward": reward.mean(), "imagined_reward_last": reward[:, -1].mean()}
-        estimates, lengths = self.env.estimates(), None
+        estimates, steps = self.env.estimates(), None
         if self.uncertainty.optimism:
             rollout["next", "reward"] = reward + self.uncertainty.bonus(estimates)[..., None]
         records = imagined_records(self.env.history_records, rollout)
         metrics |= {name: values.mean() for name, values in estimates.items()}
         if self.policy.learns_from == "rollouts" and LOG_PROB in rollout.keys():
             records[LOG_PROB] = _after_history(rollout[LOG_PROB], self.env.history)
-        if self.uncertainty.weigh_by:
-            weights = self.uncertainty.weights(estimates, self.buffer.n_step)[..., None]
-            records[WEIGHT] = _after_history(weights, self.env.history)
         if self.uncertainty.cut_above:
             steps = self.uncertainty.steps(estimates)
             metrics["kept"] = steps.float().mean() / self.horizon
             if not self._warned and not steps.any():
                 self._warned = True
                 _log.warning("imagination: every rollout was cut at its first step; raise agent.imagination.cut_above")
-            lengths = (steps + self.env.history).cpu()
         if self.env.world_model.predicts_end:
             ended = rollout["next", "terminated"].squeeze(-1)
             metrics["terminated"] = ended[:, -1].float().mean()
             if self.policy.learns_from != "rollouts":  # which reads from the flag where a rollout ends
-                steps = ended_after(ended).cpu() + self.env.history
-                lengths = steps if lengths is None else lengths.minimum(steps)
+                steps = ended_after(ended) if steps is None else steps.minimum(ended_after(ended))
+        if self.uncertainty.weigh_by:
+            weights = self.uncertainty.weights(estimates, self.buffer.n_step, steps)[..., None]
+            records[WEIGHT] = _after_history(weights, self.env.history)
+        lengths = None if steps is None else (steps + self.env.history).cpu()
         self.buffer.extend(records, first=self.env.history - 1, lengths=lengths)
         return metrics
 

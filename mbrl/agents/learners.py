@@ -113,11 +113,11 @@ class TransitionLearner(Learner):
             return replay.transitions(self.batch_size)
         device = self.policy.device
         imagined = self.imagination.transitions(self.batch_size - self.real).to(device)
+        if replay.demos is not None:
+            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool, device=device)
         if self.real == 0:
             return imagined
         real = replay.transitions(self.real)
-        if "demonstrated" in real.keys():
-            imagined["demonstrated"] = torch.zeros(len(imagined), 1, dtype=torch.bool, device=device)
         real = real.select(*imagined.keys(True, True)).to(device)
         for part in (real, imagined):
             part["imagined"] = torch.full((len(part), 1), part is imagined, device=device)

@@ -38,6 +38,9 @@ class ModelError:
         horizon: steps of the rollouts and of the plans. H is the smaller of it and what the model can imagine.
         plans: N, plans with uniformly random actions from each start.
 
+    Attributes:
+        last: env steps when one was last due, 0 before; None in a run of an earlier version, which did not note them.
+
     Raises:
         UserError: a number is below 1.
     """
@@ -58,11 +61,13 @@ class ModelError:
             raise UserError("agent.model_error: every, starts, horizon and plans must be 1 or more")
         self.world_model, self.simulator, self.gamma = world_model, simulator, gamma
         self.episode_env_steps, self.every = episode_env_steps, every
+        self.last: int | None = 0
         self.starts, self.horizon, self.plans = starts, min(horizon, world_model.max_horizon), plans
 
     def due(self, env_steps: int) -> bool:
         """Whether to compare at the end of an episode, after this number of env steps."""
-        return env_steps // self.every > (env_steps - self.episode_env_steps) // self.every
+        last = env_steps - self.episode_env_steps if self.last is None else self.last
+        return env_steps // self.every > last // self.every
 
     @torch.no_grad()
     def __call__(self, episode: TensorDictBase) -> Metrics:

@@ -81,13 +81,19 @@ class UncertaintyRules:
         certain = ~torch.stack(too_uncertain).any(0)
         return certain.cumprod(1).sum(1)
 
-    def weights(self, estimates: Mapping[str, Tensor], n_step: int = 1) -> Tensor:
-        """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H]."""
+    def weights(self, estimates: Mapping[str, Tensor], n_step: int = 1, steps: Tensor | None = None) -> Tensor:
+        """Weights in (0, 1] of the transitions of up to `n_step` steps, float32 [B, H].
+
+        Args:
+            estimates: [B, H] each.
+            n_step: steps whose rewards a transition sums, at most.
+            steps: int64 [B], steps of each rollout before it was cut or terminated; None for all H.
+        """
         total = torch.stack([_sums_so_far(estimates[name]) / scale for name, scale in self.weigh_by.items()]).sum(0)
         horizon = total.shape[1]
         last = (torch.arange(horizon, device=total.device) + n_step - 1).clamp(max=horizon - 1).expand_as(total)
-        if self.cut_above:  # the rewards of a transition are not summed beyond a cut
-            last = last.minimum((self.steps(estimates) - 1).clamp(min=0)[:, None])
+        if steps is not None:  # the rewards of a transition are not summed beyond the end of its rollout
+            last = last.minimum((steps - 1).clamp(min=0)[:, None])
         return total.gather(1, last).neg().exp().clamp(min=MIN_WEIGHT)
 
 

@@ -18,14 +18,17 @@ from policies.base import Planner, Policy
 from policies.ranges import Horizon, PositiveShare
 from worldmodel.base import WorldModel
 
-MEASURED = ("simulator", "gamma", "episode_env_steps")  # arguments of ModelError that are no settings
+# Arguments that a run fills in itself, and that are no settings.
+MEASURED = ("world_model", "simulator", "gamma", "episode_env_steps")
+IMAGINED = ("world_model", "policy", "replay", "action_spec", "resolution", "episode_steps")
+PLANNED = ("world_model", "planner", "prior", "observation_spec", "action_spec")
 # What are no arguments of the agent's class: its parts, its schedule, and settings that others refer to.
 TYPES: dict[str, Any] = {
     "policy": Policy,
     "world_model": WorldModel | None,
     "planner": Planner | None,
-    "imagination": Annotated[Mapping[str, Any], Arguments(Imagination)] | None,
-    "planning": Annotated[Mapping[str, Any], Arguments(PlanningPolicy)] | None,
+    "imagination": Annotated[Mapping[str, Any], Arguments(Imagination, given=IMAGINED)] | None,
+    "planning": Annotated[Mapping[str, Any], Arguments(PlanningPolicy, given=PLANNED)] | None,
     "model_error": Annotated[Mapping[str, Any], Arguments(ModelError, given=MEASURED)] | None,
     "name": str,
     "size": Literal["1M", "5M"],  # of TD-MPC2

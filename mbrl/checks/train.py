@@ -78,13 +78,14 @@ def check_replay(settings: Any, place: str) -> dict[str, Any]:
     return {**found, "demos": demos}
 
 
+COLLECTED = ("make_env", "policy", "seed", "random_steps", "first_episode")  # arguments that are no settings
 # In the order in which they are checked: agents and the replay refer to the environment.
 TYPES: dict[str, Any] = {
     "cuda_graphs": bool,  # first, because agents refer to it
     "env": check_env,
     "agent": check_agent,
     "replay": check_replay,
-    "collect": Annotated[Mapping[str, Any], Arguments(make_collector, given=("seed", "random_steps"))],
+    "collect": Annotated[Mapping[str, Any], Arguments(make_collector, given=COLLECTED)],
     "eval": Evaluation,
     "protocol": Protocol,
     "worldmodel": Weights,

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -36,7 +37,11 @@ def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
     if backend == "ray" and find_spec("ray") is None:
         raise UserError("collect.backend=ray needs a package that is not here: pip install -e '.[ray]'")
     if workers < 1 or frames_per_batch % workers:
-        raise UserError(f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers})")
+        nearest = max(1, round(frames_per_batch / max(1, workers))) * max(1, workers)
+        raise UserError(
+            f"collect: frames_per_batch ({frames_per_batch}) must be a multiple of workers ({workers}): "
+            f"set collect.frames_per_batch={nearest}"
+        )
 
 
 def make_collector(
@@ -80,7 +85,7 @@ def make_collector(
         env.seek(first_episode)  # building a collector resets the environment some times
         collector.reset()
         return collector
-    in_worker = partial(_in_worker, make_env) if backend == "process" else make_env
+    in_worker = partial(_in_worker, make_env, backend)
     envs = [partial(in_worker, seed=seed, worker=w, first_episode=first_episode) for w in range(workers)]
     if backend == "ray":
         # other machines share no memory: they are sent the weights before each batch
@@ -114,9 +119,16 @@ def _make_env(make_env: Callable[..., EnvBase], carried: Composite | None, **opt
     return with_recurrent_state(make_env(**options), carried)
 
 
-def _in_worker(make_env: Callable[..., EnvBase], **options: Any) -> EnvBase:
-    end_with_parent()
-    return make_env(**options)
+def _in_worker(
+    make_env: Callable[..., EnvBase], backend: str, *, seed: int, worker: int, first_episode: int
+) -> EnvBase:
+    """The environment of a worker, whose global generators, from which a policy explores, are seeded before."""
+    if backend == "process":
+        end_with_parent()
+    of_torch, of_numpy = np.random.SeedSequence([seed, worker, first_episode]).generate_state(2)
+    torch.manual_seed(int(of_torch))
+    np.random.seed(int(of_numpy))  # noqa: NPY002 - libraries use the global generator
+    return make_env(seed=seed, worker=worker, first_episode=first_episode)
 
 
 def _numbered(worker: int, workers: int, batch: TensorDictBase) -> TensorDictBase:

@@ -19,6 +19,7 @@ from mbrl.settings.annotations import forwards_to
 from policies.ranges import FrameStack
 
 RENDER_MODE = "rgb_array"
+MUJOCO = "gymnasium.envs.mujoco.mujoco_env.MujocoEnv"  # by name, because MuJoCo need not be installed
 
 
 @forwards_to(Adapted)
@@ -117,10 +118,18 @@ def _rendering(entry_point: Any, resolution: int) -> dict[str, Any]:
     creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     if creator is None or RENDER_MODE not in _render_modes(creator, [RENDER_MODE]):
         return {}
+    names, takes_any = _arguments(creator)
+    options: dict[str, Any] = {"render_mode": RENDER_MODE} if "render_mode" in names or takes_any else {}
+    return options | ({"width": resolution, "height": resolution} if {"width", "height"} <= names else {})
+
+
+def _arguments(creator: Any) -> tuple[set[str], bool]:
+    """Names of a creator's arguments, those of MuJoCo's base class too where it gets the rest; and if it takes any."""
     parameters = inspect.signature(creator).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    options: dict[str, Any] = {"render_mode": RENDER_MODE} if "render_mode" in parameters or takes_any else {}
-    return options | ({"width": resolution, "height": resolution} if {"width", "height"} <= set(parameters) else {})
+    bases = inspect.getmro(creator) if inspect.isclass(creator) and takes_any else ()
+    mujoco = [base for base in bases if f"{base.__module__}.{base.__name__}" == MUJOCO]
+    return {*parameters, *(name for base in mujoco for name in inspect.signature(base).parameters)}, takes_any
 
 
 def _render_modes(env: Any, unknown: list[str]) -> list[str]:

@@ -64,6 +64,7 @@ class EpisodeRing:
             self.storage = MemoryMaps(directory, self.size, fields, read_only=read_only)
         self.head = self.growing = 0
         self._buffer: ReplayBuffer | None = None
+        self._read_only = read_only
         self.latents = Latents(self.size, latents)
         self.placement, self._mirror = device, mirror_for(device, run_device, fields, self.size, self.latents.room)
         self.device = self.latents.device = CPU if self._mirror is None else run_device  # of batches
@@ -179,12 +180,16 @@ class EpisodeRing:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore from a state that fits `schema`. One of a smaller ring may go on in this one until it comes around.
 
+        One with less reserve that came around, or is only read, keeps its size: earlier versions reserved less.
+
         Raises:
-            SchemaError: the state is of a larger buffer, or of a smaller one in which the first records were replaced;
-                or its episodes lie nowhere.
+            SchemaError: the state is of a larger buffer, or its capacity is smaller and its first records were
+                replaced; or its episodes lie nowhere.
             DamagedFile: the files are not what the state refers to; nothing was changed.
         """
         head, table, buffer = state["head"], state["episodes"].clone(), None
+        if self.capacity <= state["size"] < self.size and (head >= state["size"] or self._read_only):
+            self._shrink(state["size"])
         if state["size"] > self.size or (state["size"] < self.size and head >= state["size"]):
             raise SchemaError(f"the replay held {state['size']} records, and this configuration's holds {self.size}")
         check_table(table, head, self.size)
@@ -194,3 +199,8 @@ class EpisodeRing:
         self.head, self.growing, self._table, self._buffer = head, 0, EpisodeTable(table), buffer
         if self._mirror and head:
             self._mirror.fill(self.records, self.episodes)
+
+    def _shrink(self, size: int) -> None:
+        self.size = self.storage.size = self.latents.size = size
+        if self._mirror:
+            self._mirror.size = size

@@ -14,6 +14,7 @@ from mbrl.agents.imagination import Imagination
 from mbrl.agents.learners import RolloutLearner
 from mbrl.agents.schedule import Schedule
 from mbrl.data.episodes import write_episodes
+from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.results.read_curves import read_curves
 from mbrl.training import build, run, train
@@ -111,6 +112,27 @@ def test_an_anchored_actor_imitates_the_clone_where_nothing_was_demonstrated():
     wanted = torch.where(demonstrated, batches[0]["action"], agent.policy.cloned_action(batches[0]))
     assert int(demonstrated.sum()) == 2 and torch.equal(batches[0]["imitated"], wanted)
     assert {"cloning", "imitated"}.isdisjoint(batches[-1].keys()), "after 40 env steps it is over"
+
+
+def test_imagined_batches_are_anchored_too_and_cannot_be_imitated_without():
+    _, replay = agent_and_replay()
+    schedule = Schedule(8, updates_per_step=1, learning_starts=0, real_ratio=0.0, imagine_every=8)
+
+    def made(**cloning):
+        policy, model = Pupil(), CountingWorldModel()
+        policy.anchors = cloning.get("anchor", False)
+        sizes = {"rollouts": 4, "horizon": 3, "retain": 1, "resolution": SIZE, "action_spec": ACTION}
+        imagination = Imagination(model, policy, replay, **sizes)
+        return Agent(policy, model, imagination, schedule=schedule, cloning=Cloning(updates=1, **cloning))
+
+    agent = made(weight=0.8, env_steps=40, anchor=True)
+    agent.update(replay, 1, 20)
+    (batch,) = agent.policy.batches
+    assert torch.allclose(batch["cloning"], torch.full((8, 1), 0.4))
+    assert torch.equal(batch["imitated"], agent.policy.cloned_action(batch))
+    with pytest.raises(UserError, match=r"real_ratio=0 has none: set agent\.cloning\.weight=0, .*anchor=true, or"):
+        made(weight=0.8)
+    made()
 
 
 def test_a_learner_from_rollouts_imitates_in_steps_of_its_own():

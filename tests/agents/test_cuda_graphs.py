@@ -12,6 +12,7 @@ from torch import Tensor
 from mbrl.agents.cuda_graphs import WARM_UP, Captured, CapturedUpdates, Graphs
 from policies.base import Policy, forget_moments
 from policies.sac import SAC
+from policies.two_hot_critics import dropped
 from tests.parts_on_a_device import ACTIONS, FRAMES, NUMBERS, dreamer_and_replay, drqv2, latent_planner, transitions
 from tests.pretended_device import GPU, Counts, pretended_device
 
@@ -65,6 +66,15 @@ def updated(name: str, captured: bool, counts: Counts) -> tuple[dict[str, Tensor
             forget_moments(policy.optimizers["critic"])
         metrics.append({name: float(value) for name, value in update(batch).items()})
     return {key: value.cpu() for key, value in policy.state_dict().items()}, metrics, graphs
+
+
+def test_dropout_in_a_graph_drops_another_number_of_values_each_time() -> None:
+    torch.manual_seed(0)
+    with pretended_device():
+        work = Captured(lambda batch: (dropped(batch["values"], 1e-4) == 0).sum())
+        batch = TensorDict(values=torch.ones(100_000)).to(GPU)
+        found = [int(work(batch)) for _ in range(WARM_UP + 8)][WARM_UP:]
+    assert len(set(found)) > 1 and 40 < sum(found) < 140, "eight times 10 on average"
 
 
 @pytest.mark.parametrize("name", MAKERS)

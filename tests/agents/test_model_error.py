@@ -11,11 +11,15 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 import mbrl.training
+from mbrl.agents.agent import Agent
 from mbrl.agents.model_error import ModelError
+from mbrl.agents.schedule import Schedule
 from mbrl.data.episodes import to_records
 from mbrl.envs.simulator_model import SimulatorModel
 from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
+from mbrl.run_folder.schema import require
+from tests.agents.test_uncertainty import imagination
 from tests.run_folders import rows, weights
 from tests.test_training import TOY, compose_config
 from worldmodel.base import WorldModel
@@ -46,6 +50,33 @@ def test_a_perfect_model_has_no_error() -> None:
     for name in ("reward_low", "return"):
         true = found[f"true_{name}"]
         assert float(found[name]) == pytest.approx(float(true)) and float(true) != 0
+
+
+def measured_at(ends: range, last: int | None = 0, **settings: Any) -> list[int]:
+    """Env steps of the comparisons of an agent whose episodes end at these env steps."""
+    found, (model, episode) = [], perfect()
+    error = ModelError(model, None, **{**SETTINGS, "every": 30, **settings})
+    error.last = last
+    schedule = Schedule(batch_size=8, updates_per_step=1, learning_starts=0, real_ratio=0.5)
+    made = imagination()
+    agent = Agent(made.policy, made.env.world_model, made, model_error=error, schedule=schedule)
+    agent.model_learner.updates = 1
+    for env_steps in ends:
+        state = agent.state_dict()
+        require(state, agent.schema(), "agent")
+        error.last = -1
+        agent.load_state_dict(state)
+        if agent.assess([episode], env_steps):
+            found.append(env_steps)
+    return found
+
+
+def test_it_is_due_once_in_each_interval_whatever_the_workers() -> None:
+    """With ten workers of 12 env steps an episode, episodes end together, every 120 env steps."""
+    assert measured_at(range(12, 121, 12)) == [36, 60, 96, 120]
+    assert measured_at(range(12, 121, 12), last=None) == [36, 60, 96, 120], "a checkpoint of an earlier version"
+    assert measured_at(range(120, 481, 120), every=100) == [120, 240, 360, 480]
+    assert measured_at(range(3, 61, 3)) == [30, 60], "episodes that terminate early"
 
 
 class Still(WorldModel):
@@ -84,7 +115,6 @@ def test_a_model_in_which_nothing_moves() -> None:
 def test_when_it_is_due_and_what_it_needs() -> None:
     model, episode = perfect()
     error = ModelError(model, None, **{**SETTINGS, "every": 30})
-    assert [steps for steps in range(12, 121, 12) if error.due(steps)] == [36, 60, 96, 120]
     assert "plan_rank_correlation" not in error(episode)
     assert error(episode[:3]) == {}
     assert ModelError(Still(), None, **{**SETTINGS, "horizon": 200}).horizon == 10

@@ -52,7 +52,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(uncut.weights({"doubt": MEASURED})[0, :3], torch.tensor([-0.05, -0.15, -0.6]).exp())
     weights = uncut.weights({"doubt": MEASURED}, n_step=3)
     torch.testing.assert_close(weights[0], torch.tensor([-0.6, -0.65, -0.7, -0.7, -0.7]).exp())
-    weights = rules.weights({"doubt": MEASURED}, n_step=3)
+    weights = rules.weights({"doubt": MEASURED}, n_step=3, steps=rules.steps({"doubt": MEASURED}))
     # the first rollout is cut after two steps: the doubt of later ones is not its transitions'
     torch.testing.assert_close(weights[0, :2], torch.tensor([-0.15, -0.15]).exp())
 
@@ -85,6 +85,24 @@ def test_transitions_are_drawn_by_their_weight() -> None:
     drawn = torch.zeros(3, HORIZON).index_put_((episodes, offsets - 2), torch.tensor(1.0), accumulate=True) / 30_000
     expected = (-MEASURED.cumsum(1)[:, [2, 3, 4, 4, 4]] / 0.5).exp()  # a transition rests on three steps
     torch.testing.assert_close(drawn, expected / expected.sum(), atol=0.006, rtol=0.0)
+
+
+def test_steps_after_the_predicted_end_do_not_count_in_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rollout ends with its second step: the third, with an estimate of 0.9, is no part of a transition."""
+    made = imagination(weigh_by={"doubt": 0.5})
+    monkeypatch.setattr(UnsureWorldModel, "predicts_end", True)
+    ends = torch.tensor([2, HORIZON + 1, HORIZON + 1])
+    step = UnsureWorldModel.step
+
+    def ending(self: UnsureWorldModel, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
+        state, prediction = step(self, state, action)
+        prediction["terminated"] = (self.taken == ends)[:, None]
+        return state, prediction
+
+    monkeypatch.setattr(UnsureWorldModel, "step", ending)
+    made.run()
+    weights = made.buffer.records["weight"].reshape(-1, made.env.history + HORIZON)[0, made.env.history - 1 :]
+    torch.testing.assert_close(weights[:2], torch.full((2,), -0.3 / 0.5).exp())
 
 
 def test_what_is_unknown_is_rewarded_in_imagination() -> None:

@@ -85,6 +85,15 @@ def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.
         ("sac", ["~replay.capacity"], "replay.capacity is missing: it must be a whole number"),
         ("sac", ["~eval.every"], "eval.every is missing: it must be a whole number"),
         ("sac", ["+collect.seed=3"], "collect.seed: there is no such setting"),
+        ("sac", ["+collect.first_episode=3"], "collect.first_episode: there is no such setting"),
+        (
+            "mbpo",
+            ["+agent.imagination.episode_steps=null"],
+            "agent.imagination.episode_steps: there is no such setting",
+        ),
+        ("mbpo", ["+agent.imagination.resolution=null"], "agent.imagination.resolution: there is no such setting"),
+        ("mbpo", ["+agent.model_error.world_model={_target_: x.Y}"], "agent.model_error.world_model: there is no such"),
+        ("mpc_ivideogpt", ["+agent.planning.prior={_target_: x.Y}"], "agent.planning.prior: there is no such setting"),
         ("sac", ["+eval.foo=3"], "eval.foo: there is no such setting"),
     ],
 )

@@ -64,6 +64,10 @@ def test_two_workers_bring_episodes_of_their_own(backend, fork_server):
     assert len(replay.online.episodes) == 8
     assert len(goals(replay)) == 8, "workers do not share goals"
     assert goals(collect(4, frames_per_batch=10)) & goals(replay), "worker 0 has the goals of a single process"
+    again = collect(1, frames_per_batch=20, workers=2, backend=backend)
+    actions, repeated = (found.online.records["action"][:22] for found in (replay, again))
+    assert torch.equal(actions, repeated), "their exploration is seeded"
+    assert not torch.equal(actions[:10], actions[11:21]), "and differs between workers"
 
 
 class _Constant(nn.Module):
@@ -105,8 +109,9 @@ def test_collectors_act_on_the_newest_weights(workers, backend, fork_server):
 
 
 def test_chunks_that_cannot_be_shared_out():
-    with pytest.raises(ValueError, match="must be a multiple of workers"):
-        make_collector(make_toy, policy(), seed=0, workers=3, frames_per_batch=10, random_steps=0)
+    for workers, works in ((3, 9), (4, 8), (32, 32)):
+        with pytest.raises(ValueError, match=rf"multiple of workers .*: set collect\.frames_per_batch={works}$"):
+            make_collector(make_toy, policy(), seed=0, workers=workers, frames_per_batch=10, random_steps=0)
 
 
 def test_backends_that_are_not_there_are_one_line(monkeypatch):

@@ -167,6 +167,11 @@ def test_impossible_settings(settings: dict[str, Any]) -> None:
         make_env(CORRIDOR, pixels=False, terminates=True, **{"episode_length": 8, **settings})
 
 
+def test_mujoco_renders_at_the_resolution_of_the_run() -> None:
+    env = make_env("Hopper-v5", episode_length=4, terminates=True, resolution=32)
+    assert env.unwrapped._env.render().shape == (32, 32, 3)
+
+
 def test_what_cannot_render_is_told_before_anything_runs() -> None:
     gymnasium.register("Blind-v0", entry_point=lambda: Corridor(render_modes=()))
     with pytest.raises(UserError, match=r"cannot render.*env\.pixels=false"):

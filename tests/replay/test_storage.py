@@ -115,6 +115,19 @@ def test_a_larger_one_is_refused_once_the_first_records_are_replaced(tmp_path):
         EpisodeBuffer(40, directory=tmp_path, fields=FIELDS).load_state_dict(state)
 
 
+@pytest.mark.parametrize(("lengths", "read_only"), [([6] * 5, False), ([6] * 5, True), ([6, 6], True)])
+def test_a_ring_of_less_reserve_keeps_its_size(tmp_path, lengths, read_only):
+    """Once it came around, and where its files are only read."""
+    state = saved(tmp_path, lengths)
+    ours = EpisodeBuffer(30, reserve=10, directory=tmp_path, fields=FIELDS, read_only=read_only)
+    ours.load_state_dict(state)
+    assert ours.size == 30 and len(ours) == 6 * min(len(lengths), 4)
+    assert (tmp_path / "state.memmap").stat().st_size == 30 * 4
+    if not read_only:
+        fill(ours, [6, 6])
+        again(tmp_path).load_state_dict(ours.state_dict())
+
+
 def test_records_of_another_kind_are_refused(tmp_path):
     buffer = EpisodeBuffer(30, directory=tmp_path, fields={**FIELDS, "state": TensorType(torch.float32, (2,))})
     with pytest.raises(SchemaError, match=r"a record/state is float32 \[1\], not float32 \[2\]"):

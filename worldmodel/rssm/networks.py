@@ -136,6 +136,12 @@ class Standardiser(nn.Module):
 
     DreamerV3 has none: its symlog tames large numbers, but a robot's state is metres, and centimetres in it weigh less
     than the KL allows for nothing.
+
+    Attributes:
+        count: batches so far.
+        mean: [S].
+        square: [S], minus the variance. Where it is positive, a checkpoint of an earlier version was loaded, which has
+            the mean of the squares: their difference to the squared mean was lost in float32 far from 0.
     """
 
     count: Tensor
@@ -150,16 +156,23 @@ class Standardiser(nn.Module):
 
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
-        """Take a batch [N, S] into account; each weighs alike."""
+        """Take a batch [N, S] into account (Chan et al. 1979, as in `RunningNorm`); each weighs alike."""
         self.count += 1
-        weight = 1 / self.count
-        self.mean.lerp_(values.mean(0), weight)
-        self.square.lerp_(values.square().mean(0), weight)
+        share, before = 1 / self.count, self.variance
+        variance, mean = torch.var_mean(values, dim=0, correction=0)
+        delta = mean - self.mean
+        self.mean += share * delta
+        self.square.copy_(-before.lerp(variance, share) - share * (1 - share) * delta.square())
+
+    @property
+    def variance(self) -> Tensor:
+        """[S]."""
+        return torch.where(self.square > 0, self.square - self.mean.square(), -self.square)
 
     @property
     def deviation(self) -> Tensor:
         """[S]; at least a hundredth, as what never moved might yet."""
-        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+        return self.variance.clamp(min=1e-4).sqrt()
 
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.deviation

@@ -50,3 +50,20 @@ def test_states_are_standardised_by_all_that_was_seen():
     assert scale.deviation[0].item() == pytest.approx(5.0**0.5)  # of 0, 2, 4 and 6
     assert scale.deviation[1].item() == pytest.approx(0.01), "what never moved keeps a finite scale"
     torch.testing.assert_close(scale.inverse(scale(first)), first)
+
+
+def test_the_deviation_does_not_depend_on_the_offset():
+    torch.manual_seed(0)
+    scale, values = Standardiser(1), torch.randn(100, 64, 1, dtype=torch.float64) + 3000.0
+    for batch in values.float():
+        scale.observe(batch)
+    assert scale.deviation.item() == pytest.approx(values.std().item(), rel=1e-3)
+
+
+def test_a_checkpoint_with_the_mean_of_squares_goes_on():
+    """Of 0 and 2, in one batch; 4 and 6 follow."""
+    scale = Standardiser(1)
+    scale.load_state_dict({"count": torch.tensor(1.0), "mean": torch.tensor([1.0]), "square": torch.tensor([2.0])})
+    assert scale.deviation.item() == 1.0
+    scale.observe(torch.tensor([[4.0], [6.0]]))
+    assert (scale.mean.item(), scale.deviation.item()) == (3.0, pytest.approx(5.0**0.5))
