@@ -136,38 +136,27 @@ class Standardiser(nn.Module):
 
     DreamerV3 has none: its symlog tames large numbers, but a robot's state is metres, and centimetres in it weigh less
     than the KL allows for nothing.
-
-    Attributes:
-        count: batches so far.
-        mean: [S].
-        square: [S], minus the variance. Where it is positive, a checkpoint of an earlier version was loaded, which has
-            the mean of the squares: their difference to the squared mean was lost in float32 far from 0.
     """
 
-    count: Tensor
-    mean: Tensor
-    square: Tensor
+    count: Tensor  # batches so far
+    mean: Tensor  # [S]
+    variance: Tensor  # [S]
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("square", torch.ones(width))
+        self.register_buffer("variance", torch.ones(width))
 
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
         """Take a batch [N, S] into account (Chan et al. 1979, as in `RunningNorm`); each weighs alike."""
         self.count += 1
-        share, before = 1 / self.count, self.variance
+        share = 1 / self.count
         variance, mean = torch.var_mean(values, dim=0, correction=0)
         delta = mean - self.mean
         self.mean += share * delta
-        self.square.copy_(-before.lerp(variance, share) - share * (1 - share) * delta.square())
-
-    @property
-    def variance(self) -> Tensor:
-        """[S]."""
-        return torch.where(self.square > 0, self.square - self.mean.square(), -self.square)
+        self.variance.lerp_(variance, share).add_(share * (1 - share) * delta.square())
 
     @property
     def deviation(self) -> Tensor:
