@@ -17,7 +17,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.agents.agent import Agent
 from mbrl.agents.cloning import Cloning
-from mbrl.agents.embedding import EmbeddingPolicy, observer_of
+from mbrl.agents.embedding import EmbeddingPolicy, embedding_policy
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.planning import PlanningPolicy
@@ -133,7 +133,9 @@ def build_acting(config: DictConfig, env: EnvBase) -> tuple[Policy, Policy, Worl
     policy = build_policy(config, env)
     needed = config.agent.get("planner") is not None or policy.embedding_size
     world_model = build_world_model(config, env) if needed else None
-    acting = build_planner(config, env, policy, world_model) or observer_of(policy, world_model, env.observation_spec)
+    acting = build_planner(config, env, policy, world_model) or embedding_policy(
+        policy, world_model, env.observation_spec
+    )
     return acting or policy, policy, world_model
 
 
@@ -218,7 +220,7 @@ def build_agent(config: DictConfig, env: EnvBase, policy: Policy, replay: Replay
     if terminates(config):
         require_terminations(world_model)
     _check_observations(config, env, policy, world_model, replay)
-    observer = observer_of(policy, world_model, env.observation_spec)
+    observer = embedding_policy(policy, world_model, env.observation_spec)
     imagination = build_imagination(config, env, policy, observer.model if observer else world_model, replay)
     planner = build_planner(config, env, policy, world_model)
     model_error = build_model_error(config, env, world_model)

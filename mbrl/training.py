@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """The named objects of a run."""
 
     directory: Path
@@ -105,7 +105,7 @@ def run(config: DictConfig) -> Path:
     return parts.directory
 
 
-def build(config: DictConfig) -> Run:
+def build(config: DictConfig) -> TrainingRun:
     """Build a run, in its state at the last checkpoint if there is one."""
     directory = Path(config.run_dir)
     evaluator = run_evaluator(config)
@@ -144,7 +144,7 @@ def build(config: DictConfig) -> Run:
     seed_everything(config.seed)
     if resumed:
         generators.restore()  # A second time, because building the collector drew random numbers.
-    return Run(directory, agent, replay, collector, evaluator, logger, checkpoints, lock, progress)
+    return TrainingRun(directory, agent, replay, collector, evaluator, logger, checkpoints, lock, progress)
 
 
 def seed_everything(seed: int) -> None:
@@ -154,7 +154,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def clone(config: DictConfig, run: Run) -> None:
+def clone(config: DictConfig, run: TrainingRun) -> None:
     """Imitate the demonstrations before the training loop, if `agent.cloning.updates` is above 0, and evaluate."""
     agent, progress, started = run.agent, run.progress, time.monotonic()
     if agent.cloning_left == 0:
@@ -168,7 +168,7 @@ def clone(config: DictConfig, run: Run) -> None:
         evaluate(config, run)
 
 
-def evaluate(config: DictConfig, run: Run, *, may_leave: bool = False) -> None:
+def evaluate(config: DictConfig, run: TrainingRun, *, may_leave: bool = False) -> None:
     """Evaluate the agent, and log the result.
 
     Args:
@@ -193,13 +193,13 @@ class _StoppedEarlyError(Exception):
     """An evaluation was left before its end."""
 
 
-def evaluation_due(config: DictConfig, run: Run) -> bool:
+def evaluation_due(config: DictConfig, run: TrainingRun) -> bool:
     """Whether `eval.every` env steps, or all of the run, have passed since the last evaluation."""
     now, before = run.progress["env_steps"], run.logger.evaluated
     return now // config.eval.every > before // config.eval.every or (now >= config.total_env_steps and now > before)
 
 
-def train(config: DictConfig, run: Run) -> None:
+def train(config: DictConfig, run: TrainingRun) -> None:
     """The training loop: collect, store, update, and at intervals evaluate and save."""
     agent, replay, progress, steps = run.agent, run.replay, run.progress, steps_of(run.collector)
     repeat, saved = env_steps_per_step(config), progress["env_steps"]
@@ -213,7 +213,7 @@ def train(config: DictConfig, run: Run) -> None:
         progress["episodes"] += len(finished)
         progress["agent_steps"] += batch.numel()
         progress["env_steps"] = progress["agent_steps"] * repeat
-        error = agent.assess(replay.unseen, progress["env_steps"])
+        error = agent.evaluate_world_model(replay.unseen, progress["env_steps"])
         metrics = agent.update(replay, progress["agent_steps"], progress["env_steps"], run.logger.tick)
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
@@ -243,7 +243,7 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
     return {"collect/success": success / len(episodes), "collect/return": total / len(episodes)}
 
 
-def finish(config: DictConfig, run: Run) -> None:
+def finish(config: DictConfig, run: TrainingRun) -> None:
     """Draw the learning curve and, if the agent imagines frames, write the video: reality, imagination, difference."""
     from mbrl.results.plot import plot  # imports matplotlib, a tenth of the start of a run
 

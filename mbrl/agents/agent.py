@@ -146,14 +146,14 @@ class Agent:
         return means.values()
 
     def holds_back(self, env_steps: int) -> bool:
-        """Whether an episode that begins after this number of env steps is to be given to `assess` once it has ended.
+        """Whether `evaluate_world_model` is to be given an episode that begins after this number of env steps.
 
         Nothing may learn from it before.
         """
         measured = self.model_error
         return measured is not None and measured.due(env_steps + measured.episode_env_steps)
 
-    def assess(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
+    def evaluate_world_model(self, episodes: list[TensorDictBase], env_steps: int) -> Metrics:
         """Measure the world model on an episode that nothing has learned from yet.
 
         Args:
@@ -197,7 +197,7 @@ class Agent:
             means.add("world_model", self.model_learner.update(replay))
             on_update()
         if self.observer is not None:
-            self.observer.note(replay)
+            self.observer.store_embeddings(replay)
         if self.planner is not None and self.imagination is None:
             self._update_rewards(replay, means, on_update)
         while self._imagination_due(steps):

@@ -81,7 +81,7 @@ class EmbeddingPolicy(Policy):
         """One update of the model's rewards on steps of the replay, half of them from the newest tenth of episodes."""
         return self.model.update(replay.sequences(REWARD_STEPS, 2, recent=0.5).to(self.device))
 
-    def note(self, replay: Replay) -> None:
+    def store_embeddings(self, replay: Replay) -> None:
         """Note the embeddings of the records that are new in the replay.
 
         Once for each episode that ends, those of all earlier ones are made anew where the encoders still learn.
@@ -104,7 +104,9 @@ class EmbeddingPolicy(Policy):
         return TensorDict({EMBEDDING: torch.cat([latents[1:], latents[:-1]], -1)}, batch_size=[len(latents) - 1])
 
 
-def observer_of(policy: Policy, world_model: WorldModel | None, observation_spec: Composite) -> EmbeddingPolicy | None:
+def embedding_policy(
+    policy: Policy, world_model: WorldModel | None, observation_spec: Composite
+) -> EmbeddingPolicy | None:
     """What embeds frames for a policy that reads a world model's embeddings; None for other policies.
 
     Args:

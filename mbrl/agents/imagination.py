@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Horizon:
+class HorizonSchedule:
     """A schedule of the rollout length: `first` to `last` steps, linear between two numbers of env steps (MBPO)."""
 
     first: int
@@ -41,7 +41,7 @@ class Horizon:
     to_env_steps: int
 
     @classmethod
-    def of(cls, horizon: int | Mapping[str, int]) -> Horizon:
+    def of(cls, horizon: int | Mapping[str, int]) -> HorizonSchedule:
         """From a constant length, or from the four fields by name."""
         if not isinstance(horizon, Mapping):
             return cls(horizon, horizon, 0, 1)
@@ -73,7 +73,7 @@ class Imagination:
         action_spec: actions [A] of the environment.
         resolution: side R of the frames; None for a world model that predicts none.
         rollouts: B, rollouts in one call of `run`.
-        horizon: H, steps of each rollout; or the fields of a `Horizon`.
+        horizon: H, steps of each rollout; or the fields of a `HorizonSchedule`.
         retain: calls of `run` whose rollouts are kept, counted at the present horizon: more while that grows. Older
             rollouts, of older policies and models, are dropped.
         n_step: rewards summed in an imagined transition; None takes the replay's.
@@ -120,7 +120,7 @@ class Imagination:
                 "transitions, but this policy learns from whole rollouts: leave them out"
             )
         real = replay.online
-        self.policy, self.retain, self.schedule = policy, retain, Horizon.of(horizon)
+        self.policy, self.retain, self.schedule = policy, retain, HorizonSchedule.of(horizon)
         self._starts = starts_of(world_model, replay, rollouts)
         for steps in (self.schedule.first, self.schedule.last):
             check_horizon(world_model, steps)

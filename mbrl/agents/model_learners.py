@@ -55,7 +55,7 @@ class ModelLearner(ABC):
         return self.world_model.update_rewards(batch.to(self.world_model.device))
 
 
-class SegmentLearner(ModelLearner):
+class SegmentModelLearner(ModelLearner):
     """One gradient step at a time, on segments [B, T] of the replay.
 
     Raises:
@@ -84,7 +84,7 @@ class SegmentLearner(ModelLearner):
         return self.world_model.update(batch.to(self.world_model.device))
 
 
-class FitLearner(ModelLearner):
+class FitModelLearner(ModelLearner):
     """Fits to all real steps at regular intervals, each until held-out data improve no more (MBPO).
 
     Raises:
@@ -112,4 +112,4 @@ class FitLearner(ModelLearner):
 
 def model_learner_for(world_model: WorldModel, schedule: Schedule) -> ModelLearner:
     """The learner for how this world model is trained."""
-    return (FitLearner if world_model.fits else SegmentLearner)(world_model, schedule)
+    return (FitModelLearner if world_model.fits else SegmentModelLearner)(world_model, schedule)

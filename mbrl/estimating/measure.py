@@ -187,7 +187,7 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
                 seconds["world_model"] += count * stopwatch.mean(update)
     if agent.observer is not None:
         observer = agent.observer
-        seconds["embed"] = stopwatch.once(lambda: observer.note(replay)) * counts.agent_steps / len(replay)
+        seconds["embed"] = stopwatch.once(lambda: observer.store_embeddings(replay)) * counts.agent_steps / len(replay)
     if counts.reward_updates:
         seconds["rewards"] = counts.reward_updates * stopwatch.mean(lambda: agent.learn_rewards(replay))
     if counts.imaginations and agent.imagination is not None:

@@ -55,7 +55,7 @@ def test_transitions_have_the_embeddings_of_their_frames_and_no_frames() -> None
         replay.online.extend(episode()[None])
     observer = agent.observer
     assert isinstance(observer, EmbeddingPolicy) and agent.acting is observer
-    observer.note(replay)
+    observer.store_embeddings(replay)
     batch = replay.transitions(16)
     assert "frames" not in batch.keys() and batch["embedding"].shape == batch["next", "embedding"].shape == (16, 256)
     records = replay.online.records
@@ -75,14 +75,14 @@ def test_embeddings_are_noted_once_an_episode_and_anew_while_the_encoders_learn(
         embedding=torch.zeros(len(records) - first, 256), batch_size=[len(records) - first]))[1]  # fmt: skip
     for _ in range(2):
         replay.online.extend(episode()[None])
-        agent.observer.note(replay)
-        agent.observer.note(replay)
+        agent.observer.store_embeddings(replay)
+        agent.observer.store_embeddings(replay)
     assert seen == [21, 10, 21, 21, 10], "the first and the demonstration again, as their codes may have changed"
     agent.world_model.updates.fill_(7)  # tokenizer_updates + tokenizer_last
     replay.online.extend(episode()[None])
-    agent.observer.note(replay)
+    agent.observer.store_embeddings(replay)
     replay.online.extend(episode()[None])
-    agent.observer.note(replay)
+    agent.observer.store_embeddings(replay)
     assert seen[5:] == [21, 21, 21, 10, 21], "the encoders learn no more after the third"
 
 
@@ -93,7 +93,7 @@ def test_embeddings_of_an_episode_that_grows_are_those_of_the_whole_one() -> Non
     whole = episode()
     for begin, end in ((0, 3), (3, 4), (4, 20)):
         replay.online.grow(whole[begin : end + 1])
-        agent.observer.note(replay)
+        agent.observer.store_embeddings(replay)
     noted = replay.online.latents.values["embedding"][5:26]
     latents = agent.observer.model.latents(whole["pixels"][None], whole["pixels"][:1])[0]
     before = torch.cat([latents[:1], latents[:-1]])
@@ -105,7 +105,7 @@ def test_a_run_that_goes_on_has_forgotten_the_episode_that_was_under_way() -> No
     agent.world_model.updates.fill_(7)
     replay.online.extend(episode(4)[None])
     replay.online.grow(episode(6))
-    agent.observer.note(replay)
+    agent.observer.store_embeddings(replay)
     saved, noted = replay.state_dict(), agent.state_dict()
     other, again, _ = parts()
     other.world_model.updates.fill_(7)
@@ -113,7 +113,7 @@ def test_a_run_that_goes_on_has_forgotten_the_episode_that_was_under_way() -> No
     other.load_state_dict(noted)
     another = episode(6)
     again.online.grow(another)
-    other.observer.note(again)
+    other.observer.store_embeddings(again)
     latents = other.observer.model.latents(another["pixels"][None], another["pixels"][:1])[0]
     torch.testing.assert_close(again.online.latents.values["embedding"][5:12, :128], latents, atol=1e-3, rtol=1e-3)
 
@@ -123,7 +123,7 @@ def test_rewards_learn_from_the_steps_of_the_replay() -> None:
     agent, replay, _ = parts()
     for _ in range(2):
         replay.online.extend(episode()[None])
-    agent.observer.note(replay)
+    agent.observer.store_embeddings(replay)
     network = agent.world_model.reward_network
     before = [parameter.clone() for parameter in network.parameters()]
     errors = [float(agent.observer.learn_rewards(replay)["embedded_reward_error"]) for _ in range(60)]

@@ -15,7 +15,7 @@ from torchrl.envs.utils import check_env_specs
 
 import mbrl.training
 from mbrl.agents.agent import Agent
-from mbrl.agents.imagination import Horizon, Imagination
+from mbrl.agents.imagination import HorizonSchedule, Imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from tests.fakes import BrightnessPolicy, CountingWorldModel
@@ -112,7 +112,7 @@ def test_bad_horizons(replay: Replay) -> None:
     with pytest.raises(ValueError, match=r"imagination\.horizon has first, last: give a number, or first, last, from"):
         imagination(replay, horizon={"first": 1, "last": 2})
     with pytest.raises(ValueError, match=r"from_env_steps \(5\) must lie in 0 up to to_env_steps \(5\)"):
-        Horizon(1, 2, 5, 5)
+        HorizonSchedule(1, 2, 5, 5)
     with pytest.raises(ValueError, match="imagination horizon 99: this world model can predict 1 to 10"):
         imagination(replay, horizon={**GROWING, "last": 99})
 

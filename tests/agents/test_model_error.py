@@ -66,7 +66,7 @@ def measured_at(ends: range, last: int | None = 0, **settings: Any) -> list[int]
         require(state, agent.schema(), "agent")
         error.last = -1
         agent.load_state_dict(state)
-        if agent.assess([episode], env_steps):
+        if agent.evaluate_world_model([episode], env_steps):
             found.append(env_steps)
     return found
 

@@ -25,7 +25,7 @@ from policies.random import RandomPolicy
 from tests.fakes import CountingWorldModel
 from tests.run_folders import rows, weights
 from tests.test_training import TOY, compose_config
-from worldmodel.ivideogpt.reading import RewardReader
+from worldmodel.ivideogpt.reward_model import SeparateRewardModel
 from worldmodel.ivideogpt.rewards import RewardNetwork
 
 ENVS = {
@@ -137,7 +137,7 @@ def reading() -> tuple[LearnedRewards, SimulatorModel, TensorDict]:
     simulator, episode = simulated(ENVS["toy"])
     env = ENVS["toy"](seed=5, snapshots=True)
     network, optimizer = partial(RewardNetwork, channels=(8, 8), width=32), partial(torch.optim.AdamW, lr=3e-3)
-    rewards = partial(RewardReader, network=network, optimizer=optimizer)
+    rewards = partial(SeparateRewardModel, network=network, optimizer=optimizer)
     model = LearnedRewards(env.observation_spec, env.action_spec, env=env, rewards=rewards)
     return model, simulator, episode
 
@@ -171,7 +171,7 @@ def test_rewards_are_read_off_the_simulators_frames() -> None:
 def test_rewards_cannot_be_read_without_pixels() -> None:
     env = toy.make_env(pixels=False, snapshots=True)
     with pytest.raises(ValueError, match=r"set env\.pixels=true"):
-        LearnedRewards(env.observation_spec, env.action_spec, env=env, rewards=RewardReader)
+        LearnedRewards(env.observation_spec, env.action_spec, env=env, rewards=SeparateRewardModel)
 
 
 @pytest.mark.learns

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDictBase
 from tqdm import tqdm
 
-from mbrl.agents.model_learners import FitLearner, SegmentLearner
+from mbrl.agents.model_learners import FitModelLearner, SegmentModelLearner
 from mbrl.agents.schedule import Schedule
 from mbrl.prediction.fresh import learn
 from mbrl.replay.replay import Replay
@@ -41,7 +41,7 @@ def test_updates_follow_the_schedule_of_the_agent(fits: bool) -> None:
     replay = Replay(100, frame_stack=1, n_step=1)
     model = Noting(replay, fits)
     rates = SCHEDULE | ({"model_fit_every": 10} if fits else {})
-    learner = (FitLearner if fits else SegmentLearner)(model, Schedule(**rates))
+    learner = (FitModelLearner if fits else SegmentModelLearner)(model, Schedule(**rates))
     episodes = [episode(number, steps=10) for number in range(3)]
     with tqdm(disable=True) as bar:
         learn(learner, replay, episodes, 5, bar)

@@ -15,7 +15,7 @@ from worldmodel.ranges import Norm
 from worldmodel.reward_base import RewardModel
 
 
-class RewardReader(RewardModel):
+class SeparateRewardModel(RewardModel):
     """A `RewardNetwork` with its optimiser.
 
     Args:
