@@ -198,8 +198,8 @@ def test_bc_runs_in_the_loop(tmp_path, pixels):
     assert mbrl.load(folder).replay.demos is None, "a run that was moved is read without its demonstrations"
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("agent", [pytest.param("drqv2", marks=pytest.mark.slow), "sac"])  # 5 s
+@pytest.mark.slow  # 5 s each
+@pytest.mark.parametrize("agent", ["drqv2", "sac"])
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path, monkeypatch, agent):
     """Killed after its first checkpoint, a run that imitates first does not imitate again, and ends the same."""
     demos = write_toy(tmp_path / "demos", 2, **TOY_SETTINGS)

@@ -124,7 +124,8 @@ def test_a_cpu_has_no_graphs() -> None:
     assert not policy.optimizers["critic"].param_groups[0].get("capturable")
 
 
-@pytest.mark.parametrize("key", ["state", pytest.param("pixels", marks=pytest.mark.slow)])  # 7 s
+@pytest.mark.slow  # 6 and 7 s
+@pytest.mark.parametrize("key", ["state", "pixels"])
 def test_dreamerv3_learns_the_same_from_graphs(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
     found = []

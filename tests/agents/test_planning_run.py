@@ -65,6 +65,7 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
     assert set(mbrl.load(whole).evaluate(1, 3).summary()) >= {"success", "return"}
 
 
+@pytest.mark.slow  # 6 s
 def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
     prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2",
              "agent.planning.terminal_value=true", "agent.model_error={every: 20, starts: 2, horizon: 3, plans: 3}",

@@ -41,7 +41,7 @@ def test_textures_come_back_pixel_by_pixel(tmp_path: Path) -> None:
         assert np.asarray(image).shape == pixels.shape and (np.asarray(image) == pixels).all()
 
 
-@pytest.mark.process
+@pytest.mark.slow  # 6 s, and pack.sh is run by hand
 def test_no_command_for_that_machine_needs_what_is_left_out() -> None:
     left_out = ("imageio_ffmpeg", "rliable", "arch", "dm_control", "aiohttp")
     modules = "mbrl.training, mbrl.pretraining.pretrain, mbrl.collecting.collect, mbrl.bench.gpu, mbrl.cli.main"
