@@ -129,7 +129,7 @@ def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
     """Linear layers `sizes[0] -> ... -> sizes[-1]` with ReLU in between; orthogonal weights, zero biases.
 
     `layer_norm` puts a LayerNorm before each ReLU. It bounds the extrapolation of values to actions outside the data,
-    so that critics stay stable at many updates a step (RLPD, arXiv 2302.02948; BRO, arXiv 2405.16158).
+    so that critics stay stable at many updates per step (RLPD, arXiv 2302.02948; BRO, arXiv 2405.16158).
     """
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes[:-1]):

@@ -1,4 +1,4 @@
-"""The tiers of the tests, a limit to their CPU time, and what they share: one thread a process, one seed."""
+"""The tiers of the tests, a limit to their CPU time, and what they share: one thread per process, one seed."""
 
 import gc
 import multiprocessing

@@ -27,7 +27,7 @@ from worldmodel.base import WorldModel
 
 
 class Replayed(TensorDictModuleBase):
-    """Takes given actions [B, H, A], one step a call."""
+    """Takes given actions [B, H, A], one step per call."""
 
     def __init__(self, actions: Tensor) -> None:
         super().__init__()

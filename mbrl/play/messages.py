@@ -11,7 +11,7 @@ from mbrl.errors import UserError
 MAX_LETTERS = 4096  # of a message
 MAX_NAME = 200
 MAX_NUMBER = 2**31
-SPEEDS = (1, 30)  # steps a second
+SPEEDS = (1, 30)  # steps per second
 
 
 class Command(NamedTuple):
@@ -40,7 +40,7 @@ def _count(value: Any) -> int:
 
 def _speed(value: Any) -> float:
     if not SPEEDS[0] <= _number(value) <= SPEEDS[1]:
-        raise UserError(f"is not {SPEEDS[0]} to {SPEEDS[1]} steps a second")
+        raise UserError(f"is not {SPEEDS[0]} to {SPEEDS[1]} steps per second")
     return float(value)
 
 

@@ -23,7 +23,7 @@ PERSON = "you"
 MAX_WAITING = 8  # commands that wait for the thread; further ones are refused
 PICTURES = 8  # of an episode to choose a step from
 SMOOTHING = 0.1  # weight of the newest step in measured times
-SPEED = 10.0  # steps a second, at first
+SPEED = 10.0  # steps per second, at first
 
 Send = Callable[[bytes], None]  # takes a binary message, see `mbrl.play.view`
 

@@ -69,7 +69,7 @@ class Recordings:
         return path
 
     def save_video(self, moments: Sequence[Moment], fps: int) -> Path:
-        """Write real | imagined | difference as a video of so many frames a second; returns its path."""
+        """Write real | imagined | difference as a video of so many frames per second; returns its path."""
         path = self._next(".mp4")
         strip = [
             side_by_side(
