@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if os.environ.get(TRACEBACK):
             raise
         in_run = bool(arguments) and arguments[0] in CONFIGURED
-        if isinstance(error, BrokenPipeError) and not in_run and _is_unread():
+        if isinstance(error, BrokenPipeError) and _is_unread():
             sys.exit(UNREAD)
         sys.exit(show(error, in_run=in_run))
 
@@ -122,7 +122,7 @@ def _is_unread() -> bool:
     """Whether what read the output, such as `head`, has ended; what Python still prints then goes nowhere."""
     poll = select.poll()  # The pipe of a worker may have broken instead.
     poll.register(sys.stdout, select.POLLOUT)
-    broken = any(event & select.POLLERR for _, event in poll.poll(0))
+    broken = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     if broken:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return broken

@@ -110,8 +110,9 @@ class Info:
         return begin
 
     def pictures(self, place: Place) -> list[Path]:
-        """The pictures in an episode's folder of them, where its frames lie in no video."""
-        return [] if self.in_video else sorted((self.folder / self._images(place)).glob("*"))
+        """The pictures in an episode's usual folder of them, where its frames lie in no video."""
+        folder = self.folder / self._images(place)
+        return [] if self.in_video else sorted(path for path in folder.glob("*") if path.is_file())
 
     def _images(self, place: Place) -> str:
         return f"images/{self.camera}/episode_{place.number:06d}"

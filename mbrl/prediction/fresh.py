@@ -73,8 +73,8 @@ def train_model(
         claim_run_folder(folder, config, setting="MODEL")
         if checkpoint_folders(folder / CHECKPOINTS):
             return
+        write_trained_on(folder, source, episodes)  # first: it tells the folder of a model from that of a run
         model = _trained(config, source, episodes)
-        write_trained_on(folder, source, episodes)
         Checkpoints(folder / CHECKPOINTS, {"world_model": ModulePart(model)}).save(int(config.total_env_steps))
     finally:
         lock.release()

@@ -59,6 +59,8 @@ def report(
         if metric != "success":
             curves = read_curves([folder], metric=metric)
         runs = gather_runs(folder, curves)
+        kept = {run.state.folder for run in runs}
+        curves = [curve for curve in curves if curve.run is None or curve.run in kept]
         overlaid = published_curves(reference, curves) if reference else []
         styles = agent_styles([*(curve.agent for curve in (*curves, *overlaid)), *(run.agent for run in runs)])
         on_progress(f"drawing {len(runs)} runs")

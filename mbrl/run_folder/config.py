@@ -32,9 +32,8 @@ ADDED = {"eval.success": "any", "protocol.name": "default"}
 REMOVED: dict[str, tuple[Any, ...]] = {
     "model_error.gate": (None,), "imagination.recent_starts": (0.0,), "reward_network.quantile": (None,),
     "reward_network.pretrained": (None,), "codebooks.standardise": (False,), "training.later_encoders": (True,),
-    "network.quantile": (None,), "network.pretrained": (None,),  # of `agent=mbpo_learned_rewards`
-    **dict.fromkeys(("world_model.ensemble", "learned.ensemble", "worldmodel.ensemble"), (1,)),
-    **dict.fromkeys(("world_model.uncertainty", "learned.uncertainty", "worldmodel.uncertainty"), (False, True)),
+    **dict.fromkeys(("world_model.ensemble", "worldmodel.ensemble"), (1,)),
+    **dict.fromkeys(("world_model.uncertainty", "worldmodel.uncertainty"), (False, True)),
 }  # fmt: skip
 MAX_BYTES = 2**20  # bytes of a config.yaml
 MAX_DEPTH = 64  # levels of one

@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,8 @@ SKIPPED_FOLDERS = ("wandb",)
 BLOCK_BYTES = 2**20  # bytes that are worth a write of their own
 PARTIAL = ".partial"  # suffix of a file that is being written
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # of a folder that several share
-PARTIAL_NAME = re.compile(rf"\.{HOST}-(\d+)-\d+{re.escape(PARTIAL)}(\.\w+)?$")  # the process here that writes it
+PARTIAL_NAME = re.compile(rf"\.(?:(\w+)-)?(\d+)-\d+{re.escape(PARTIAL)}(\.\w+)?$")  # host and process that write it
+LONGEST_WRITE = 86400.0  # seconds after which nobody on another host still writes a file
 
 
 @contextmanager
@@ -120,12 +122,16 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine left of `write_atomically` in a folder."""
+    """Remove what killed processes of this machine left of `write_atomically` in a folder, and after a day those of others.
+
+    A container, or a job on a cluster, has another host name each time.
+    """
     for partial in folder.glob(f".*{PARTIAL}*"):
-        named = PARTIAL_NAME.search(partial.name)
-        if named and not _is_running(int(named[1])):
+        if named := PARTIAL_NAME.search(partial.name):
             with suppress(OSError):
-                partial.unlink()
+                old = time.time() - partial.stat().st_mtime > LONGEST_WRITE
+                if old or (named[1] == HOST and not _is_running(int(named[2]))):
+                    partial.unlink()
 
 
 def _is_running(process: int) -> bool:

@@ -125,13 +125,13 @@ def test_splits_are_disjoint_and_stay_as_data_grow(folders: dict[str, float]) ->
     assert 0.15 < len(members("validation")) / 40 < 0.45
 
 
-@pytest.mark.process
 def test_the_name_of_an_episode_need_not_be_text(folders: dict[str, float]) -> None:
     low, _ = folders
     np.savez(Path(low) / os.fsdecode(b"\xff.npz"), image=np.zeros((12, 8, 8, 3), np.uint8))
     assert mixture(folders).episodes[low] == 11
 
 
+@pytest.mark.process
 def test_workers_change_nothing(folders: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     def from_server(*given: Any, **options: Any) -> DataLoader[TensorDict]:  # in a tenth of the time of "spawn"
         context = "forkserver" if options["num_workers"] else None

@@ -65,13 +65,15 @@ def test_what_links_point_to_is_not_in_the_page(tmp_path: Path) -> None:
     (tmp_path / "private.mp4").write_bytes(VIDEO)
     (tmp_path / "private.jsonl").write_text('{"command": "private"}\n')
     make_run(tmp_path / "runs", "mbpo", 0, [0.5, 1.0])
-    for seed, (name, target) in enumerate((("film.mp4", "private.mp4"), ("starts.jsonl", "private.jsonl"))):
+    (tmp_path / "private.csv").write_text("step,success,seed\n0,0.123,0\n100,0.456,0\n")
+    links = {"film.mp4": "private.mp4", "starts.jsonl": "private.jsonl", "eval.csv": "private.csv"}
+    for seed, (name, target) in enumerate(links.items()):
         run = make_run(tmp_path / "runs", "sac", seed, [0.0, 1.0])
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(tmp_path / target)
     page = report(tmp_path / "runs").read_text()
     assert base64.b64encode(VIDEO).decode() not in page and '"private"' not in page
-    assert "film.mp4 is a link" in page and "starts.jsonl is a link" in page
+    assert all(f"{name} is a link" in page for name in links) and "0.46" not in page and ">sac<" not in page
     assert "mbrl train agent=mbpo seed=0" in page and "mbrl train agent=sac" not in page
 
 

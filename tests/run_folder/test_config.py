@@ -125,15 +125,13 @@ def test_settings_of_earlier_versions_are_dropped_where_they_did_nothing(tmp_pat
         "model_error": {"gate": None, "every": 9},
         "imagination": {"recent_starts": 0.0},
         "model_error.gate": None,
-        "world_model": {"rewards": {"network": {"quantile": None, "pretrained": None}}, "pretrained": None},
-        "simulated": {"learned": {"ensemble": 1, "uncertainty": True}},
+        "world_model": {"ensemble": 1, "uncertainty": True, "pretrained": None},
         "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
     }
     text = OmegaConf.to_yaml({"agent": earlier, "eval": {"every": 1}})
     assert read_config(write(tmp_path, text) / "config.yaml").agent == {
         "model_error": {"every": 9}, "imagination": {}, "model_error.gate": None,
-        "world_model": {"rewards": {"network": {}}, "pretrained": None},
-        "simulated": {"learned": {}}, "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
+        "world_model": {"pretrained": None}, "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
     }  # fmt: skip
     assert (
         read_config(write(tmp_path, text.replace("0.0", "0.5")) / "config.yaml").agent.imagination.recent_starts == 0.5

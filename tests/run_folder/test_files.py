@@ -119,7 +119,11 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
     os.waitpid(process, 0)
     kept = [f".a.{HOST}-{os.getpid()}-1.partial", "a.partial", ".hidden", ".b.partial"]
     kept += [f".a.{process}-1.partial", f".a.another-{process}-1.partial"]  # of another machine, maybe
+    old = [f".b.{process}-1.partial", f".b.another-{process}-1.partial.png"]
     for name in (*kept, f".a.{HOST}-{process}-1.partial", f".a.mp4.{HOST}-{process}-1.partial.mp4"):
         (tmp_path / name).touch()
+    for name in old:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -67,7 +67,7 @@ class TrainingPlan:
         Args:
             warmup: Updates after which its codebooks are seeded. 0: they learn from the first update on.
         """
-        trained = self.tokenizer_updates > 0 or self.tokenizer_every > 0
+        trained = self.tokenizer_updates > 0 or (self.tokenizer_every > 0 and self.tokenizer_last != 0)
         if trained and self.tokenizer_updates <= warmup:
             raise ValueError(
                 f"training.tokenizer_updates ({self.tokenizer_updates}) must be more than "
