@@ -122,7 +122,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine left of `write_atomically` in a folder, and after a day those of others.
+    """Remove what killed processes left of `write_atomically`: those of this machine, and of others after a day.
 
     A container, or a job on a cluster, has another host name each time.
     """
