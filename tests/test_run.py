@@ -41,11 +41,15 @@ AGENTS = {
     "tdmpc2": (None, "state", []),  # its model predicts no observations
     "mpc_ivideogpt": ("IVideoGPT", "frames", [*SMALL, "agent.planner.iterations=1"]),
 }
+SELDOM, SLOW = ("mpc_ivideogpt",), pytest.mark.slow  # 5 s; test_planning_run.py runs a planner each time
 
 
 def of_agents(*agents: str) -> list[Any]:
     """Parameters for `trained`: one process of pytest-xdist runs the tests of an agent, and trains it once."""
-    return [pytest.param(agent, marks=pytest.mark.xdist_group(f"run of {agent}")) for agent in agents]
+    return [
+        pytest.param(agent, marks=[pytest.mark.xdist_group(f"run of {agent}"), *([SLOW] if agent in SELDOM else [])])
+        for agent in agents
+    ]
 
 
 @pytest.fixture(scope="module", params=of_agents(*AGENTS))
@@ -258,6 +262,7 @@ def test_the_code_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names["imagined"].batch_size == names["replayed"].batch_size == (8, 4)
 
 
+@pytest.mark.slow  # 8 s; test_readmes.py reads every command, and test_own_agent.py runs the like
 def test_the_commands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (commands,), settings = blocks("bash"), blocks("yaml")[0]  # the second is a complete agent

@@ -122,7 +122,14 @@ def test_when_it_is_due_and_what_it_needs() -> None:
         ModelError(model, None, **{**SETTINGS, "plans": 0})
 
 
-@pytest.mark.process
+def test_measuring_draws_no_random_number_of_training_and_leaves_its_mode() -> None:
+    model, episode = perfect()
+    state = torch.get_rng_state()
+    ModelError(model.train(), model, **SETTINGS)(episode)
+    assert torch.equal(torch.get_rng_state(), state) and model.training
+
+
+@pytest.mark.slow  # 6 s
 def test_what_is_measured_changes_nothing_that_is_learned(tmp_path: Path) -> None:
     small = [
         *TOY, "agent=mbpo_ivideogpt", "agent.world_model.tokenizer.resolution=32", "agent.model_updates_first=4",

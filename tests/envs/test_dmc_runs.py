@@ -13,7 +13,7 @@ pytest.importorskip("dm_control")
 EPISODE = 40  # env steps, each of which earns 0 to 1
 
 
-OFTEN, SELDOM = ("sac", "drqv2"), ("mbpo", "dreamerv3", "mbpo_ivideogpt", "tdmpc2")
+OFTEN, SELDOM = ("sac",), ("drqv2", "mbpo", "dreamerv3", "mbpo_ivideogpt", "tdmpc2")
 AGENTS = [
     *(pytest.param(agent, marks=pytest.mark.process) for agent in OFTEN),  # whole runs
     *(pytest.param(agent, marks=pytest.mark.slow) for agent in SELDOM),  # pytest -m slow tests/envs/test_dmc_runs.py

@@ -68,7 +68,7 @@ def test_cloning_learns_actions_and_their_values(make) -> None:
     policy, rows = make(), batch()
     policy.set_env_steps(2**62)
     before = error(policy, rows)
-    for _ in range(400):
+    for _ in range(200):
         metrics = policy.clone(rows)
     assert error(policy, rows) < 0.1 * before
     assert set(metrics) >= ({"cloning_loss"} if make is actor_critic else {"cloning_loss", "critic_loss", "q"})
@@ -100,7 +100,7 @@ def test_the_cloning_term_holds_the_actor_to_what_was_demonstrated(make) -> None
         torch.manual_seed(0)
         policy, rows = make(), batch()
         policy.set_env_steps(2**62)
-        for _ in range(200):
+        for _ in range(100):
             policy.clone(rows)
         rows["cloning"] = torch.full((ROWS, 1), weight)
         with torch.no_grad():  # a critic that wants another action
