@@ -153,7 +153,7 @@ def build_replay(
         directory: folder of the memory-mapped files; None keeps the records in memory.
         env: an environment, for its specs.
         policy: the policy, for its latent states.
-        read_only: whether existing files are mapped privately, without demonstrations, and batches are of the CPU.
+        read_only: whether to map existing files copy-on-write, leave out demonstrations and keep batches on the CPU.
 
     Raises:
         UserError: the disk has not enough free space.
@@ -166,10 +166,10 @@ def build_replay(
     episodes *= 1 + terminates(config)  # An episode of one step takes two records.
     records = episodes * per_episode
     settings["capacity"] = min(settings["capacity"], records)
-    # Two checkpoints are kept. Records of both must stay on disk until a third one is written.
-    # A run shorter than the capacity needs them too: episodes that end early hold more records than their steps.
-    # Each is written at the end of a batch. Each worker has an episode under way at the older one, which it ends later.
-    # One more is room for that under way at the end, which a single worker writes step by step.
+    # Reserve: records beyond the capacity that must not be overwritten, because a kept checkpoint refers to them.
+    # Two checkpoints are kept, so count the episodes of two checkpoint intervals, each rounded up to whole batches,
+    # one unfinished episode per worker at the older checkpoint, and the one that a single worker is writing now.
+    # Short runs need it too: an episode that ends early has one record more than steps.
     steps = config.checkpoint_every // env_steps_per_step(config) + config.collect.frames_per_batch - 1
     kept = 2 * (steps // (per_episode - 1) + 1) + config.collect.workers + 1  # episodes
     reserve = min(kept * (1 + terminates(config)), episodes) * per_episode
@@ -269,7 +269,7 @@ def build_imagination(
 
 
 def build_model_error(config: DictConfig, env: EnvBase, world_model: WorldModel | None) -> ModelError | None:
-    """What measures the world model while the agent learns; None where `agent.model_error` is null."""
+    """Build the evaluation of the world model during training; None if `agent.model_error` is null."""
     settings = config.agent.get("model_error")
     if settings is None or world_model is None or world_model.goal_conditioned:
         return None

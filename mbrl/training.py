@@ -50,15 +50,15 @@ from mbrl.run_folder.videos import imagination_video
 from mbrl.run_folder.wandb import WandbTracker
 
 CLONING_UPDATES = 100  # updates of imitation between two rows of metrics
-UNSAVED_SECONDS = 120.0  # after which a checkpoint is due, however few env steps were taken
-UNSAVED_SAVES = 50  # how many times as long as writing a checkpoint it must be ago at least: 2 % of the time
+UNSAVED_SECONDS = 120.0  # a checkpoint is due after this time, even before `checkpoint_every` env steps
+UNSAVED_SAVES = 50  # and not before 50 times the duration of the last save: saving takes at most 2 % of the time
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainingRun:
-    """The named objects of a run."""
+    """The objects that a training run consists of, and its counters."""
 
     directory: Path
     agent: Agent
@@ -123,8 +123,8 @@ def build(config: DictConfig) -> TrainingRun:
     checkpoints = build_checkpoints(directory, agent, replay, progress, generators)
     checkpoints.clean()
     resumed = checkpoints.load_latest()
-    claim_run_folder(directory, config, longer=True)  # Only now: a run that cannot be made longer stays as it was.
-    (directory / CURVE).unlink(missing_ok=True)  # It says that a run is done, as this one was, which is made longer.
+    claim_run_folder(directory, config, longer=True)  # After loading, so that a failed resume changes nothing.
+    (directory / CURVE).unlink(missing_ok=True)  # It marks a run as finished; this one continues.
     record_start(directory, progress["env_steps"])
     settings = flatten(OmegaConf.to_container(config, resolve=True))
     tracker = WandbTracker(config.wandb, directory, settings) if config.wandb else None
@@ -174,7 +174,7 @@ def evaluate(config: DictConfig, run: TrainingRun, *, may_leave: bool = False) -
     Args:
         config: of the run.
         run: its parts.
-        may_leave: on SIGTERM, end without a result; `evaluation_due` then holds when the run is resumed.
+        may_leave: whether SIGTERM stops it early, without a result. The resumed run then evaluates first.
     """
 
     def on_step() -> None:
@@ -219,8 +219,8 @@ def train(config: DictConfig, run: TrainingRun) -> None:
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log({**collected(finished), **error, **metrics}, gradient_steps=agent.gradient_steps, **counters)
         done = progress["env_steps"] >= config.total_env_steps
-        # With one worker and episodes of one length, checkpoints are written between episodes, so that a resumed run
-        # repeats and loses no step.
+        # With one worker and fixed-length episodes, checkpoints are written only between episodes: a resumed run then
+        # neither repeats nor loses a step.
         whole = replay.between_episodes or config.collect.workers > 1 or terminates(config)
         if evaluation_due(config, run):
             evaluate(config, run, may_leave=whole)

@@ -10,7 +10,7 @@ them the ratio is 1 and the gradient is REINFORCE's.
 
 Where values lag behind the returns, every advantage is positive, and the actor repeats what it drew: with a constant
 reward and six updates on each rollout its standard deviation falls from 0.88 to 0.23 in 500 updates. DreamerV3 avoids
-this with fresh rollouts for every update. Two settings serve where rollouts are dear: `calibrate_critic` (0.91 in the
+this with fresh rollouts for every update. Two settings help if rollouts are expensive: `calibrate_critic` (0.91 in the
 same test) and `centre_advantages` (0.81).
 
 Gradients: the encoder learns from both losses. DrQ-v2's encoder learns from the critic alone, but that critic is
@@ -106,13 +106,13 @@ class ActorCritic(Policy):
         entropy: weight of the entropy bonus.
         clip: ε, the largest distance of the likelihood ratio from 1.
         slow_weight: weight of the loss that pulls the critic towards its own moving average.
-        slow_rate: share of the critic that its moving average takes over at each update, in (0, 1].
+        slow_rate: Polyak coefficient tau of the critic's moving average, in (0, 1].
         centre_advantages: subtract the batch's mean advantage, weighted as the losses are. False is DreamerV3.
         replay_value_weight: weight of the critic's loss on real steps beside imagined ones, where the replay holds the
             observation. 0 leaves it out; DreamerV3: 0.3.
         replay_rows: T, rows of each segment of real steps that it learns from.
-        calibrate_critic: start the critic at the value of earning the mean reward of the first rollouts for ever, which
-            needs a gamma below 1. False is DreamerV3: it starts at 0.
+        calibrate_critic: initialise the critic to the value of a constant reward, the mean of the first rollouts; it
+            needs gamma below 1. False (DreamerV3): it starts at 0.
         learning_rate: of LaProp with adaptive gradient clipping.
         warmup: updates over which the learning rate rises to its value.
 
@@ -200,7 +200,7 @@ class ActorCritic(Policy):
         return {"cloning_loss": loss.detach()}
 
     def losses(self, rollouts: TensorDictBase) -> Losses:
-        """Losses of the actor and the critic; no gradient reaches the rollouts.
+        """Compute the losses; also updates the return normaliser and, before the first update, calibrates the critic.
 
         Args:
             rollouts: [B, H + 1], with the observation, `action` [B, H + 1, A], ("next", "reward") [B, H + 1, 1], and
@@ -260,7 +260,7 @@ class ActorCritic(Policy):
 
     @torch.no_grad()
     def _calibrate(self, reward: Tensor, continuation: Tensor) -> None:
-        """Start the critic at the value of earning the mean of `reward` [B, H] for ever; `continuation` [B, H]."""
+        """Initialise the critic to the value of a constant reward, the mean of `reward` [B, H]."""
         value = reward.mean() / (1 - self.gamma * continuation.mean())
         last = self.critic[-1]
         assert isinstance(last, nn.Linear)

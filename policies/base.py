@@ -32,7 +32,7 @@ class Policy(nn.Module, ABC):
         acts_on_cpu: whether a run on a GPU with one worker acts with a copy of the actor on the CPU, because an action
             costs less there than the launches and copies of one on a GPU.
         cuda_graphs: whether a GPU takes the updates, which change all in place, from captured graphs.
-        learns_from: the batches of `update`: single transitions, on-policy rollouts, or segments of real steps.
+        learns_from: the batches of `update`: single transitions, imagined rollouts, or segments of real steps.
         segment_rows: fewest rows of a segment that `update` can learn from.
         segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
         replay_rows: rows of the segments of real steps that `update` gets beside rollouts; 0 for none.
@@ -55,7 +55,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def acting(self) -> TensorDictModuleBase:
-        """What the collector and imagination run: the actor, unless something proposes actions beside it."""
+        """The module that collection and imagination call: the actor, unless a subclass adds proposals to it."""
         return self.actor
 
     @property
@@ -64,11 +64,11 @@ class Policy(nn.Module, ABC):
         return next(self.parameters(), torch.empty(0)).device
 
     def recall(self, history: TensorDictBase) -> TensorDict | None:
-        """What `carried` is at the last of real steps [B, T] in the middle of episodes; None: it begins anew there."""
+        """The recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros there."""
         return None
 
     def values(self, observed: TensorDictBase, action: Tensor) -> Tensor | None:
-        """The discounted return that critics expect of actions [*B, A] in observed states [*B]: float32 [*B, 1].
+        """Q-values of actions [*B, A] in observed states [*B], in units of the discounted return: float32 [*B, 1].
 
         None for a policy whose critics expect something else, such as entropy besides, or that has none.
         """
@@ -116,7 +116,7 @@ class Policy(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} imitates no demonstrations: agent.cloning.updates must be 0")
 
     def end_cloning(self) -> None:
-        """Go over from imitation to the policy's own losses.
+        """Switch from imitation to the policy's own losses.
 
         The moments of the optimisers are forgotten: imitation's second moments are so small that the first steps on
         another loss would be several times too long.
@@ -126,7 +126,7 @@ class Policy(nn.Module, ABC):
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
-        """Explore with Gaussian noise of at most this standard deviation meanwhile; None for no limit.
+        """Limit the standard deviation of Gaussian exploration noise inside the context; None for no limit.
 
         Policies without such noise ignore it.
         """
@@ -203,7 +203,7 @@ def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> 
 
 
 def forget_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Put an optimiser back to its start."""
+    """Reset the state of an optimiser: moments and step counts."""
     optimizer.state.clear()
     for group in optimizer.param_groups:
         if "step" in group:  # LaProp counts the steps of a group, for its warm-up
@@ -215,7 +215,7 @@ _held: ContextVar[dict[str, Tensor] | None] = ContextVar("held", default=None)
 
 @contextmanager
 def held_losses() -> Iterator[dict[str, Tensor]]:
-    """Hold back the checks of `require_finite` meanwhile, which wait for a GPU; yields the losses to check later."""
+    """Defer the checks of `require_finite` inside the context, as they wait for a GPU; yields the losses."""
     held: dict[str, Tensor] = {}
     before = _held.set(held)
     try:

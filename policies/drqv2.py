@@ -50,7 +50,7 @@ class DrQV2(ValuePolicy):
             see `bounded`. A critic that has learned little drives the outputs far out in its first updates. There tanh
             has no slope, and the actor repeats one action in every state for thousands of updates.
         learning_rate: Adam's, for encoder, critics and actor.
-        target_rate: share of the critics that the target critics take over at each update, in (0, 1].
+        target_rate: Polyak coefficient tau of the target critics, in (0, 1].
         std_start: standard deviation of the exploration noise at the first env step.
         std_end: standard deviation from `std_env_steps` on; it falls linearly in between.
         std_env_steps: env steps of the noise schedule, 1 or more.

@@ -42,7 +42,7 @@ class Noise(NamedTuple):
 
 
 class Vector(nn.Sequential):
-    """In the place of `ConvEncoder` where a vector [*B, D] is observed: one hidden layer, or nothing with None."""
+    """Encoder of a vector [*B, D], in place of `ConvEncoder`: one hidden layer with ReLU, or the identity if None."""
 
     def __init__(self, size: int, hidden: int | None) -> None:
         super().__init__(*([] if hidden is None else [mlp((size, hidden)), nn.ReLU()]))

@@ -97,7 +97,7 @@ class SAC(ValuePolicy):
             their units.
         learning_rate: AdamW's, for critics, actor and temperature.
         weight_decay: AdamW's, for critics and actor; 0 is Adam.
-        target_rate: share of the critics that the target critics take over at each update, in (0, 1].
+        target_rate: Polyak coefficient tau of the target critics, in (0, 1].
         temperature: initial temperature, above 0.
         target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action is then that of a
             uniform interval of width e^-0.5 = 0.6; -A gives 0.37.

@@ -63,8 +63,8 @@ class PriorAndCritics(LatentBehaviour):
         dropout: see `TwoHotCritics`.
         entropy: weight of the prior's entropy for each action, beside values divided by their range: it is multiplied
             by A, as the published code does with the Gaussian's part.
-        target_rate: share of the critics that the target critics take over at each update.
-        scale_rate: share of the batch that the range of values takes over at each update.
+        target_rate: Polyak coefficient tau of the target critics, in (0, 1].
+        scale_rate: rate of the moving average of the value range, in (0, 1].
         learning_rate: Adam's.
     """
 

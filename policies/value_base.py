@@ -1,4 +1,4 @@
-"""What the loop knows of a policy with critics of actions, and of the frozen clone that it may keep.
+"""`ValuePolicy`: base class of policies with Q-functions, which may keep a frozen behaviour clone.
 
 *B batch shape, D features, A action, N critics.
 """
@@ -19,20 +19,20 @@ from policies.proposals import Proposals, value
 
 
 class ValuePolicy(Policy):
-    """A policy with critics of actions, which may keep a frozen clone.
+    """A policy with Q-functions, which may keep a frozen clone of its actor.
 
-    The clone may be what the actor imitates where nothing was demonstrated: the imitation term of TD3+BC (Fujimoto and
-    Gu 2021, arXiv 2106.06860), towards a policy and not towards data. Or the critics choose between both actions:
-    IBRL (Hu et al. 2023, arXiv 2311.02198): a clone of demonstrations proposes actions beside the actor's, for acting
-    and for the targets of the critics. The critics may learn alone first, on the clone's episodes, which are the
-    warm-up of WSRL (Zhou et al. 2024, arXiv 2412.07762), and on demonstrations; that they learn alone first is ours.
+    `anchors`: on transitions that are not demonstrations the actor imitates the clone (imitation term of TD3+BC,
+    Fujimoto and Gu 2021, arXiv 2106.06860, with a policy as target instead of data). `proposes`: the critics choose
+    between the actions of the actor and of the clone, for acting and in their targets (IBRL, Hu et al. 2023,
+    arXiv 2311.02198). `calibrate`: warms up the critics alone, on the clone's episodes (the warm-up data of WSRL,
+    Zhou et al. 2024, arXiv 2412.07762) and on demonstrations. Training the critics alone there is our addition.
     *B batch shape, D features, A action, N critics.
 
     Attributes:
         target_critic: features [*B, D], action [*B, A] -> values [N, *B, 1].
         frozen: the actor as it was when imitation ended; None unless `keep_clone` was called.
-        proposes: whether its actions are proposed beside the actor's.
-        anchors: whether the imitation term is towards its actions, on all that was not demonstrated.
+        proposes: whether the critics choose between its action and the actor's.
+        anchors: whether the actor imitates it on transitions that are not demonstrations.
     """
 
     target_critic: nn.Module

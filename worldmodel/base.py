@@ -29,13 +29,13 @@ class WorldModel(nn.Module, ABC):
         goal_conditioned: Whether `start` needs a `goal` frame.
         predicts_reward: Whether `step` predicts a reward.
         predicts_end: Whether `step` predicts that an episode terminates.
-        reads_reward: Whether `observe` predicts the reward of what was observed.
+        reads_reward: Whether `observe` is implemented: it predicts the reward of a real observation.
         learns_rewards: Whether `update_rewards` can train its rewards apart from the rest.
         context_keys: Further keys that the context of `start` must have, beside observations and `action`.
         measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
         trained_horizon: Steps after the context in the longest training sequence. None: unlimited.
         temperature: Temperature that `step` samples with, 0 or more. None: it has none.
-        first_updates: Updates that it needs before the first one of what predicts the future.
+        first_updates: Number of initial updates that do not train the dynamics (those of the tokenizer alone).
     """
 
     context_length: int
@@ -119,11 +119,11 @@ class WorldModel(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} learns by update, not by fit")
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:
-        """The next updates by kind, those of one kind taking the same time: number of its first, and how many."""
+        """Groups of the next updates with equal cost, for time estimates: number of the first update -> how many."""
         return {0: updates} if updates else {}
 
     def skip_to(self, update: int) -> None:
-        """Make the next update one of the kind of number `update`, with the weights as they are, to time it."""
+        """Set the update counter, without training, so that a benchmark can time update number `update`."""
 
     @abstractmethod
     def start(self, context: TensorDictBase) -> Any:
@@ -152,7 +152,7 @@ class WorldModel(nn.Module, ABC):
         """
 
     def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDictBase]:
-        """Take one step to what was really observed, as `step` takes it to what is imagined.
+        """Advance a state by a real observation instead of an imagined one.
 
         Args:
             state: As for `step`.
@@ -180,7 +180,7 @@ class WorldModel(nn.Module, ABC):
         """
 
     def set_temperature(self, value: float) -> None:
-        """Sample the next steps, also those of states that exist, with this temperature.
+        """Set the sampling temperature of all later steps, also from existing states.
 
         Raises:
             ValueError: It is below 0.
@@ -189,7 +189,7 @@ class WorldModel(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} has no temperature")
 
     def measure_all(self) -> None:
-        """From the next `start` on, return every uncertainty estimate that the model has; `measures` names them."""
+        """From the next `start` on, compute all uncertainty estimates of the model and list them in `measures`."""
 
     @torch.no_grad()
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
@@ -230,7 +230,7 @@ class WorldModel(nn.Module, ABC):
         return Outcome(rewards_until_end(rewards, ends), torch.stack(pixels, 1) if frames else None, ended_within(ends))
 
     def embedded(self) -> "WorldModel":
-        """The model seen through the embedding of frames that it has, an `EmbeddedWorldModel`.
+        """This model as an `EmbeddedWorldModel`, which observes and imagines embeddings instead of frames.
 
         Raises:
             TypeError: It has none.

@@ -1,4 +1,4 @@
-"""What imagined rollouts lead to, for planners and rankings. R rollouts, H steps."""
+"""Outcomes of imagined rollouts (rewards, last frames, terminations), for planners. R rollouts, H steps."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""An agent: a policy, what it imagines or plans with, and when each of them learns."""
+"""Agent: a policy, its world model, imagination and planner, and the schedule of their updates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mbrl.run_folder.schema import Maybe, Schema, schema_of
 from policies.base import Policy
 from worldmodel.base import WorldModel
 
-KEPT_APART = 16  # values of a metric, before they are added up
+KEPT_APART = 16  # values of a metric that are kept before they are replaced by their sum
 END_OF_SCHEDULES = 2**62  # env steps after which every schedule has reached its final value
 
 
@@ -39,7 +39,7 @@ class Agent:
         planner: acts in place of the policy, by planning in the world model. The policy is its prior.
         model_error: measures the world model on new episodes; None does not.
         schedule: when each part learns.
-        observer: acts with the policy, where that reads a world model's embeddings. None: the policy acts itself.
+        observer: computes the embeddings that the policy reads, and acts with it. None: the policy reads observations.
         learner: how the policy is updated; None chooses by `policy.learns_from`.
         cloning: how demonstrations are imitated; None does not.
 
@@ -67,7 +67,7 @@ class Agent:
         self.observer = observer
         valued = planner is not None and planner.actor.imagination.critics is not None
         if valued and not (schedule.updates_per_step or self.cloning.updates):
-            raise UserError("agent.planning.terminal_value is of critics: let them learn, agent.updates_per_step=0.5")
+            raise UserError("agent.planning.terminal_value needs trained critics: set agent.updates_per_step=0.5")
         self.learner = learner or learner_for(policy, imagination, schedule)
         if self.cloning.updates and not self.learner.imitates:
             prior = "+policy@agent.policy=drqv2_cpu agent.planning.proposals=8"
@@ -89,7 +89,7 @@ class Agent:
 
     @property
     def acting(self) -> Policy:
-        """The policy that collects and is evaluated: the planner, or what embeds frames for the policy, if any."""
+        """The policy that collects data and is evaluated: the planner, else the embedding policy, else the policy."""
         return self.planner or self.observer or self.policy
 
     @property
@@ -117,7 +117,7 @@ class Agent:
 
     @property
     def random_steps(self) -> int:
-        """Agent steps with random actions at the start; none where a cloned policy acts from the first."""
+        """Agent steps with random actions at the start; 0 if a cloned policy acts from the first step."""
         return 0 if self.cloning.updates and self.planner is None else self.schedule.learning_starts
 
     @property
@@ -273,12 +273,12 @@ class Agent:
 class MetricMeans:
     """Means of metrics, which stay on their device until they are asked for.
 
-    Few of them are kept one by one: small blocks that stay between the large ones of an update split the memory that it
-    frees, and the process grew by 2 GB in a thousand updates of iVideoGPT.
+    At most KEPT_APART values of a metric are kept. Many small live tensors fragment the memory of the allocator:
+    without this limit the process grew by 2 GB in 1000 updates of iVideoGPT.
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}  # the sum of those before, and the newest
+        self._values: dict[str, list[Tensor]] = {}  # by name: the sum of the older values, then the newest values
         self._counts: Counter[str] = Counter()
 
     def add(self, group: str, metrics: Metrics) -> None:

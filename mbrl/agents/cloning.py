@@ -1,4 +1,4 @@
-"""When demonstrations are imitated, and what keeps the cloned skill while the policy learns by itself."""
+"""Schedule of behaviour cloning, and options that keep the cloned behaviour during reinforcement learning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cloning:
             `learning_starts` and on demonstrations.
         proposals: whether a frozen clone proposes actions beside the actor's, between which the critics choose, see
             `policies.value_base.ValuePolicy`.
-        anchor: whether the imitation term also imitates a frozen clone on all that was not demonstrated.
+        anchor: whether the imitation term also imitates a frozen clone, on transitions that are not demonstrations.
     """
 
     updates: Count = 0
@@ -46,13 +46,13 @@ class Cloning:
         """Give a new policy a frozen clone if it is asked for, before weights are loaded or trained.
 
         Raises:
-            UserError: the policy has no critics of actions, which this needs.
+            UserError: the policy has no Q-functions, which this needs.
         """
         if not self.updates or not (self.critic_updates or self.proposals or self.anchor):
             return
         if not isinstance(policy, ValuePolicy):
             raise UserError(
-                f"{type(policy).__name__} has no critics of actions: set agent.cloning.critic_updates=0 and "
+                f"{type(policy).__name__} has no Q-functions: set agent.cloning.critic_updates=0 and "
                 "agent.cloning.proposals=false agent.cloning.anchor=false"
             )
         if self.proposals or self.anchor:

@@ -22,7 +22,7 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from mbrl.agents.agent import Agent
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.cuda_graphs import Captured, Stacked
-from mbrl.agents.learners import Learner, Metrics
+from mbrl.agents.learners import Learner, Metrics, require_latent_imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
 from policies.base import Policy, forget_moments, gradient_step, require_finite
@@ -70,10 +70,11 @@ class LatentPolicy(Policy):
         action_spec: that of the environment.
         world_model: makes a `LatentWorldModel` when called with both specs.
         behaviour: makes a `policies.actor_critic.ActorCritic`, or a policy with the same losses, for vectors.
-        cuda_graphs: whether a GPU takes the losses of an update and their gradients from captured graphs.
+        cuda_graphs: whether a GPU computes losses and gradients of an update in CUDA graphs.
     """
 
     actor: LatentActor
+    learns_from = "segments"
 
     def __init__(
         self,
@@ -141,6 +142,7 @@ class LatentLearner(Learner):
 
     def __init__(self, policy: LatentPolicy, schedule: Schedule, *, horizon: int, replay_value_weight: float) -> None:
         super().__init__(policy, schedule.batch_size)
+        require_latent_imagination(schedule)
         self.segment_length, self.horizon = schedule.segment_length, horizon
         self.replay_value_weight = replay_value_weight
         self._captured = Captured(self._differentiate) if policy.cuda_graphs else None
@@ -159,7 +161,7 @@ class LatentLearner(Learner):
         self._write(replay, index, result.latents)
         for parameter, gradient in zip(self._parameters(), result.gradients, strict=True):
             parameter.grad = gradient
-        for optimizer in self.policy.optimizers.values():  # not captured: it reckons with the number of its step
+        for optimizer in self.policy.optimizers.values():  # outside the graph: it computes with a Python step count
             optimizer.step()
         self.policy.behaviour.update_slow_critic()
         cloning_metrics = self.imitate(replay, cloning_weight) if cloning_weight > 0 else {}
@@ -187,7 +189,7 @@ class LatentLearner(Learner):
         return metrics
 
     def _read(self, replay: Replay, segments: TensorDictBase) -> tuple[Tensor, TensorDict]:
-        """Where the steps [B, 1 + T] are in the replay; and they, with the latents `before` them, on the device."""
+        """Replay indices [B, 1 + T] of the segments; and the segments with the latents `before` them, on the device."""
         unknown, device = self.policy.world_model.unknown, self.policy.device
         index = segments.pop("index").squeeze(-1)
         before = replay.read_latents(index[:, 0], unknown.to(index.device))
@@ -198,7 +200,7 @@ class LatentLearner(Learner):
         replay.write_latents(index[:, 1:].reshape(-1), latents.to(index.device))
 
     def _differentiate(self, batch: TensorDictBase) -> Differentiated:
-        """Losses and gradients of everything. No value is waited for, and what changes does so in place."""
+        """All losses and gradients, in place and without waiting for the GPU, so that a CUDA graph can capture them."""
         model, behaviour = self.policy.world_model, self.policy.behaviour
         fitted = model.learn(batch["segments"], batch["before"])
         features, latents = model.features(fitted.state), model.pack(fitted.state)  # [B, T, F]
@@ -230,7 +232,7 @@ class LatentLearner(Learner):
 
     @torch.no_grad()
     def dream(self, state: Any) -> TensorDict:
-        """Imagine from latent states [N]: rollouts [N, H + 1], the input of `ActorCritic.losses`."""
+        """Imagine H steps from latent states [N]: rollouts [N, H + 1], the input of `ActorCritic.losses`."""
         model, actor = self.policy.world_model, self.policy.behaviour.actor
         features, actions = [model.features(state)], []
         for _ in range(self.horizon):
@@ -282,7 +284,7 @@ class DreamerV3(Agent):
 
     @property
     def random_steps(self) -> int:
-        """None: the untrained actor is close to uniform, and only its own steps have latent states."""
+        """0: the untrained actor is close to uniform, and only steps that it takes have latent states in the replay."""
         return 0
 
     @property

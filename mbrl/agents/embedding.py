@@ -1,4 +1,4 @@
-"""Policies that live inside a world model: they read its embedding of the newest frames instead of the frames.
+"""Policies that read a world model's embedding of the newest frames instead of the frames.
 
 B batch, R records of an episode, L width of the latents of a frame.
 """
@@ -21,7 +21,7 @@ from worldmodel.latent_base import EmbeddedWorldModel
 
 
 class EmbeddingActor(TensorDictModuleBase):
-    """Embeds what an episode shows, and lets an actor act on it.
+    """Embeds the frames of an episode and calls an actor on the embedding.
 
     It reads `pixels`, and `initial` and `before` of the previous step: the first frame of the episode and the latents
     of the frame before. Under "next" it writes both for the next step.
@@ -63,9 +63,9 @@ class EmbeddingPolicy(Policy):
         self.actor: EmbeddingActor = EmbeddingActor(model, policy.acting)
         latents: TensorSpec = Unbounded((model.frame_size,))
         self.carried = Composite(**{INITIAL: observation_spec["pixels"].clone(), "before": latents})
-        # Records of finished episodes in the replay, and updates of the model, when embeddings were last noted.
+        # `replay.online.head` and `model.updates` when embeddings of finished episodes were last stored; -1: never.
         self.noted = {"records": -1, "updates": 0}
-        self._under_way = 0  # and records of the episode under way, which no checkpoint has
+        self._under_way = 0  # records of the unfinished episode with embeddings; checkpoints leave this episode out
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the policy and the world model have updates of their own."""
@@ -82,9 +82,9 @@ class EmbeddingPolicy(Policy):
         return self.model.update(replay.sequences(REWARD_STEPS, 2, recent=0.5).to(self.device))
 
     def store_embeddings(self, replay: Replay) -> None:
-        """Note the embeddings of the records that are new in the replay.
+        """Store the embeddings of the new records of the replay.
 
-        Once for each episode that ends, those of all earlier ones are made anew where the encoders still learn.
+        When an episode ends and the encoders have changed since, the embeddings of all records are recomputed.
         """
         online, before = replay.online, self.noted
         first, ended = max(before["records"], 0) + self._under_way, online.head != before["records"]
@@ -107,7 +107,7 @@ class EmbeddingPolicy(Policy):
 def embedding_policy(
     policy: Policy, world_model: WorldModel | None, observation_spec: Composite
 ) -> EmbeddingPolicy | None:
-    """What embeds frames for a policy that reads a world model's embeddings; None for other policies.
+    """Wrap a policy that reads a world model's embeddings so that it acts on frames; None for other policies.
 
     Args:
         policy: the policy that learns.

@@ -26,7 +26,7 @@ from policies.ranges import Count, PositiveCount, Std
 from policies.ranges import Horizon as Steps
 from worldmodel.base import WorldModel
 
-TOGETHER = 8  # rollouts from one episode, at most
+TOGETHER = 8  # start states drawn from one episode at most: they share the encoding of its initial frame
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ class HorizonSchedule:
             return cls(horizon, horizon, 0, 1)
         names = [field.name for field in fields(cls)]
         if sorted(horizon) != sorted(names):
-            raise UserError(f"imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(names)}")
+            raise UserError(f"agent.imagination.horizon has {', '.join(horizon)}: give a number, or {', '.join(names)}")
         return cls(**horizon)
 
     def __post_init__(self) -> None:
         if not 0 <= self.from_env_steps < self.to_env_steps:
             raise UserError(
-                f"imagination.horizon: from_env_steps ({self.from_env_steps}) must lie in 0 up to "
+                f"agent.imagination.horizon: from_env_steps ({self.from_env_steps}) must lie in 0 up to "
                 f"to_env_steps ({self.to_env_steps})"
             )
 
@@ -74,12 +74,12 @@ class Imagination:
         resolution: side R of the frames; None for a world model that predicts none.
         rollouts: B, rollouts in one call of `run`.
         horizon: H, steps of each rollout; or the fields of a `HorizonSchedule`.
-        retain: calls of `run` whose rollouts are kept, counted at the present horizon: more while that grows. Older
-            rollouts, of older policies and models, are dropped.
+        retain: size of the rollout buffer, in calls of `run` at the current horizon. When the horizon grows, shorter
+            rollouts of more calls fit. The oldest rollouts are dropped first.
         n_step: rewards summed in an imagined transition; None takes the replay's.
         noise: maximum standard deviation of the exploration noise in imagined actions; None explores as the collector.
-        episode_steps: steps after which the environment truncates an episode, beyond which no rollout goes that is not
-            longer itself; None where there is no such limit.
+        episode_steps: length of an episode in agent steps. Start states are drawn so that a rollout ends within it,
+            unless the rollout is longer than an episode. None: no limit.
         cut_above: see `UncertaintyRules`; None truncates no rollout.
         weigh_by: see `UncertaintyRules`; None gives all transitions the same weight.
         optimism: see `UncertaintyRules`; None adds no bonus to rewards.
@@ -198,7 +198,7 @@ class Imagination:
         if self.env.world_model.predicts_end:
             ended = rollout["next", "terminated"].squeeze(-1)
             metrics["terminated"] = ended[:, -1].float().mean()
-            if self.policy.learns_from != "rollouts":  # which reads from the flag where a rollout ends
+            if self.policy.learns_from != "rollouts":  # those policies read `terminated` themselves
                 steps = ended_after(ended) if steps is None else steps.minimum(ended_after(ended))
         if self.uncertainty.weigh_by:
             weights = self.uncertainty.weights(estimates, self.buffer.n_step, steps)[..., None]
@@ -224,7 +224,7 @@ class Imagination:
 
 
 def starts_of(world_model: WorldModel, replay: Replay, rollouts: int) -> Callable[..., TensorDict]:
-    """What draws real states for a world model; those of one episode share its initial frame where that is encoded."""
+    """The function that draws start states; for a model that encodes initial frames, several from one episode."""
     if INITIAL not in world_model.context_keys:
         return replay.starts
     return partial(replay.starts, initial=True, together=math.gcd(rollouts, TOGETHER))

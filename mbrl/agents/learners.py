@@ -1,4 +1,4 @@
-"""What a policy update learns from: transitions, real and imagined, imagined rollouts, or segments of real steps."""
+"""Learners: update a policy on transitions (real and imagined), imagined rollouts, or segments of real steps."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TransitionLearner(Learner):
     Args:
         policy: as in `Learner`.
         imagination: where imagined transitions are drawn from. It is needed where the ratio is below 1.
-        schedule: its batch size and real ratio count.
+        schedule: its `batch_size` and `real_ratio` are used.
 
     Raises:
         UserError: there is no imagination to draw from.
@@ -125,14 +125,14 @@ class TransitionLearner(Learner):
 
 
 class RolloutLearner(Learner):
-    """Updates a policy on whole imagined rollouts, and on as many segments of real steps where it asks for them.
+    """Updates a policy on whole imagined rollouts and, if `policy.replay_rows` > 0, on as many segments of real steps.
 
     Imitation takes a gradient step of its own after each update, because no imagined rollout is demonstrated.
 
     Args:
         policy: as in `Learner`.
         imagination: where rollouts are drawn from.
-        schedule: its batch size counts, and its real ratio must be 0.
+        schedule: its `batch_size` is used; its `real_ratio` must be 0.
 
     Raises:
         UserError: the real ratio is not 0, or there is no imagination.
@@ -143,7 +143,7 @@ class RolloutLearner(Learner):
         if schedule.real_ratio != 0:
             raise UserError(
                 f"agent.real_ratio is {schedule.real_ratio}, but this policy learns from imagined rollouts alone: "
-                "leave it at 0 (its model-free baseline is another agent, see its yaml)"
+                "set agent.real_ratio=0 (for a model-free baseline use another agent, such as agent=drqv2)"
             )
         if imagination is None:
             raise UserError("this policy learns from imagined rollouts: give agent.world_model and agent.imagination")
@@ -182,11 +182,7 @@ class SegmentLearner(Learner):
 
     def __init__(self, policy: Policy, imagination: Imagination | None, schedule: Schedule) -> None:
         super().__init__(policy, schedule.batch_size)
-        if schedule.real_ratio != 0:
-            raise UserError(
-                f"agent.real_ratio is {schedule.real_ratio}, but this policy learns in latent states that its model "
-                "predicts: leave it at 0 (its model-free baseline is another agent, see its yaml)"
-            )
+        require_latent_imagination(schedule)
         if schedule.segment_length < policy.segment_rows:
             raise UserError(
                 f"agent.segment_length ({schedule.segment_length}) is too short for plans of {policy.segment_rows - 1} "
@@ -207,13 +203,22 @@ class SegmentLearner(Learner):
         return replay.sequences(*sizes, before=before, past_end=True).to(self.policy.device)
 
 
+def require_latent_imagination(schedule: Schedule) -> None:
+    """UserError where batches would have real transitions, which a policy in latent states does not learn from."""
+    if schedule.real_ratio != 0:
+        raise UserError(
+            f"agent.real_ratio is {schedule.real_ratio}, but this policy learns in latent states that its model "
+            "predicts: set agent.real_ratio=0 (for a model-free baseline use another agent, such as agent=sac)"
+        )
+
+
 def one_ahead(
     draw: Callable[[], TensorDictBase], update: Callable[[TensorDictBase], Metrics], count: int
 ) -> Iterator[Metrics]:
-    """`count` updates; a GPU still works on one of them while the batch of the next is drawn and copied to it.
+    """Run `count` updates; prefetch the next batch while the GPU computes the current update.
 
-    Random numbers are drawn in the same order as in updates one by one, and no batch is left over at the end, so that
-    the results are the same, also those of a run that is resumed.
+    Random numbers are drawn in the same order as without prefetching, and no batch is left over at the end. So
+    prefetching does not change the results, also not those of a resumed run.
 
     Args:
         draw: draws a batch, and sends it to the device of the policy.
@@ -237,7 +242,7 @@ def one_ahead(
 
 
 def learner_for(policy: Policy, imagination: Imagination | None, schedule: Schedule) -> Learner:
-    """The learner for the batches that `policy.update` reads."""
+    """Build the learner that draws the batches named by `policy.learns_from`."""
     kinds: dict[str, type[TransitionLearner] | type[RolloutLearner] | type[SegmentLearner]] = {
         "transitions": TransitionLearner,
         "rollouts": RolloutLearner,

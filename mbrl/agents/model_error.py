@@ -1,4 +1,4 @@
-"""What the error of a world model is while an agent learns, on real episodes that it was not trained on yet.
+"""Evaluate the world model during training, on held-out real episodes.
 
 S starts, N plans from each, C context frames, H horizon, A action.
 """
@@ -39,7 +39,7 @@ class ModelError:
         plans: N, plans with uniformly random actions from each start.
 
     Attributes:
-        last: env steps when one was last due, 0 before; None in a run of an earlier version, which did not note them.
+        last: env steps when one was last due; 0 at the start; None if a checkpoint of an earlier version lacks it.
 
     Raises:
         UserError: a number is below 1.

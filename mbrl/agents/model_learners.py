@@ -21,14 +21,14 @@ class ModelLearner(ABC):
 
     Args:
         world_model: the model that is trained.
-        schedule: its `model_*` rates count.
+        schedule: its `model_*` rates and `reward_updates` are used.
 
     Attributes:
         updates: gradient steps so far.
         fits: fits so far; 0 for a model that is updated on segments.
 
     Raises:
-        UserError: the rewards of this model are to learn alone, and cannot.
+        UserError: `reward_updates` is above 0, and the model has no separate reward network.
     """
 
     def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
@@ -59,7 +59,7 @@ class SegmentModelLearner(ModelLearner):
     """One gradient step at a time, on segments [B, T] of the replay.
 
     Raises:
-        UserError: the model would be asked for the future before it has learned anything of it.
+        UserError: imagination would start before the first update of the dynamics.
     """
 
     def __init__(self, world_model: WorldModel, schedule: Schedule) -> None:
@@ -68,7 +68,7 @@ class SegmentModelLearner(ModelLearner):
         if needed and first <= needed:
             raise UserError(
                 f"agent.model_updates_first is {first}, and the first {needed} updates of this world model do not "
-                "train what predicts the future: give more, or pretrained weights with worldmodel.pretrained=FOLDER"
+                f"train its dynamics: set it to more than {needed}, or give weights, worldmodel.pretrained=FOLDER"
             )
 
     def due(self, steps: int) -> bool:
@@ -95,7 +95,7 @@ class FitModelLearner(ModelLearner):
         super().__init__(world_model, schedule)
         if schedule.model_fit_every < 1:
             every = schedule.model_fit_every
-            raise UserError(f"agent.model_fit_every is {every}: this world model is fitted, give 1 or more")
+            raise UserError(f"agent.model_fit_every is {every}, and this world model learns by fits: set 1 or more")
 
     def due(self, steps: int) -> bool:
         return self.fits <= steps // self.schedule.model_fit_every
@@ -111,5 +111,5 @@ class FitModelLearner(ModelLearner):
 
 
 def model_learner_for(world_model: WorldModel, schedule: Schedule) -> ModelLearner:
-    """The learner for how this world model is trained."""
+    """Build the learner of a world model: `FitModelLearner` if it learns by `fit`, else `SegmentModelLearner`."""
     return (FitModelLearner if world_model.fits else SegmentModelLearner)(world_model, schedule)

@@ -22,7 +22,7 @@ class PlanFollower(TensorDictModuleBase, ABC):
     """Acts by the first action of a plan, then by its rest, until the next plan is due.
 
     It reads observations, and its memory of the previous step. It writes `action` and, under "next", its memory.
-    A new plan says which action to take; the rest of it is followed by its mean. While exploring, noise of the plan's
+    The step that makes a plan takes `Plan.action`, later steps the plan's mean. While exploring, noise of the plan's
     standard deviation is added.
 
     The memory is in the TensorDict, so that several environments and the evaluation do not mix: `plan_mean` and

@@ -82,7 +82,7 @@ class PlanImagination(torch.nn.Module):
         return imagine
 
     def value(self, outcome: Outcome, observed: TensorDict, critics: Policy) -> Tensor:
-        """What critics expect of their policy's own action, without noise, in the last imagined states: [L].
+        """Critic value [L] of the last imagined states, at the deterministic action of the critics' policy.
 
         It is the mean over the critics, as in TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828): TD-MPC's minimum is low
         where critics differ, which is where a plan leads to something new. It is 0 after a termination.

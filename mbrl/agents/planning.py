@@ -34,10 +34,10 @@ class PlanningPolicy(Policy):
         gamma: discount of one agent step in the score of a plan, the sum of imagined rewards.
         replan_every: agent steps that a plan is followed before the next is made, 1 to the planner's horizon.
         proposals: M of the N candidates are rollouts of the prior, exploring, in the world model.
-        samples: imagined rollouts of each candidate, whose mean is its score. 1 suffices for a model without chance.
+        samples: imagined rollouts per candidate; its score is their mean. Use 1 for a deterministic model.
         goal: an episode file, or a folder with one, whose last frame is the goal. A plan then scores minus the mean
             squared error between the goal and the last imagined frame, pixels in [0, 1]. None: it scores by rewards.
-        terminal_value: whether gamma^H times what the prior's critics expect after the last step is part of a score.
+        terminal_value: whether to add gamma^H times the prior's critic value of the last imagined state to a score.
 
     Raises:
         UserError: settings do not fit together.
@@ -60,7 +60,7 @@ class PlanningPolicy(Policy):
     ) -> None:
         super().__init__()
         if samples < 1:
-            raise UserError(f"planning.samples is {samples}: it must be 1 or more")
+            raise UserError(f"agent.planning.samples is {samples}: it must be 1 or more")
         check_model(world_model, planner, has_goal=goal is not None)
         frame_stack = check_specs(observation_spec, action_spec, world_model)
         tasks = ("task",) if "task" in world_model.observations else ()
@@ -83,7 +83,7 @@ class PlanningPolicy(Policy):
         )
         self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
         self.actor.to(self.device)  # the goal follows the world model
-        # A blank frame is one, a blank snapshot is no state. A model that needs more fails here, at once.
+        # Plan once on zeros, to fail early if the model does not fit. Zeros are a valid frame but no valid snapshot.
         if set(world_model.context_keys) <= {INITIAL}:
             self.actor.plan(self.actor.blank().to(self.device))
 
@@ -95,7 +95,7 @@ class PlanningPolicy(Policy):
 class PlanningActor(PlanFollower):
     """The actor of a `PlanningPolicy`.
 
-    It reads `frames`, and what the world model needs beside them (`task` [N], `snapshot` [n]). It also remembers
+    It reads `frames` and the further inputs of the world model (one-hot `task`, `snapshot`). It also remembers
     `past_actions` [C, A], the newest last, and for a world model that starts from it `initial` [3, R, R], the first
     frame of the episode.
     """
@@ -173,9 +173,9 @@ def check_model(world_model: WorldModel, planner: Planner, has_goal: bool) -> No
     if world_model.action_dim == 0:
         raise UserError("this world model does not read actions: set agent.world_model.conditioning.actions=true")
     if not (world_model.predicts_reward or has_goal):
-        raise UserError("this world model predicts no rewards: give planning.goal, an episode that ends at the goal")
+        raise UserError("this world model predicts no rewards: set agent.planning.goal=EPISODE (it ends at the goal)")
     if world_model.goal_conditioned and not has_goal:
-        raise UserError("this world model needs a goal frame: give planning.goal, an episode that ends at the goal")
+        raise UserError("this world model needs a goal frame: set agent.planning.goal=EPISODE (it ends at the goal)")
 
 
 def check_specs(observation_spec: Composite, action_spec: TensorSpec, world_model: WorldModel) -> int:
@@ -200,25 +200,25 @@ def check_proposals(proposals: int, planner: Planner, prior: Policy) -> None:
         raise UserError(f"planning.proposals ({proposals}) must be 0 to planner.candidates ({planner.candidates})")
     if proposals and not reads_frames(prior):
         raise UserError(
-            f"planning.proposals ({proposals}) need a prior that acts on frames alone, such as "
+            f"agent.planning.proposals ({proposals}) need a prior that acts on frames alone, such as "
             "+policy@agent.policy=drqv2_cpu"
         )
 
 
 def reads_frames(policy: Policy) -> bool:
-    """Whether the policy acts on what is imagined, frames alone."""
+    """Whether the actor reads only `frames` (and `task`), which a rollout of the world model provides."""
     return set(policy.actor.in_keys) - {"task"} == {"frames"}
 
 
 def check_values(observation_spec: Composite, action_spec: TensorSpec, prior: Policy, has_goal: bool) -> None:
     """Check that plans can end with a value of the prior's critics; raise UserError if they cannot."""
     if has_goal:
-        raise UserError("planning.terminal_value is of plans that are scored by rewards: leave planning.goal=null")
+        raise UserError("agent.planning.terminal_value needs plans scored by rewards: set agent.planning.goal=null")
     blank = observation_spec.zero()[None].to(prior.device)
     if not reads_frames(prior) or prior.values(blank, action_spec.zero()[None].to(prior.device)) is None:
         raise UserError(
-            "planning.terminal_value needs a prior that acts on frames alone and has values of actions, and "
-            f"{type(prior).__name__} is none: give +policy@agent.policy=drqv2_cpu agent.updates_per_step=0.5"
+            "agent.planning.terminal_value needs a prior that acts on frames alone and has Q-functions, and "
+            f"{type(prior).__name__} has none: give +policy@agent.policy=drqv2_cpu agent.updates_per_step=0.5"
         )
 
 
@@ -234,10 +234,10 @@ def goal_image(path: Path, resolution: int) -> Tensor:
     else:
         episode = read_episodes(path)[0]
     if "pixels" not in episode.keys():
-        raise UserError(f"planning.goal: the episode in {path} has no pixels")
+        raise UserError(f"agent.planning.goal: the episode in {path} has no pixels: give one recorded with pixels")
     image: Tensor = episode["pixels"][-1]
     if image.shape[-1] != resolution:
         raise UserError(
-            f"planning.goal: the frames in {path} are {image.shape[-1]} pixels wide, the world model's {resolution}"
+            f"agent.planning.goal: frames in {path} are {image.shape[-1]} pixels wide, the world model's {resolution}"
         )
     return image

@@ -1,4 +1,4 @@
-"""When each part of an agent learns, and from how much."""
+"""Schedule: update rates and batch sizes of the parts of an agent."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Schedule:
         model_updates_per_step: world-model updates per agent step after that.
         model_recent: share of a batch of the world model that is drawn from the newest tenth of the episodes, after the
             first updates.
-        reward_updates: updates of the world model's rewards alone, each on 128 steps, before each call of imagination;
-            for a planner whenever the agent learns. Half of each batch is drawn from the newest tenth of the episodes.
+        reward_updates: gradient steps on the rewards alone (128 transitions each) before each call of imagination;
+            for a planner after each collector batch. Half of each batch is drawn from the newest tenth of the episodes.
         model_fit_every: agent steps between two fits of a world model that is fitted to all real steps. A fit takes at
             most the updates that are due by the two arguments above.
         imagine_every: agent steps between two calls of imagination.

@@ -144,8 +144,8 @@ class LatentPlanner(Policy):
         self.optimizers = {**model.optimizers, **learner.optimizers}
         self.decay, self.value_weight, self.clip = decay, value_weight, clip
         self.segment_rows = planner.horizon + 1
-        stacked = observation_spec["frames"].shape[-3] // 3 if "frames" in model.observations else 1
-        self.segment_history = stacked - 1
+        frame_stack = observation_spec["frames"].shape[-3] // 3 if "frames" in model.observations else 1
+        self.segment_history = frame_stack - 1
 
     @property
     def world_model(self) -> LatentDynamics:

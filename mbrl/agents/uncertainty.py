@@ -23,7 +23,7 @@ Factors = Mapping[str, Factor | None] | None  # the same with numbers that may b
 
 @dataclass(frozen=True)
 class UncertaintyRules:
-    """What is done with the uncertainty estimates of the world model.
+    """Rules that truncate, down-weight or reward imagined steps by uncertainty estimates.
 
     Truncating rollouts and drawing uncertain transitions less often follow M2AC and Infoprop, which do so for MBPO.
     The bonus is an upper confidence bound of the reward; H-UCRL (Curi et al. 2020, arXiv 2006.08684) is optimistic in
@@ -42,7 +42,7 @@ class UncertaintyRules:
 
     @classmethod
     def of(cls, cut_above: PerEstimate, weigh_by: PerEstimate, optimism: Factors = None) -> UncertaintyRules:
-        """From settings in which None stands for an estimate that is not used."""
+        """Build from settings; estimates with the value None are not used."""
         settings_of_rules = ((settings or {}).items() for settings in (cut_above, weigh_by, optimism))
         return cls(*({name: value for name, value in items if value is not None} for items in settings_of_rules))
 
@@ -69,7 +69,7 @@ class UncertaintyRules:
                 )
         for name, scale in self.weigh_by.items():
             if not scale > 0:
-                raise UserError(f"imagination.weigh_by.{name} must be above 0, not {scale}")
+                raise UserError(f"agent.imagination.weigh_by.{name} must be above 0, not {scale}: null does not use it")
 
     def bonus(self, estimates: Mapping[str, Tensor]) -> Tensor:
         """The bonus added to rewards, float32 [B, H]; estimates are [B, H]."""
@@ -98,5 +98,5 @@ class UncertaintyRules:
 
 
 def _sums_so_far(values: Tensor) -> Tensor:
-    """The cumulative sum of values [B, H] over steps, added up in order on every device; CUDA's cumsum is not."""
+    """Cumulative sum of values [B, H] over steps, deterministic on every device (CUDA's cumsum is not)."""
     return torch.stack(list(accumulate(values.double().unbind(1))), 1).to(values.dtype)

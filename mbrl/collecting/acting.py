@@ -47,7 +47,7 @@ class Acting(TensorDictModuleBase):
 
     @torch.no_grad()
     def recall(self, history: TensorDictBase) -> None:
-        """Go on in the middle of an episode, at the last of its steps [T]; a policy that cannot begins anew there."""
+        """Set the recurrent state to that at the last of steps [T] of an episode; without `Policy.recall`, to zeros."""
         memory = self.policy.recall(history.unsqueeze(0))
         self._memory = None if memory is None else memory.squeeze(0).cpu()
 

@@ -113,7 +113,7 @@ def collect(
         A row for each task and policy, episodes that were there before included.
 
     Raises:
-        ValueError: an unknown task or policy, or a folder that was made with other settings.
+        UserError: an unknown task or policy, or a folder that was made with other settings.
     """
     protocol = protocol or DatasetProtocol()
     names = _check(tasks, episodes, policies, protocol, workers)

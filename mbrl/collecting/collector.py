@@ -31,7 +31,7 @@ SHUTDOWN_SECONDS = 2.0
 
 
 def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
-    """ValueError where workers do not divide a batch, or for a backend that is unknown or not installed."""
+    """UserError where workers do not divide a batch, or for a backend that is unknown or not installed."""
     if backend not in BACKENDS:
         raise UserError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "ray" and find_spec("ray") is None:
@@ -66,7 +66,7 @@ def make_collector(
             machines, or on this one where there is no cluster).
 
     Raises:
-        ValueError: see check_workers.
+        UserError: see check_workers.
     """
     check_workers(workers, frames_per_batch, backend)
     options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}

@@ -53,7 +53,7 @@ def collect_demos(
         Record episodes [L + 1], see `mbrl.data.episodes`.
 
     Raises:
-        ValueError: the script fails under this much noise.
+        UserError: the script fails under this much noise.
     """
     policy = ScriptedPolicy(env.observation_spec, env.action_spec, task=task, noise=noise)
     found: list[TensorDictBase] = []

@@ -26,9 +26,9 @@ from mbrl.errors import UserError
 from policies.base import Policy
 
 FILMED = 4  # episodes
-KEPT = (*OBSERVATIONS, SNAPSHOT, "action")  # of the first steps of an episode, for a world model to go on from
-MOST_THREADS = 8  # an eighth of a step with pixels keeps the interpreter from other threads
-SIDE_BY_SIDE = 20  # episodes at most: a planner imagines all their candidates at once
+KEPT = (*OBSERVATIONS, SNAPSHOT, "action")  # keys that `Played.opening` keeps, as the context of a world model
+MOST_THREADS = 8  # a step with pixels holds the GIL for an eighth of its time, so more threads gain nothing
+SIDE_BY_SIDE = 20  # episodes per batch at most; bounds the memory of a planner, which batches their candidates
 
 Success = Literal["any", "last"]  # success of an episode: at any of its steps, or at its last step
 
@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
     steps_to_success: list[int]
     tasks: list[str] = []  # of each episode, where there are several  # noqa: RUF012
     counts: Success = "any"  # which of the two is the success of an episode
-    values: dict[str, float] = {}  # what critics say against what came: see `mean_values`  # noqa: RUF012
+    values: dict[str, float] = {}  # critic values and true returns: see `mean_values`  # noqa: RUF012
 
     def summary(self) -> dict[str, float]:
         """Means over the episodes; steps to success over the successful ones (nan where there is none).
@@ -116,9 +116,9 @@ class Evaluator:
         self.gamma = gamma
 
     def __call__(self, policy: Policy, on_step: Callable[[], Any] = lambda: None) -> Evaluation:
-        """The outcome of every episode; they go side by side, and the policy acts on all of them in one call.
+        """Evaluate the policy on every goal; episodes run in lockstep, with one call of the policy per step.
 
-        An episode goes as `play` plays it, up to the rounding of a product of several rows. A policy that draws random
+        Episodes equal those of `play` up to the rounding of batched matrix products. A policy that draws random
         numbers to act, such as a planner, draws others than there, and the same at every call.
 
         Args:
@@ -202,7 +202,7 @@ class Evaluator:
 
 
 class Memory:
-    """What a recurrent policy hands from one step of N episodes to the next; empty for one without memory."""
+    """Recurrent state of a policy in N parallel episodes; empty for a policy without one."""
 
     def __init__(self, carried: Composite | None, episodes: int, device: torch.device) -> None:
         self._is_init = torch.ones(episodes, 1, dtype=torch.bool, device=device)
@@ -246,7 +246,7 @@ class Played(NamedTuple):
     values: Tensor | None
 
     def compared(self, gamma: float) -> Compared:
-        """What the critics expected and what came, see `compare`."""
+        """Critic values and discounted returns, see `compare`."""
         assert self.values is not None
         return compare(self.values, self.reward, self.lengths, self.terminated, gamma)
 
@@ -258,7 +258,7 @@ class Played(NamedTuple):
 
 @contextmanager
 def acting_alone(policy: Policy, seed: int) -> Iterator[None]:
-    """The policy in eval mode, without gradients or exploration, with random numbers of its own."""
+    """Evaluate a policy: eval mode, no gradients, no exploration, and a forked random state with this seed."""
     training = policy.training
     policy.eval()
     try:

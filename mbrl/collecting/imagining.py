@@ -40,7 +40,7 @@ class Replayed(TensorDictModuleBase):
 
 
 def starts_from(replay: Replay, world_model: WorldModel) -> Starts:
-    """What draws real histories from a replay, with the initial frame beside them for a model that starts from it."""
+    """The function that draws real histories from a replay, with `initial` if the world model needs it."""
     return partial(replay.starts, initial=INITIAL in world_model.context_keys)
 
 

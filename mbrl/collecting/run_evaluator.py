@@ -1,4 +1,4 @@
-"""What evaluates a run, from its configuration."""
+"""Build the evaluator of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mbrl.processes.usage import usable_cores
 def run_evaluator(
     config: DictConfig, episodes: int | None = None, seed: int | None = None, values: bool = True
 ) -> Evaluator:
-    """An evaluator as a run's settings have it, which draws in as many threads as the run has.
+    """Build an evaluator from a run's settings; it renders in as many threads as the run has.
 
     Args:
         config: the settings.
         episodes: number of goals; None for that of the run.
         seed: of the list of goals; None for that of the run.
-        values: whether critics are asked what they expect. They never are where there is a success bonus: they have
-            learned it, and evaluation has none.
+        values: whether to log critic values against returns. Never done with a success bonus, because critics then
+            include the bonus and evaluation returns do not.
     """
     compared = values and not config.env.get("success_bonus")
     return Evaluator(

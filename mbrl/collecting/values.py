@@ -1,7 +1,7 @@
-"""What critics say of the states of an evaluation, against what came of them. N episodes, T steps.
+"""Compare critic values with the discounted returns of evaluation episodes. N episodes, T steps.
 
-A critic that is right on the replay may be wrong where the policy goes without noise: then the actor prefers what the
-collector has never shown it, and the next evaluation falls.
+A critic that is accurate on the replay may overestimate the states that the noiseless policy visits, because the
+collector has not visited them. The next evaluation is then worse.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE = 0.95  # of a discounted return of constant rewards that an episode must still hold, for a step to count
+SHARE = 0.95  # a step counts if the rest of the episode covers this share of the discount weights
 
 
 class Compared(NamedTuple):
-    """Sums over the steps that count: what was expected, what came, and how many steps there are."""
+    """Sums over the steps that count: critic values, discounted returns, and the number of steps."""
 
     expected: float
     came: float
@@ -24,7 +24,7 @@ class Compared(NamedTuple):
 
 
 def compare(values: Tensor, rewards: Tensor, lengths: Tensor, terminated: Tensor, gamma: float) -> Compared:
-    """Compare values with discounted returns, at the steps behind which an episode goes on for long enough.
+    """Compare values with discounted returns, at steps that are followed by enough steps of the episode.
 
     Where a time limit cut an episode short, the value of its last step stands for what would have come.
 

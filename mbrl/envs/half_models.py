@@ -1,4 +1,4 @@
-"""World models that are half learned: frames or rewards come from the simulator, to see which half's error costs.
+"""Ablation world models in which either the frames or the rewards come from the simulator.
 
 B rollouts, T time, n numbers of a snapshot, R resolution, A action.
 """
@@ -28,15 +28,15 @@ class Seen(NamedTuple):
 
 
 class LearnedRewards(SimulatorModel):
-    """The simulator's frames, and the rewards that a learned network predicts from them.
+    """Simulated frames, and rewards that a learned network predicts from them.
 
-    This is the fairer upper bound: a perfect model also gives rewards in states never visited in the real environment.
+    A fairer upper bound than `SimulatorModel`, which gives true rewards even in states that the agent never visited.
 
     Args:
         observation_spec: has `pixels`.
         action_spec: [A].
         env: as in SimulatorModel.
-        rewards: makes what reads them when called with (R, A).
+        rewards: makes the `RewardModel` when called with (R, A).
         max_horizon: as in SimulatorModel.
 
     Raises:
@@ -63,7 +63,7 @@ class LearnedRewards(SimulatorModel):
         return {"reward_network": self.rewards.optimizer}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step of what reads the rewards, on the steps between the frames of a batch [B, T]."""
+        """One gradient step of the reward model, on the transitions between the frames of a batch [B, T]."""
         return self.rewards.update(batch)
 
     def start(self, context: TensorDictBase) -> Seen:  # type: ignore[override]
@@ -104,7 +104,7 @@ class Halves(NamedTuple):
 
 
 class LearnedFrames(WorldModel):
-    """A learned model's frames, and the simulator's rewards of the same actions.
+    """Frames of a learned model, and the simulator's rewards for the same actions.
 
     Args:
         observation_spec: as both models read it.

@@ -24,7 +24,7 @@ class ImaginationEnv(EnvBase):
     A reset draws real histories with `starts`; the last row of each is the state to branch from. The state of the model
     (its KV cache) is kept inside the environment, because a rollout would otherwise stack it at every step. An episode
     ends by `truncated` at the horizon, and before it by `terminated` where the model predicts that. All rollouts are
-    stepped to the horizon; after its end a rollout is `terminated` and earns nothing.
+    stepped to the horizon; after a termination `terminated` stays true and the reward is 0.
 
     Args:
         world_model: predicts the steps.
@@ -101,7 +101,7 @@ class ImaginationEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
         history = self.starts(self.batch_size[0], self.history).to(self.device)
         if INITIAL in self.world_model.context_keys and INITIAL not in history.keys():
-            raise UserError("this world model starts from the initial frame of an episode, which these steps lack")
+            raise UserError("this world model needs the first frame of the episode: add `initial` [B, T, 3, R, R]")
         self.history_records = history
         self._state = self.world_model.start(history[:, -self.world_model.context_length :])
         self._observed = {key: history[key][:, -1] for key in self.world_model.observations}
@@ -131,7 +131,7 @@ class ImaginationEnv(EnvBase):
         return out
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """As `EnvBase.any_done`; all rollouts are reset together, so that no flag is read from a GPU before that."""
+        """As `EnvBase.any_done`, but False before the horizon, without a read of flags that would wait for the GPU."""
         return self._steps >= self.horizon and super().any_done(tensordict)
 
     def estimates(self) -> dict[str, Tensor]:
@@ -162,5 +162,5 @@ def check_horizon(world_model: WorldModel, horizon: int) -> None:
     if not 1 <= horizon <= world_model.max_horizon:
         raise UserError(
             f"imagination horizon {horizon}: this world model can predict 1 to {world_model.max_horizon} steps "
-            "(lengthen the segments that it is trained on)"
+            "(to predict more, train it with a larger agent.segment_length)"
         )

@@ -1,4 +1,4 @@
-"""Several episodes side by side, one step of each in turn.
+"""Play several episodes in lockstep, so that a policy acts on all of them in one batch.
 
 N episodes, K frame stack, R resolution, A action.
 """
@@ -27,16 +27,16 @@ Each = Callable[[Callable[[int], Any]], list[Any]]
 class LockStep:
     """N episodes, on all of which a policy acts in one call.
 
-    An environment that has snapshots plays several of them: it restores that of an episode before each of its steps.
-    Snapshots are exact, so that every episode is the same as if it were run alone, and N episodes need the memory of
-    one simulator. Of environments without snapshots each plays one episode.
+    An environment with snapshots plays several episodes: before each step it restores the snapshot of that episode.
+    Snapshots are exact, so every episode runs as if it were played alone, and N episodes need the memory of
+    one simulator. An environment without snapshots plays one episode.
 
     Args:
         envs: one or several alike with `snapshot` and `restore`, which share the episodes, or N alike without; made by
             `mbrl.envs.gym.wrap_gym`. Their Gymnasium environments must have `seek`.
         episodes: numbers of the N episodes.
-        each: calls a function with the number of each environment, as `EnvThreads.each` does; None: one after the
-            other.
+        each: calls a function with the index of each environment and returns the results, as `EnvThreads.each`;
+            None: in sequence.
 
     Attributes:
         done: bool [N], whether an episode has ended. Such episodes are not stepped.

@@ -47,7 +47,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         episode_length: in env steps: a multiple of `action_repeat`, at most 500.
         goals: `fresh` (drawn anew each episode) or `fixed` (the 50 of MT1 with this seed).
         success_bonus: added to the reward of an agent step in which the task was solved.
-        first_episode: number of the first reset: a resumed run rebuilds its environments with it.
+        first_episode: number of the first episode; a resumed run passes the number of its next episode.
 
     Attributes:
         renders: whether the next steps render `pixels`, where there are any.
@@ -85,7 +85,7 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         self._first_episode = self._next_episode = first_episode
         self._elapsed = 0  # env steps of this episode
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
-        # Meta-World's own bounds do not hold.
+        # Unbounded: observations leave the bounds that Meta-World declares.
         state = spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)
         entries: dict[str, spaces.Space[Any]] = {"state": state}
         self._renderer: Renderer | None = None

@@ -27,7 +27,7 @@ def read_demonstrations(
     Files that do not say their task, such as published ones, are taken for this task's, with a warning.
 
     Raises:
-        ValueError: a file is torn, has other entries than the others, or says that it is of another task, of steps of
+        UserError: a file is torn, has other entries than the others, or says that it is of another task, of steps of
             another length or from another view.
         FileNotFoundError: there is no such folder, or no episode in it.
     """
@@ -72,7 +72,7 @@ def check_compatible(
             world model learns from; shorter demonstrations, which it never sees, are warned of.
 
     Raises:
-        ValueError: one is missing, an entry has another shape, or every demonstration is too short.
+        UserError: one is missing, an entry has another shape, or every demonstration is too short.
     """
     records = demos.records
     for key in needed:

@@ -1,4 +1,4 @@
-"""How steps are drawn from episodes: transitions, segments, states to branch from. B batch, T time, K frame stack.
+"""Sampling from stored episodes: transitions, segments, start states. B batch, T time, K frame stack.
 
 Stacks of frames and n-step returns are made here, from single records (see `episode_ring`).
 """
@@ -33,11 +33,11 @@ class EpisodeBuffer(EpisodeRing):
         capacity: see `EpisodeRing`.
         frame_stack: K, how many frames make one `frames` observation.
         n_step: rewards summed in a transition. gamma: discount of one agent step.
-        reserve: see `EpisodeRing`, as all that follow but `stacks`.
+        reserve: see `EpisodeRing`, as `directory`, `fields`, `latents`, `read_only`, `device` and `run_device`.
         stacks: whether transitions have `frames` where there are pixels.
 
     Raises:
-        ValueError: a size is too small, or memory maps or a copy on a GPU are asked for without fields.
+        UserError: a size is too small, or memory maps or a copy on a GPU are asked for without fields.
     """
 
     def __init__(

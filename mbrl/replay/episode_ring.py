@@ -1,4 +1,4 @@
-"""Whole episodes in one TorchRL buffer, the oldest of which leave first: how they are written, kept and saved.
+"""Ring buffer of whole episodes: writing, storage and checkpoints. The oldest episodes are dropped first.
 
 An episode of L steps is stored as L + 1 *records*: row t holds the observation at t and what the action taken there
 brought (`action`, `reward`, `success`, `terminated`, `truncated`); the last row holds the final observation only. So
@@ -30,7 +30,7 @@ class EpisodeRing:
 
     Args:
         capacity: records that may be drawn from at any time.
-        reserve: further records of room: those that the last checkpoint refers to stay until the next one is written.
+        reserve: records beyond the capacity, so that those of the last checkpoint are kept until the next is written.
         directory: where the memory maps lie; None keeps the records in memory.
         fields: type and shape of what a record holds: memory maps are opened by them, a saved state is held against
             them. None: whatever the first episode holds.
@@ -43,7 +43,7 @@ class EpisodeRing:
         growing: records of the episode under way so far, behind the head; 0 without one.
 
     Raises:
-        ValueError: memory maps or a copy on a GPU are asked for without fields.
+        UserError: memory maps or a copy on a GPU are asked for without fields.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class EpisodeRing:
 
     @property
     def records(self) -> TensorDictBase:
-        """All rows of the ring, [size], on the CPU; what lies outside `episodes` means nothing."""
+        """All rows of the ring, [size], on the CPU; rows outside `episodes` are undefined."""
         if self._buffer is None:
             raise UserError("replay: it is empty; collect an episode first")
         return self._buffer.storage._storage
@@ -178,9 +178,9 @@ class EpisodeRing:
         return {**of_table, **self.storage.schema()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore from a state that fits `schema`. One of a smaller ring may go on in this one until it comes around.
+        """Restore from a state that fits `schema`. A smaller saved ring that has not wrapped around is enlarged.
 
-        One with less reserve that came around, or is only read, keeps its size: earlier versions reserved less.
+        A saved ring with a smaller reserve (earlier versions) keeps its size if it has wrapped around or is read only.
 
         Raises:
             SchemaError: the state is of a larger buffer, or its capacity is smaller and its first records were

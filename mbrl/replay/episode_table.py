@@ -1,4 +1,4 @@
-"""Where the episodes of a ring of records lie, and uniform draws from places in them."""
+"""Table of the episodes in a ring of records, and uniform sampling of transitions and segments from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from mbrl.errors import UserError
 from mbrl.run_folder.schema import SchemaError
 
-OfRows = Callable[[Tensor, Tensor], Tensor]  # of rows [K] of episodes [K] one number each, [K]
+OfRows = Callable[[Tensor, Tensor], Tensor]  # (episodes [K], rows in them [K]) -> one value each, [K]
 
 
 class Episode(NamedTuple):
@@ -19,7 +19,7 @@ class Episode(NamedTuple):
 
     Attributes:
         start: number of its first record among all ever written. length: its records.
-        first: its first row to learn from.
+        first: first row to learn from; rows before it are history for frame stacks. 0 for real episodes.
         checksum: CRC-32 of its records where they are kept in files; else 0.
     """
 
@@ -109,10 +109,10 @@ class EpisodeTable:
         self.rows = self.rows[self.starts >= record]
 
     def draw(self, weights: Tensor, count: int, needed: int = 2) -> tuple[Tensor, Tensor]:
-        """Draw episodes and places in them, uniformly over all places.
+        """Draw episodes and positions in them, uniformly over all positions.
 
         Args:
-            weights: places of each episode [N].
+            weights: number of positions that can be drawn in each episode, int64 [N].
             count: B, draws.
             needed: records that an episode with a place has, for the error.
 
@@ -159,7 +159,7 @@ class EpisodeTable:
         return found
 
     def of_newest(self, weights: Tensor, share: float) -> Tensor:
-        """Weights [N] of episodes, 0 for all but that under way and a share of the others, the newest, in (0, 1].
+        """Weights [N], set to 0 in place for all episodes but the unfinished one and the newest `share` of the others.
 
         Where there is a finished episode, one stays: the few steps of a new one would be drawn again and again.
         """

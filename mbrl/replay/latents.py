@@ -17,10 +17,10 @@ from policies.base import Policy
 
 
 class Latents:
-    """What a recurrent actor made of each record of a ring of `size`, and later learning makes of it anew.
+    """Latent states or embeddings of the records of a ring, which are recomputed as the model learns.
 
-    Kept in memory and saved with every checkpoint: a record never changes and may lie in a memory map, but these do,
-    and a resumed run needs them as they were.
+    Kept in memory and saved in full with every checkpoint: unlike records, which may be memory-mapped, they change,
+    and a resumed run needs the values of the checkpoint.
 
     Args:
         size: records of the ring.

@@ -1,4 +1,4 @@
-"""The run's memory: what the collector brings, and demonstrations beside it. B batch, T time, R records."""
+"""Replay of a run: a buffer of collected episodes and one of demonstrations. B batch, T time, R records."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mbrl.run_folder.schema import Maybe, Schema
 from mbrl.settings.annotations import forwards_to
 from policies.ranges import PositiveCount, Share
 
-NEWEST = 0.1  # share of the episodes that are the newest, to train a model on
+NEWEST = 0.1  # share of the collected episodes, the newest ones, that `recent` draws from
 TRAJECTORY = ("collector", "traj_ids")
 
 
 class Replay:
-    """The run's memory: episodes as the collector brings them, and demonstrations beside them.
+    """Replay of a run: collected episodes (`online`) and demonstrations (`demos`), each in an `EpisodeBuffer`.
 
     Args:
-        capacity: records kept; the oldest episodes leave first, demonstrations never do.
-        grows: whether each step can be drawn as soon as it comes, which needs one worker: there is room for one
-            episode under way. False: with the episode that it is of, once that is finished.
+        capacity: maximum number of collected records; the oldest episodes are dropped first. Demonstrations are kept.
+        grows: whether a step can be drawn before its episode has ended. Needs one worker, because only one unfinished
+            episode can be stored. False: an episode is stored when it ends.
         demo_share: share of every batch that is drawn from the demonstrations.
         directory: as in EpisodeBuffer.
         options: the other keyword arguments of EpisodeBuffer.
@@ -103,7 +103,7 @@ class Replay:
     def add_demos(self, episodes: list[TensorDictBase]) -> None:
         """Keep demonstrations (record episodes [R]) for good."""
         total = sum(len(episode) for episode in episodes)
-        beside = {} if self.online.device.type == "cuda" else {"device": "cpu"}  # batches are joined from both
+        beside = {} if self.online.device.type == "cuda" else {"device": "cpu"}  # batches of both are joined
         self.demos = EpisodeBuffer(total, **{**self._options, "reserve": 0, **beside})
         for episode in episodes:
             self.demos.extend(episode[None])
@@ -237,7 +237,7 @@ class Replay:
         return torch.cat(alike, out=pinned_room(alike) if self.online.pinned else None)
 
     def require_disk_space(self) -> None:
-        """Say how much room the records will take on disk; ValueError where there is less."""
+        """Log the disk space that the records will take; UserError if the disk has less."""
         if isinstance(self.online.storage, MemoryMaps):
             self.online.storage.require_disk_space()
 
@@ -253,12 +253,12 @@ class Replay:
 
     @property
     def has_episode(self) -> bool:
-        """Whether there is a finished episode: the steps of a first one may be fewer than what is to be drawn needs."""
+        """Whether an episode has ended; before that there may be too few records for a segment."""
         return self.online.finished > 0
 
     @property
     def between_episodes(self) -> bool:
-        """Whether no episode is under way: the moments at which a run can be cut without losing a step."""
+        """Whether no episode is unfinished, so that a checkpoint loses no step."""
         return not self._open
 
     def state_dict(self) -> dict[str, Any]:

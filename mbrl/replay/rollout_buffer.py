@@ -19,7 +19,7 @@ class RolloutBuffer(EpisodeBuffer):
 
         B is `batch_size`, or all there are. `frames` [3K, R, R] where there are pixels, the rows before the first being
         the history of their stacks; other observations, `action`, `action_log_prob` where it was recorded,
-        ("next", "reward") and ("next", "terminated"); what stands under an action is not to be used in the last row.
+        ("next", "reward") and ("next", "terminated"). In the last row, action, reward and terminated are undefined.
         """
         if not len(self._table):
             raise UserError("replay: there is no rollout to draw; imagine one first")

@@ -74,7 +74,7 @@ class InMemory:
 
 
 class MemoryMaps:
-    """Raw files of `size` records, opened by a table that the caller knows: nothing on disk says how to read them.
+    """Memory-mapped raw files of `size` records; dtypes and shapes come from the caller, not from disk.
 
     Args:
         directory: made when the files are. size: records.
@@ -82,7 +82,7 @@ class MemoryMaps:
         read_only: map existing files privately: what is written stays in this process.
 
     Raises:
-        ValueError: there are no fields.
+        UserError: there are no fields.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class MemoryMaps:
         return sum(self._bytes(key) for key in self.fields)
 
     def require_disk_space(self) -> None:
-        """Say how much room the files will take, and refuse where the disk has less.
+        """Log the disk space that the files will take, and check that the disk has it.
 
         Raises:
-            ValueError: says what is needed, what there is and which settings decide it.
+            UserError: says what is needed, what there is and which settings decide it.
         """
         existing = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
         taken = sum(file.stat().st_blocks * 512 for file in self.directory.glob(f"*{SUFFIX}"))
@@ -241,7 +241,7 @@ class MemoryMaps:
 def enlarged(values: Mapping[str, Any], size: int, larger: int) -> TensorDictBase:
     """A copy of what is kept of each record of a ring of `size`, for one that is at least as large.
 
-    New rows are as the last one, in which nothing has been written where a ring may be enlarged.
+    New rows are copies of the last row, which is still unwritten in a ring that may be enlarged.
 
     Raises:
         SchemaError: it is not of `size` records.

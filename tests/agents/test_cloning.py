@@ -257,7 +257,7 @@ def test_the_clone_collects_from_the_first_step(tmp_path):
         ([*PLANS, "agent.planning.proposals=4"], r"proposals \(4\) need a prior that acts on frames alone, such as"),
         ([*PLANS, "+policy@agent.policy=drqv2_cpu"], "a prior that is not used: set agent.planning.proposals above 0"),
         (["agent=bc", "agent.cloning.proposals=true"],
-         "BehaviourCloning has no critics of actions: set agent.cloning.critic_updates=0 and"),
+         "BehaviourCloning has no Q-functions: set agent.cloning.critic_updates=0 and"),
         (["agent=random", "experiment=demonstrations"],
          r"agent\.cloning=.* is not allowed: it must be settings whose _target_ makes a Cloning or null"),
     ],

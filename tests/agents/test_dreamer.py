@@ -17,6 +17,7 @@ from mbrl.build import build_policy
 from mbrl.collecting.collector import make_collector
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.envs.toy import make_env
+from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.targets import make
 from mbrl.training import run
@@ -239,6 +240,14 @@ def test_demonstrations_without_what_it_sees_are_refused(tmp_path):
     policy = build_policy(settings, env)
     replay = build.build_replay(settings, tmp_path / "replay", env, policy)
     with pytest.raises(ValueError, match=r"their pixels is \[3, 32, 32\], the environment's \[3, 16, 16\]"):
+        build.build_agent(settings, env, policy, replay)
+
+
+def test_real_transitions_in_a_batch_are_refused(tmp_path):
+    env, settings = toy(), config("agent.real_ratio=0.5")
+    policy = build_policy(settings, env)
+    replay = build.build_replay(settings, tmp_path / "replay", env, policy)
+    with pytest.raises(UserError, match=r"agent\.real_ratio is 0\.5, but this policy learns in latent states"):
         build.build_agent(settings, env, policy, replay)
 
 

@@ -262,8 +262,8 @@ def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
     [
         ({"numbers": {"horizon": 7}}, {}, "planner.horizon 7: this world model can predict 1 to 6 steps"),
         ({}, {"action_dim": 0}, "does not read actions"),
-        ({}, {"predicts_reward": False}, "predicts no rewards: give planning.goal"),
-        ({}, {"goal_conditioned": True}, "needs a goal frame: give planning.goal"),
+        ({}, {"predicts_reward": False}, "predicts no rewards: set agent.planning.goal"),
+        ({}, {"goal_conditioned": True}, "needs a goal frame: set agent.planning.goal"),
         ({}, {"observations": ("state",)}, "predicts pixels, and this one predicts state"),
         ({}, {"context_length": 4}, r"env.frame_stack is 3, but the world model needs 4 frames"),
         ({"replan_every": 4}, {}, r"replan_every \(4\) must be 1 to planner.horizon \(3\)"),

@@ -79,7 +79,7 @@ def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
 def test_critics_that_never_learn_do_not_value_plans(tmp_path: Path) -> None:
     prior = ["+policy@agent.policy=drqv2_cpu", "agent.planning.terminal_value=true", "env.resolution=32",
              "agent.world_model.tokenizer.resolution=32"]  # fmt: skip
-    with pytest.raises(UserError, match=r"let them learn, agent\.updates_per_step=0\.5"):
+    with pytest.raises(UserError, match=r"needs trained critics: set agent\.updates_per_step=0\.5"):
         run(compose_config(tmp_path, *PLANNING, *prior))
 
 

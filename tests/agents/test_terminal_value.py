@@ -101,5 +101,5 @@ def test_a_plan_of_one_step_goes_where_the_value_is(sign: float) -> None:
 
 @pytest.mark.parametrize("prior", [None, BrightnessPolicy()])
 def test_a_prior_without_values_is_refused(prior: Policy | None) -> None:
-    with pytest.raises(UserError, match=r"has values of actions, and \w+ is none: give \+policy@agent\.policy=drqv2"):
+    with pytest.raises(UserError, match=r"has Q-functions, and \w+ has none: give \+policy@agent\.policy=drqv2"):
         planning(prior=prior, terminal_value=True)

@@ -51,7 +51,7 @@ class IVideoGPT(WorldModel):
         training: What each update trains.
         sampling: How codes are sampled in rollouts.
         segment_length: T of the longest training sequence.
-        horizon: Maximum frames of a rollout, 1 or more; after each T - C the newest become the context. None: T - C.
+        horizon: Maximum frames of a rollout, 1 or more; every T - C frames the newest become the context. None: T - C.
         reward_network: Makes a network that predicts the rewards, in the place of the transformer's head, when called
             with (tokenizer, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
         terminates: Whether the environment terminates episodes; the reward network then learns when.
@@ -120,7 +120,7 @@ class IVideoGPT(WorldModel):
         frames = reader.futures, self.max_horizon
         self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, defects, self.reward_network)
         self.rollouts.predict = FrameGraphs() if cuda_graphs else predict_frame
-        # A fused optimiser does not count its writes to the weights, so that each of its steps is reported here.
+        # A fused optimiser does not raise `Parameter._version`, so each of its steps invalidates the snapshot here.
         self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
         self.objectives = self._make_objectives(*parts, training, defects)
 
@@ -138,7 +138,7 @@ class IVideoGPT(WorldModel):
         training: TrainingPlan,
         defects: PublishedDefects,
     ) -> dict[str, nn.Module]:
-        """What is minimised, by part. In a dict, which torch does not search for modules: weights are the parts'."""
+        """Training objectives by part, in a plain dict so that `state_dict` does not list the parts' weights twice."""
         made: dict[str, nn.Module] = {
             "tokenizer": TokenizerObjective(tokenizer, reader, training, self.precision),
             "transformer": TransformerObjective(
@@ -185,7 +185,7 @@ class IVideoGPT(WorldModel):
         self.rollouts.forget()
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """As WorldModel.update; T may be C + 1 to `segment_length`."""
+        """As WorldModel.update; T may be C + 1 to `segment_length`. The buffer `updates` decides which parts learn."""
         updates = self._counter.value(self.updates)
         metrics: dict[str, Tensor] = {}
         if updates >= self.plan.tokenizer_updates:
@@ -203,7 +203,7 @@ class IVideoGPT(WorldModel):
         return self._step("reward_network", batch, self.plan.warmup_updates)
 
     def _since_start(self, updates: int) -> int:
-        """Updates that this model has had: pretrained weights skip those of the tokenizer alone."""
+        """Number of updates so far; pretrained weights start the counter after the tokenizer-only updates."""
         return updates - (self.plan.tokenizer_updates - self.first_updates)
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:
@@ -215,7 +215,7 @@ class IVideoGPT(WorldModel):
     def start(self, context: TensorDictBase) -> ImaginedState:
         """As WorldModel.start; a goal-conditioned model also needs `goal`, one with proprioception `state`."""
         updates = int(self.updates)
-        if updates != self._imagined_after:  # another process may train the shared weights, without new versions here
+        if updates != self._imagined_after:  # Another process may train shared weights, without a new `_version` here.
             self._imagined_after = updates
             self.rollouts.forget()
         return self.rollouts.start(context)

@@ -150,7 +150,7 @@ class RewardObjective(nn.Module):
             else:
                 assert isinstance(self.network, RewardNetwork)
                 rewards, ended = segment.rewards, segment.ended
-                # A segment with the episode's initial frame has it in the place of the frame before the first step.
+                # With `initial`, the segment has the episode's initial frame in place of the one before the first step.
                 pixels = batch["pixels"] if self.reader.initial else segment.pixels
                 pixels = pixels[:, -rewards.shape[1] - 1 :]
                 logits = self.network.logits(pixels, segment.actions, learning=True)

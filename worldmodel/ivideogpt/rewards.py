@@ -1,7 +1,7 @@
-"""Rewards read off pictures or tokens: a network on the frames before and after a step and on its action.
+"""Reward networks: predict the reward of a step from the frames (or tokens) before and after it and its action.
 
-The published head is linear in the transformer's hidden state at a frame's last token. That state hardly holds the
-rewards of policies that the model has not seen yet; pictures do, and so do dynamics tokens.
+The published head is linear in the transformer's hidden state at a frame's last token. It generalises poorly to the
+rewards of policies that the model was not trained on; a network on frames or dynamics tokens generalises better.
 Dimensions: B batch, F future frames, A action width, R resolution, L width of the latents of a frame.
 """
 
@@ -20,14 +20,14 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ranges import Padding, ShareBelowOne, Width
 
 GROUPS = 4  # of the group norms
-# In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the little that a young network leaves there decides
-# the mean.
+# In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the small probability that an untrained network
+# gives to such bins dominates the mean.
 LIMIT, BINS = 7.0, 113
-RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
+RARE = -4.0  # initial logit of a termination (2 %), so that an untrained network does not end every rollout at once
 
 
 class Sized(Protocol):
-    """What a network needs of a tokenizer: the side of its frames in pixels."""
+    """Protocol of an object with a frame resolution, in pixels."""
 
     @property
     def resolution(self) -> int: ...
@@ -56,7 +56,7 @@ class TwoHotRewards(nn.Module):
         self.two_hot.bins = symexp(torch.linspace(-LIMIT, LIMIT, BINS))
 
     def last_linear(self, width: int) -> nn.Linear:
-        """From `width` to the logits, at first those of a reward of 0 and of a rare termination."""
+        """Last layer, from `width` to the logits, initialised to reward 0 and to rare terminations."""
         last = nn.Linear(width, BINS + self.terminates)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -65,12 +65,12 @@ class TwoHotRewards(nn.Module):
         return last
 
     def read(self, logits: Tensor) -> Tensor:
-        """Rewards [*B, 1] of `logits`, the means of their distributions."""
+        """Expected rewards [*B, 1], the means of the distributions given by `logits`."""
         mean: Tensor = self.two_hot(logits[..., :BINS])
         return mean
 
     def ends(self, logits: Tensor) -> Tensor | None:
-        """Whether each step terminates the episode, bool [*B, 1], drawn by `logits`; None without that output."""
+        """Sample whether each step terminates the episode, bool [*B, 1]; None without a continue head."""
         return torch.rand_like(logits[..., BINS:]) < logits[..., BINS:].sigmoid() if self.terminates else None
 
     def loss(self, logits: Tensor, rewards: Tensor, ended: Tensor | None = None) -> Tensor:
@@ -90,18 +90,18 @@ class TwoHotRewards(nn.Module):
 
 
 class RewardNetwork(TwoHotRewards):
-    """Reads the rewards of steps off the frames before and after them.
+    """Predicts the reward of each step from the frames before and after it.
 
-    Without random shifts (DrQ, arXiv 2004.13649) it learns the few episodes of the start of a run by heart: after 15
+    Without random shifts (DrQ, arXiv 2004.13649) it overfits the few episodes at the start of a run: after 15
     episodes of window-close its rewards of the next five correlated .31 with the true ones, with shifts .78.
 
     Args:
-        tokenizer: What knows R, such as the model's tokenizer.
+        tokenizer: Object with `resolution` R, such as the model's tokenizer.
         action_dim: A. None: there are no actions to read.
         channels: Channels of the convolutions, multiples of 4. Each halves the side of the maps.
         width: Width of the hidden layer.
-        actions: Whether actions are read too. Rewards that charge for them need it; so do several tasks, which a model
-            is told beside the action.
+        actions: Whether actions are inputs too. Needed if rewards have an action cost, and for several tasks, whose
+            one-hot is appended to the action.
         shift_pad: Largest random shift of both frames of a step, in pixels, while it learns. 0: none.
         terminates: Whether the network also predicts whether a step terminates the episode, by one more output: the
             continue head.
@@ -136,7 +136,7 @@ class RewardNetwork(TwoHotRewards):
         ]
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.frames_linear = nn.Linear(sizes[-1] * side**2, width)
-        # A layer of its own: in one layer with the many features of the frames, an action would hardly be seen.
+        # A separate layer, because the many frame features would outweigh the few action entries in a joint one.
         self.action_linear = nn.Linear(action_dim, width) if actions and action_dim is not None else None
         self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), self.last_linear(width))
 
@@ -174,11 +174,11 @@ class RewardNetwork(TwoHotRewards):
 
 
 class TokenRewardNetwork(TwoHotRewards):
-    """Reads the rewards of steps off the dynamics tokens of the frames before and after them.
+    """Predicts the reward of each step from the dynamics tokens of the frames before and after it.
 
     A frame must have the same tokens wherever a segment begins, see Conditioning.initial. No frame is decoded for the
-    reward. The network overfits few episodes soon, hence dropout; given the tokens of the initial frame too, it learns
-    by heart which episode it sees (window-close, 40 episodes: correlation with the rewards of the next ten .49, and .77
+    reward. Dropout is needed, because the network overfits few episodes. With the tokens of the initial frame as input
+    it memorises the episodes (window-close, 40 episodes: correlation with the rewards of the next ten .49, and .77
     without them).
 
     Args:

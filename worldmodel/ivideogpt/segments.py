@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What predictions depend on besides the context frames.
+    """Inputs that condition the predictions besides the context frames.
 
     Args:
         actions: Whether the model reads actions.
@@ -36,7 +36,7 @@ class Conditioning:
 
 
 ACTIONS = Conditioning()
-HISTORY = 3  # real steps from which a model starts whose context is the initial frame; the first gives its action alone
+HISTORY = 3  # real steps that `start` needs if the context is the initial frame; of the first only the action is read
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SegmentReader:
 
     @property
     def fixed(self) -> int:
-        """Context frames of the layout that stay the same in a rollout, before the newest: the goal or initial ones."""
+        """Number of leading context frames that stay fixed in a rollout: the goal, or copies of the initial frame."""
         return self.initial - 1 if self.initial else int(self.goal)
 
     def __call__(self, batch: TensorDictBase) -> Segment:

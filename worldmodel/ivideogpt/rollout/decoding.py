@@ -24,7 +24,7 @@ from worldmodel.ranges import Codes, Weight
 
 # Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
 CACHED_TOKENS = 2048
-FIXED_POINT = 2.0**40  # of 1, for chances as whole numbers
+FIXED_POINT = 2.0**40  # scale of probabilities as integers, whose sums are deterministic on a GPU
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Sampling:
 def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
     chances = logits.softmax(-1)
     if chances.is_cuda and torch.are_deterministic_algorithms_enabled():
-        # There torch refuses to add up floating-point numbers. Whole numbers have the same sum in any order.
+        # Deterministic mode has no float cumsum on CUDA. Sums of integers do not depend on their order.
         cumulative = (chances.double() * FIXED_POINT).long().cumsum(-1).double()
     else:
         cumulative = chances.cumsum(-1)

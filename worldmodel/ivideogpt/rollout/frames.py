@@ -32,7 +32,7 @@ class Frame:
     ended: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival, once decoded
 
     def beside_pixels(self) -> TensorDict:
-        """What the frames have besides their pixels, [R]."""
+        """The predictions besides `pixels`: reward, state and terminated, TensorDict [R]."""
         named = {"reward": self.reward, "state": self.robot, "terminated": self.ended}
         known = {name: value for name, value in named.items() if value is not None}
         return TensorDict(known, batch_size=self.tokens.shape[:1])
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a whole frame is predicted from, beside weights and the cache."""
+    """Inputs of the prediction of a whole frame, besides the weights and the cache."""
 
     embedded: Tensor  # [R, n + 1, D], which is written to
     uniform: Tensor  # [R * n, 1] in [0, 1), by which the codes are drawn

@@ -32,11 +32,11 @@ class Rollouts:
 
     Args:
         segment_frames: imagined frames that the transformer was trained to follow one context with.
-        max_horizon: frames that a rollout may have. Beyond ``segment_frames`` it is anchored anew: its newest frames
-            become the context of what follows.
+        max_horizon: maximum frames of a rollout. After every ``segment_frames`` frames the newest frames are encoded as
+            the new context.
         precision: of the large matrix products.
         defects: published defects of rollouts; none by default.
-        reward_network: reads the rewards off the decoded frames (a RewardNetwork) or off the tokens (a
+        reward_network: predicts rewards from decoded frames (a RewardNetwork) or from tokens (a
             TokenRewardNetwork), in the place of the head; None: the head does.
 
     Raises:
@@ -87,7 +87,7 @@ class Rollouts:
         return self._recall(self.fork(state, together), context, robot)
 
     def _recall(self, state: ImaginedState, context: TensorDictBase, robot: Tensor | None) -> ImaginedState:
-        """The state at the last of real steps [B, C'], whose frames but the first follow the initial one as tokens."""
+        """The state after real steps [B, C'], whose frames but the first are appended to the cache as tokens."""
         past, forks = context["pixels"][:, 1:], state.cache.forks
         with self._imagining():
             frames = past.float().unflatten(0, (-1, forks)).flatten(1, 2) / 255  # those of all forks of a row
@@ -100,7 +100,7 @@ class Rollouts:
         return replace(self._after(state, past), robot=robot)
 
     def _anchor(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
-        """A state whose context are these frames uint8 [B, C, 3, side, side]."""
+        """Encode frames uint8 [B, C, 3, side, side] as the context of a new state, with an empty cache after it."""
         with self._imagining():
             frames = pixels.float() / 255
             codes, encoded = self.tokenizer.encode_context(frames)
@@ -113,7 +113,7 @@ class Rollouts:
     def advance(
         self, state: ImaginedState, action: Tensor | None, given: Tensor | None = None
     ) -> tuple[ImaginedState, Frame]:
-        """One frame under an action. Its tokens go to `show` before a context is encoded anew.
+        """Sample the tokens of the next frame. They must be decoded by `show` before the context is encoded again.
 
         Args:
             state: R rows.
@@ -194,19 +194,19 @@ class Rollouts:
         return self._after(state, shown), frame
 
     def _with_room(self, state: ImaginedState) -> ImaginedState:
-        """The state, anchored anew where its segment is full."""
+        """The state, with the newest frames encoded as a new context if `segment_frames` frames follow the old one."""
         if state.frame - state.anchor < self.segment_frames:
             return state
         return self._anchor(state.recent, state.robot, state.frame)
 
     def _after(self, state: ImaginedState, pixels: Tensor) -> ImaginedState:
-        """The state after the newest frames [R, F, 3, side, side]."""
+        """The state with the decoded frames uint8 [R, F, 3, side, side] appended to `recent`."""
         fixed, past = state.recent.tensor_split([self.reader.fixed], 1)
         newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
         return replace(state, recent=torch.cat([fixed, newest], 1))
 
     def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
-        """Advance under actions [R, H, A]; frames are decoded together where a context is encoded anew and at the end.
+        """Roll out actions [R, H, A]; decode frames in batches: before each new context and at the end.
 
         With a reward network that reads frames all of them are decoded.
 
@@ -233,13 +233,13 @@ class Rollouts:
         return frames, torch.cat(shown, 1)
 
     def _parts(self, state: ImaginedState, count: int) -> list[int]:
-        """How many of the next `count` frames follow each context: what is left of the segment, then whole ones."""
+        """Split `count` frames by context: first the rest of the current segment, then whole segments."""
         first = self.segment_frames - (state.frame - state.anchor) or self.segment_frames
         ends = [0, *range(first, count, self.segment_frames), count]
         return [end - begin for begin, end in pairwise(ends)]
 
     def pixels(self, state: ImaginedState, tokens: Tensor) -> Tensor:
-        """Tokens [R, F, n] of frames since the state's context was encoded to pixels uint8 [R, F, 3, side, side]."""
+        """Decode tokens [R, F, n] of frames after the current context to pixels uint8 [R, F, 3, side, side]."""
         rows, frames, _ = tokens.shape
         codes = self.layout.codes(tokens)
         codes = codes.reshape(rows // state.cache.forks, -1, codes.shape[-1])  # forks are decoded as frames
@@ -277,7 +277,7 @@ class Rollouts:
             yield
 
     def forget(self) -> None:
-        """The transformer has learned: a fused optimiser does not count its writes, so they cannot be seen."""
+        """Drop the weight snapshot after an update, since fused optimisers do not raise `Parameter._version`."""
         self._snapshot = None
 
     def _decoder(self) -> CachedDecoder:
@@ -291,7 +291,7 @@ class Rollouts:
 
 
 def _equal_runs(rows: Tensor) -> int:
-    """The length of runs of equal rows [B, ...] in succession, where all of them have the same; else 1."""
+    """Length of the runs of equal consecutive rows [B, ...] if all runs are equally long; else 1."""
     new = (rows[1:] != rows[:-1]).flatten(1).any(1).nonzero().flatten() + 1
     starts = torch.cat([new.new_zeros(1), new, new.new_full((1,), len(rows))])
     lengths = starts.diff().unique()

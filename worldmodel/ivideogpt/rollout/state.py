@@ -1,4 +1,4 @@
-"""Where an imagined rollout stands.
+"""State of imagined rollouts.
 
 B contexts, C context frames of the layout (a goal among them), R = B * forks rollout rows, P numbers of the robot's
 state, n dynamics tokens a frame.
@@ -15,7 +15,7 @@ from worldmodel.ivideogpt.tokenizer.context import Context
 
 @dataclass(frozen=True)
 class ImaginedState:
-    """Where a rollout stands: R rows after ``frame`` imagined frames.
+    """State of R rollouts after ``frame`` imagined frames.
 
     The cache is written in place, so a state can be stepped once; fork it to go on twice.
     """
