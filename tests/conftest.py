@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for arg
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import absl.logging
+from hypothesis import settings
 
 from tests.command import server_seconds
 
@@ -117,5 +118,8 @@ class Budget:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":  # with -m slow or -m '' the examples are random
+        settings.register_profile("same_examples", derandomize=True)
+        settings.load_profile("same_examples")
     if not hasattr(config, "workerinput"):  # a process of pytest-xdist reports to the one that started it
         config.pluginmanager.register(Budget())

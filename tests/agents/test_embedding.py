@@ -1,6 +1,7 @@
 """A policy that reads a world model's embeddings: what the replay notes, what it acts on, and what is refused."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -118,17 +119,28 @@ def test_a_run_that_goes_on_has_forgotten_the_episode_that_was_under_way() -> No
     torch.testing.assert_close(again.online.latents.values["embedding"][5:12, :128], latents, atol=1e-3, rtol=1e-3)
 
 
-def test_rewards_learn_from_the_steps_of_the_replay() -> None:
-    """One update is the gradient step of the network on single steps, of which half are of the newest episodes."""
+def test_rewards_learn_from_the_steps_of_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedding, action and reward of record n are n; the second half of an embedding is of the frame before."""
     agent, replay, _ = parts()
+    number = torch.arange(21.0)[:, None]
     for _ in range(2):
-        replay.online.extend(episode()[None])
-    agent.observer.store_embeddings(replay)
+        records = episode()
+        replay.online.extend(records.update({"action": number.expand(21, 2), "reward": number})[None])
+    replay.online.records["terminated"][[19, 40]] = True
+    size = agent.observer.model.frame_size
+    newest, before = number.repeat(2, 1).expand(42, size), torch.full((42, size), -1.0)
+    embeddings = TensorDict(embedding=torch.cat([newest, before], 1), batch_size=[42])
+    replay.online.latents.write(torch.arange(42), embeddings)
     network = agent.world_model.reward_network
-    before = [parameter.clone() for parameter in network.parameters()]
-    errors = [float(agent.observer.learn_rewards(replay)["embedded_reward_error"]) for _ in range(60)]
-    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-    assert errors[-1] < 0.8 * errors[0], "40 steps can be learned by heart"
+    for name in ("logits", "loss"):
+        monkeypatch.setattr(network, name, Mock(wraps=getattr(network, name)))
+    weights = [parameter.clone() for parameter in network.parameters()]
+    agent.observer.learn_rewards(replay)
+    (before, after, action), (_, reward, ended) = network.logits.call_args.args, network.loss.call_args.args
+    assert len(reward.unique()) > 10
+    assert (before == reward).all() and (after == reward + 1).all() and (action == reward).all()
+    assert torch.equal(ended, reward == 19)
+    assert any(not torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
 
 
 def test_acting_reads_what_the_replay_notes() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from mbrl.compose import composed
 from mbrl.errors import UserError
 from mbrl.training import run
 from policies.base import Plan, Planner
+from policies.latent_base import PriorLoss
 from tests.demonstrations import write_toy
 from tests.run_folders import rows, weights
+from worldmodel.latent_base import Unrolled
 
 HORIZON, STEPS = 3, 20
 SMOKE = ["agent=tdmpc2", "experiment=smoke", "env=toy", f"env.episode_length={STEPS}", "video=false", "device=cpu"]
@@ -114,17 +117,34 @@ def test_an_update_trains_every_part_and_moves_the_target_critics() -> None:
     assert metrics[-1]["reward_loss"] < metrics[0]["reward_loss"]
 
 
-def test_the_priors_gradient_reaches_neither_model_nor_critics() -> None:
-    policy = make()
-    for weight in policy.behaviour.critics.weights:
-        torch.nn.init.normal_(weight)
-    before = {name: value.clone() for name, value in policy.named_parameters()}
-    latent = policy.world_model.encode(batch())
-    found = policy.behaviour.prior_loss(latent, torch.ones(HORIZON + 1))
-    clipped_step(found.loss, [policy.optimizers["prior"]], 20.0)
-    changed = {name for name, value in policy.named_parameters() if not torch.equal(value, before[name])}
-    assert changed and all(".prior." in name for name in changed)
-    assert all(p.grad is None for p in policy.world_model.parameters())
+def test_an_update_steps_model_and_critics_on_one_loss_and_the_prior_on_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Targets are of the encoded states, values and prior of the predicted ones."""
+    policy, steps = make(), batch()
+    policy.value_weight, behaviour = 0.25, policy.behaviour
+    latent, observed = torch.rand(4, HORIZON + 1, 16, requires_grad=True), torch.rand(4, HORIZON, 16)
+    unrolled, target = Unrolled(torch.tensor(5.0), {}, latent, observed), torch.rand(4, HORIZON, 1)
+    monkeypatch.setattr(policy.world_model, "learn", Mock(return_value=unrolled))
+    monkeypatch.setattr(behaviour, "target", Mock(return_value=target))
+    monkeypatch.setattr(behaviour, "value_loss", Mock(return_value=torch.tensor(8.0)))
+    monkeypatch.setattr(behaviour, "prior_loss", Mock(return_value=PriorLoss(torch.tensor(2.0), {})))
+    monkeypatch.setattr("mbrl.agents.tdmpc2.clipped_step", step := Mock())
+    policy.update(steps.clone())
+    optimizers = policy.optimizers
+    assert [(float(loss), parts) for (loss, parts, _), _ in step.call_args_list] == [
+        (5 + 0.25 * 8, [optimizers["world_model"], optimizers["critic"]]),
+        (2, [optimizers["prior"]]),
+    ]
+    after, weight = steps["next"][:, :-1], torch.tensor([1, 0.5, 0.25, 0.125]).expand(4, -1)
+    expected = {
+        "target": (observed, after["reward"], after["terminated"]),
+        "value_loss": (latent[:, :-1], steps["action"][:, :-1], target, weight[:, :-1]),
+        "prior_loss": (latent, weight),
+    }
+    for name, arguments in expected.items():
+        assert all(map(torch.equal, getattr(behaviour, name).call_args.args, arguments)), name
+    assert not behaviour.prior_loss.call_args.args[0].requires_grad
 
 
 def test_a_gradient_is_clipped_to_a_norm_over_all_parts() -> None:
@@ -164,7 +184,10 @@ def test_frames_are_stacked_from_the_rows_before_a_segment() -> None:
         (["agent.policy.planner.candidates=1e6", "agent.policy.planner.horizon=10000"], "needs .* GiB of memory"),
     ],
 )  # fmt: skip
-def test_bad_settings_are_one_clear_line(settings: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_settings_are_one_clear_line(
+    settings: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
     folder = write_toy(tmp_path / "demos", 1, episode_length=STEPS, resolution=17)
     lines = [line.replace("FOLDER", str(folder)) for line in settings]
     with pytest.raises(UserError, match=message) as error:

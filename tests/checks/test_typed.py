@@ -119,7 +119,8 @@ def test_what_does_not_belong_at_its_place_is_never_called(place: str) -> None:
 @pytest.mark.parametrize(
     "setting", ["agent.batch_size=1e9", "agent.policy.actor_network.hidden_sizes=[65536,65536,65536]"]
 )
-def test_a_size_beyond_memory_claims_no_folder(setting: str, tmp_path: Path) -> None:
+def test_a_size_beyond_memory_claims_no_folder(setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"needs \d+\.\d GiB of memory, and \d+\.\d GiB are free"):
         train_unless_finished(composed([*TOY, "agent=sac", setting, f"run_dir={run}"]))

@@ -67,6 +67,19 @@ def test_action_repeat_sums_rewards_and_stops_at_the_end() -> None:
     assert observation["state"].tolist() == [4.0]
 
 
+def test_a_success_in_any_of_the_repeated_steps_counts() -> None:
+    class Visited(Corridor):
+        """The task is to visit cell 1."""
+
+        def step(self, action: Any) -> Any:
+            return *super().step(action)[:4], {"success": self.cell == 1}
+
+    env = Adapted(Visited(), "Visited-v0", pixels=False, episode_length=8, terminates=True, action_repeat=2)
+    env.reset()
+    one = np.full(1, 0.5, np.float32)
+    assert [env.step(one)[4]["success"].tolist() for _ in range(2)] == [[True], [False]]
+
+
 def test_an_episode_is_a_function_of_seed_worker_and_number() -> None:
     def start(**settings: Any) -> float:
         env = adapted(**settings)

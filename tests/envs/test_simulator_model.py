@@ -150,8 +150,8 @@ def test_rewards_are_read_off_the_simulators_frames() -> None:
     following = episode["next"]
     steps = TensorDict(
         pixels=torch.stack([episode["pixels"], following["pixels"]], 1),
-        action=torch.stack([episode["action"]] * 2, 1),
-        next=TensorDict(reward=torch.stack([following["reward"]] * 2, 1), batch_size=[12, 2]),
+        action=torch.stack([episode["action"], -episode["action"]], 1),
+        next=TensorDict(reward=torch.stack([following["reward"], 1 - following["reward"]], 1), batch_size=[12, 2]),
         batch_size=[12, 2],
     )
     errors = [float(model.update(steps)["reward_error"]) for _ in range(150)]

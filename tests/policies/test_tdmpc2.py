@@ -162,13 +162,13 @@ def test_the_value_loss_weighs_steps_and_its_gradient_reaches_the_latent_states(
 
 
 def test_the_prior_climbs_values_divided_by_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values from 0 to 100 have the range 90 from the 5th to the 95th percentile."""
+    """Values from 0 to 100 have the range 90 from the 5th to the 95th percentile; those of the first step count."""
     policy = make(entropy=0.0, scale_rate=1.0)
-    worth = torch.arange(101.0)[:, None, None].expand(101, 2, 1)
+    worth = torch.arange(101.0)[:, None, None] * torch.tensor([[1.0], [10.0]])
     monkeypatch.setattr(policy.critics, "values", lambda *_, drops: worth.expand(2, -1, -1, -1))
     found = policy.prior_loss(torch.rand(101, 2, LATENT), torch.tensor([1.0, 0.5]))
     assert float(found.metrics["value_range"]) == pytest.approx(90)
-    assert float(found.loss) == pytest.approx(-0.75 * 50 / 90)
+    assert float(found.loss) == pytest.approx(-(50 + 0.5 * 500) / 2 / 90)
     monkeypatch.setattr(policy.critics, "values", lambda *_, drops: 0.001 * worth.expand(2, -1, -1, -1))
     assert float(policy.prior_loss(torch.rand(101, 2, LATENT), torch.ones(2)).metrics["value_range"]) == 1
 

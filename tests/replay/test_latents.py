@@ -61,6 +61,12 @@ def test_what_is_written_back_is_recalled_and_nothing_else_changes():
     assert torch.equal(replay.read_latents(others, UNKNOWN)["deter"][:, 0], 100.0 + others)
 
 
+def test_of_latents_of_one_record_the_last_is_written():
+    buffer = EpisodeBuffer(40)
+    buffer.latents.write(torch.tensor([3, 5, 3, 5, 3]), latents(torch.arange(1.0, 6.0)))
+    assert buffer.latents.read(torch.tensor([3, 4, 5]), UNKNOWN)["deter"][:, 0].tolist() == [5.0, 0.0, 4.0]
+
+
 def test_demonstrations_have_latents_of_their_own():
     torch.manual_seed(0)
     replay = Replay(40, demo_share=0.5)

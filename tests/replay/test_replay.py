@@ -172,6 +172,21 @@ def test_demonstrations_stay_and_fill_their_share():
     assert int(from_demos.sum()) == 25
 
 
+@pytest.mark.parametrize("together", [1, 4])
+def test_a_small_share_of_a_small_batch_is_right_on_average(together: int):
+    replay, rows, drawn = Replay(20, demo_share=0.03), TensorDict(row=torch.arange(16), batch_size=[16]), []
+    replay.add_demos([records(90, 5)])
+
+    def draw(buffer: EpisodeBuffer, count: int) -> TensorDict:
+        drawn.append(count * (buffer is replay.demos))
+        return rows[:count]
+
+    for _ in range(2000):
+        assert len(replay._mixed(16, draw, together)) == 16
+    assert sum(drawn) / 2000 == pytest.approx(0.03 * 16, abs=0.05)
+    assert set(drawn) == {0, together}
+
+
 def test_goes_on_from_its_memory_maps(tmp_path: Path):
     """What a checkpoint refers to is still there after further writing and a reopening, even around the ring's end."""
     buffer = EpisodeBuffer(21, reserve=14, directory=tmp_path, fields=FIELDS)

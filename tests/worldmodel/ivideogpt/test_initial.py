@@ -2,19 +2,20 @@
 
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from tensordict import TensorDict
 
-from tests.worldmodel.ivideogpt.test_model import SEGMENT, SIDE, make, sequences
+from tests.worldmodel.ivideogpt.test_model import CONTEXT, SEGMENT, SIDE, make, sequences
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.rewards import RewardNetwork, TokenRewardNetwork
 from worldmodel.ivideogpt.segments import HISTORY, Conditioning
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 
-INITIAL = Conditioning(initial=True)
+INITIAL, PLAIN, GOAL = Conditioning(initial=True), Conditioning(), Conditioning(goal=True)
 PARALLEL = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, parallel=True)
 REWARDS = partial(TokenRewardNetwork, width=16)
 FRAME_REWARDS = partial(RewardNetwork, channels=(4, 4, 4), width=16)
@@ -94,16 +95,38 @@ def test_rewards_are_those_of_the_tokens_before_and_after_without_dropout() -> N
     torch.testing.assert_close(planned, rollout["reward"].squeeze(-1), rtol=1e-4, atol=1e-4)
 
 
-def test_rewards_of_frames_are_learned_from_the_frames_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch, seen = make(conditioning=INITIAL, reward_network=FRAME_REWARDS), steps(2), []
+def recorded(model: IVideoGPT, batch: TensorDict, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+    """What the reward network reads in an update, and the rewards and terminations that it learns."""
     network = model.reward_network
-    assert isinstance(network, RewardNetwork)
-    logits = network.logits
-    monkeypatch.setattr(
-        network, "logits", lambda pixels, *others, **kw: seen.append(pixels) or logits(pixels, *others, **kw)
-    )
+    for name in ("logits", "loss"):
+        monkeypatch.setattr(network, name, Mock(wraps=getattr(network, name)))
+    batch["next", "terminated"] = torch.rand(batch["next", "reward"].shape) < 0.5
     model.objectives["reward_network"](batch)
-    assert len(seen) == 1 and torch.equal(seen[0], batch["pixels"]), "and not the initial frame before the first step"
+    return (*network.logits.call_args.args, *network.loss.call_args.args[1:])
+
+
+@pytest.mark.parametrize(("conditioning", "first", "last"), [(INITIAL, 0, -1), (PLAIN, CONTEXT - 1, -1), (GOAL, 0, -2)])
+def test_rewards_of_frames_are_learned_from_the_frames_before_and_after(
+    conditioning: Conditioning, first: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an initial frame nor a goal, the last of the batch here, is the frame before the first step."""
+    model, batch = make(conditioning=conditioning, reward_network=FRAME_REWARDS), steps(2)
+    pixels, action, reward, ended = recorded(model, batch, monkeypatch)
+    assert torch.equal(pixels, batch["pixels"][:, first : SEGMENT + last + 1])
+    assert torch.equal(action, batch["action"][:, first:last])
+    assert torch.equal(reward, batch["next", "reward"][:, first:last])
+    assert torch.equal(ended, batch["next", "terminated"][:, first:last])
+
+
+def test_rewards_of_tokens_are_learned_from_the_tokens_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the first step of a batch: the frame before it has no tokens of its own."""
+    model, batch = with_initial(), steps(2)
+    latents = model.eval().embedded().latents(batch["pixels"], batch["initial"][:, 0])
+    before, after, action, reward, ended = recorded(model, batch, monkeypatch)
+    assert torch.equal(before, latents[:, 1:-1]) and torch.equal(after, latents[:, 2:])
+    assert torch.equal(action, batch["action"][:, 1:-1])
+    assert torch.equal(reward, batch["next", "reward"][:, 1:-1])
+    assert torch.equal(ended, batch["next", "terminated"][:, 1:-1])
 
 
 @pytest.mark.slow  # 4 s; which tokens they read is known by hand

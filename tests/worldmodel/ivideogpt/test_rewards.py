@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE, make, sequences, tokenizer
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
+from worldmodel.ivideogpt.reward_model import SeparateRewardModel
 from worldmodel.ivideogpt.rewards import RewardNetwork, TwoHotRewards, random_shift
 from worldmodel.ivideogpt.training import Optimizers
 
@@ -96,6 +98,17 @@ def test_a_shift_moves_whole_pictures_and_repeats_their_border() -> None:
     for picture, i, j in zip(shifted, down, right, strict=True):
         assert torch.equal(picture[0].int(), (row + i).clamp(0, 7).int())
         assert torch.equal(picture[1].int(), (column + j).clamp(0, 7).int())
+
+
+def test_rewards_learned_apart_are_those_of_the_action_between_two_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = partial(NETWORK, actions=True)
+    model, batch = SeparateRewardModel(SIDE, ACTION, network=network, optimizer=torch.optim.AdamW), sequences(2)
+    for name in ("logits", "loss"):
+        monkeypatch.setattr(model.network, name, Mock(wraps=getattr(model.network, name)))
+    model.update(batch)
+    pixels, action = model.network.logits.call_args.args
+    assert torch.equal(pixels, batch["pixels"]) and torch.equal(action, batch["action"][:, :-1])
+    assert torch.equal(model.network.loss.call_args.args[1], batch["next", "reward"][:, :-1])
 
 
 def test_frames_are_shifted_while_it_learns_alone_and_both_of_a_step_alike() -> None:
