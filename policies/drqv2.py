@@ -18,7 +18,7 @@ from torchrl.data import Composite, TensorSpec
 
 from policies.base import require_finite
 from policies.bc import imitation
-from policies.frames_actor import FramesActor, Noise, Squash, Vector, noisy
+from policies.frames_actor import FramesActor, NoiseSchedule, Squash, VectorEncoder, noisy
 from policies.metrics import value_metrics
 from policies.networks import ConvEncoder, TwinCritic, constant_weights, frames_encoder, soft_update
 from policies.proposals import value
@@ -96,13 +96,13 @@ class DrQV2(ValuePolicy):
             raise ValueError(f"drqv2: squash is tanh or inverted_gradients, not {squash}")
         self.embedding_size = embedding_size or 0
         keys: list[str] = ["embedding"]
-        encoder: ConvEncoder | Vector = Vector(embedding_size or 0, embedding_hidden)
+        encoder: ConvEncoder | VectorEncoder = VectorEncoder(embedding_size or 0, embedding_hidden)
         if embedding_size is None:
             keys = pixel_keys(observation_spec)
             encoder = frames_encoder(observation_spec, "drqv2", encoder_channels, encoder_strides, kernel_size)
         actions = action_size(action_spec, "drqv2")
         sizes = {"feature_size": feature_size, "hidden_size": hidden_size}
-        noise = Noise(std_start, std_end, std_env_steps)
+        noise = NoiseSchedule(std_start, std_end, std_env_steps)
         self.actor: FramesActor = FramesActor(encoder, keys, actions, **sizes, noise=noise, squash=squash)
         self.critic = TwinCritic(encoder.out_features, actions, **sizes, layer_norm=critic_layer_norm)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)

@@ -33,7 +33,7 @@ def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
     return mean + noise + excess
 
 
-class Noise(NamedTuple):
+class NoiseSchedule(NamedTuple):
     """A standard deviation that falls linearly from `start` to `end` over `env_steps`, then stays."""
 
     start: float
@@ -41,7 +41,7 @@ class Noise(NamedTuple):
     env_steps: int
 
 
-class Vector(nn.Sequential):
+class VectorEncoder(nn.Sequential):
     """Encoder of a vector [*B, D], in place of `ConvEncoder`: one hidden layer with ReLU, or the identity if None."""
 
     def __init__(self, size: int, hidden: int | None) -> None:
@@ -59,13 +59,13 @@ class FramesActor(TensorDictModuleBase):
 
     def __init__(
         self,
-        encoder: ConvEncoder | Vector,
+        encoder: ConvEncoder | VectorEncoder,
         keys: list[str],
         actions: int,
         *,
         feature_size: int,
         hidden_size: int,
-        noise: Noise,
+        noise: NoiseSchedule,
         squash: Squash,
     ) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class FramesActor(TensorDictModuleBase):
     def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
         """Observation, its frames shifted at random by up to `shift_pad` pixels -> features [*B, D]."""
         frames, *vectors = (observed[key] for key in self.in_keys)
-        if isinstance(self.encoder, Vector):
+        if isinstance(self.encoder, VectorEncoder):
             return self.encoder(frames)
         return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *vectors)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worldmodel.base import WorldModel
 
 
-class Unrolled(NamedTuple):
+class UnrolledLoss(NamedTuple):
     """Result of LatentDynamics.learn on segments of H + 1 steps.
 
     Attributes:
@@ -60,7 +60,7 @@ class LatentDynamics(nn.Module, ABC):
         return torch.ones_like(latent[..., :1])
 
     @abstractmethod
-    def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
+    def learn(self, segments: TensorDictBase, weight: Tensor) -> UnrolledLoss:
         """Compute the loss on segments of real steps.
 
         Args:
@@ -70,7 +70,7 @@ class LatentDynamics(nn.Module, ABC):
         """
 
 
-class Learned(NamedTuple):
+class SegmentLoss(NamedTuple):
     """Result of LatentWorldModel.learn.
 
     Attributes:
@@ -99,7 +99,7 @@ class LatentWorldModel(WorldModel):
     def unknown(self) -> TensorDict: ...
 
     @abstractmethod
-    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> SegmentLoss:
         """Compute the loss on sequences that continue from latent states.
 
         It waits for no value: whether the losses among the metrics are finite is the caller's to check.

@@ -111,7 +111,7 @@ class LatentPolicy(Policy):
         raise TypeError("a LatentPolicy learns through mbrl.agents.dreamer.LatentLearner")
 
 
-class Differentiated(NamedTuple):
+class LossesAndGradients(NamedTuple):
     """Result of the losses of an update.
 
     Attributes:
@@ -199,7 +199,7 @@ class LatentLearner(Learner):
     def _write(self, replay: Replay, index: Tensor, latents: TensorDict) -> None:
         replay.write_latents(index[:, 1:].reshape(-1), latents.to(index.device))
 
-    def _differentiate(self, batch: TensorDictBase) -> Differentiated:
+    def _differentiate(self, batch: TensorDictBase) -> LossesAndGradients:
         """All losses and gradients, in place and without waiting for the GPU, so that a CUDA graph can capture them."""
         model, behaviour = self.policy.world_model, self.policy.behaviour
         fitted = model.learn(batch["segments"], batch["before"])
@@ -216,7 +216,7 @@ class LatentLearner(Learner):
         loss = fitted.loss + losses.actor + losses.critic + self.replay_value_weight * replay_loss
         loss.backward()
         metrics = {**_model_metrics(fitted), **losses.metrics, "replay_value_loss": replay_loss, "loss": loss}
-        return Differentiated(Stacked.of(metrics), latents, [parameter.grad for parameter in parameters])
+        return LossesAndGradients(Stacked.of(metrics), latents, [parameter.grad for parameter in parameters])
 
     def _require_finite(self, metrics: Stacked) -> None:
         """Check the losses, first those of the world model, whose message names its learning rate; waits once."""

@@ -16,7 +16,7 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.collecting.values import Compared, compare, mean_values
+from mbrl.collecting.values import ValueComparison, compare, mean_values
 from mbrl.data.episodes import OBSERVATIONS, SNAPSHOT
 from mbrl.device import fork_rng
 from mbrl.envs.gym import has_snapshots, with_recurrent_state
@@ -151,9 +151,9 @@ class Evaluator:
         rows: list[TensorDict] = []
         values: list[Tensor] = []
         lengths = torch.zeros(len(episodes), dtype=torch.int64)
-        with acting_alone(policy, self.seed + episodes.start):
+        with evaluation_mode(policy, self.seed + episodes.start):
             world = self._world(episodes)
-            at_branch = memory = Memory(policy.carried, len(episodes), policy.device)
+            at_branch = memory = RecurrentState(policy.carried, len(episodes), policy.device)
             while len(rewards) < self.max_steps and not world.done.all():
                 lengths += ~world.done
                 observed = world.observation
@@ -190,7 +190,7 @@ class Evaluator:
         if self._recurrent_env is None:
             self._recurrent_env = with_recurrent_state(self.env, policy.carried)
         self.env.seek(index)
-        with acting_alone(policy, self.seed + index):
+        with evaluation_mode(policy, self.seed + index):
             away = policy.device != self.env.device
             return self._recurrent_env.rollout(self.max_steps, policy.acting, auto_cast_to_device=away)
 
@@ -201,7 +201,7 @@ class Evaluator:
             env.close()
 
 
-class Memory:
+class RecurrentState:
     """Recurrent state of a policy in N parallel episodes; empty for a policy without one."""
 
     def __init__(self, carried: Composite | None, episodes: int, device: torch.device) -> None:
@@ -218,7 +218,7 @@ class Memory:
             self._kept = acted["next"].select(*self._kept.keys(True, True))
             self._is_init = torch.zeros_like(self._is_init)
 
-    def copy(self) -> Memory:
+    def copy(self) -> RecurrentState:
         """The same memory, which goes on by itself."""
         copied = copy(self)
         copied._kept = None if self._kept is None else self._kept.clone()
@@ -241,11 +241,11 @@ class Played(NamedTuple):
     success: Tensor
     lengths: Tensor
     opening: TensorDict | None
-    memory: Memory
+    memory: RecurrentState
     terminated: Tensor
     values: Tensor | None
 
-    def compared(self, gamma: float) -> Compared:
+    def compared(self, gamma: float) -> ValueComparison:
         """Critic values and discounted returns, see `compare`."""
         assert self.values is not None
         return compare(self.values, self.reward, self.lengths, self.terminated, gamma)
@@ -257,7 +257,7 @@ class Played(NamedTuple):
 
 
 @contextmanager
-def acting_alone(policy: Policy, seed: int) -> Iterator[None]:
+def evaluation_mode(policy: Policy, seed: int) -> Iterator[None]:
     """Evaluate a policy: eval mode, no gradients, no exploration, and a forked random state with this seed."""
     training = policy.training
     policy.eval()

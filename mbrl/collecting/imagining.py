@@ -16,7 +16,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from mbrl.collecting.acting import Acting
-from mbrl.collecting.evaluation import Memory, acting_alone
+from mbrl.collecting.evaluation import RecurrentState, evaluation_mode
 from mbrl.data.episodes import INITIAL
 from mbrl.envs.gym import with_recurrent_state
 from mbrl.envs.imagined import ImaginationEnv, Starts
@@ -135,7 +135,11 @@ def last_steps(context: TensorDictBase, length: int) -> TensorDictBase:
 
 
 def play_imagined(
-    imagined: ImaginationEnv, policy: Policy, memory: Memory, seed: int, on_step: Callable[[], Any] = lambda: None
+    imagined: ImaginationEnv,
+    policy: Policy,
+    memory: RecurrentState,
+    seed: int,
+    on_step: Callable[[], Any] = lambda: None,
 ) -> Tensor:
     """The rewards of a policy in imagined episodes, as an evaluation plays real ones.
 
@@ -150,7 +154,7 @@ def play_imagined(
         float32 [N, H] in the units of the world model; 0 after the model predicts that an episode ends.
     """
     rewards: list[Tensor] = []
-    with acting_alone(policy, seed):
+    with evaluation_mode(policy, seed):
         observed: TensorDictBase = imagined.reset()
         over = torch.zeros(*imagined.batch_size, 1, dtype=torch.bool, device=imagined.device)
         while len(rewards) < imagined.horizon and not over.all():

@@ -15,7 +15,7 @@ from torch import Tensor
 SHARE = 0.95  # a step counts if the rest of the episode covers this share of the discount weights
 
 
-class Compared(NamedTuple):
+class ValueComparison(NamedTuple):
     """Sums over the steps that count: critic values, discounted returns, and the number of steps."""
 
     expected: float
@@ -23,7 +23,7 @@ class Compared(NamedTuple):
     steps: int
 
 
-def compare(values: Tensor, rewards: Tensor, lengths: Tensor, terminated: Tensor, gamma: float) -> Compared:
+def compare(values: Tensor, rewards: Tensor, lengths: Tensor, terminated: Tensor, gamma: float) -> ValueComparison:
     """Compare values with discounted returns, at steps that are followed by enough steps of the episode.
 
     Where a time limit cut an episode short, the value of its last step stands for what would have come.
@@ -44,10 +44,10 @@ def compare(values: Tensor, rewards: Tensor, lengths: Tensor, terminated: Tensor
         returns[:, step] = following
     needed = math.ceil(math.log(1 - SHARE) / math.log(gamma)) if gamma < 1 else rewards.shape[1]
     counted = (steps < lengths[:, None]) & (ended | (steps + needed <= lengths[:, None]))
-    return Compared(float(values[counted].sum()), float(returns[counted].sum()), int(counted.sum()))
+    return ValueComparison(float(values[counted].sum()), float(returns[counted].sum()), int(counted.sum()))
 
 
-def mean_values(parts: list[Compared]) -> dict[str, float]:
+def mean_values(parts: list[ValueComparison]) -> dict[str, float]:
     """`value` and `value_true`, means over the steps of all parts; {} where no step counts."""
     steps = sum(part.steps for part in parts)
     if not steps:

@@ -11,7 +11,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from mbrl.agents.dreamer import FEATURES, LatentLearner, LatentPolicy
 from mbrl.agents.schedule import Schedule
 from policies.actor_critic import Losses
-from worldmodel.latent_base import Learned
+from worldmodel.latent_base import SegmentLoss
 
 ROWS = torch.tensor([[4, 5, 6, 7], [10, 11, 12, 13]])  # records of two segments and of the step before each
 
@@ -26,9 +26,9 @@ class Counting(nn.Module):
         self.scale, self.level = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
         self.optimizers = {"world_model": torch.optim.SGD(self.parameters(), lr=0.0)}
 
-    def learn(self, batch: TensorDict, before: TensorDict) -> Learned:
+    def learn(self, batch: TensorDict, before: TensorDict) -> SegmentLoss:
         self.before = before["number"]
-        return Learned(100 * self.level, {"loss": 100 * self.level.detach()}, batch["state"][:, 1:])
+        return SegmentLoss(100 * self.level, {"loss": 100 * self.level.detach()}, batch["state"][:, 1:])
 
     def features(self, state: Tensor) -> Tensor:
         return self.scale * state
@@ -117,7 +117,7 @@ class Records:
 def make(replay_value_weight: float = 0.3) -> LatentLearner:
     specs = Composite(state=Unbounded((1,))), Bounded(-1, 1, (1,))
     policy = LatentPolicy(*specs, world_model=Counting, behaviour=Behaviour)
-    schedule = Schedule(batch_size=2, segment_length=3, updates_per_step=1, learning_starts=0)
+    schedule = Schedule(batch_size=2, segment_length=3, updates_per_step=1, learning_starts=0, real_ratio=0)
     return LatentLearner(policy, schedule, horizon=3, replay_value_weight=replay_value_weight)
 
 

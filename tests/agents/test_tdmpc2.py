@@ -21,7 +21,7 @@ from policies.base import Plan, Planner
 from policies.latent_base import PriorLoss
 from tests.demonstrations import write_toy
 from tests.run_folders import rows, weights
-from worldmodel.latent_base import Unrolled
+from worldmodel.latent_base import UnrolledLoss
 
 HORIZON, STEPS = 3, 20
 SMOKE = ["agent=tdmpc2", "experiment=smoke", "env=toy", f"env.episode_length={STEPS}", "video=false", "device=cpu"]
@@ -124,7 +124,7 @@ def test_an_update_steps_model_and_critics_on_one_loss_and_the_prior_on_its_own(
     policy, steps = make(), batch()
     policy.value_weight, behaviour = 0.25, policy.behaviour
     latent, observed = torch.rand(4, HORIZON + 1, 16, requires_grad=True), torch.rand(4, HORIZON, 16)
-    unrolled, target = Unrolled(torch.tensor(5.0), {}, latent, observed), torch.rand(4, HORIZON, 1)
+    unrolled, target = UnrolledLoss(torch.tensor(5.0), {}, latent, observed), torch.rand(4, HORIZON, 1)
     monkeypatch.setattr(policy.world_model, "learn", Mock(return_value=unrolled))
     monkeypatch.setattr(behaviour, "target", Mock(return_value=target))
     monkeypatch.setattr(behaviour, "value_loss", Mock(return_value=torch.tensor(8.0)))

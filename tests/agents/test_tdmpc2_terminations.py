@@ -21,7 +21,7 @@ from policies.planner import MPPI
 from policies.tdmpc2 import PriorAndCritics
 from tests.agents.test_terminations import ACTION, GAMMA, TRUTH, built, walked
 from tests.termination import LAST
-from worldmodel.latent_base import LatentDynamics, Unrolled
+from worldmodel.latent_base import LatentDynamics, UnrolledLoss
 from worldmodel.tdmpc2.model import TDMPC2Dynamics
 
 CELLS, HORIZON = LAST + 1, 3
@@ -53,8 +53,8 @@ class ExactCorridor(LatentDynamics):
     def goes_on(self, latent: Tensor) -> Tensor:
         return 1 - latent[..., LAST:] if self.terminates else super().goes_on(latent)
 
-    def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
-        return Unrolled(0 * self.unused, {}, segments["state"], segments["state"][:, 1:])
+    def learn(self, segments: TensorDictBase, weight: Tensor) -> UnrolledLoss:
+        return UnrolledLoss(0 * self.unused, {}, segments["state"], segments["state"][:, 1:])
 
 
 def make(model: Any, *, terminates: bool, value_weight: float = 1.0, **settings: Any) -> LatentPlanner:

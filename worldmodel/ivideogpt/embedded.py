@@ -119,7 +119,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
     def step(self, state: Step, action: Tensor) -> tuple[Step, TensorDict]:
         after, frame = self.rollouts.advance(state.state, action)
         latents = self._latents(after)
-        prediction = frame.beside_pixels()
+        prediction = frame.predictions()
         prediction["embedding"] = torch.cat([latents, state.latents], -1)
         return Step(after, latents), prediction
 

@@ -121,7 +121,7 @@ class IVideoGPT(WorldModel):
         self.rollouts = Rollouts(*parts, sampling, *frames, self.precision, defects, self.reward_network)
         self.rollouts.predict = FrameGraphs() if cuda_graphs else predict_frame
         # A fused optimiser does not raise `Parameter._version`, so each of its steps invalidates the snapshot here.
-        self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.forget())
+        self._optimizers["transformer"].register_step_post_hook(lambda *_: self.rollouts.drop_snapshot())
         self.objectives = self._make_objectives(*parts, training, defects)
 
     def _check(self, observation_spec: Composite, reader: SegmentReader, fresh: bool) -> None:
@@ -182,7 +182,7 @@ class IVideoGPT(WorldModel):
 
     def set_extra_state(self, state: dict[str, str]) -> None:
         self.precision.resume(state["precision"])
-        self.rollouts.forget()
+        self.rollouts.drop_snapshot()
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """As WorldModel.update; T may be C + 1 to `segment_length`. The buffer `updates` decides which parts learn."""
@@ -191,7 +191,7 @@ class IVideoGPT(WorldModel):
         if updates >= self.plan.tokenizer_updates:
             metrics |= self._step("transformer", batch, updates - self.plan.tokenizer_updates)
         if self.plan.trains_tokenizer(updates):
-            self.fix_codes(updates >= self.plan.tokenizer_updates)
+            self.freeze_codebooks(updates >= self.plan.tokenizer_updates)
             metrics |= self._step("tokenizer", batch, self._since_start(updates))
         if self.reward_network is not None:
             metrics |= self._step("reward_network", batch, self._since_start(updates))
@@ -217,14 +217,16 @@ class IVideoGPT(WorldModel):
         updates = int(self.updates)
         if updates != self._imagined_after:  # Another process may train shared weights, without a new `_version` here.
             self._imagined_after = updates
-            self.rollouts.forget()
+            self.rollouts.drop_snapshot()
         return self.rollouts.start(context)
 
     def step(self, state: ImaginedState, action: Tensor | None) -> tuple[ImaginedState, TensorDict]:
         """As WorldModel.step; with proprioception also `state` [B, P]."""
         state, frame = self.rollouts.advance(state, action)
-        state, (frame,), pixels = self.rollouts.show(state, [frame], None if action is None else action.unsqueeze(1))
-        prediction = frame.beside_pixels()
+        state, (frame,), pixels = self.rollouts.decode_frames(
+            state, [frame], None if action is None else action.unsqueeze(1)
+        )
+        prediction = frame.predictions()
         prediction["pixels"] = pixels.squeeze(1)
         return state, prediction
 
@@ -233,7 +235,7 @@ class IVideoGPT(WorldModel):
     ) -> tuple[ImaginedState, TensorDict]:
         """As WorldModel.observe, from `pixels`."""
         state, frame = self.rollouts.observe(state, action, observed["pixels"])
-        return state, frame.beside_pixels()
+        return state, frame.predictions()
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
         return self.rollouts.fork(state, n)
@@ -248,7 +250,7 @@ class IVideoGPT(WorldModel):
         if samples > 1:
             state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
         frames, pixels = self.rollouts.follow(state, actions, decode=actions.shape[1])
-        return TensorDict.stack([frame.beside_pixels() for frame in frames], 1).set("pixels", pixels)
+        return TensorDict.stack([frame.predictions() for frame in frames], 1).set("pixels", pixels)
 
     @torch.no_grad()
     def outcome(self, state: ImaginedState, actions: Tensor, frames: int = 0) -> Outcome:
@@ -273,7 +275,7 @@ class IVideoGPT(WorldModel):
         initial = "initial" in self.context_keys
         save_parts(folder, self.tokenizer, self.transformer, goal=self.goal_conditioned, initial=initial)
 
-    def fix_codes(self, fixed: bool) -> None:
+    def freeze_codebooks(self, fixed: bool) -> None:
         """Freeze or unfreeze the codebooks."""
         for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
             quantizer.fixed = fixed

@@ -18,7 +18,7 @@ from torchrl.modules.functional import symexp, symlog
 from torchrl.trainers.algorithms.dreamer_v3 import DreamerV3Optimizer
 
 from worldmodel.finite import require_finite
-from worldmodel.latent_base import LatentWorldModel, Learned
+from worldmodel.latent_base import LatentWorldModel, SegmentLoss
 from worldmodel.ranges import Count, Frames, LearningRate, Number, Share, Weight, Width
 from worldmodel.rssm.losses import kl_losses, squared_error
 from worldmodel.rssm.networks import (
@@ -151,7 +151,7 @@ class RSSM(LatentWorldModel):
         optimizer.step()
         return learned.metrics
 
-    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> Learned:
+    def learn(self, batch: TensorDictBase, before: TensorDictBase) -> SegmentLoss:
         return self._learn(self._going_on(batch), self.unpack(before))
 
     def losses(self, steps: Arrivals, before: Latent) -> tuple[dict[str, Tensor], Latent]:
@@ -176,13 +176,13 @@ class RSSM(LatentWorldModel):
         assert losses.keys() == SCALES.keys()
         return losses, latent
 
-    def _learn(self, steps: Arrivals, before: Latent) -> Learned:
+    def _learn(self, steps: Arrivals, before: Latent) -> SegmentLoss:
         if self.key == "state":
             self.standardiser.observe(steps.observed[self.key].flatten(0, -2))
         with self._autocast():
             losses, latent = self.losses(steps, before)
         loss = torch.stack([SCALES[name] * loss for name, loss in losses.items()]).sum()
-        return Learned(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
+        return SegmentLoss(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
 
     def _from_scratch(self, batch: TensorDictBase) -> Arrivals:
         """All rows of sequences [B, T], the first as the first of an episode."""

@@ -15,7 +15,7 @@ from torchrl.data import Composite, TensorSpec
 from torchrl.modules.functional import symexp, symlog
 from torchrl.objectives import two_hot_cross_entropy
 
-from worldmodel.latent_base import LatentDynamics, Unrolled
+from worldmodel.latent_base import LatentDynamics, UnrolledLoss
 from worldmodel.linear import Linear
 from worldmodel.ranges import Bins, LearningRate, Limit, Number, NumberOrZero, Scale, Weight, Width
 from worldmodel.tdmpc2.networks import (
@@ -134,7 +134,7 @@ class TDMPC2Dynamics(LatentDynamics):
             return super().goes_on(latent)
         return torch.sigmoid(self.continue_head(latent))
 
-    def learn(self, segments: TensorDictBase, weight: Tensor) -> Unrolled:
+    def learn(self, segments: TensorDictBase, weight: Tensor) -> UnrolledLoss:
         seen = self._augmented(segments.select(*self.observations))
         first = self.encode(seen[:, 0])
         with torch.no_grad():
@@ -154,7 +154,7 @@ class TDMPC2Dynamics(LatentDynamics):
             error = F.binary_cross_entropy_with_logits(self.continue_head(latent[:, 1:]), goes_on, reduction="none")
             ending = (weight * error.squeeze(-1)).mean()
             loss, metrics["continue_loss"] = loss + ending, ending.detach()
-        return Unrolled(loss, metrics, latent, observed)
+        return UnrolledLoss(loss, metrics, latent, observed)
 
     def _augmented(self, observed: TensorDictBase) -> TensorDictBase:
         """Observations [B, H + 1], each of their frames shifted in its own way."""

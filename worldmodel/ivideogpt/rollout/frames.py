@@ -31,7 +31,7 @@ class Frame:
     robot: Tensor | None  # float32 [R, P]
     ended: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival, once decoded
 
-    def beside_pixels(self) -> TensorDict:
+    def predictions(self) -> TensorDict:
         """The predictions besides `pixels`: reward, state and terminated, TensorDict [R]."""
         named = {"reward": self.reward, "state": self.robot, "terminated": self.ended}
         known = {name: value for name, value in named.items() if value is not None}

@@ -81,12 +81,12 @@ class Rollouts:
         """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
         pixels, robot = self.reader.context(context)
         if not self.reader.initial:
-            return self._anchor(pixels, robot, frame=0)
+            return self._encode_context(pixels, robot, frame=0)
         together = _equal_runs(pixels[:, 0])
-        state = self._anchor(pixels[::together], None, frame=1 - self.reader.context_length)
-        return self._recall(self.fork(state, together), context, robot)
+        state = self._encode_context(pixels[::together], None, frame=1 - self.reader.context_length)
+        return self._encode_history(self.fork(state, together), context, robot)
 
-    def _recall(self, state: ImaginedState, context: TensorDictBase, robot: Tensor | None) -> ImaginedState:
+    def _encode_history(self, state: ImaginedState, context: TensorDictBase, robot: Tensor | None) -> ImaginedState:
         """The state after real steps [B, C'], whose frames but the first are appended to the cache as tokens."""
         past, forks = context["pixels"][:, 1:], state.cache.forks
         with self._imagining():
@@ -99,7 +99,7 @@ class Rollouts:
             state, _ = self.advance(state, action, tokens + self.layout.context_codes)
         return replace(self._after(state, past), robot=robot)
 
-    def _anchor(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
+    def _encode_context(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
         """Encode frames uint8 [B, C, 3, side, side] as the context of a new state, with an empty cache after it."""
         with self._imagining():
             frames = pixels.float() / 255
@@ -113,7 +113,7 @@ class Rollouts:
     def advance(
         self, state: ImaginedState, action: Tensor | None, given: Tensor | None = None
     ) -> tuple[ImaginedState, Frame]:
-        """Sample the tokens of the next frame. They must be decoded by `show` before the context is encoded again.
+        """Sample the tokens of the next frame. `decode_frames` must decode them before the next context.
 
         Args:
             state: R rows.
@@ -128,7 +128,7 @@ class Rollouts:
             )
         if action is not None and len(action) != state.rows:
             raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
-        state = self._with_room(state)
+        state = self._with_new_context(state)
         edges, before = state.decoder.edges, state.tokens
         action = None if action is None else action.float()
         added, drawn = edges.condition(action, state.robot), (self.sampling, self.defects.any_token)
@@ -141,7 +141,7 @@ class Rollouts:
         state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
         return state, Frame(found.tokens, reward, robot, ended)
 
-    def show(
+    def decode_frames(
         self, state: ImaginedState, frames: Sequence[Frame], actions: Tensor | None
     ) -> tuple[ImaginedState, list[Frame], Tensor]:
         """Decode the F newest frames.
@@ -162,7 +162,7 @@ class Rollouts:
     def _read(
         self, state: ImaginedState, frames: Sequence[Frame], pixels: Tensor, actions: Tensor | None
     ) -> list[Frame]:
-        """Frames with the rewards of the reward network, from the state before their pixels; see `show`."""
+        """Frames with the rewards of the reward network, from the state before their pixels; see `decode_frames`."""
         if self.frame_rewards is None:
             return list(frames)
         seen = torch.cat([state.recent[:, -1:], pixels], 1)
@@ -184,7 +184,7 @@ class Rollouts:
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
-        state = self._with_room(state)
+        state = self._with_new_context(state)
         with self._imagining():
             frames = pixels.float().view(-1, state.cache.forks, *pixels.shape[1:]) / 255  # forks as frames
             codes = self.tokenizer.encode_dynamics(frames, state.encoded).flatten(0, 1)
@@ -193,11 +193,11 @@ class Rollouts:
         (frame,) = self._read(state, [frame], shown, actions)
         return self._after(state, shown), frame
 
-    def _with_room(self, state: ImaginedState) -> ImaginedState:
+    def _with_new_context(self, state: ImaginedState) -> ImaginedState:
         """The state, with the newest frames encoded as a new context if `segment_frames` frames follow the old one."""
         if state.frame - state.anchor < self.segment_frames:
             return state
-        return self._anchor(state.recent, state.robot, state.frame)
+        return self._encode_context(state.recent, state.robot, state.frame)
 
     def _after(self, state: ImaginedState, pixels: Tensor) -> ImaginedState:
         """The state with the decoded frames uint8 [R, F, 3, side, side] appended to `recent`."""
@@ -218,7 +218,7 @@ class Rollouts:
         """
         frames: list[Frame] = []
         shown = [state.recent[:, :0]]
-        for part in actions.split(self._parts(state, actions.shape[1]), 1):
+        for part in actions.split(self._split_by_context(state, actions.shape[1]), 1):
             done, left = len(frames), actions.shape[1] - len(frames) - part.shape[1]
             for action in part.unbind(1):
                 state, frame = self.advance(state, action)
@@ -228,11 +228,11 @@ class Rollouts:
             if self.frame_rewards is not None:
                 count = part.shape[1]
             if count:
-                state, frames[-count:], pixels = self.show(state, frames[done:][-count:], part[:, -count:])
+                state, frames[-count:], pixels = self.decode_frames(state, frames[done:][-count:], part[:, -count:])
                 shown.append(pixels[:, pixels.shape[1] - wanted :])
         return frames, torch.cat(shown, 1)
 
-    def _parts(self, state: ImaginedState, count: int) -> list[int]:
+    def _split_by_context(self, state: ImaginedState, count: int) -> list[int]:
         """Split `count` frames by context: first the rest of the current segment, then whole segments."""
         first = self.segment_frames - (state.frame - state.anchor) or self.segment_frames
         ends = [0, *range(first, count, self.segment_frames), count]
@@ -276,7 +276,7 @@ class Rollouts:
                 quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
             yield
 
-    def forget(self) -> None:
+    def drop_snapshot(self) -> None:
         """Drop the weight snapshot after an update, since fused optimisers do not raise `Parameter._version`."""
         self._snapshot = None
 

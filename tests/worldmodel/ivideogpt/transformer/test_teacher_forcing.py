@@ -86,7 +86,7 @@ def cached_rollout(model: IVideoGPT, context: TensorDict, actions: Tensor, fork_
             state = model.fork(state, FORKS)
         action = action if step >= fork_at else action[::FORKS]
         state, frame = model.rollouts.advance(state, action)
-        state, _, pixels = model.rollouts.show(state, [frame], action.unsqueeze(1))
+        state, _, pixels = model.rollouts.decode_frames(state, [frame], action.unsqueeze(1))
         found = (frame.tokens, frame.reward, frame.robot, pixels[:, 0])
         copies = 1 if step >= fork_at else FORKS
         steps.append(tuple(None if part is None else part.repeat_interleave(copies, 0) for part in found))
