@@ -52,9 +52,11 @@ def test_an_outcome_may_begin_in_the_middle_of_a_segment(before: int) -> None:
 
 def test_only_what_is_asked_for_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     model, decoded = make(), []
-    show = model.rollouts.show
+    decode = model.rollouts.decode_frames
     monkeypatch.setattr(
-        model.rollouts, "show", lambda state, frames, led: decoded.append(len(frames)) or show(state, frames, led)
+        model.rollouts,
+        "decode_frames",
+        lambda state, frames, led: decoded.append(len(frames)) or decode(state, frames, led),
     )
     actions = torch.randn(2 * FORKS, SEGMENT - CONTEXT, ACTION)
     model.outcome(forked(model), actions)
