@@ -188,7 +188,7 @@ def _check(
     if not 0 <= rank < world_size:
         raise UserError(f"rank is {rank}: it must be 0 or more and less than world_size ({world_size})")
     if not 0 <= validation_share < 1:
-        raise UserError(f"validation_share is {validation_share}: it must be 0 or more and less than 1")
+        raise UserError(f"validation.share is {validation_share}: it must be 0 or more and less than 1")
     if split not in get_args(Split):
         raise UserError(f"unknown split {split!r}: choose one of {', '.join(get_args(Split))}")
 
@@ -214,7 +214,7 @@ def _select(data: EpisodeData, length: int, split: str, share: tuple[float, floa
     if not chosen:
         raise UserError(
             f"none of the {len(data)} episodes of {data.folder} falls into the {split} split: "
-            "change validation_share or add episodes"
+            "change validation.share, or add episodes"
         )
     if len(long) < len(chosen):
         count = f"{len(chosen) - len(long)} of {len(chosen)} {split} episodes of {data.folder}"
