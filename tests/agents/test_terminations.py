@@ -189,6 +189,7 @@ def test_a_segment_goes_on_after_the_end_of_a_short_episode() -> None:
         cut.sequences(2, 8)
 
 
+@pytest.mark.slow  # 5 s; test_rssm.py has the rows that it learns from
 def test_dreamers_world_model_learns_the_end_from_episodes_shorter_than_a_segment() -> None:
     torch.manual_seed(0)
     model = RSSM(STATE, ACTION, pixels=False, units=32, learning_rate=3e-3, warmup=1)

@@ -61,7 +61,7 @@ def test_every_part_warms_up_when_the_weights_of_the_model_are_pretrained(tmp_pa
         assert [optimizer.param_groups[0]["lr"] for optimizer in model.optimizers.values()] == [expected] * 3
 
 
-@pytest.mark.learns
+@pytest.mark.slow  # 3 s; what it learns from is recorded in the tests of initial frames
 def test_it_learns_in_the_updates_of_the_model_what_an_action_earns() -> None:
     torch.manual_seed(0)
     wide = partial(NETWORK, width=64)
