@@ -45,7 +45,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         plan: What its updates train.
 
     Raises:
-        ValueError: The tokens of its frames depend on where a segment begins, or its rewards are read off frames.
+        ValueError: The tokens of its frames depend on where a segment begins, or its rewards are predicted from frames.
     """
 
     def __init__(self, model: WorldModel, rollouts: Rollouts, reconstructor: Reconstructor, plan: TrainingPlan) -> None:
@@ -57,7 +57,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
             )
         if rollouts.frame_rewards is not None:
             raise ValueError(
-                "a policy that reads embeddings imagines no frames, from which this reward network reads: choose "
+                "a policy that reads embeddings imagines no frames, which this reward network needs: choose "
                 "reward_network@agent.world_model.reward_network=tokens, or agent.world_model.reward_network=null"
             )
         self._model = (model,)  # In a tuple: its weights are saved with the agent's world model.
@@ -93,7 +93,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         return {}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step of the network that reads rewards off tokens, on the first of two steps.
+        """One gradient step of the network that predicts rewards from tokens, on the first of two steps.
 
         Args:
             batch: [B, 2] with `embedding`, `action` and, under "next", `reward` and `terminated`.

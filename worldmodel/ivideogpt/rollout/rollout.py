@@ -60,7 +60,7 @@ class Rollouts:
             raise ValueError(f"reward_network makes a {kind}: it must make a RewardNetwork or a TokenRewardNetwork")
         if isinstance(reward_network, TokenRewardNetwork) and not reader.initial:
             raise ValueError(
-                "a network that reads rewards off tokens needs a frame to have the same tokens wherever a segment "
+                "a network that predicts rewards from tokens needs a frame to have the same tokens wherever a segment "
                 "begins: set agent.world_model.conditioning.initial=true, or choose "
                 "reward_network@agent.world_model.reward_network=frames"
             )
