@@ -74,7 +74,14 @@ def test_siblings_know_only_themselves_and_the_shared_vocabulary(package: str) -
 
 
 def test_the_suite_imports_bases_and_pure_functions_and_leaves_classes_to_the_configs() -> None:
-    functions = ("base", "latent_base", "reward_base", "ivideogpt.precision", *(f"metrics.{name}" for name in METRICS))
+    functions = (
+        "base",
+        "latent_base",
+        "reward_base",
+        "wrapper",
+        "ivideogpt.precision",
+        *(f"metrics.{name}" for name in METRICS),
+    )
     open_to_all = {
         "policies.base",
         "policies.latent_base",

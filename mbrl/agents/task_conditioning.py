@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbrl.errors import UserError
 from worldmodel.base import Outcome, WorldModel
+from worldmodel.wrapper import WorldModelWrapper
 
 
 class TaskState(NamedTuple):
@@ -23,7 +24,7 @@ class TaskState(NamedTuple):
     task: Tensor
 
 
-class TaskConditioned(WorldModel):
+class TaskConditioned(WorldModelWrapper):
     """Conditions any world model on the task. The inner model's actions are [A + N]: the action and the one-hot `task`.
 
     Outside, actions are [A], and `task` [N] is an observation that does not change within an episode.
@@ -38,21 +39,14 @@ class TaskConditioned(WorldModel):
     """
 
     def __init__(self, make: Callable[[int], WorldModel], actions: int, tasks: int) -> None:
-        super().__init__()
-        self.model = model = make(actions + tasks)
+        model = make(actions + tasks)
         if model.action_dim == 0:
             raise UserError(
                 "a world model without actions cannot be conditioned on the task: "
                 "set agent.world_model.conditioning.actions=true"
             )
-        for name in WorldModel.__annotations__:
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
+        super().__init__(model)
         self.observations, self.action_dim, self.tasks = (*model.observations, "task"), actions, tasks
-
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return self.model.optimizers
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         return self.model.update(_with_task(batch))
@@ -62,12 +56,6 @@ class TaskConditioned(WorldModel):
 
     def fit(self, transitions: TensorDictBase, max_updates: int) -> dict[str, Tensor]:
         return self.model.fit(_with_task(transitions), max_updates)
-
-    def kinds_of_updates(self, updates: int) -> dict[int, int]:
-        return self.model.kinds_of_updates(updates)
-
-    def skip_to(self, update: int) -> None:
-        self.model.skip_to(update)
 
     def start(self, context: TensorDictBase) -> TaskState:
         return TaskState(self.model.start(_with_task(context)), context["task"][:, -1])
@@ -82,14 +70,6 @@ class TaskConditioned(WorldModel):
 
     def fork(self, state: TaskState, n: int) -> TaskState:
         return TaskState(self.model.fork(state.inner, n), state.task.repeat_interleave(n, 0))
-
-    def set_temperature(self, value: float) -> None:
-        self.model.set_temperature(value)
-        self.temperature = value
-
-    def measure_all(self) -> None:
-        self.model.measure_all()
-        self.measures = self.model.measures
 
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
         task = context["task"][:, -1]

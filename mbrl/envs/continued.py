@@ -14,6 +14,7 @@ from torch import Tensor
 from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from worldmodel.base import WorldModel
+from worldmodel.wrapper import WorldModelWrapper
 
 
 class ContinuedState(NamedTuple):
@@ -24,7 +25,7 @@ class ContinuedState(NamedTuple):
     steps: int
 
 
-class Continued(WorldModel):
+class Continued(WorldModelWrapper):
     """Starts a world model anew from its own predictions whenever it has imagined as many steps as it was trained to.
 
     A model that keeps what it needs in its state, such as an ensemble, is rarely started anew. Errors accumulate in
@@ -39,11 +40,8 @@ class Continued(WorldModel):
     """
 
     def __init__(self, model: WorldModel, horizon: int) -> None:
-        super().__init__()
-        for name in WorldModel.__annotations__:
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
-        self.model, self.max_horizon = model, horizon
+        super().__init__(model)
+        self.max_horizon = horizon
         self._limit = min(model.trained_horizon or model.max_horizon, model.max_horizon)
         needed = [key for key in model.context_keys if key != INITIAL]  # That frame stays what it is.
         if needed and horizon > model.max_horizon:
@@ -54,13 +52,6 @@ class Continued(WorldModel):
         if needed:
             self._limit = model.max_horizon
 
-    @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return self.model.optimizers
-
-    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        return self.model.update(batch)
-
     def start(self, context: TensorDictBase) -> ContinuedState:
         """As WorldModel.start."""
         newest = context.select("action", INITIAL, *self.observations, strict=False).clone()
@@ -68,11 +59,21 @@ class Continued(WorldModel):
 
     def step(self, state: ContinuedState, action: Tensor) -> tuple[ContinuedState, TensorDictBase]:
         """As WorldModel.step."""
-        inner, newest, steps = state
-        if steps >= self._limit:
-            inner, steps = self.model.start(newest), 0
+        inner, newest, steps = self._restarted(state)
         inner, predicted = self.model.step(inner, action)
         return ContinuedState(inner, self._followed(newest, action, predicted), steps + 1), predicted
+
+    def observe(
+        self, state: ContinuedState, action: Tensor, observed: TensorDictBase
+    ) -> tuple[ContinuedState, TensorDictBase]:
+        """As WorldModel.observe."""
+        inner, newest, steps = self._restarted(state)
+        inner, predicted = self.model.observe(inner, action, observed)
+        return ContinuedState(inner, self._followed(newest, action, observed), steps + 1), predicted
+
+    def _restarted(self, state: ContinuedState) -> ContinuedState:
+        """The state, started from its newest steps if the model has imagined as far as it can."""
+        return state if state.steps < self._limit else ContinuedState(self.model.start(state.newest), state.newest, 0)
 
     def _followed(self, newest: TensorDictBase, action: Tensor, predicted: TensorDictBase) -> TensorDictBase:
         """The newest C steps after another one. The action that follows the last of them is not known yet: zeros."""
@@ -91,8 +92,3 @@ class Continued(WorldModel):
         """As WorldModel.fork."""
         newest = state.newest.repeat_interleave(n, 0)
         return ContinuedState(self.model.fork(state.inner, n), newest, state.steps)
-
-    def set_temperature(self, value: float) -> None:
-        """As WorldModel.set_temperature."""
-        self.model.set_temperature(value)
-        self.temperature = value

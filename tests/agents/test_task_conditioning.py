@@ -20,7 +20,6 @@ from policies.drqv2 import DrQV2
 from policies.planner import CEM
 from policies.random import RandomPolicy
 from tests.fakes import SIZE, CountingWorldModel, episode
-from worldmodel.base import WorldModel
 from worldmodel.rssm.model import RSSM
 
 ACTION = Bounded(-1.0, 1.0, (2,))
@@ -60,13 +59,6 @@ def context() -> TensorDict:
     pixels = torch.zeros(2, 2, 3, SIZE, SIZE, dtype=torch.uint8)
     task = TASKS[:, None].expand(2, 2, 2)
     return TensorDict(pixels=pixels, action=torch.full((2, 2, 2), 0.5), task=task, batch_size=[2, 2])
-
-
-def test_all_that_a_world_model_may_do_is_passed_on() -> None:
-    kept = {"device", "embedded"}  # the device is that of the weights; no policy reads embeddings and tasks
-    methods = {name for name, each in vars(WorldModel).items() if callable(each) or isinstance(each, property)}
-    public = {name for name in methods if not name.startswith("_")}
-    assert public - kept <= set(vars(TaskConditioned))
 
 
 def test_rewards_of_observed_frames_are_those_of_the_task() -> None:

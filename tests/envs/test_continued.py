@@ -67,6 +67,24 @@ def test_it_is_started_anew_after_as_many_steps_as_it_was_trained_to_imagine() -
     assert len(model.contexts) == 2
 
 
+def test_it_goes_on_from_what_was_observed() -> None:
+    class Reading(Watched):
+        trained_horizon = 1
+        reads_reward = True
+
+        def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDict]:
+            return observed["pixels"], TensorDict(reward=action[:, :1], batch_size=[len(action)])
+
+    model = Reading()
+    continued = Continued(model, 6)
+    seen = context(100)[:, -1]
+    state, predicted = continued.observe(continued.start(context()), torch.full((2, 2), 0.25), seen)
+    assert predicted["reward"].tolist() == [[0.25], [0.25]]
+    _, (step,) = run(continued, state, range(1))
+    assert model.contexts[1]["pixels"][0, :, 0, 0, 0].tolist() == [3, 100]
+    assert step["pixels"][0, 0, 0, 0] == 101
+
+
 def test_a_model_that_needs_more_than_its_predictions_is_not_continued() -> None:
     model = CountingWorldModel()
     model.context_keys = ("snapshot",)
