@@ -55,7 +55,7 @@ class LatentDynamics(nn.Module, ABC):
     def reward(self, latent: Tensor, action: Tensor) -> Tensor:
         """Expected reward [*B, 1] of `action` [*B, A] in `latent` [*B, D]."""
 
-    def goes_on(self, latent: Tensor) -> Tensor:
+    def continue_probability(self, latent: Tensor) -> Tensor:
         """Probability [*B, 1] that the episode continues from `latent` [*B, D]; 1 without a continue head."""
         return torch.ones_like(latent[..., :1])
 
@@ -137,7 +137,7 @@ class LatentWorldModel(WorldModel):
         """Expected reward [*B, 1] on arrival at states with features [*B, F]."""
 
     @abstractmethod
-    def goes_on(self, features: Tensor) -> Tensor:
+    def continue_probability(self, features: Tensor) -> Tensor:
         """Probability [*B, 1] that the episode continues from states with features [*B, F]."""
 
     @abstractmethod

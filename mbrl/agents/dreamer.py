@@ -246,7 +246,7 @@ class LatentLearner(Learner):
             {
                 FEATURES: visited,
                 "action": torch.stack([*actions, torch.zeros_like(actions[-1])], 1),
-                "continue": model.goes_on(visited),
+                "continue": model.continue_probability(visited),
                 "next": {"reward": torch.cat((reward, zeros), 1)},
             },
             batch_size=visited.shape[:2],

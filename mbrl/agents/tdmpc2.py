@@ -76,9 +76,9 @@ class LatentPlanningActor(PlanFollower):
         for action in actions.unbind(2):
             states.append(self.world_model.advance(states[-1], action))
         rewards = self.world_model.reward(torch.stack(states[:-1], 2), actions).squeeze(-1)  # [B, N, H]
-        goes_on = self.world_model.goes_on(torch.stack(states[1:], 2)).squeeze(-1)  # [B, N, H]
+        continues = self.world_model.continue_probability(torch.stack(states[1:], 2)).squeeze(-1)  # [B, N, H]
         earned = torch.cat((rewards, self.behaviour.value(states[-1])), -1)
-        earned[..., 1:] *= goes_on.cumprod(-1)
+        earned[..., 1:] *= continues.cumprod(-1)
         return earned @ self.gamma ** torch.arange(len(states), device=latent.device)
 
 

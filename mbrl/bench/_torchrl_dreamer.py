@@ -56,7 +56,7 @@ def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int)
     posterior = RSSMPosteriorV3(
         units, CATEGORICALS, units // 16, deter, embedding, use_rms_norm=True, unimix=UNIMIX
     )  # fmt: skip
-    reward, goes_on = (DreamerV3MLP(features, out, depth=1, num_cells=units) for out in (two_hot.num_bins, 1))
+    reward, continues = (DreamerV3MLP(features, out, depth=1, num_cells=units) for out in (two_hot.num_bins, 1))
     step = [*LATENT, "action"]
     world_model = TensorDictSequential(
         TensorDictModule(encoder, [("next", "observation")], [("next", "encoded")]),
@@ -66,7 +66,7 @@ def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int)
         ),
         TensorDictModule(decoder, NEXT, [("next", "reco_pixels")]),
         TensorDictModule(reward, NEXT, [("next", "reward_logits")]),
-        TensorDictModule(goes_on, NEXT, [("next", "continue_pred")]),
+        TensorDictModule(continues, NEXT, [("next", "continue_pred")]),
     )
     model_loss = DreamerV3ModelLoss(
         world_model, kl_mode="separate", unimix=UNIMIX, lambda_continue=1.0, reco_symlog=key != "pixels",
@@ -79,7 +79,7 @@ def learner(key: str, shape: torch.Size, actions: int, units: int, horizon: int)
         TensorDictModule(DreamerV3MLP(features, two_hot.num_bins, num_cells=units), LATENT, ["state_value_logits"]),
         TensorDictModule(two_hot, ["state_value_logits"], ["state_value"]),
     )
-    continuation = TensorDictModule(_Chained(goes_on, nn.Sigmoid()), LATENT, ["continuation"])
+    continuation = TensorDictModule(_Chained(continues, nn.Sigmoid()), LATENT, ["continuation"])
     actor_loss = DreamerV3ActorLoss(
         _actor(features, actions, units), critic, env, continuation_model=continuation, imagination_horizon=horizon,
         use_reinforce=True,

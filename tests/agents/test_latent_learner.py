@@ -39,7 +39,7 @@ class Counting(nn.Module):
     def reward(self, features: Tensor) -> Tensor:
         return 10 * features
 
-    def goes_on(self, features: Tensor) -> Tensor:
+    def continue_probability(self, features: Tensor) -> Tensor:
         return 1 - features / 100
 
     def pack(self, state: Tensor) -> TensorDict:

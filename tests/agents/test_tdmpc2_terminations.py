@@ -50,8 +50,8 @@ class ExactCorridor(LatentDynamics):
     def reward(self, latent: Tensor, action: Tensor) -> Tensor:
         return torch.ones_like(action)
 
-    def goes_on(self, latent: Tensor) -> Tensor:
-        return 1 - latent[..., LAST:] if self.terminates else super().goes_on(latent)
+    def continue_probability(self, latent: Tensor) -> Tensor:
+        return 1 - latent[..., LAST:] if self.terminates else super().continue_probability(latent)
 
     def learn(self, segments: TensorDictBase, weight: Tensor) -> UnrolledLoss:
         return UnrolledLoss(0 * self.unused, {}, segments["state"], segments["state"][:, 1:])
@@ -139,7 +139,7 @@ def test_a_plan_earns_its_rewards_and_its_value_as_far_as_the_episode_goes_on(mo
     scores = actor.score(F.one_hot(torch.tensor([LAST - 2]), CELLS).float(), plans)  # two cells from the end
     never = 1 + 0.9 + 0.81 + 0.729 * 100
     torch.testing.assert_close(scores, torch.tensor([[1.9, 1.9, 1.0, never]]))
-    monkeypatch.setattr(actor.world_model, "goes_on", lambda latent: torch.full_like(latent[..., :1], 0.5))
+    monkeypatch.setattr(actor.world_model, "continue_probability", lambda latent: torch.full_like(latent[..., :1], 0.5))
     torch.testing.assert_close(actor.score(torch.eye(CELLS)[:1], plans)[0, 3], torch.tensor(1 + 0.45 + 0.2025 + 9.1125))
 
 

@@ -199,9 +199,9 @@ def test_dreamers_world_model_learns_the_end_from_episodes_shorter_than_a_segmen
     segments = replay.sequences(32, 8, before=1)
     index = segments.pop("index")
     learned = model.learn(segments, model.unknown.expand(len(index)))
-    goes_on = model.goes_on(model.features(learned.state)).detach().squeeze(-1)
+    continues = model.continue_probability(model.features(learned.state)).detach().squeeze(-1)
     there = (segments["state"].squeeze(-1) < LAST)[:, 1:]
-    assert goes_on[there].mean() > 0.9 and goes_on[~there].mean() < 0.1
+    assert continues[there].mean() > 0.9 and continues[~there].mean() < 0.1
 
 
 def test_the_reward_network_learns_the_end_beside_the_rewards() -> None:

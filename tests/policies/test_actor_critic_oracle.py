@@ -69,12 +69,12 @@ def actor_loss(policy: ActorCritic, batch: TensorDict) -> DreamerV3ActorLoss:
     after = {"features": batch["features"][:, 1:], "reward": batch["next", "reward"][:, :-1]}
     flags = dict.fromkeys(("done", "terminated"), torch.zeros(B, H, 1, dtype=torch.bool))
     recorded["next"] = TensorDict({**after, **flags}, batch_size=[B, H])
-    goes_on = TensorDictModule(lambda x: x[..., :1].sigmoid(), in_keys=["features"], out_keys=["continuation"])
+    continues = TensorDictModule(lambda x: x[..., :1].sigmoid(), in_keys=["features"], out_keys=["continuation"])
     loss = DreamerV3ActorLoss(
         ProbabilisticTensorDictSequential(parameters, distribution),
         value_model(policy),
         Recorded(recorded),
-        continuation_model=goes_on,
+        continuation_model=continues,
         imagination_horizon=H,
         use_reinforce=True,
         entropy_bonus=policy.entropy,

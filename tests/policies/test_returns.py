@@ -45,8 +45,8 @@ def test_rejects_other_shapes() -> None:
         n_step(torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.bool), gamma=0.9)
 
 
-def returns_of(reward: list[float], value: list[float], goes_on: list[float], **numbers: float) -> list[float]:
-    rows = (torch.tensor([row]) for row in (reward, value, goes_on))
+def returns_of(reward: list[float], value: list[float], continues: list[float], **numbers: float) -> list[float]:
+    rows = (torch.tensor([row]) for row in (reward, value, continues))
     return lambda_return(*rows, **numbers)[0].tolist()
 
 
@@ -56,9 +56,9 @@ def test_lambda_return_by_hand() -> None:
 
 
 def test_lambda_is_between_one_step_and_all_rewards() -> None:
-    reward, value, goes_on = [1.0, 2.0, 4.0], [10.0, 20.0, 40.0], [1.0, 1.0, 1.0]
-    assert returns_of(reward, value, goes_on, gamma=0.5, lambda_=0.0) == [6.0, 12.0, 24.0]
-    assert returns_of(reward, value, goes_on, gamma=0.5, lambda_=1.0) == [8.0, 14.0, 24.0]
+    reward, value, continues = [1.0, 2.0, 4.0], [10.0, 20.0, 40.0], [1.0, 1.0, 1.0]
+    assert returns_of(reward, value, continues, gamma=0.5, lambda_=0.0) == [6.0, 12.0, 24.0]
+    assert returns_of(reward, value, continues, gamma=0.5, lambda_=1.0) == [8.0, 14.0, 24.0]
 
 
 def test_nothing_is_earned_beyond_a_terminal_state() -> None:

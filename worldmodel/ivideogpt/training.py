@@ -58,8 +58,8 @@ class TrainingPlan:
     def changes_codes(self, updates: int) -> bool:
         """Whether a frame may get other tokens by update number `updates` or a later one."""
         done = updates - self.tokenizer_updates
-        goes_on = self.tokenizer_last is None or done < self.tokenizer_last
-        return done < 0 or (self.tokenizer_every > 0 and goes_on)
+        trains = self.tokenizer_last is None or done < self.tokenizer_last
+        return done < 0 or (self.tokenizer_every > 0 and trains)
 
     def check(self, warmup: int) -> None:
         """ValueError where a tokenizer with random weights would be trained with codebooks that never learn.

@@ -163,13 +163,13 @@ class RSSM(LatentWorldModel):
         dynamics, representation = kl_losses(posterior, self.recurrence.prior(latent.deter), self.free_nats)
         earned = (~steps.is_init).float()  # The first step of an episode has no reward.
         reward = self.two_hot.loss(self.reward_head(features).float(), steps.reward) * earned
-        goes_on = F.binary_cross_entropy_with_logits(
+        continues = F.binary_cross_entropy_with_logits(
             self.continue_head(features).float().squeeze(-1), (~steps.terminated).float(), reduction="none"
         )
         losses = {
             "reconstruction": self._reconstruction(features.flatten(0, 1), seen, steps.observed),
             "reward": reward.mean(),
-            "continue": goes_on.mean(),
+            "continue": continues.mean(),
             "dynamics": dynamics.mean(),
             "representation": representation.mean(),
         }
@@ -266,7 +266,7 @@ class RSSM(LatentWorldModel):
         expected: Tensor = self.two_hot(logits.float())
         return expected
 
-    def goes_on(self, features: Tensor) -> Tensor:
+    def continue_probability(self, features: Tensor) -> Tensor:
         with self._autocast():
             logits = self.continue_head(features)
         return torch.sigmoid(logits.float())

@@ -129,9 +129,9 @@ class TDMPC2Dynamics(LatentDynamics):
         logits = self.reward_head(torch.cat((latent, action), -1))
         return symexp(logits.softmax(-1) @ self.bins).unsqueeze(-1)
 
-    def goes_on(self, latent: Tensor) -> Tensor:
+    def continue_probability(self, latent: Tensor) -> Tensor:
         if self.continue_head is None:
-            return super().goes_on(latent)
+            return super().continue_probability(latent)
         return torch.sigmoid(self.continue_head(latent))
 
     def learn(self, segments: TensorDictBase, weight: Tensor) -> UnrolledLoss:
@@ -150,8 +150,8 @@ class TDMPC2Dynamics(LatentDynamics):
         loss = self.consistency * consistency + self.reward_weight * reward
         metrics = {"consistency_loss": consistency.detach(), "reward_loss": reward.detach()}
         if self.continue_head is not None:
-            goes_on = (~segments["next", "terminated"][:, :-1]).float()
-            error = F.binary_cross_entropy_with_logits(self.continue_head(latent[:, 1:]), goes_on, reduction="none")
+            continues = (~segments["next", "terminated"][:, :-1]).float()
+            error = F.binary_cross_entropy_with_logits(self.continue_head(latent[:, 1:]), continues, reduction="none")
             ending = (weight * error.squeeze(-1)).mean()
             loss, metrics["continue_loss"] = loss + ending, ending.detach()
         return UnrolledLoss(loss, metrics, latent, observed)

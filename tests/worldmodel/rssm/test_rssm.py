@@ -231,7 +231,7 @@ def test_bfloat16_follows_float32(pixels):
         gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         imagined = model.imagine(Latent(*(part[:, 0].detach() for part in learned.state)), batch["action"][:, 0])
         assert {part.dtype for part in (*learned.state, *imagined, learned.loss, gradients)} == {torch.float32}
-        numbers = model.reward(model.features(imagined)), model.goes_on(model.features(imagined))
+        numbers = model.reward(model.features(imagined)), model.continue_probability(model.features(imagined))
         assert {part.dtype for part in numbers} == {torch.float32}
         found[precision] = torch.stack(list(learned.metrics.values())), gradients
     (exact, gradients), (rounded, others) = found.values()
