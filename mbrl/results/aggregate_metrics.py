@@ -75,13 +75,13 @@ def steps_needed(scores: Floats, steps: Floats, levels: NDArray[np.bool_]) -> Fl
     Args:
         scores: success of an agent, [..., runs, tasks, steps].
         steps: [steps].
-        levels: `comparable_levels` of the runs themselves, [levels]. A bootstrap sample that never reaches one of these
-            counts with the last step, and one that starts above it with the first.
+        levels: `comparable_levels` of the runs themselves, [levels]. A bootstrap sample that starts above one of these
+            counts with the first step.
 
     Returns:
-        [..., levels], NaN at levels that are not comparable.
+        [..., levels]: inf where a level is never reached, NaN at levels that are not comparable.
     """
     needed = steps_to_levels(interquartile_mean(scores), steps)
-    needed = np.where(np.isfinite(needed), needed, steps[-1])
+    needed = np.where(np.isfinite(needed), needed, np.inf)
     needed = np.where(needed > steps[0], needed, steps[steps > 0].min(initial=np.inf))
     return np.where(levels, needed, np.nan)

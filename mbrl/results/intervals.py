@@ -2,7 +2,8 @@
 
 - Mean success, interquartile mean and ratio of steps have Student's t interval. Its standard error comes from a
   bootstrap: whole runs are drawn with replacement, within each task (Agarwal et al. 2021, arXiv 2108.13264, Section
-  4.1).
+  4.1). Its degrees of freedom are those of Satterthwaite (1946, Biometrics Bulletin 2, 110): few where the runs of one
+  task differ much more than those of the others.
 - Shares of runs and probabilities of improvement have a score interval: all values that a two-sided test does not
   reject. It has a width also where all runs agree.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import factorial, prod
 
 import numpy as np
@@ -22,6 +24,7 @@ Floats = NDArray[np.float64]
 
 QUANTILE = 0.975  # of the t or normal distribution: the upper end of a two-sided 95 % interval
 RESAMPLES = 2000
+TINY = np.finfo(float).tiny
 CHUNK = 100  # bootstrap samples computed at a time, which bounds memory
 PROBABILITIES = np.linspace(0.0, 1.0, 10001)  # candidates for the ends of score intervals
 
@@ -48,15 +51,10 @@ class Scores:
         """Number of tasks with runs of their own: 1 if the tasks of a row were learned in one run."""
         return 1 if self.joint else self.values.shape[1]
 
-    @property
-    def freedom(self) -> int:
-        """Degrees of freedom of a standard error."""
-        return self.strata * (self.runs - 1)
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """Values [N] at x [N] with the ends of their 95 % intervals [N], which are NaN if an agent has a single run."""
+    """Values [N] at x [N] with the ends of their 95 % intervals [N], which are NaN where there is no interval."""
 
     x: Floats
     value: Floats
@@ -92,25 +90,31 @@ def estimate_success(function: Callable[[Floats], Floats], x: Floats, scores: Sc
     value = function(scores.values)
     if scores.runs < 2:
         return _without_interval(x, value)
-    margin = stdtrit(scores.freedom, QUANTILE) * _standard_error(function, scores)
+    error, freedom = _spread(function, scores)
+    margin = stdtrit(freedom, QUANTILE) * error
     return Estimate(x, value, np.maximum(value - margin, 0.0), np.minimum(value + margin, 1.0))
 
 
 def estimate_ratio(function: Callable[[Floats], Floats], x: Floats, one: Scores, other: Scores) -> Estimate:
     """Ratio of a positive quantity of the other agent to that of the one, with Welch's t interval of its logarithm.
 
+    There is no interval where more than 2.5 % of an agent's bootstrap samples have no quantity: how far it varies is
+    not known there.
+
     Args:
-        function: maps [..., runs, tasks, ...] to the quantity, [..., N]. Leading axes are bootstrap samples.
+        function: maps [..., runs, tasks, ...] to the quantity, [..., N]; inf where there is none, such as the steps to
+            a success rate that is never reached. Leading axes are bootstrap samples.
         x: positions of the N values, [N].
         one, other: scores of the two agents.
     """
     value = function(other.values) / function(one.values)
     if min(one.runs, other.runs) < 2:
         return _without_interval(x, value)
-    parts = [_standard_error(lambda sample: np.log(function(sample)), scores) ** 2 for scores in (one, other)]
-    variance = parts[0] + parts[1]
-    share = parts[0] / np.maximum(variance, np.finfo(float).tiny)  # 0 if both agents have equal runs
-    freedom = 1 / (share**2 / one.freedom + (1 - share) ** 2 / other.freedom)  # Welch–Satterthwaite
+    spread = partial(_spread, lambda sample: np.log(function(sample)))
+    (error, freedom), (other_error, other_freedom) = spread(one), spread(other)
+    variance = error**2 + other_error**2
+    share = error**2 / np.maximum(variance, TINY)  # 0 if both agents have equal runs
+    freedom = 1 / (share**2 / freedom + (1 - share) ** 2 / other_freedom)  # Welch–Satterthwaite
     factor = np.exp(stdtrit(freedom, QUANTILE) * np.sqrt(variance))
     return Estimate(x, value, value / factor, value * factor)
 
@@ -166,19 +170,47 @@ def _score_interval(value: Floats, variance: Floats, correction: float = 0.0) ->
     return PROBABILITIES[within.argmax(axis=1)], PROBABILITIES[::-1][within[:, ::-1].argmax(axis=1)]
 
 
-def _standard_error(function: Callable[[Floats], Floats], scores: Scores) -> Floats:
-    """Standard deviation of a function over bootstrap samples, which is too small by sqrt((n - 1) / n) for n runs."""
-    samples = np.concatenate([function(chunk) for chunk in _resampled(scores)])
-    return np.asarray(samples.std(axis=0) * np.sqrt(scores.runs / (scores.runs - 1)))
+def _spread(function: Callable[[Floats], Floats], scores: Scores) -> tuple[Floats, Floats]:
+    """Standard error [N] of a function of the runs, and its degrees of freedom [N]: n - 1 for n runs of one task.
+
+    n - 1 also where the runs of a single task differ; tasks * (n - 1) where those of all tasks differ alike.
+    """
+    error, least = _standard_error(function, scores), scores.runs - 1
+    if scores.strata == 1:
+        return error, np.full_like(error, least)
+    of_each = np.stack([_standard_error(function, scores, task) ** 2 for task in range(scores.strata)])
+    effective = of_each.sum(axis=0) ** 2 / np.maximum((of_each**2).sum(axis=0), TINY)
+    return error, least * np.maximum(effective, 1.0)
 
 
-def _resampled(scores: Scores) -> Iterator[Floats]:
-    """Bootstrap samples [CHUNK, runs, tasks, ...], RESAMPLES in all. The same scores give the same."""
+def _standard_error(function: Callable[[Floats], Floats], scores: Scores, task: int | None = None) -> Floats:
+    """Standard deviation of a function over bootstrap samples of all tasks, or of one; see `estimate_ratio` for inf.
+
+    The bootstrap alone would make it too small by sqrt((n - 1) / n) for n runs.
+    """
+    samples = np.concatenate([function(chunk) for chunk in _resampled(scores, task)])
+    lost = np.isinf(samples)
+    largest = np.where(lost, -np.inf, samples).max(axis=0)
+    largest[np.isinf(largest)] = 0.0  # All samples are lost.
+    error = np.where(lost, largest, samples).std(axis=0) * np.sqrt(scores.runs / (scores.runs - 1))
+    return np.where(lost.mean(axis=0) > 1 - QUANTILE, np.nan, error)
+
+
+def _resampled(scores: Scores, task: int | None) -> Iterator[Floats]:
+    """Bootstrap samples [CHUNK, runs, tasks, ...], RESAMPLES in all. The same scores give the same.
+
+    Args:
+        scores: what is drawn from.
+        task: the only task whose runs are drawn; those of the others stay. None: all tasks.
+    """
     generator = np.random.default_rng(0)
     runs, tasks = scores.values.shape[:2]
     for first in range(0, RESAMPLES, CHUNK):
         count = min(CHUNK, RESAMPLES - first)
         rows = generator.integers(runs, size=(count, runs, 1 if scores.joint else tasks))
+        if task is not None:
+            others = np.arange(tasks) != task
+            rows[..., others] = np.arange(runs)[:, None]
         yield scores.values[rows, np.arange(tasks)]
 
 

@@ -27,10 +27,14 @@ X = np.arange(STUDIES)
 RUNS = 3
 
 
-def simulated(tasks: int, *, joint: bool = False, runs: int = RUNS) -> Floats:
-    """Success [runs, tasks, studies] around 0.5, far from 0 and 1. Tasks of one run have the same success."""
-    shape = (runs, 1 if joint else tasks, STUDIES)
-    return np.repeat(np.random.default_rng(0).normal(0.5, 0.04, shape), tasks if joint else 1, axis=1)
+def simulated(tasks: int, *, joint: bool = False, varied: int = 3) -> Floats:
+    """Success [runs, tasks, studies] around 0.5, far from 0 and 1, the same for all runs of tasks beyond `varied`.
+
+    Tasks of one run have the same success.
+    """
+    drawn = np.random.default_rng(0).normal(0.5, 0.04, (RUNS, 1 if joint else tasks, STUDIES))
+    drawn[:, varied:] = 0.5
+    return np.repeat(drawn, tasks if joint else 1, axis=1)
 
 
 def coverage(low: Floats, high: Floats, truth: float) -> float:
@@ -55,12 +59,32 @@ def test_the_mean_of_few_runs_is_covered_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("function", [interquartile_mean, pooled_mean])
-@pytest.mark.parametrize(("tasks", "joint"), [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize(("tasks", "joint", "varied"), [(1, False, 1), (3, False, 3), (3, False, 1), (3, True, 3)])
 def test_means_over_tasks_are_covered_as_often_as_they_say(
-    function: Callable[[Floats], Floats], tasks: int, joint: bool
+    function: Callable[[Floats], Floats], tasks: int, joint: bool, varied: int
 ) -> None:
-    mean = estimate_success(function, X, Scores(simulated(tasks, joint=joint), joint))
+    mean = estimate_success(function, X, Scores(simulated(tasks, joint=joint, varied=varied), joint))
     assert 0.92 < coverage(mean.low, mean.high, 0.5) < 0.99
+
+
+def test_an_interval_has_few_degrees_of_freedom_where_one_task_makes_the_spread() -> None:
+    alone = simulated(1)
+    beside = np.concatenate([alone, np.full_like(alone, 0.5), np.full_like(alone, 0.5)], axis=1)
+    one, three = (estimate_success(pooled_mean, X, Scores(values, False)) for values in (alone, beside))
+    np.testing.assert_allclose(3 * (three.high - three.low), one.high - one.low, rtol=0.06)  # of 2000 samples
+
+
+def test_a_quantity_that_many_samples_lack_has_no_interval() -> None:
+    def steps(scores: Floats) -> Floats:
+        """1 / mean; inf where the mean is below each of two bounds."""
+        mean = pooled_mean(scores)
+        return np.where(mean < np.array([0.5, 0.001]), np.inf, 1 / mean)
+
+    slow, fast = (Scores(np.array(runs)[:, None, None], False) for runs in ([0.3, 0.5, 0.9], [0.7, 0.8, 0.9]))
+    for pair, low in (((fast, slow), 0.8 / (1.7 / 3)), ((slow, fast), 1.7 / 3 / 0.8)):
+        found = estimate_ratio(steps, np.arange(2), *pair)
+        assert found.value == pytest.approx([low] * 2)
+        assert np.isnan([found.low[0], found.high[0]]).all() and np.isfinite([found.low[1], found.high[1]]).all()
 
 
 def test_the_ratio_has_welchs_interval() -> None:
