@@ -200,7 +200,7 @@ class Agent:
             self.observer.store_embeddings(replay)
         if self.planner is not None and self.imagination is None:
             self._update_rewards(replay, means, on_update)
-        while self._imagination_due(steps):
+        while self.imagination is not None and self.imaginations < self.schedule.imaginations(steps):
             self._update_rewards(replay, means, on_update)
             means.add("imagination", self._imagine(env_steps))
         due = int(steps * self.schedule.updates_per_step) - self.updates
@@ -220,11 +220,6 @@ class Agent:
         learner = self.observer or self.model_learner
         assert learner is not None, "an agent that imagines trains a world model"
         return learner.learn_rewards(replay)
-
-    def _imagination_due(self, steps: int) -> bool:
-        if self.imagination is None or not self.schedule.imagines:
-            return False
-        return self.imaginations < steps // self.schedule.imagine_every + 1
 
     def _imagine(self, env_steps: int) -> Metrics:
         assert self.imagination is not None

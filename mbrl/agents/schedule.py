@@ -72,6 +72,10 @@ class Schedule:
         """Whether the policy learns from imagination."""
         return self.real_ratio < 1
 
+    def imaginations(self, steps: int) -> int:
+        """Calls of imagination that are due within `steps` agent steps after learning has started."""
+        return steps // self.imagine_every + 1 if self.imagines else 0
+
 
 RATES = tuple(field.name for field in fields(Schedule))
 

@@ -91,8 +91,7 @@ class Counts:
         schedule, env_steps = agent.schedule, lengths.agent_steps * lengths.repeat
         steps = lengths.agent_steps - schedule.learning_starts
         learns = steps >= 0 and lengths.agent_steps >= lengths.per_episode
-        imagines = learns and agent.imagination is not None and schedule.imagines
-        imaginations = steps // schedule.imagine_every + 1 if imagines else 0
+        imaginations = schedule.imaginations(steps) if learns and agent.imagination is not None else 0
         plans = learns and agent.planner is not None and agent.imagination is None
         rounds = steps // lengths.per_batch + 1 if plans else imaginations
         first_acts = agent.cloning.updates > 0 and agent.acting is agent.policy

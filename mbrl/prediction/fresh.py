@@ -134,7 +134,7 @@ def learn(
         frames: agent steps between two calls of the agent's update.
         bar: counts updates.
     """
-    steps = -learner.schedule.learning_starts
+    steps, imaginations = -learner.schedule.learning_starts, 0
     for episode in episodes:
         length = len(episode) - 1
         for first in range(0, length, frames):
@@ -142,7 +142,13 @@ def learn(
             steps += last - first
             if last == length:
                 replay.online.extend(episode[None])
-            while steps >= 0 and len(replay.online) and learner.due(steps):
+            if steps < 0 or not replay.has_episode:
+                continue
+            while learner.due(steps):
                 before = learner.updates
                 learner.update(replay)
                 bar.update(learner.updates - before)
+            while imaginations < learner.schedule.imaginations(steps):  # nothing is imagined, but rewards learn before
+                imaginations += 1
+                for _ in range(learner.schedule.reward_updates):
+                    learner.learn_rewards(replay)

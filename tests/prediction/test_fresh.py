@@ -48,3 +48,14 @@ def test_updates_follow_the_schedule_of_the_agent(fits: bool) -> None:
     # 10 steps with random actions; then three updates at once, and one every five steps
     assert model.found == ([10, 20, 30] if fits else [1, 1, 1, 1, 2, 2, 3])
     assert learner.updates == (3 + 2 + 2 if fits else 7)
+
+
+def test_rewards_learn_alone_as_often_as_before_each_imagination() -> None:
+    replay = Replay(100, frame_stack=1, n_step=1)
+    model = Noting(replay, fits=False)
+    model.learns_rewards = True
+    schedule = Schedule(**SCHEDULE, real_ratio=0.0, reward_updates=2, imagine_every=10)
+    episodes = [episode(number, steps=10) for number in range(3)]
+    with tqdm(disable=True) as bar:
+        learn(SegmentModelLearner(model, schedule), replay, episodes, 5, bar)
+    assert len(model.reward_batches) == 3 * 2, "after 10, 20 and 30 steps"
