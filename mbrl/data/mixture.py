@@ -163,8 +163,8 @@ def _as_it_is(batch: TensorDict) -> TensorDict:
     return batch
 
 
-def _place(name: str) -> float:
-    """A number in [0, 1) made from a name."""
+def split_place(name: str) -> float:
+    """A number in [0, 1) made from an episode's name: below `validation_share`, it is in the validation split."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48
 
 
@@ -209,7 +209,7 @@ def _shared_keys(data: list[EpisodeData]) -> tuple[tuple[str, ...], int | None]:
 
 def _select(data: EpisodeData, length: int, split: str, share: tuple[float, float], strict: bool) -> _Source:
     """The episodes of a folder whose name falls into `share` and that have `length` frames or more."""
-    chosen = [i for i, name in enumerate(data.names) if share[0] <= _place(name) < share[1]]
+    chosen = [i for i, name in enumerate(data.names) if share[0] <= split_place(name) < share[1]]
     long = [i for i in chosen if data.lengths[i] >= length]
     if not chosen:
         raise UserError(

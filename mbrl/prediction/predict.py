@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from tqdm import tqdm
 
 from mbrl.device import fork_rng
@@ -16,6 +16,7 @@ from mbrl.prediction.fresh import train_model
 from mbrl.prediction.held_out import GRIPPER, Segments, draw_segments, has_gripper
 from mbrl.prediction.models import LoadedModel, check_predicts_frames, load_model
 from mbrl.prediction.ranking import SAMPLES, rank_plans, reality_of
+from mbrl.prediction.recorded import held_out_share, load_episodes
 from mbrl.prediction.replays import (
     ALL,
     STARTS,
@@ -38,31 +39,9 @@ from worldmodel.metrics.i3d import I3D, MIN_FRAMES
 from worldmodel.metrics.images import load_lpips
 from worldmodel.metrics.probe import PositionProbe, fit_probe
 
-MAX_EPISODES = 400  # kept in memory, 12 KB for each frame of 64 px
 PROBE_UPDATES = 400
 UNLIMITED = 10  # steps to imagine in a model that can imagine any number of steps, such as the simulator
 MAX_PROBE_EPISODES = 200  # more frames than PROBE_UPDATES batches can use
-
-
-def load_episodes(folder: Path, resolution: int) -> list[TensorDict]:
-    """Load the episodes of a folder as records. From more than MAX_EPISODES, evenly spaced ones are loaded.
-
-    Args:
-        folder: folder of episodes, in any layout that EpisodeData reads.
-        resolution: R, the side that frames are resized to.
-
-    Raises:
-        UserError: Frames are smaller than R.
-    """
-    from mbrl.data.segments import EpisodeData
-
-    data = EpisodeData(folder, resolution=resolution)
-    if data.smallest < resolution:
-        side = f"{data.smallest}x{data.smallest}"
-        raise UserError(f"{folder} has frames of {side}, and the model is made for {resolution}x{resolution}")
-    chosen = range(0, len(data), -(-len(data) // MAX_EPISODES))
-    wholes = (data.segment(number, 0, data.lengths[number]) for number in chosen)
-    return [whole.exclude("next").update(whole.get("next", TensorDict())) for whole in wholes]
 
 
 def predict(
@@ -137,7 +116,8 @@ def load(
         chosen.require_folder(data)
         loaded = load_model(model_path, goal, config_dir)
         check_predicts_frames(loaded.model, model_path)
-        return loaded, HeldOut(load_episodes(data, loaded.model.resolution)).for_model(loaded.model)
+        episodes = load_episodes(data, loaded.model.resolution, held_out_share(model_path, data))
+        return loaded, HeldOut(episodes).for_model(loaded.model)
     run, checkpoint = Run(data, config_dir), None
     if chosen.train is not None:
         after = chosen.after or 0

@@ -15,7 +15,7 @@ from mbrl.errors import UserError
 from mbrl.play.recording import Recordings
 from mbrl.play.session import Session
 from mbrl.play.timeline import MAX_BRANCHES, Moment
-from mbrl.prediction.predict import load_episodes
+from mbrl.prediction.recorded import load_episodes
 from tests.play.worlds import LENGTH, SIDE, session
 from tests.worldmodel.ivideogpt.test_model import make
 from worldmodel.ivideogpt.segments import Conditioning
