@@ -68,8 +68,9 @@ class LatentPolicy(Policy):
     Args:
         observation_spec: that of the environment.
         action_spec: that of the environment.
-        world_model: makes a `LatentWorldModel` when called with both specs.
+        world_model: makes a `LatentWorldModel` when called with both specs, and `terminates=True` where that is given.
         behaviour: makes a `policies.actor_critic.ActorCritic`, or a policy with the same losses, for vectors.
+        terminates: whether the environment terminates episodes.
         cuda_graphs: whether a GPU computes losses and gradients of an update in CUDA graphs.
     """
 
@@ -83,11 +84,12 @@ class LatentPolicy(Policy):
         *,
         world_model: Callable[..., LatentWorldModel],
         behaviour: Callable[..., Policy],
+        terminates: bool = False,
         cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
         self.cuda_graphs = cuda_graphs
-        model = world_model(observation_spec, action_spec)
+        model = world_model(observation_spec, action_spec, **({"terminates": True} if terminates else {}))
         learner = behaviour(observation_spec, action_spec, observation=FEATURES, feature_size=model.feature_size)
         self.actor = LatentActor(model, learner)
         latent = {key: Unbounded(value.shape, dtype=value.dtype) for key, value in model.unknown.items()}

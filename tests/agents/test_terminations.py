@@ -204,6 +204,20 @@ def test_dreamers_world_model_learns_the_end_from_episodes_shorter_than_a_segmen
     assert continues[there].mean() > 0.9 and continues[~there].mean() < 0.1
 
 
+def test_dreamers_imagined_steps_draw_the_end_from_the_continue_head() -> None:
+    torch.manual_seed(0)
+    model = RSSM(STATE, ACTION, pixels=False, units=32, terminates=True)
+    context = walked(1).sequences(2000, model.context_length)
+    assert model.predicts_end and not RSSM(STATE, ACTION, pixels=False, units=32).predicts_end
+    for logit, share in ((0.0, 0.5), (2.0, 0.12), (20.0, 0.0)):
+        for parameter in model.continue_head.parameters():
+            torch.nn.init.zeros_(parameter)
+        list(model.continue_head.parameters())[-1].data.fill_(logit)  # the bias of the last layer
+        _, step = model.step(model.start(context), torch.zeros(2000, 1))
+        assert step["terminated"].shape == (2000, 1) and step["terminated"].dtype == torch.bool
+        assert step["terminated"].float().mean() == pytest.approx(share, abs=0.04)
+
+
 def test_the_reward_network_learns_the_end_beside_the_rewards() -> None:
     torch.manual_seed(0)
     network = RewardNetwork(tokenizer(), None, channels=[8, 8], width=16, terminates=True)

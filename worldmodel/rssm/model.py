@@ -61,6 +61,7 @@ class RSSM(LatentWorldModel):
         observation_spec: Has `pixels` uint8 [3, R, R] or `state` [S].
         action_spec: Spec of actions [A].
         pixels: Whether pixels are observed, with `task` [N] where there are several tasks. False: the state.
+        terminates: Whether `step` draws terminations from the continue head, which always learns.
         units: Sizes in one number, a multiple of 16 from 32 on. MLPs and hidden layers have this width, the recurrent
             state 8 times as much; units / 16 is the number of classes of each categorical and the width of the
             convolutions. 64 is the 1M model, 256 12M, 384 25M, 512 50M, 768 100M, 1024 200M.
@@ -86,6 +87,7 @@ class RSSM(LatentWorldModel):
         action_spec: TensorSpec,
         *,
         pixels: bool,
+        terminates: bool = False,
         units: Width = 64,
         categoricals: Width = 32,
         blocks: Number = 8,
@@ -97,7 +99,7 @@ class RSSM(LatentWorldModel):
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
-        self.lower_precision = precision == "bfloat16"
+        self.lower_precision, self.predicts_end = precision == "bfloat16", terminates
         if units < 32 or units % 16:
             raise ValueError(f"rssm: units is {units}; it must be a multiple of 16 from 32 on")
         self.key = "pixels" if pixels else "state"
@@ -140,7 +142,6 @@ class RSSM(LatentWorldModel):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return dict(self._optimizers)
 
-    # ---------------------------------------------------------------- learning
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """As WorldModel.update; the first row of each sequence is observed as the first of an episode."""
         learned = self._learn(self._from_scratch(batch), self.recurrence.initial(len(batch)))
@@ -199,7 +200,6 @@ class RSSM(LatentWorldModel):
         observed = batch.select(*self.observations)[:, 1:]
         return Arrivals(observed, batch["action"][:, :-1], reward, terminated & ~is_init, is_init)
 
-    # -------------------------------------------------------------- predicting
     def start(self, context: TensorDictBase) -> Latent:
         action = _shifted(context["action"])
         is_init = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
@@ -238,6 +238,9 @@ class RSSM(LatentWorldModel):
         predicted = {self.key: self.decode(features), "reward": self.reward(features)}
         if self.task_head is not None:
             predicted["task"] = self.task_head(features)
+        if self.predicts_end:
+            probability = self.continue_probability(features)
+            predicted["terminated"] = torch.rand_like(probability) >= probability
         return state, TensorDict(predicted, batch_size=[len(action)])
 
     def fork(self, state: Latent, n: int) -> Latent:
@@ -275,7 +278,6 @@ class RSSM(LatentWorldModel):
         """Around whole methods: what is cast under no_grad must not be kept for products that need gradients."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower_precision)
 
-    # ----------------------------------------------------------------- packing
     @property
     def unknown(self) -> TensorDict:
         state = self.recurrence.initial(1)
