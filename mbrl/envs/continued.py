@@ -54,7 +54,8 @@ class Continued(WorldModelWrapper):
 
     def start(self, context: TensorDictBase) -> ContinuedState:
         """As WorldModel.start."""
-        newest = context.select("action", INITIAL, *self.observations, strict=False).clone()
+        # A model of pixels may read and predict the state too.
+        newest = context.select("action", INITIAL, "state", *self.observations, strict=False).clone()
         return ContinuedState(self.model.start(context), newest, 0)
 
     def step(self, state: ContinuedState, action: Tensor) -> tuple[ContinuedState, TensorDictBase]:
@@ -80,7 +81,7 @@ class Continued(WorldModelWrapper):
         led = newest["action"].clone()
         led[:, -1] = action
         following = {"action": torch.cat([led[:, 1:], torch.zeros_like(led[:, :1])], 1)}
-        for key in self.observations:
+        for key in (key for key in newest.keys() if key in predicted.keys()):
             # A model predicts the leading entries of the state, and reads no others.
             before = newest[key] if key == "pixels" else newest[key][..., : predicted[key].shape[-1]]
             following[key] = torch.cat([before[:, 1:], predicted[key][:, None]], 1)

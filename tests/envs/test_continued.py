@@ -85,6 +85,23 @@ def test_it_goes_on_from_what_was_observed() -> None:
     assert step["pixels"][0, 0, 0, 0] == 101
 
 
+def test_the_state_goes_on_where_a_model_of_pixels_predicts_it() -> None:
+    class Proprioceptive(Watched):
+        """Its state counts up too, and is narrower than that of the environment."""
+
+        trained_horizon = 1
+
+        def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
+            state, predicted = super().step(state, action)
+            return state, predicted.set("state", state[:, 0, 0, :1].float())
+
+    model = Proprioceptive()
+    continued = Continued(model, 6)
+    steps = context().set("state", torch.tensor([[2.0, 9.0], [3.0, 9.0]]).expand(2, 2, 2))
+    run(continued, continued.start(steps), range(3))
+    assert [each["state"][0, :, 0].tolist() for each in model.contexts] == [[2, 3], [3, 4], [4, 5]]
+
+
 def test_a_model_that_needs_more_than_its_predictions_is_not_continued() -> None:
     model = CountingWorldModel()
     model.context_keys = ("snapshot",)

@@ -18,6 +18,7 @@ from torchrl.modules.functional import symexp
 
 from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ranges import Padding, ShareBelowOne, Width
+from worldmodel.shifts import random_shift
 
 GROUPS = 4  # of the group norms
 # In symlog: rewards up to 1096. DreamerV3's bins reach 4.9e8, and the small probability that an untrained network
@@ -225,18 +226,3 @@ class TokenRewardNetwork(TwoHotRewards):
             hidden = hidden + self.action_linear(actions)
         logits: Tensor = self.head(hidden)
         return logits.float()
-
-
-def random_shift(pictures: Tensor, pad: int) -> Tensor:
-    """Shift each of `pictures` [B, C, R, R] by up to `pad` whole pixels along both axes; the border is repeated.
-
-    The policies have one of their own, as neither package imports the other.
-
-    Returns:
-        [B, C, R, R] of the same type, stored channels-last, so that a pixel's channels are copied together.
-    """
-    rows, side, device = len(pictures), pictures.shape[-1], pictures.device
-    offsets = torch.randint(-pad, pad + 1, (2, rows, 1), device=device)
-    row, column = (torch.arange(side, device=device) + offsets).clamp(0, side - 1)  # [B, R] each
-    each = torch.arange(rows, device=device)[:, None, None]
-    return pictures.permute(0, 2, 3, 1)[each, row[:, :, None], column[:, None]].permute(0, 3, 1, 2)

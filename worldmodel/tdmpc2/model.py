@@ -18,6 +18,7 @@ from torchrl.objectives import two_hot_cross_entropy
 from worldmodel.latent_base import LatentDynamics, UnrolledLoss
 from worldmodel.linear import Linear
 from worldmodel.ranges import Bins, LearningRate, Limit, Number, NumberOrZero, Scale, Weight, Width
+from worldmodel.shifts import random_shift
 from worldmodel.tdmpc2.networks import (
     PixelEncoder,
     SimNorm,
@@ -25,7 +26,6 @@ from worldmodel.tdmpc2.networks import (
     hidden_layers,
     normal_init,
     normed,
-    random_shift,
 )
 
 
@@ -159,6 +159,6 @@ class TDMPC2Dynamics(LatentDynamics):
     def _augmented(self, observed: TensorDictBase) -> TensorDictBase:
         """Observations [B, H + 1], each of their frames shifted in its own way."""
         if "frames" in self.observations and self.shift_pad:
-            shifted = random_shift(observed["frames"].flatten(0, 1).float(), self.shift_pad)
+            shifted = random_shift(observed["frames"].flatten(0, 1), self.shift_pad)
             observed["frames"] = shifted.unflatten(0, observed.batch_size)
         return observed

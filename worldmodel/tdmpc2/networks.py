@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldmodel.linear import Linear
 from worldmodel.tdmpc2.mish import Mish
@@ -95,19 +94,10 @@ class PixelEncoder(nn.Module):
         self.head = simnorm if published else normed(features + vectors, latent, simnorm)
 
     def forward(self, frames: Tensor, *vectors: Tensor) -> Tensor:
-        pictures = frames.reshape(-1, *self.shape).float() / 255 - 0.5
-        features = self.convolutions(pictures.contiguous(memory_format=torch.channels_last))
+        pictures = frames.reshape(-1, *self.shape).to(torch.float32, memory_format=torch.channels_last, copy=True)
+        features = self.convolutions(pictures.div_(255).sub_(0.5))
         encoded: Tensor = self.head(torch.cat((features.flatten(1).reshape(*frames.shape[:-3], -1), *vectors), -1))
         return encoded
-
-
-def random_shift(pictures: Tensor, pad: int) -> Tensor:
-    """Shift each image of [N, C, R, R] by up to `pad` pixels in each direction, repeating its border."""
-    side, count = pictures.shape[-1], len(pictures)
-    padded = F.pad(pictures, (pad,) * 4, mode="replicate")
-    windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # [N, C, 2 pad + 1, 2 pad + 1, R, R], a view
-    down, right = torch.randint(2 * pad + 1, (2, count), device=pictures.device)
-    return windows[torch.arange(count, device=pictures.device), :, down, right]
 
 
 def normal_init(module: nn.Module, std: float = 0.02) -> None:

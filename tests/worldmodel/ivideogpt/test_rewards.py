@@ -12,7 +12,7 @@ from tests.worldmodel.ivideogpt.test_model import ACTION, CONTEXT, SEGMENT, SIDE
 from worldmodel.base import WorldModel
 from worldmodel.ivideogpt.model import IVideoGPT
 from worldmodel.ivideogpt.reward_model import SeparateRewardModel
-from worldmodel.ivideogpt.rewards import RewardNetwork, TwoHotRewards, random_shift
+from worldmodel.ivideogpt.rewards import RewardNetwork, TwoHotRewards
 from worldmodel.ivideogpt.training import Optimizers
 
 STEPS = SEGMENT - CONTEXT
@@ -85,19 +85,6 @@ def test_its_updates_alone_change_nothing_else() -> None:
     assert model.learns_rewards and "read_reward_error" in model.update_rewards(batch)
     changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, model.state_dict()[name])}
     assert changed == {"reward_network"}
-
-
-def test_a_shift_moves_whole_pictures_and_repeats_their_border() -> None:
-    torch.manual_seed(0)
-    row, column = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
-    pictures = torch.stack([row, column]).to(torch.uint8).expand(64, 2, 8, 8)
-    shifted = random_shift(pictures, 2)
-    down, right = shifted[:, 0, 4, 4].int() - 4, shifted[:, 1, 4, 4].int() - 4  # where the middle was taken from
-    assert set(down.tolist()) == set(right.tolist()) == {-2, -1, 0, 1, 2}
-    assert not torch.equal(down, right)
-    for picture, i, j in zip(shifted, down, right, strict=True):
-        assert torch.equal(picture[0].int(), (row + i).clamp(0, 7).int())
-        assert torch.equal(picture[1].int(), (column + j).clamp(0, 7).int())
 
 
 def test_rewards_learned_apart_are_those_of_the_action_between_two_frames(monkeypatch: pytest.MonkeyPatch) -> None:

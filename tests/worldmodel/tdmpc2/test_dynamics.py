@@ -11,7 +11,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldmodel.tdmpc2.mish import Mish
 from worldmodel.tdmpc2.model import TDMPC2Dynamics
-from worldmodel.tdmpc2.networks import PixelEncoder, SimNorm, random_shift
+from worldmodel.tdmpc2.networks import PixelEncoder, SimNorm
 
 LATENT, ACTIONS = 8, 8
 
@@ -153,14 +153,6 @@ def test_pixels_are_centred() -> None:
     encoder.convolutions[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     encoder(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 64, 64))
     torch.testing.assert_close(seen[0], torch.tensor([-0.5, -0.3, 0.5]).view(1, 3, 1, 1).expand(1, 3, 64, 64))
-
-
-def test_a_random_shift_repeats_the_border() -> None:
-    picture = torch.arange(16.0).view(1, 1, 4, 4)
-    clamped = [torch.arange(4).add(by).clamp(0, 3) for by in (-1, 0, 1)]
-    possible = {tuple(picture[0, 0][rows][:, columns].flatten().tolist()) for rows in clamped for columns in clamped}
-    drawn = random_shift(picture.expand(200, 1, 4, 4), 1)
-    assert {tuple(each.flatten().tolist()) for each in drawn} == possible
 
 
 @pytest.mark.parametrize(
