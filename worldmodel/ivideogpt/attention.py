@@ -38,13 +38,20 @@ def causal_attention(
     scale: float | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Attention of q, k, v [B, h, L, d], each token to itself and those before it; [B, h, L, d].
+    """Attention of the last L of S tokens, each to itself and those before it.
 
     Args:
+        q: [B, h, L, d].
+        k, v: [B, h, S, d].
         scale: multiplies the scores; None for d^-0.5.
-        mask: added to the scores [L, L] of another order than that of the tokens; 0 or -inf.
+        mask: added to the scores [L, S] of another order than that of the tokens; 0 or -inf.
+
+    Returns:
+        [B, h, L, d].
     """
-    length = q.shape[2]
+    length, tokens = q.shape[2], k.shape[2]
+    if mask is None and length < tokens:
+        mask = q.new_full((length, tokens), float("-inf")).triu(1 + tokens - length)
     if not _plain(q) or length > PLAIN_TOKENS:
         given = None if mask is None else mask.to(q.dtype)
         fused = partial(

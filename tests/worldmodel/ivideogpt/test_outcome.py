@@ -94,7 +94,8 @@ def test_rewards_of_real_frames_are_those_of_the_forward_pass(forks: int) -> Non
     model, batch = make().eval(), sequences(2)
     segment = model.rollouts.reader(batch)
     tokens = model.tokenizer.tokenize(segment.frames)
-    expected = symexp(model.transformer.rewards(model.transformer.hidden(tokens, segment.actions)).squeeze(-1))
+    hidden = model.transformer.hidden(tokens, segment.actions, first=model.layout.prefix)
+    expected = symexp(model.transformer.rewards(hidden).squeeze(-1))
     state, read = model.fork(model.start(batch[:, :CONTEXT]), forks), []
     for step in range(CONTEXT, SEGMENT):
         rows = batch.repeat_interleave(forks, 0)

@@ -31,13 +31,15 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, first: int = 0) -> Tensor:
+        """As `DecoderLayer.forward`."""
         q, k, v = (
-            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # [B, heads, L, D / heads]
+            proj(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for proj, tokens in ((self.q_proj, x[:, first:]), (self.k_proj, x), (self.v_proj, x))
+        )  # [B, heads, L - first or L, D / heads]
         dropout = self.dropout if self.training else 0.0
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        out = causal_attention(q, k, v, dropout, mask=mask)
+        q, k = rotate(q, cos[first:], sin[first:]), rotate(k, cos, sin)
+        out = causal_attention(q, k, v, dropout, mask=None if mask is None else mask[first:])
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -64,8 +66,16 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(width)
         self.mlp = GatedMLP(width, mlp_width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, first: int = 0) -> Tensor:
+        """Tokens x [B, L, D] -> those from number `first` on, [B, L - first, D]; the others are keys and values alone.
+
+        Args:
+            x: [B, L, D].
+            cos, sin: of the rotary positions, [L, D / heads].
+            mask: as in `causal_attention`, [L, L].
+            first: 0 to L - 1.
+        """
+        x = x[:, first:] + self.self_attn(self.input_layernorm(x), cos, sin, mask, first)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 

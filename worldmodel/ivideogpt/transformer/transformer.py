@@ -147,17 +147,27 @@ class VideoTransformer(nn.Module):
         actions: Tensor | None,
         states: Tensor | None = None,
         layout: TokenLayout | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Final hidden states [B, L, D] of tokens [B, L] under actions [B, F, A] and states [B, F, P]."""
+        """Final hidden states [B, L - first, D] of the tokens from number `first` on.
+
+        Args:
+            tokens: int64 [B, L].
+            actions: [B, F, A] that lead to the future frames.
+            states: [B, F, P] before them.
+            layout: of the tokens; None for that of the model.
+            first: what is before needs no last layer.
+        """
         length = tokens.shape[1]
         if length > self.max_positions:
             raise ValueError(f"a segment of {length} tokens exceeds max_positions={self.max_positions}")
         layout = layout or self.layout
         x = self.embed(tokens, self.edges.condition(actions, states), layout)
         mask = None if self.queries is None else frame_mask(layout, length, x)
-        for layer in self.llm.model.layers:
+        *layers, last = self.llm.model.layers
+        for layer in layers:
             x = layer(x, self.cos[:length], self.sin[:length], mask)
-        return self.llm.model.norm(x)
+        return self.llm.model.norm(last(x, self.cos[:length], self.sin[:length], mask, first))
 
     def forward(self, tokens: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, L, vocabulary] at every position, and symlog rewards [B, F, 1] (None without a head).
@@ -174,19 +184,19 @@ class VideoTransformer(nn.Module):
         elif actions is not None and actions.shape[1] in (futures + context, futures + context - 1):
             actions = actions[:, context - 1 :][:, :futures]
         hidden = self.hidden(tokens, actions, layout=layout)
-        return self.llm.lm_head(hidden), self.rewards(hidden, layout)
+        return self.llm.lm_head(hidden), self.rewards(hidden[:, layout.prefix :], layout)
 
     def ends(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
-        """Of the final hidden states [B, L, D] the one at each future frame that knows most of it, [B, F, D].
+        """Of the hidden states of future frames [B, F (n + 1), D] the one that knows most of its frame, [B, F, D].
 
         It stands at the last dynamics token; in parallel decoding at the slot, which predicts no token, and knows the
         action and all earlier frames, but not the tokens of its own.
         """
         layout = layout or self.layout
-        return hidden[:, layout.prefix + (layout.dynamics_tokens if self.queries is None else 0) :: layout.stride]
+        return hidden[:, layout.dynamics_tokens if self.queries is None else 0 :: layout.stride]
 
     def rewards(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
-        """Symlog rewards [B, F, 1], read at each future frame (see `ends`); None without a head."""
+        """Symlog rewards [B, F, 1] of the future frames, arguments as of `ends`; None without a head."""
         return self.edges.rewards(self.ends(hidden, layout))
 
     def losses(
@@ -214,9 +224,10 @@ class VideoTransformer(nn.Module):
         before, after = states if states is not None else (None, None)
         if self.proprioception is not None and self.training and before is not None and after is not None:
             self.proprioception.watch(before, after)
-        hidden = self.hidden(layout.corrupt(tokens, token_noise) if token_noise else tokens, actions, before)
+        read = layout.corrupt(tokens, token_noise) if token_noise else tokens
+        hidden = self.hidden(read, actions, before, first=layout.prefix)
         first_row = 0 if full_vocabulary else layout.context_codes
-        told, targets = self._supervised(hidden, tokens)
+        told, targets = self._supervised(hidden, tokens[:, layout.prefix :])
         logits, targets = F.linear(told, self.llm.lm_head.weight[first_row:]).float(), targets - first_row
         code_loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         codes = slice(layout.context_codes - first_row, layout.separator - first_row)
@@ -232,9 +243,8 @@ class VideoTransformer(nn.Module):
         return TransformerLoss(code_loss, reward_loss, state_loss, hits, predicted)
 
     def _supervised(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The hidden states [B, M, D] of a segment that predict a token, and the tokens [B, M] that they predict."""
-        first, stride = self.layout.prefix, self.layout.stride
+        """Of future frames the hidden states [B, M, D] that predict a token, and the tokens [B, M] predicted."""
         if self.queries is None:
-            return hidden[:, first:-1], tokens[:, first + 1 :]
-        told, targets = (x[:, first:].unflatten(1, (-1, stride))[:, :, 1:].flatten(1, 2) for x in (hidden, tokens))
+            return hidden[:, :-1], tokens[:, 1:]
+        told, targets = (x.unflatten(1, (-1, self.layout.stride))[:, :, 1:].flatten(1, 2) for x in (hidden, tokens))
         return told, targets

@@ -18,9 +18,9 @@ LAYOUT = TokenLayout(context_codes=5, dynamics_codes=7, context_tokens=3, dynami
 GREEDY = Sampling(temperature=0.0)
 
 
-def make(seed: int = 0, layout: TokenLayout = LAYOUT) -> VideoTransformer:
+def make(seed: int = 0, layout: TokenLayout = LAYOUT, parallel: bool = False) -> VideoTransformer:
     torch.manual_seed(seed)
-    model = VideoTransformer(layout, 2, width=16, layers=2, heads=2, mlp_width=24)
+    model = VideoTransformer(layout, 2, width=16, layers=2, heads=2, mlp_width=24, parallel=parallel)
     for parameter in model.parameters():  # far from zero, so that nothing is equal by accident
         torch.nn.init.normal_(parameter, std=0.4)
     return model.eval()
@@ -129,6 +129,17 @@ def test_loss_positions_by_hand() -> None:
     torch.testing.assert_close(losses.reward_loss, (by_hand - symlog(rewards)).square().mean())
     best = logits[:, [7, 8, 10, 11], 5:12].argmax(-1) + 5
     assert torch.equal(losses.hits.flatten(1), best == tokens[:, [8, 9, 11, 12]])
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_last_layer_may_leave_out_the_first_tokens(parallel: bool, precision: torch.dtype) -> None:
+    model = make(parallel=parallel)
+    tokens, actions = LAYOUT.join(random_context(3), torch.randint(0, 7, (3, 2, 2))), torch.randn(3, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        whole, part = (model.hidden(tokens, actions, first=first) for first in (0, LAYOUT.prefix))
+    near = {"atol": 1e-5, "rtol": 1e-5} if precision == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(part, whole[:, LAYOUT.prefix :], **near)
 
 
 def test_symlog_by_hand() -> None:
