@@ -64,6 +64,7 @@ class Counts:
         imaginations: calls of imagination.
         reward_updates: updates of the world model's rewards alone.
         policy_updates: updates of the policy, and of its critics alone.
+        imitating: how many of them are made while imitation still has a weight.
         assessments: comparisons of the world model with new episodes.
         evaluations: evaluations.
         checkpoints: checkpoints.
@@ -76,6 +77,7 @@ class Counts:
     imaginations: int
     reward_updates: int
     policy_updates: int
+    imitating: int
     assessments: int
     evaluations: int
     checkpoints: int
@@ -95,13 +97,17 @@ class Counts:
         plans = learns and agent.planner is not None and agent.imagination is None
         rounds = steps // lengths.per_batch + 1 if plans else imaginations
         first_acts = agent.cloning.updates > 0 and agent.acting is agent.policy
+        policy_updates = int(steps * schedule.updates_per_step) + agent.cloning.calibrations() if learns else 0
+        ends = agent.cloning.env_steps // lengths.repeat - schedule.learning_starts  # agent steps of learning
+        imitating = int(ends * schedule.updates_per_step) if agent.cloning.weight_at(0) > 0 else 0
         measured = agent.model_error if agent.model_learner is not None else None
         return cls(
             agent_steps=lengths.agent_steps,
             imitations=agent.cloning.updates,
             imaginations=imaginations,
             reward_updates=rounds * schedule.reward_updates,
-            policy_updates=int(steps * schedule.updates_per_step) + agent.cloning.calibrations() if learns else 0,
+            policy_updates=policy_updates,
+            imitating=min(max(imitating, 0), policy_updates),
             assessments=env_steps // measured.every if measured is not None and learns else 0,
             evaluations=lengths.evaluations() + first_acts,
             checkpoints=lengths.checkpoints(),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 
 from mbrl.agents.agent import Agent
+from mbrl.agents.model_learners import ModelLearner
 from mbrl.build import (
     agent_steps_per_episode,
     build_agent,
@@ -169,22 +171,7 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
     if counts.imitations:
         seconds["imitate"] = counts.imitations * stopwatch.mean(lambda: agent.learner.imitate(replay, 1.0))
     if agent.model_learner is not None and counts.model_updates:
-        model, learner = agent.model_learner.world_model, agent.model_learner
-        if model.fits:
-            transitions = replay.steps(*model.observations).to(model.device)
-            model.fit(transitions, FITTED)
-            updates: list[float] = []
-            each = stopwatch.mean(lambda: updates.append(float(model.fit(transitions, FITTED)["updates"])))
-            seconds["world_model"] = sum(counts.model_updates.values()) * each * len(updates) / sum(updates)
-        else:
-            seconds["world_model"] = 0.0
-            for number, count in sorted(counts.model_updates.items()):
-
-                def update(number: int = number) -> None:
-                    model.skip_to(number)
-                    learner.update(replay)
-
-                seconds["world_model"] += count * stopwatch.mean(update)
+        seconds["world_model"] = _of_model(agent.model_learner, replay, counts.model_updates, stopwatch)
     if agent.observer is not None:
         observer = agent.observer
         seconds["embed"] = stopwatch.once(lambda: observer.store_embeddings(replay)) * counts.agent_steps / len(replay)
@@ -192,8 +179,29 @@ def _learn(agent: Agent, replay: Replay, counts: Counts, stopwatch: Stopwatch) -
         seconds["rewards"] = counts.reward_updates * stopwatch.mean(lambda: agent.learn_rewards(replay))
     if counts.imaginations and agent.imagination is not None:
         seconds["imagine"] = counts.imaginations * stopwatch.mean(agent.imagination.run)
-    if counts.policy_updates:
-        seconds["policy"] = counts.policy_updates * stopwatch.mean(lambda: agent.learner.update(replay, 0.0))
+    for count, weight in ((counts.imitating, 1.0), (counts.policy_updates - counts.imitating, 0.0)):
+        if count:
+            each = stopwatch.mean(partial(agent.learner.update, replay, weight))
+            seconds["policy"] = seconds.get("policy", 0.0) + count * each
+    return seconds
+
+
+def _of_model(learner: ModelLearner, replay: Replay, updates: dict[int, int], stopwatch: Stopwatch) -> float:
+    """Seconds of the world model's updates, as many of each kind as `Counts.model_updates` says."""
+    model, seconds = learner.world_model, 0.0
+    if model.fits:
+        transitions = replay.steps(*model.observations).to(model.device)
+        model.fit(transitions, FITTED)
+        taken: list[float] = []
+        each = stopwatch.mean(lambda: taken.append(float(model.fit(transitions, FITTED)["updates"])))
+        return sum(updates.values()) * each * len(taken) / sum(taken)
+    for number, count in sorted(updates.items()):
+
+        def update(number: int = number) -> None:
+            model.skip_to(number)
+            learner.update(replay)
+
+        seconds += count * stopwatch.mean(update)
     return seconds
 
 

@@ -91,6 +91,13 @@ def test_updates_of_the_critics_alone_are_updates_of_the_policy() -> None:
     assert Counts.of(cloned, LENGTHS).policy_updates == 400 + 50
 
 
+def test_updates_while_imitation_has_a_weight() -> None:
+    cloned = agent(Schedule(8, 1.0, learning_starts=100))
+    for weight, env_steps, expected in ((1.0, 600, 200), (1.0, 10_000, 400), (1.0, 100, 0), (0.0, 600, 0)):
+        cloned.cloning = Cloning(20, weight=weight, env_steps=env_steps)
+        assert Counts.of(cloned, LENGTHS).imitating == expected  # agent steps 100 to 300
+
+
 def test_a_run_that_ends_before_learning_starts() -> None:
     counts = Counts.of(agent(Schedule(8, 1.0, learning_starts=501), fits=False), LENGTHS)
     assert (counts.policy_updates, counts.model_updates, counts.imaginations) == (0, {}, 0)
