@@ -212,7 +212,7 @@ def _explain(root: str, error: Exception, overrides: Sequence[Override], known: 
     missing = [plugin for plugin in LAUNCHERS if f"'hydra/launcher/{plugin}'" in str(error)]
     if missing:
         name = LAUNCHERS[missing[0]]
-        return f"launch={name} needs a package that is not installed: pip install -e '.[{name}]'"
+        return f"launch={name} needs a package that is not installed: in the clone, pip install -e '.[{name}]'"
     for override in overrides:
         group = override.key_or_group
         if root == ROOT_CONFIG and group in PARTS and override.package is None:

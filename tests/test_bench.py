@@ -194,3 +194,5 @@ def test_only_what_measures_a_device_takes_one() -> None:
         bench.run_benchmarks(["replay"], "cuda")
     with pytest.raises(UserError, match="no GPU that torch can use"):
         bench.run_benchmarks([], "cuda")
+    with pytest.raises(UserError, match="--device cpu is no GPU with CUDA: give cuda"):
+        bench.run_benchmarks(["gpu"], "cpu")

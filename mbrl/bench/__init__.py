@@ -51,6 +51,8 @@ def run_benchmarks(chosen: Sequence[str] = (), device: str | None = None) -> Ite
 
 
 def _on(device: str) -> dict[str, str]:
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not device.startswith("cuda"):
+        raise UserError(f"--device {device} is no GPU with CUDA: give cuda, or cuda:1 for the second one")
+    if not torch.cuda.is_available():
         raise UserError("this machine has no GPU that torch can use; mbrl doctor says why")
     return {"device": device}

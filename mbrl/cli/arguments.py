@@ -135,9 +135,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 def _add_play(commands: Any) -> None:
     examples = [
+        "mbrl play runs/reference/pretrained/nano --task door-lock      weights that the clone holds",
         "mbrl play runs/mbpo_ivideogpt/window-close/seed0",
         "mbrl play runs/mbpo_ivideogpt/window-close/seed0 --task hammer      a task that the model never saw",
-        "mbrl play runs/pretrained/nano --task door-lock --data runs/demos/door-lock",
+        "mbrl play runs/pretrained/nano --task door-lock --data runs/demos/door-lock      of your own",
         "on another machine: ssh -L 8420:localhost:8420 MACHINE, and open http://localhost:8420 here",
     ]
     purpose = "steer a world model and the real simulator side by side, on a page in the browser"

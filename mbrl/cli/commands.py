@@ -198,7 +198,7 @@ def play(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
-        raise UserError("mbrl play needs aiohttp: pip install -e '.[play]'") from error
+        raise UserError("mbrl play needs aiohttp: in the clone, pip install -e '.[play]'") from error
     run(
         options.model,
         host=options.host,

@@ -35,7 +35,7 @@ def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
     if backend not in BACKENDS:
         raise UserError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "ray" and find_spec("ray") is None:
-        raise UserError("collect.backend=ray needs a package that is not here: pip install -e '.[ray]'")
+        raise UserError("collect.backend=ray needs a package that is not here: in the clone, pip install -e '.[ray]'")
     if workers < 1 or frames_per_batch % workers:
         nearest = max(1, round(frames_per_batch / max(1, workers))) * max(1, workers)
         raise UserError(

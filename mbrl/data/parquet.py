@@ -22,7 +22,9 @@ def parquet() -> Any:
     try:
         import pyarrow.parquet as module
     except ImportError as error:
-        raise UserError("to read LeRobot data sets, install pyarrow: pip install -e '.[lerobot]'") from error
+        raise UserError(
+            "to read LeRobot data sets, install pyarrow: in the clone, pip install -e '.[lerobot]'"
+        ) from error
     return module
 
 

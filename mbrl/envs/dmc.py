@@ -132,7 +132,7 @@ def make_env(
 def _load(task: str) -> Any:
     """dm_control's environment of a task."""
     if find_spec("dm_control") is None:
-        raise UserError("env=dmc needs a package that is not installed: pip install -e '.[dmc]'")
+        raise UserError("env=dmc needs a package that is not installed: in the clone, pip install -e '.[dmc]'")
     from dm_control import suite
 
     known = ["-".join(pair) for pair in suite.ALL_TASKS if pair[0] != "lqr"]  # whose actions have no bounds

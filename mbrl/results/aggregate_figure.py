@@ -20,7 +20,7 @@ from mbrl.results.style import Style, drawing, legend, steps_formatter, style_ax
 from mbrl.run_folder.files import write_atomically
 
 EQUAL = 0.5  # probability of improvement of two agents that are equally good
-TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title and of a tick label
+TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title, and of a label beside a y-axis
 BAR_POINTS = 6  # thickness of a bar
 PANEL_INCHES = 3.0  # height of a panel with its title
 FRAME_INCHES, LINE_INCHES = 1.0, 0.17  # of the probability of improvement: title and x-axis, a line of a tick label
@@ -47,7 +47,9 @@ def aggregate_figure(result: Aggregates, x_label: str, styles: Mapping[str, Styl
     if result.improvement:
         _improvement(axes[2], result, styles, end)
         _steps_ratio(axes[3], result, styles, x_label, end)
-    legend(figure, styles, {agent: f"{agent} ({_runs(count)})" for agent, count in result.runs.items()}, 3)
+    labels = {agent: f"{agent} ({_runs(count)})" for agent, count in result.runs.items()}
+    areas = "areas and bars: 95 % intervals" if result.improvement else "areas: 95 % intervals"
+    legend(figure, styles, labels, 3, areas if max(result.runs.values()) > 1 else "")
     return figure
 
 
@@ -106,7 +108,8 @@ def _improvement_height(result: Aggregates) -> float:
 def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_label: str, end: str) -> None:
     title = f"Speed-up over {result.baseline} in {x_label}"
     unreached = fill(f"intervals: unreached = {end}", TITLE_CHARACTERS)
-    labels = (f"success rate to reach (interquartile mean)\n{unreached}", f"ratio of {x_label}")
+    ratio = fill(f"{x_label} of {result.baseline}", TICK_CHARACTERS)
+    labels = (f"success rate to reach (interquartile mean)\n{unreached}", f"{ratio}\n/ of the agent")
     _lines(axis, result.steps_ratio, styles, title, labels)
     axis.axhline(1.0, **{**styles[result.baseline], "linewidth": 1.2})
     axis.set_xlim(0.0, 1.0)

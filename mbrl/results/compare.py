@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.errors import UserError
-from mbrl.results.curves import Curve, area
-from mbrl.results.read_curves import read_curves
+from mbrl.results.curves import Curve, area, between, shared_range
 from mbrl.results.report_data import ABSENT
-from mbrl.results.run_metric import judged_metric
+from mbrl.results.run_metric import read_judged
 from mbrl.run_folder.config import flatten, load_settings
 from mbrl.run_folder.provenance import read_starts
 from mbrl.run_folder.state import run_state
@@ -49,30 +48,34 @@ def _differences(kind: str, one: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _results(one: Path, other: Path) -> Iterator[Line]:
-    curves = [_curve(run) for run in (one, other)]
-    metric = judged_metric([curve for curve in curves if curve is not None])
-    if metric != "success":
-        curves = [_curve(run, metric) for run in (one, other)]
-    results = _measures(one, curves[0], metric), _measures(other, curves[1], metric)
-    for name in results[0]:
-        yield "result", name, _number(results[0][name]), _number(results[1][name])
+    curves = _curves(one, other)
+    shared = shared_range(list(curves.values())) if curves else None
+    results = [_measures(run, curves.get(run), shared) for run in (one, other)]
+    for name in results[0] | results[1]:
+        yield "result", name, _number(results[0].get(name)), _number(results[1].get(name))
 
 
-def _measures(run: Path, curve: Curve | None, metric: str) -> dict[str, float | None]:
-    state = run_state(run)
-    return {
-        "env steps": None if state is None else float(state.env_steps),
-        f"{metric}, last": None if curve is None else float(curve.success[-1]),
-        f"{metric}, highest": None if curve is None else float(curve.success.max()),
-        f"{metric}, mean over env steps": None if curve is None else area(curve),
-    }
-
-
-def _curve(run: Path, metric: str = "success") -> Curve | None:
+def _curves(one: Path, other: Path) -> dict[Path, Curve]:
+    """The learning curves of those of the two runs that were evaluated, both by one metric."""
+    files = [run / "eval.csv" for run in (one, other)]
     try:
-        return read_curves([run / "eval.csv"], metric=metric)[0]
-    except (FileNotFoundError, UserError):
-        return None  # not evaluated yet
+        found = read_judged([file for file in files if file.is_file()])
+    except UserError:
+        return {}
+    return {curve.run: curve for curve in reversed(found) if curve.run is not None}  # the first is the mean over tasks
+
+
+def _measures(run: Path, curve: Curve | None, shared: tuple[float, float] | None) -> dict[str, float]:
+    """Results of a run by name. Highest and mean depend on its length: both runs count where both have data."""
+    state = run_state(run)
+    measures = {} if state is None else {"env steps": float(state.env_steps)}
+    if curve is not None:
+        measures[f"{curve.metric}, last"] = float(curve.success[-1])
+    if curve is not None and shared is not None:
+        common, until = between(curve, *shared), f"to {shared[1]:.0f} env steps"
+        measures[f"{curve.metric}, highest {until}"] = float(common.success.max())
+        measures[f"{curve.metric}, mean {until}"] = area(common)
+    return measures
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from mbrl.results.read_curves import CURVE_COLUMNS
 from mbrl.results.style import Style, drawing, is_published, legend, steps_formatter, style_axes
 from mbrl.run_folder.files import write_atomically
 
-MIN_SEEDS = 5  # for an interval; with fewer seeds it says little, so each run is shown instead
+MIN_SEEDS = 5  # for an interval; with fewer seeds it says little
 MAX_MARKERS = 12  # published curves with so many evaluations or fewer have a marker at each
 COLUMNS = 3
 
@@ -27,8 +27,9 @@ Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> runs
 def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Style]) -> Figure:
     """Draw success, or another metric, over steps, one panel for each task.
 
-    With fewer than five seeds, each run is a thin line beside the mean. From five on, the mean has its 95 % t interval.
-    Panels of success share their y-axis; returns of different tasks have different scales.
+    Each run is a thin line beside the mean, but for published curves, of which only the mean is shown. From five seeds
+    on, the mean has its 95 % t interval. Panels of success share their y-axis; returns of different tasks have
+    different scales.
 
     Args:
         curves: the curves, all of one metric.
@@ -48,7 +49,8 @@ def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Sty
             _draw(axis, runs, styles[agent], each=not is_published(agent))
         _label(axis, task, x_label, curves[0].metric)
     drawn = {curve.agent for curve in curves}
-    legend(figure, styles, {agent: f"{agent} ({_seeds(panels, agent)})" for agent in drawn}, columns + 1)
+    labels = {agent: f"{agent} ({_seeds(panels, agent)})" for agent in drawn}
+    legend(figure, styles, labels, columns + 1, _note(panels))
     return figure
 
 
@@ -68,17 +70,24 @@ def _marker(panels: Panels, agent: str) -> Style:
 
 def _draw(axis: Axes, curves: Sequence[Curve], style: Style, *, each: bool) -> None:
     band = summarise(curves)
-    few = len(curves) < MIN_SEEDS
-    if few and each and (len(curves) > 1 or band is None):
+    if each and (len(curves) > 1 or band is None):
         for curve in curves:
             axis.plot(curve.steps, curve.success, color=style["color"], linewidth=0.8, alpha=0.6)
     if band is None:
         return
-    if not few:
+    if len(curves) >= MIN_SEEDS:
         axis.fill_between(band.steps, band.low, band.high, color=style["color"], alpha=0.2, linewidth=0)
     if len(band.steps) == 1:
         style = {**style, "marker": "o"}
     axis.plot(band.steps, band.mean, **style, markevery=_evaluated(curves, band))
+
+
+def _note(panels: Panels) -> str:
+    """What lines and bands are, as far as they are drawn."""
+    counts = [(agent, len(runs)) for agents in panels.values() for agent, runs in agents.items()]
+    lines = ["thin: one seed · thick: mean"] if any(n > 1 and not is_published(agent) for agent, n in counts) else []
+    band = f"band: 95 % t interval of the mean ({MIN_SEEDS} seeds or more)"
+    return " · ".join([*lines, band] if any(n >= MIN_SEEDS for _, n in counts) else lines)
 
 
 def _evaluated(curves: Sequence[Curve], band: Band) -> list[int]:

@@ -68,6 +68,18 @@ def truncate(curve: Curve, last: float) -> Curve:
     return replace(curve, steps=steps, success=success, truncated=bool(cut))
 
 
+def shared_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """The first and the last step between which every curve has data; None if there are no such steps."""
+    first, last = max(float(curve.steps[0]) for curve in curves), min(float(curve.steps[-1]) for curve in curves)
+    return (first, last) if first <= last else None
+
+
+def between(curve: Curve, first: float, last: float) -> Curve:
+    """The curve from first to last, two steps within it, where it is interpolated linearly."""
+    steps = np.unique([first, last, *curve.steps[(curve.steps > first) & (curve.steps < last)]])
+    return replace(curve, steps=steps, success=np.interp(steps, curve.steps, curve.success))
+
+
 def summarise(curves: Sequence[Curve]) -> Band | None:
     """Mean over the runs with its 95 % t interval.
 
@@ -77,11 +89,11 @@ def summarise(curves: Sequence[Curve]) -> Band | None:
     Returns:
         The band, or None if the runs have no steps in common.
     """
-    first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
-    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
-    steps = steps[(steps >= first) & (steps <= last)]
-    if len(steps) == 0:
+    shared = shared_range(curves)
+    if shared is None:
         return None
+    steps = np.unique(np.concatenate([curve.steps for curve in curves]))
+    steps = steps[(steps >= shared[0]) & (steps <= shared[1])]
     values = np.stack([np.interp(steps, curve.steps, curve.success) for curve in curves])  # [runs, N]
     return Band(steps, *mean_interval(values, METRICS[curves[0].metric][1]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mbrl.errors import UserError
@@ -12,8 +13,8 @@ from mbrl.results.aggregate_figure import aggregate_figure, write_aggregates
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure, write_curves
 from mbrl.results.curves import AXES, METRICS, Curve
-from mbrl.results.read_curves import curve_files, published_curves, read_curves
-from mbrl.results.run_metric import judged_metric
+from mbrl.results.read_curves import curve_files, published_curves
+from mbrl.results.run_metric import read_judged
 from mbrl.results.style import FORMATS, Style, agent_styles, save
 
 OVER_TASKS = "-over-tasks"  # ends the name of the second figure
@@ -46,7 +47,7 @@ def plot(
         labels: names of the curves, one for each of `runs`; empty to name them by agent and settings.
         agents: names of the agents to draw; empty for all. Colours are those of a figure with all agents.
         baseline: agent that the others are compared with in the second figure, see `aggregate` and `_baseline`.
-        metric: success or return; None for that of `judged_metric`.
+        metric: success or return; None for that of `judged_metric`, by the chosen agents.
         aggregates: whether to draw the second figure, OUTPUT-over-tasks, which needs two agents or two tasks. Returns
             of different tasks have different scales and are not aggregated.
         on_progress: called with a text when a step begins.
@@ -65,7 +66,7 @@ def plot(
     _require_no_overwriting(stem, inputs)
     if inputs:
         on_progress(f"reading {_count(len(inputs), 'file')}")
-    every = _read(runs, axis, labels, agents, metric)
+    every = read_judged(runs, axis, labels, metric, partial(_choose, agents=agents))
     curves = _choose(every, agents)
     baseline = None if baseline is None else _baseline(baseline, curves)
     _tell_repeated(curves)
@@ -91,15 +92,6 @@ def _check_choices(axis: str, metric: str | None, reference: Path | None) -> Non
         raise UserError(f"no metric {metric!r}: choose one of {', '.join(METRICS)}")
     if reference and axis != "env_steps":
         raise UserError(f"published curves have env steps only: leave out --reference, or --x {axis}")
-
-
-def _read(
-    runs: Sequence[Path], axis: str, labels: Sequence[str], agents: Sequence[str], metric: str | None
-) -> list[Curve]:
-    """The curves of every agent; where no metric is given, by that of the chosen agents."""
-    every = read_curves(runs, axis, labels, metric or "success")
-    judged = metric or judged_metric(_choose(every, agents))
-    return every if every[0].metric == judged else read_curves(runs, axis, labels, judged)
 
 
 def _baseline(name: str, curves: Sequence[Curve]) -> str:

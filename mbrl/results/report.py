@@ -18,10 +18,10 @@ from mbrl.results.curve_figure import curve_figure
 from mbrl.results.curves import AXES, METRICS, Curve
 from mbrl.results.gap_figure import gap_figure
 from mbrl.results.plot import is_comparison
-from mbrl.results.read_curves import published_curves, read_curves
+from mbrl.results.read_curves import published_curves
 from mbrl.results.report_data import differences, gather_runs, origins, results
 from mbrl.results.report_figures import as_image, videos, world_model_figure
-from mbrl.results.run_metric import judged_metric
+from mbrl.results.run_metric import read_judged
 from mbrl.results.style import Style, agent_styles
 from mbrl.run_folder.files import write_atomically
 from mbrl.run_folder.state import run_folders
@@ -54,10 +54,8 @@ def report(
     output = output or folder / "report.html"
     with _warnings() as left_out:
         on_progress("reading the runs")
-        curves = read_curves([folder])
-        metric = judged_metric(curves)
-        if metric != "success":
-            curves = read_curves([folder], metric=metric)
+        curves = read_judged([folder])
+        metric = curves[0].metric
         runs = gather_runs(folder, curves)
         kept = {run.state.folder for run in runs}
         curves = [curve for curve in curves if curve.run is None or curve.run in kept]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mbrl.errors import UserError
-from mbrl.results.curves import METRICS, Curve, area
+from mbrl.results.curves import METRICS, Curve, area, between, shared_range
 from mbrl.results.grouping import PER_RUN, Settings, short_name, task_name
 from mbrl.results.intervals import Floats, mean_interval
 from mbrl.run_folder.config import flatten, load_settings
@@ -112,20 +112,15 @@ def results(curves: Sequence[Curve]) -> list[Result]:
     rows = []
     for task, agent in sorted({(curve.task, curve.agent) for curve in curves}):
         seeds = [curve for curve in curves if (curve.task, curve.agent) == (task, agent)]
-        start, end = max(float(curve.steps[0]) for curve in seeds), min(float(curve.steps[-1]) for curve in seeds)
-        if end < start:
+        shared = shared_range(seeds)
+        if shared is None:
             log.warning("no result of %s on %s: its seeds have no env steps in common", agent, task)
             continue
-        last = np.array([np.interp(end, curve.steps, curve.success) for curve in seeds])
-        mean = np.array([area(_between(curve, start, end)) for curve in seeds])
-        rows.append(Result(task, agent, len(seeds), end, *(_interval(values, seeds[0]) for values in (last, mean))))
+        common = [between(curve, *shared) for curve in seeds]
+        last, mean = np.array([curve.success[-1] for curve in common]), np.array([area(curve) for curve in common])
+        intervals = (_interval(values, seeds[0]) for values in (last, mean))
+        rows.append(Result(task, agent, len(seeds), shared[1], *intervals))
     return rows
-
-
-def _between(curve: Curve, start: float, end: float) -> Curve:
-    """The curve from start to end, interpolated linearly there."""
-    steps = np.unique([start, end, *curve.steps[(curve.steps > start) & (curve.steps < end)]])
-    return replace(curve, steps=steps, success=np.interp(steps, curve.steps, curve.success))
 
 
 def _interval(values: Floats, of: Curve) -> Interval:

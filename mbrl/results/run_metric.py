@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mbrl.results.curves import Curve
@@ -43,6 +43,28 @@ def _lacks_success(curve: Curve) -> bool:
     return optional and bool(metric_rows(curve.run, ("eval/return",)))
 
 
+def read_judged(
+    paths: Sequence[Path],
+    axis: str = "env_steps",
+    labels: Sequence[str] = (),
+    metric: str | None = None,
+    choose: Callable[[list[Curve]], list[Curve]] = lambda curves: curves,
+) -> list[Curve]:
+    """Read curves by a metric, or by that of `judged_metric`.
+
+    Args:
+        paths, axis, labels: see `read_curves`.
+        metric: success or return; None for that of `judged_metric`.
+        choose: which of the curves decide about the metric, where none is given.
+
+    Raises:
+        FileNotFoundError, UserError: see `read_curves`.
+    """
+    curves = read_curves(paths, axis, labels, metric or "success")
+    metric = metric or judged_metric(choose(curves))
+    return curves if metric == curves[0].metric else read_curves(paths, axis, labels, metric)
+
+
 def judged_curve(folder: Path) -> Curve:
     """The learning curve of a run, by the metric that it is judged by.
 
@@ -55,7 +77,4 @@ def judged_curve(folder: Path) -> Curve:
     Raises:
         UserError: it holds no evaluation.
     """
-    file = folder / "eval.csv"
-    curves = read_curves([file])
-    metric = judged_metric(curves)
-    return curves[0] if metric == "success" else read_curves([file], metric=metric)[0]
+    return read_judged([folder / "eval.csv"])[0]

@@ -84,10 +84,10 @@ def summary(states: Sequence[RunState]) -> str:
 def seconds_left(states: Sequence[RunState]) -> float | None:
     """Estimated seconds until all running and waiting runs have ended, if as many as now run in parallel.
 
-    A waiting run counts with the mean duration of the running ones.
+    A waiting run, and a running one without an estimate, counts with the mean duration of the other running ones.
 
     Returns:
-        Seconds, or None if no running run has an estimate.
+        Seconds, never fewer than any run alone takes; None if no running run has an estimate.
     """
     running = [run for run in states if run.state == "running"]
     known = [run.seconds_left for run in running if run.seconds_left is not None]
@@ -98,10 +98,10 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
         for run in running
         if run.seconds_left is not None and run.env_steps < run.total_env_steps
     ]
-    waiting = sum(run.state == "waiting" for run in states)
-    if waiting and not whole:  # every running run is in its last evaluation, so that no duration is known
+    ahead = sum(run.state == "waiting" for run in states) + len(running) - len(known)  # whole runs
+    if ahead and not whole:  # every running run is in its last evaluation, so that no duration is known
         return None
-    return (sum(known) + (waiting * mean(whole) if waiting else 0.0)) / len(running)
+    return max(*known, (sum(known) + (ahead * mean(whole) if ahead else 0.0)) / len(running))
 
 
 def duration(seconds: float) -> str:

@@ -25,8 +25,8 @@ Style = Mapping[str, Any]  # keyword arguments of a line
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#888888")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FORMATS = (".png", ".svg", ".pdf")
-# of a legend: width of a line with the space around it, width of a letter, height of a row
-LINE_INCHES, LETTER_INCHES, ROW_INCHES = 0.6, 0.076, 0.2
+# of a legend: width of a line with the space around it, width of a letter, of a letter of its note, height of a row
+LINE_INCHES, LETTER_INCHES, NOTE_LETTER_INCHES, ROW_INCHES = 0.6, 0.076, 0.066, 0.2
 
 
 @contextmanager
@@ -78,7 +78,9 @@ def draw_run(axis: Axes, steps: Floats, values: Floats, style: Style) -> None:
     axis.plot(steps, values, **{**style, "linewidth": 1.0}, alpha=0.8, marker="." if len(steps) == 1 else "")
 
 
-def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str], columns: int) -> None:
+def legend(
+    figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str], columns: int, note: str = ""
+) -> None:
     """Add a legend below the panels, and make the figure higher by its rows and as wide as its longest text.
 
     Args:
@@ -86,16 +88,18 @@ def legend(figure: Figure, styles: Mapping[str, Style], labels: Mapping[str, str
         styles: agent -> style.
         labels: agent -> text, of the agents in the figure.
         columns: largest number of columns; fewer are used if the texts are long.
+        note: a line above the texts that says what lines and areas are.
     """
     # matplotlib leaves out what begins with an underscore
     texts = {agent: f" {text}" if text.startswith("_") else text for agent, text in labels.items()}
     handles = [Line2D([], [], **style, label=texts[agent]) for agent, style in styles.items() if agent in labels]
     width = LINE_INCHES + LETTER_INCHES * max(len(text) for text in labels.values())
-    figure.set_figwidth(max(figure.get_figwidth(), width))
+    figure.set_figwidth(max(figure.get_figwidth(), width, NOTE_LETTER_INCHES * len(note)))
     columns = max(1, min(len(handles), columns, int(figure.get_figwidth() / width)))
-    rows = -(-len(handles) // columns)
+    rows = -(-len(handles) // columns) + bool(note)
     figure.set_figheight(figure.get_figheight() + ROW_INCHES * rows)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    titled = {"title": note, "title_fontsize": "small"} if note else {}
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, **titled)
 
 
 def steps_formatter(x_label: str) -> Formatter:

@@ -17,7 +17,7 @@ ID = "wandb_id"  # a file in the run's folder: a run that is begun anew elsewher
 def require_package() -> None:
     """ValueError where it is not installed."""
     if find_spec("wandb") is None:
-        raise UserError("wandb needs a package that is not here: pip install -e '.[wandb]'")
+        raise UserError("wandb needs a package that is not here: in the clone, pip install -e '.[wandb]'")
 
 
 def _identity(file: Path) -> str:

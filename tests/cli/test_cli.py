@@ -343,7 +343,7 @@ def test_a_mistyped_command_gets_a_suggestion(mbrl: Run) -> None:
 
 def test_the_version(mbrl: Run) -> None:
     code, out, _ = mbrl("--version")
-    assert code == 0 and re.fullmatch(r"mbrl \d+\.\d+\.\d+\n", out)
+    assert code == 0 and re.fullmatch(r"mbrl \d+\.\d+\.\d+(\.dev\d+)?\n", out)
 
 
 @pytest.mark.process

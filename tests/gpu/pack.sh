@@ -5,7 +5,7 @@
 # That machine must have Python 3.12 on x86-64 with torch (2.11 or newer, CUDA), numpy, accelerate, safetensors,
 # huggingface-hub, torchmetrics, tensorboard, scipy, pandas, matplotlib, imageio, pillow, PyYAML, rich, tqdm, jinja2, psutil,
 # joblib, packaging, pytest with its plugins timeout and xdist. What is packed comes in the versions of constraints.txt.
-# Left out for their size or need: imageio-ffmpeg (so no videos there), rliable and arch (so no aggregate plots there).
+# Left out for its size: imageio-ffmpeg (so no videos there).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=${1:?usage: bash tests/gpu/pack.sh FOLDER}

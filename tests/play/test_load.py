@@ -140,4 +140,4 @@ def test_missing_aiohttp_is_one_clear_line(refused: Any, run: Path, monkeypatch:
     for name in [name for name in sys.modules if name.startswith("mbrl.play.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    assert "mbrl play needs aiohttp: pip install -e '.[play]'" in refused(str(run))
+    assert "mbrl play needs aiohttp: in the clone, pip install -e '.[play]'" in refused(str(run))

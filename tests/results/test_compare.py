@@ -31,9 +31,26 @@ def test_settings_origin_and_results(tmp_path: Path) -> None:
         ("origin", "packages.torch", "2.1", "2.2"),
         ("result", "env steps", "0", "0"),
         ("result", "success, last", "0.5", "–"),
-        ("result", "success, highest", "0.5", "–"),
-        ("result", "success, mean over env steps", "0.375", "–"),
+        ("result", "success, highest to 30 env steps", "0.5", "–"),
+        ("result", "success, mean to 30 env steps", "0.375", "–"),
     ]
+
+
+def test_a_longer_run_is_compared_where_both_have_data(tmp_path: Path) -> None:
+    short = make_run(tmp_path / "short", gamma=0.9, torch="2.1", rates=[0.0, 0.5, 0.5])
+    long = make_run(tmp_path / "long", gamma=0.9, torch="2.1", rates=[0.0, 0.5, 0.5, 1.0, 1.0])
+    found = {name: values for kind, name, *values in compare(short, long) if kind == "result" and "success" in name}
+    assert found == {
+        "success, last": ["0.5", "1"],
+        "success, highest to 30 env steps": ["0.5", "0.5"],
+        "success, mean to 30 env steps": ["0.375", "0.375"],
+    }
+
+
+def test_runs_without_common_steps_have_neither_mean_nor_highest(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / name, gamma=0.9, torch="2.1", rates=[0.5]) for name in ("one", "other"))
+    (other / "eval.csv").write_text("step,success,seed\n20,1,0\n")
+    assert [name for kind, name, *_ in compare(one, other) if kind == "result"] == ["env steps", "success, last"]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

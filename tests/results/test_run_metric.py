@@ -66,6 +66,7 @@ def test_figures_reports_and_comparisons_show_the_return(tmp_path: Path) -> None
     page = report(tmp_path / "runs").read_text()
     assert "mean return" in page and "200.50" in page and "success rate" not in page
     assert ("result", "return, last", "200.5", "200.5") in compare(one, other)
+    assert ("result", "return, mean to 2000 env steps", "150.4", "150.4") in compare(one, other)
     with pytest.raises(UserError, match="leave out --baseline"):
         plot([tmp_path / "runs"], tmp_path / "out.png", baseline="sac")
     (tmp_path / "published" / "sac").mkdir(parents=True)

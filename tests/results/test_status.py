@@ -69,12 +69,19 @@ def test_the_time_left_counts_what_waits_at_the_pace_of_what_runs(tmp_path: Path
         RunState(tmp_path, "running", 500, 1000, None, 60.0), RunState(tmp_path, "running", 0, 1000, None, None),
         RunState(tmp_path, "waiting", 0, 1000, None, None), RunState(tmp_path, "done", 1000, 1000, 1.0, 0.0),
     ]  # fmt: skip
-    assert seconds_left(runs) == (60.0 + 120.0) / 2
+    assert seconds_left(runs) == (60.0 + 120.0 + 120.0) / 2, "the one without a pace has all before it"
     assert summary(runs) == "1 of 4 done, 2 running, 1 waiting; about 2 min left"
     assert seconds_left(runs[2:]) is None
     ending = RunState(tmp_path, "running", 1000, 1000, 1.0, 0.0)
     assert seconds_left([ending]) == 0.0 and seconds_left([ending, runs[2]]) is None
     assert summary(runs[2:]) == "1 of 2 done, 1 waiting"
+
+
+def test_the_time_left_is_never_below_that_of_a_run(tmp_path: Path) -> None:
+    slow, fast = (RunState(tmp_path, "running", 500, 1000, None, left) for left in (36000.0, 360.0))
+    assert seconds_left([slow, fast]) == 36000.0
+    begun = [RunState(tmp_path, "running", 0, 1000, None, None)] * 3
+    assert seconds_left([slow, *begun]) == (36000.0 + 3 * 72000.0) / 4
 
 
 def test_durations() -> None:

@@ -221,6 +221,9 @@ def test_every_bad_tensor_is_named(tmp_path: Path) -> None:
 def test_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="no weights at"):
         load_tokenizer(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)  # not in the clone
+    with pytest.raises(FileNotFoundError, match=r"nano: the clone holds them.*=/PATH/OF/CLONE/runs/reference/pre"):
+        load_tokenizer("runs/reference/pretrained/nano")
     with pytest.raises(FileNotFoundError, match=r"no diffusion_pytorch_model\.safetensors in"):
         load_tokenizer(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

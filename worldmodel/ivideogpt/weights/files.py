@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SUFFIX = ".safetensors"
+REPOSITORY = Path("runs/reference/pretrained")  # weights that the repository holds, and no wheel
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
@@ -34,7 +35,11 @@ def find(source: str | Path, part: str) -> Path:
     if not path.exists() and HUB_ID.fullmatch(str(source)):
         path = _download(str(source), part)
     if not path.exists():
-        raise FileNotFoundError(f"no weights at {source}: give a folder, a {SUFFIX} file or a hub id (user/name)")
+        hint = f"give a folder, a {SUFFIX} file or a hub id (user/name)"
+        if path.is_relative_to(REPOSITORY) and not REPOSITORY.is_dir():
+            place = f"worldmodel.pretrained=/PATH/OF/CLONE/{source}"
+            hint = f"the clone holds them: start in its folder, or give their path, {place} (null: random weights)"
+        raise FileNotFoundError(f"no weights at {source}: {hint}")
     return path / part if (path / part).is_dir() else path
 
 
