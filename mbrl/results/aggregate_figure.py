@@ -46,7 +46,7 @@ def aggregate_figure(result: Aggregates, x_label: str, styles: Mapping[str, Styl
     _lines(axes[1], result.profile, styles, profile, ("mean success rate τ", "share of runs above τ"))
     if result.improvement:
         _improvement(axes[2], result, styles, end)
-        _steps_ratio(axes[3], result, styles, x_label, end)
+        _steps_ratio(axes[3], result, styles, x_label)
     labels = {agent: f"{agent} ({_runs(count)})" for agent, count in result.runs.items()}
     areas = "areas and bars: 95 % intervals" if result.improvement else "areas: 95 % intervals"
     legend(figure, styles, labels, 3, areas if max(result.runs.values()) > 1 else "")
@@ -105,11 +105,13 @@ def _improvement_height(result: Aggregates) -> float:
     return max(PANEL_INCHES, FRAME_INCHES + LINE_INCHES * lines * len(labels))
 
 
-def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_label: str, end: str) -> None:
+def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_label: str) -> None:
     title = f"Speed-up over {result.baseline} in {x_label}"
-    unreached = fill(f"intervals: unreached = {end}", TITLE_CHARACTERS)
     ratio = fill(f"{x_label} of {result.baseline}", TICK_CHARACTERS)
-    labels = (f"success rate to reach (interquartile mean)\n{unreached}", f"{ratio}\n/ of the agent")
+    labels = (
+        "success rate to reach (interquartile mean)\nno area where it is often not reached",
+        f"{ratio}\n/ of the agent",
+    )
     _lines(axis, result.steps_ratio, styles, title, labels)
     axis.axhline(1.0, **{**styles[result.baseline], "linewidth": 1.2})
     axis.set_xlim(0.0, 1.0)

@@ -13,7 +13,7 @@ from mbrl.results.aggregate_figure import aggregate_figure, write_aggregates
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure, write_curves
 from mbrl.results.curves import AXES, METRICS, Curve
-from mbrl.results.read_curves import curve_files, published_curves
+from mbrl.results.read_curves import curve_files, drawn_data, published_curves
 from mbrl.results.run_metric import read_judged
 from mbrl.results.style import FORMATS, Style, agent_styles, save
 
@@ -147,7 +147,7 @@ def _input_files(paths: Sequence[Path]) -> set[Path]:
 def _require_no_overwriting(stem: Path, inputs: Collection[Path]) -> None:
     for name in (stem.name, stem.name + OVER_TASKS):
         data = stem.with_name(f"{name}.csv")
-        if data.resolve() in inputs:
+        if data.resolve() in inputs and not drawn_data(data):
             raise UserError(f"the drawn data would overwrite {data}: choose another name with --output")
 
 

@@ -119,10 +119,10 @@ def curve_files(path: Path) -> list[Path]:
     found = sorted(place / name for place, _, files in walk(path) for name in files if name.endswith(".csv"))
     regular = [file for file in found if file.is_file()]
     evaluations = [file for file in regular if file.name == "eval.csv"]
-    return evaluations or [file for file in regular if not _drawn_data(file)]
+    return evaluations or [file for file in regular if not drawn_data(file)]
 
 
-def _drawn_data(file: Path) -> bool:
+def drawn_data(file: Path) -> bool:
     """Whether `mbrl plot` wrote the file."""
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         curves = (",".join(CURVE_COLUMNS).replace("success", metric) for metric in METRICS)

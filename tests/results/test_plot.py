@@ -307,6 +307,10 @@ def test_drawn_data_are_no_input_the_second_time(tmp_path: Path) -> None:
         (tmp_path / agent / "hammer.csv").write_text("step,success,seed\n0,0.0,1\n2000,1.0,1\n")
     pictures = plot([tmp_path])
     assert plot([tmp_path]) == pictures and (tmp_path / "curves-over-tasks.csv").exists()
+    # as a shell writes FOLDER/*
+    assert plot(sorted(tmp_path.iterdir()), tmp_path / "curves.png") == [
+        path for path in pictures if path.suffix == ".png"
+    ]
 
 
 def test_sparse_published_curves_have_a_marker_at_each_evaluation(tmp_path: Path) -> None:
