@@ -64,7 +64,12 @@ class Policy(nn.Module, ABC):
         return next(self.parameters(), torch.empty(0)).device
 
     def recall(self, history: TensorDictBase) -> TensorDict | None:
-        """The recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros there."""
+        """The recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros there.
+
+        Args:
+            history: `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and, where it is known, `initial`, the first
+                frame of the episode, in the shape of `pixels`.
+        """
         return None
 
     def values(self, observed: TensorDictBase, action: Tensor) -> Tensor | None:

@@ -18,6 +18,7 @@ from mbrl.envs.simulator_model import SimulatorModel
 from mbrl.envs.toy import make_env
 from mbrl.prediction.policies import history
 from policies.base import Policy
+from tests.agents.test_planning import TOY, ToyWorldModel, planning
 from tests.agents.test_terminations import Ending
 
 LENGTH, EPISODES = 12, 3
@@ -81,3 +82,17 @@ def test_rollouts_of_a_policy_with_memory_go_on_when_one_of_them_terminates() ->
     assert (after["reward"].squeeze(-1)[:, 1:] == (~ended[:, :-1]).float()).all(), "1 a step up to the end, then 0"
     with pytest.raises(RuntimeError, match="reset in part"):
         imagination_env(model, env, starts, 4, 6).reset(TensorDict(_reset=levels[:, None] > 11, batch_size=[4]))
+
+
+def test_a_planner_that_takes_over_knows_the_first_frame_and_the_actions_between_the_newest() -> None:
+    model, env = ToyWorldModel(), make_env(**TOY)
+    model.context_keys = ("initial",)
+    policy, taken = planning(model, numbers={"iterations": 1}), torch.rand(1, 3, 2) * 2 - 1
+    pixels = env.rollout(4)["pixels"][None]
+    first = pixels[:, :1].expand(1, 3, -1, -1, -1)
+    starts = TensorDict(pixels=pixels[:, 1:], action=taken, initial=first, batch_size=[1, 3])
+    model.contexts.clear()
+    imagine(model, Acting(policy, env.observation_spec), env, starts, 1, 1)
+    context = model.contexts[-1]  # of the plan
+    assert len(model.contexts) == 2 and torch.equal(context["pixels"], pixels[:, 2:])
+    assert torch.equal(context["initial"], first[:, :2]) and torch.equal(context["action"][:, 0], taken[:, 1])
