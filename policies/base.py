@@ -88,7 +88,8 @@ class Policy(nn.Module, ABC):
         `gamma` [B, 1], the discount of the bootstrap value. So the target is
         `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: where it is above 0, the actor's
         loss gets an imitation term with this weight (`policies.bc.imitation`), towards `imitated` [B, A] or, without
-        it, the row's action. `imagined` bool [B, 1] is optional too, for metrics alone: see `policies.metrics`.
+        it, the row's action. `imagined` bool [B, 1] is optional too: metrics count these rows apart, and
+        statistics of states leave them out.
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
         `reward` and `terminated` that follow that action (those of the last row are not used). With `replay_rows` T
