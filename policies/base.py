@@ -64,7 +64,12 @@ class Policy(nn.Module, ABC):
         return next(self.parameters(), torch.empty(0)).device
 
     def recall(self, history: TensorDictBase) -> TensorDict | None:
-        """The recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros there."""
+        """The recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros there.
+
+        Args:
+            history: `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and, where it is known, `initial`, the first
+                frame of the episode, in the shape of `pixels`.
+        """
         return None
 
     def values(self, observed: TensorDictBase, action: Tensor) -> Tensor | None:
@@ -83,7 +88,8 @@ class Policy(nn.Module, ABC):
         `gamma` [B, 1], the discount of the bootstrap value. So the target is
         `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: where it is above 0, the actor's
         loss gets an imitation term with this weight (`policies.bc.imitation`), towards `imitated` [B, A] or, without
-        it, the row's action. `imagined` bool [B, 1] is optional too, for metrics alone: see `policies.metrics`.
+        it, the row's action. `imagined` bool [B, 1] is optional too: metrics count these rows apart, and
+        statistics of states leave them out.
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
         `reward` and `terminated` that follow that action (those of the last row are not used). With `replay_rows` T

@@ -80,7 +80,7 @@ class DrQV2(ValuePolicy):
         target_rate: PositiveShare = 0.01,
         std_start: Std = 1.0,
         std_end: Std = 0.1,
-        std_env_steps: PositiveCount = 100_000,
+        std_env_steps: PositiveCount = 200_000,
         std_clip: Std = 0.3,
         shift_pad: Padding = 4,
         precision: Literal["float32", "bfloat16"] = "float32",

@@ -213,11 +213,23 @@ class RunningNorm(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
-    def observe(self, rows: Tensor) -> None:
-        """Update mean and variance with rows [B, S] (Chan et al. 1979, updating formulae for the sample variance)."""
-        variance, mean = torch.var_mean(rows, dim=0, correction=0)
-        self.count += len(rows)
-        share = (len(rows) / self.count).float()
+    def observe(self, rows: Tensor, left_out: Tensor | None = None) -> None:
+        """Update mean and variance with rows [B, S] (Chan et al. 1979, updating formulae for the sample variance).
+
+        Args:
+            rows: [B, S].
+            left_out: bool [B, 1], rows that do not count, but not all; None: all count.
+        """
+        count: int | Tensor = len(rows)
+        if left_out is None:
+            variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        else:  # by weights: an index by a mask would wait for the GPU
+            count = (~left_out).sum()
+            weights = ~left_out / count
+            mean = (weights * rows).sum(0)
+            variance = (weights * (rows - mean).square()).sum(0)
+        self.count += count
+        share = (count / self.count).float()
         delta = mean - self.mean
         self.mean += share * delta
         self.variance.lerp_(variance, share).add_(share * (1 - share) * delta.square())

@@ -91,7 +91,8 @@ class SAC(ValuePolicy):
         action_spec: bounded to [-1, 1], [A].
         actor_network: called with the sizes of input and output; `perceptron` or one of `policies.residual`.
         critic_network: as `actor_network`.
-        normalizer: called with S; normalises states for all networks. None: states are not normalised.
+        normalizer: called with S; normalises states for all networks, by the real ones among those it learns from.
+            None: states are not normalised.
         critics: N, 1 or more.
         value_scale: factor of the critics' outputs, above 0, see `Critics`; rewards, losses and the temperature keep
             their units.
@@ -175,7 +176,7 @@ class SAC(ValuePolicy):
     def _learn_values(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the critics; returns the features of the batch's states, and metrics."""
         if self.actor.normalizer is not None:
-            self.actor.normalizer.observe(batch["state"])
+            self.actor.normalizer.observe(batch["state"], left_out=batch.get("imagined", None))
         features = self.actor.encode(batch)
         return features, self._update_critic(features, batch, self.target(batch))
 

@@ -169,6 +169,7 @@ def test_the_paper_trains_the_published_sizes_at_the_published_rates() -> None:
     assert settings.policy == published.part == config(PAPER, "agent=drqv2").agent.policy
     assert settings.world_model == published.model
     assert settings.updates_per_step * settings.batch_size == 512 and settings.real_ratio == 0.5
+    assert published.part.std_env_steps == 100_000 * published.env.action_repeat, "published in agent steps"
     assert settings.model_updates_per_step * settings.model_batch_size == pytest.approx(0.2 * 16)
     dreamer = config(PAPER, "agent=dreamerv3").agent
     assert dreamer.updates_per_step * dreamer.batch_size * dreamer.segment_length == 512  # its train ratio

@@ -119,6 +119,11 @@ class Imagination:
                 "agent.imagination: n_step, cut_above, weigh_by, optimism and divide_pixels_twice change single "
                 "transitions, but this policy learns from whole rollouts: leave them out"
             )
+        if noise is not None and type(policy).limited_noise is Policy.limited_noise:
+            raise UserError(
+                f"agent.imagination.noise limits exploration noise that {type(policy).__name__} does not have: "
+                "set agent.imagination.noise=null"
+            )
         real = replay.online
         self.policy, self.retain, self.schedule = policy, retain, HorizonSchedule.of(horizon)
         self._starts = starts_of(world_model, replay, rollouts)

@@ -81,7 +81,7 @@ class PlanningPolicy(Policy):
             replan_every=replan_every,
             proposals=proposals,
         )
-        self.carried = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
+        self.carried: Composite = Composite({key: spec.clone() for key, spec in self.actor.memory.items()})
         self.actor.to(self.device)  # the goal follows the world model
         # Plan once on zeros, to fail early if the model does not fit. Zeros are a valid frame but no valid snapshot.
         if set(world_model.context_keys) <= {INITIAL}:
@@ -90,6 +90,14 @@ class PlanningPolicy(Policy):
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the world model and the prior have updates of their own."""
         return {}
+
+    def recall(self, history: TensorDictBase) -> TensorDict:
+        """As Policy.recall, from `action` (T is C or more) and `initial`; the next step makes a plan."""
+        memory = self.carried.expand(len(history)).zero()
+        memory["past_actions"][:, 1:] = history["action"][:, -self.actor.context_length : -1]
+        if self.actor.keeps_initial and INITIAL in history.keys():
+            memory[INITIAL] = history[INITIAL][:, 0]
+        return memory.to(self.device)
 
 
 class PlanningActor(PlanFollower):

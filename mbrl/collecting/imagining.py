@@ -118,6 +118,8 @@ def imagine(
         return imagined.rollout(horizon, policy, break_when_any_done=False).cpu()
     of_all = carried.expand(*imagined.batch_size, *carried.shape).to(imagined.device)
     remembering = with_recurrent_state(imagined, of_all)
+    # That of TransformedEnv would reset all rollouts as soon as one has terminated.
+    remembering.any_done = imagined.any_done
     start = remembering.reset()
     memory = policy.policy.recall(imagined.history_records)
     if memory is not None:

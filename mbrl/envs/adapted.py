@@ -184,7 +184,7 @@ def observes_picture(space: spaces.Space[Any], name: str, pixels: bool) -> bool:
     """Whether observations are images, which are then `pixels`; otherwise they are flattened to `state`.
 
     Raises:
-        UserError: they are neither, or images that `pixels=False` leaves out.
+        UserError: they are neither, or images in another layout, or images that `pixels=False` leaves out.
     """
     if not isinstance(space, spaces.Box):
         raise UserError(
@@ -194,6 +194,11 @@ def observes_picture(space: spaces.Space[Any], name: str, pixels: bool) -> bool:
     if not is_picture(space.shape, space.dtype):
         if not np.prod(space.shape, dtype=np.int64):
             raise UserError(f"{name} observes {_short(space)}: it holds no number")
+        if len(space.shape) > 2:
+            raise UserError(
+                f"{name} observes {_short(space)}: images are uint8 [H, W, 3] or [H, W] "
+                "(gymnasium.wrappers.FlattenObservation makes a state of numbers that are no image)"
+            )
         return False
     if not pixels:
         raise UserError(f"{name} observes images and no state: set env.pixels=true, and an agent from pixels")

@@ -109,8 +109,8 @@ class LearnedFrames(WorldModel):
     Args:
         observation_spec: as both models read it.
         action_spec: [A].
-        learned: makes the learned model when called with the specs. It predicts frames and rewards.
-        simulator: makes the simulator as a world model when called with the specs.
+        learned: makes the learned model when called with the specs. It predicts frames; its rewards are not read.
+        simulator: makes the simulator as a world model when called with the specs but those of images.
     """
 
     def __init__(
@@ -123,7 +123,9 @@ class LearnedFrames(WorldModel):
     ) -> None:
         super().__init__()
         self.learned = learned(observation_spec=observation_spec, action_spec=action_spec)
-        self.simulator = simulator(observation_spec=observation_spec, action_spec=action_spec)
+        # Of the simulator only rewards are read: without images among its observations it renders nothing.
+        unseen = Composite({key: spec for key, spec in observation_spec.items() if key not in ("pixels", "frames")})
+        self.simulator = simulator(observation_spec=unseen, action_spec=action_spec)
         self.context_length = max(self.learned.context_length, self.simulator.context_length)
         self.max_horizon = min(self.learned.max_horizon, self.simulator.max_horizon)
         self.context_keys = (*self.learned.context_keys, *self.simulator.context_keys)
@@ -137,7 +139,7 @@ class LearnedFrames(WorldModel):
         return self.learned.optimizers
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Train the learned model, both of its halves."""
+        """Train the learned model."""
         return self.learned.update(batch)
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:

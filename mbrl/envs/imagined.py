@@ -99,6 +99,8 @@ class ImaginationEnv(EnvBase):
         )
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
+        if tensordict is not None and "_reset" in tensordict and not tensordict["_reset"].all():
+            raise RuntimeError("imagined rollouts cannot be reset in part")
         history = self.starts(self.batch_size[0], self.history).to(self.device)
         if INITIAL in self.world_model.context_keys and INITIAL not in history.keys():
             raise UserError("this world model needs the first frame of the episode: add `initial` [B, T, 3, R, R]")

@@ -57,7 +57,8 @@ class SimulatorModel(WorldModel):
         self._env: Any = env.unwrapped
         self._layout = SnapshotLayout.of(self._env)
         self.observations = ("pixels",) if "pixels" in observation_spec.keys() else ("state",)
-        if "pixels" in self.observations:
+        self._env.renders = self._renders = "pixels" in self.observations
+        if self._renders:
             self.resolution = observation_spec["pixels"].shape[-1]
         self.state_dim = observation_spec["state"].shape[-1] if "state" in observation_spec.keys() else 0
         self.context_length, self.max_horizon, self.action_dim = 1, max_horizon, action_spec.shape[-1]
@@ -115,7 +116,7 @@ class SimulatorModel(WorldModel):
                     if self._env.renders:
                         shown.append(torch.from_numpy(observation["pixels"]))
             finally:
-                self._env.renders = True
+                self._env.renders = self._renders
         pixels = torch.stack(shown).unflatten(0, (-1, frames)).to(self.device) if frames else None
         return Outcome(rewards.to(self.device), pixels)
 

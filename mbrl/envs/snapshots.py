@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,8 +59,8 @@ class SnapshotLayout:
         return torch.from_numpy(np.concatenate(parts))
 
     def unpack(self, vector: Tensor) -> dict[str, Any]:
-        """The snapshot that was packed into a vector float64 [n]."""
-        snapshot, numbers, first = copy.deepcopy(self._template), vector.cpu().numpy(), 0
+        """The snapshot that was packed into a vector float64 [n]. It shares values that are no numbers with others."""
+        snapshot, numbers, first = _copied(self._template), vector.cpu().numpy(), 0
         for path, like, size in self._numbers:
             last = first + 1 + size
             value = _like(like, numbers[first + 1 : last]) if numbers[first] else None
@@ -78,6 +77,11 @@ def _numbers(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
             yield from _numbers(value, (*path, key))
         elif isinstance(value, _NUMBERS) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf"):
             yield (*path, key), value
+
+
+def _copied(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested dicts, with the same values."""
+    return {key: _copied(value) if isinstance(value, dict) else value for key, value in values.items()}
 
 
 def _at(values: dict[str, Any], path: tuple[str, ...]) -> Any:

@@ -21,7 +21,13 @@ STATE = 39  # entries of `state` that Meta-World's scripts read; a one-hot of th
 
 
 class Driver:
-    """Chooses the next action of a session."""
+    """Chooses the next action of a session.
+
+    Attributes:
+        imagined: whether it sees the imagined world.
+    """
+
+    imagined = False
 
     def __call__(self, session: Session) -> npt.NDArray[np.float32]:
         """The action, float32 [A], at the session's current moment."""
@@ -35,7 +41,7 @@ class Driver:
 class PolicyDriver(Driver):
     """A trained policy, acting on what either world shows.
 
-    A policy with memory starts with none at the hand-over, or with what the newest two frames and the first one of the
+    A policy with memory starts with none at the hand-over, or with what the newest steps and the first frame of the
     episode give (`Policy.recall`).
 
     Args:
@@ -45,19 +51,27 @@ class PolicyDriver(Driver):
     """
 
     def __init__(self, policy: Acting, stack: int, *, imagined: bool) -> None:
-        self._policy, self._stack, self._imagined, self._anew = policy, stack, imagined, True
+        self._policy, self._stack, self.imagined, self._anew = policy, stack, imagined, True
 
     def __call__(self, session: Session) -> npt.NDArray[np.float32]:
         moment = session.moment
-        observed = {**moment.real, **moment.imagined} if self._imagined else dict(moment.real)
-        observed["frames"] = session.frames(self._stack, imagined=self._imagined)
+        observed = {**moment.real, **moment.imagined} if self.imagined else dict(moment.real)
+        observed["frames"] = session.frames(self._stack, imagined=self.imagined)
         if self._anew:
-            pixels = torch.from_numpy(session.frames(2, imagined=self._imagined)).unflatten(0, (2, 3))
-            first = torch.from_numpy(session.initial).expand_as(pixels)
-            self._policy.recall(TensorDict({"pixels": pixels, INITIAL: first}, batch_size=[2]))
+            self._policy.recall(self._history(session))
             self._anew = False
         action: torch.Tensor = self._policy(observed)
         return action.reshape(-1).cpu().numpy().astype(np.float32)
+
+    def _history(self, session: Session) -> TensorDict:
+        """The newest steps [T], as many as the stack has images but two at least; the action of the last is zeros."""
+        length = max(2, self._stack)
+        pixels = torch.from_numpy(session.frames(length, imagined=self.imagined)).unflatten(0, (length, 3))
+        taken = np.asarray([moment.action for moment in session.moments[1 : session.cursor + 1]], np.float32)
+        taken, action = taken.reshape(-1, session.actions)[1 - length :], torch.zeros(length, session.actions)
+        action[-1 - len(taken) : -1] = torch.from_numpy(taken)
+        first = torch.from_numpy(session.initial).expand_as(pixels)
+        return TensorDict({"pixels": pixels, "action": action, INITIAL: first}, batch_size=[length])
 
     def reset(self) -> None:
         self._policy.reset()

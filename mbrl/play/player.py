@@ -197,8 +197,9 @@ class Player:
             return
         if answer is not None:
             reply(answer)
-        if command.name in ("reset", "rewind", "select", "start", "drive"):
-            for driver in self._parts.drivers.values():
+        moved = command.name in ("reset", "rewind", "branch", "select", "start", "drive")
+        for driver in self._parts.drivers.values():
+            if moved or (driver.imagined and command.name == "reality"):
                 driver.reset()
 
     # ---------------------------------------------------------------- commands

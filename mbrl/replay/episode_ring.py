@@ -73,7 +73,8 @@ class EpisodeRing:
 
     def __len__(self) -> int:
         """Transitions that can be drawn."""
-        return int(self._table.transitions.sum())
+        _, bounds = self._table.counts()
+        return int(bounds[-1]) if len(bounds) else 0
 
     @property
     def episodes(self) -> list[Episode]:

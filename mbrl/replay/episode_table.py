@@ -41,6 +41,7 @@ class EpisodeTable:
         self.under_way = False
         self.rows = torch.empty(0, len(Episode._fields), dtype=torch.int64) if rows is None else rows
         self._copied: tuple[Tensor, EpisodeTable] | None = None  # of which rows, and the copy
+        self._counted: tuple[Tensor, Tensor, Tensor] | None = None  # of which rows, and what `counts` returns
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,16 +73,18 @@ class EpisodeTable:
         """The first row to learn from in each episode [N]."""
         return self.rows[:, 2]
 
-    @property
-    def transitions(self) -> Tensor:
-        """Transitions of each episode [N]."""
-        return self.lengths - 1 - self.firsts
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """Transitions of each episode [N] and their cumulative sum [N], computed once for each change of the rows."""
+        if self._counted is None or self._counted[0] is not self.rows:
+            transitions = self.lengths - 1 - self.firsts
+            self._counted = self.rows, transitions, transitions.cumsum(0)
+        return self._counted[1:]
 
     def all_transitions(self) -> tuple[Tensor, Tensor]:
         """The episode and the row in it of each transition [N], oldest first."""
-        counts = self.transitions
+        counts, bounds = self.counts()
         episodes = torch.arange(len(counts)).repeat_interleave(counts)
-        before = (counts.cumsum(0) - counts)[episodes]
+        before = (bounds - counts)[episodes]
         return episodes, torch.arange(len(episodes)) - before + self.firsts[episodes]
 
     def append(self, starts: Tensor, lengths: Tensor, first: int, checksums: Tensor) -> None:
@@ -108,13 +111,14 @@ class EpisodeTable:
         """Drop the episodes that start before the record of this number."""
         self.rows = self.rows[self.starts >= record]
 
-    def draw(self, weights: Tensor, count: int, needed: int = 2) -> tuple[Tensor, Tensor]:
+    def draw(self, weights: Tensor, count: int, needed: int = 2, bounds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw episodes and positions in them, uniformly over all positions.
 
         Args:
             weights: number of positions that can be drawn in each episode, int64 [N].
             count: B, draws.
             needed: records that an episode with a place has, for the error.
+            bounds: cumulative sum of the weights [N] where it is known.
 
         Returns:
             Episodes int64 [B], and places in them int64 [B], counted from 0.
@@ -122,12 +126,12 @@ class EpisodeTable:
         Raises:
             UserError: no episode has a place.
         """
-        bounds = weights.cumsum(0)
+        bounds = weights.cumsum(0) if bounds is None else bounds
         if not len(bounds) or bounds[-1] == 0:
             raise UserError(f"replay: no episode has {needed} records or more to draw from; collect more first")
         place = torch.randint(int(bounds[-1]), (count,))
         episode = torch.searchsorted(bounds, place, right=True)
-        return episode, place - (bounds - weights)[episode]
+        return episode, place - bounds[episode] + weights[episode]
 
     def draw_transitions(self, count: int, weight_of: OfRows | None) -> tuple[Tensor, Tensor]:
         """Draw transitions: episodes int64 [B] and rows in them int64 [B].
@@ -137,7 +141,8 @@ class EpisodeTable:
             weight_of: weights by which they are drawn; None draws uniformly.
         """
         if weight_of is None:
-            episode, offset = self.draw(self.transitions, count)
+            weights, bounds = self.counts()
+            episode, offset = self.draw(weights, count, bounds=bounds)
             return episode, offset + self.firsts[episode]
         episodes, offsets = self.all_transitions()
         weights = weight_of(episodes, offsets)

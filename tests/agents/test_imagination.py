@@ -11,6 +11,7 @@ from torchrl.envs.utils import check_env_specs
 
 from mbrl.agents.imagination import Imagination
 from mbrl.envs.imagined import ImaginationEnv
+from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.drqv2 import DrQV2
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
@@ -29,7 +30,8 @@ def replay() -> Replay:
 
 def make_imagination(replay: Replay, **options) -> Imagination:
     settings = {"rollouts": 4, "horizon": 5, "retain": 2, "resolution": SIZE, "action_spec": ACTION}
-    return Imagination(CountingWorldModel(), BrightnessPolicy(), replay, **{**settings, **options})
+    settings["policy"] = BrightnessPolicy()
+    return Imagination(CountingWorldModel(), replay=replay, **{**settings, **options})
 
 
 def as_stacked(levels: torch.Tensor) -> bool:
@@ -209,8 +211,9 @@ class NoisyPolicy(BrightnessPolicy):
 
 
 def test_the_noise_of_imagined_actions_is_limited(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_imagination(replay, noise=0.2)
-    made.policy = NoisyPolicy()
+    with pytest.raises(UserError, match="noise that BrightnessPolicy does not have"):
+        make_imagination(replay, noise=0.2)
+    made = make_imagination(replay, noise=0.2, policy=NoisyPolicy())
     seen, rollout = [], made.env.rollout
     monkeypatch.setattr(made.env, "rollout", lambda *a, **k: seen.append(made.policy.limit) or rollout(*a, **k))
     made.run()

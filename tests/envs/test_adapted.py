@@ -128,6 +128,9 @@ def test_actions_that_are_refused(space: spaces.Space[Any], words: str) -> None:
         (spaces.Discrete(4), False, "one Box"),
         (spaces.Box(-1, 1, (0,)), False, "no number"),
         (spaces.Box(0, 255, (96, 96, 3), np.uint8), False, r"set env\.pixels=true"),
+        (spaces.Box(0, 255, (3, 84, 84), np.uint8), True, r"images are uint8 \[H, W, 3\]"),
+        (spaces.Box(0, 255, (84, 84, 4), np.uint8), True, r"images are uint8 \[H, W, 3\]"),
+        (spaces.Box(0, 1, (64, 64, 3), np.float32), False, "FlattenObservation"),
     ],
 )
 def test_observations_that_are_refused(space: spaces.Space[Any], pixels: bool, words: str) -> None:

@@ -133,6 +133,19 @@ def test_true_rewards_stand_beside_the_frames_of_the_model() -> None:
     assert predicted.keys() == real.keys()
 
 
+def test_the_simulator_of_learned_frames_renders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendering, episode = simulated(ENVS["toy"])
+    env, drawn = ENVS["toy"](seed=5, snapshots=True), []
+    simulator = partial(SimulatorModel, env=env)
+    model = LearnedFrames(env.observation_spec, env.action_spec, learned=lambda **_: Counter(), simulator=simulator)
+    monkeypatch.setattr(env.unwrapped, "_draw", lambda *_: drawn.append(1))
+    context, actions = episode[None, 3:5], episode["action"][None, 4:9]
+    assert torch.equal(model.predict(context, actions)["reward"], rendering.predict(context, actions)["reward"])
+    model.simulator.outcome(model.simulator.start(context), actions)
+    model.predict(context, actions)
+    assert not drawn
+
+
 def reading() -> tuple[LearnedRewards, SimulatorModel, TensorDict]:
     simulator, episode = simulated(ENVS["toy"])
     env = ENVS["toy"](seed=5, snapshots=True)

@@ -53,6 +53,8 @@ def test_values_by_hand() -> None:
     assert again["b"] == {"x": 7, "name": "file"} and type(again["b"]["x"]) is int
     assert again["a"].dtype == np.float32 and again["a"].tolist() == [[1], [2]]
     assert again["c"] is False and again["d"] is None
+    again["a"][:], again["b"]["x"] = 9, 9
+    assert layout.unpack(vector)["b"]["x"] == 7 and not template["a"].any(), "what is done to one stays there"
     with pytest.raises(ValueError, match=r"a of a snapshot is \(3,\), not \(2, 1\)"):
         layout.pack({**snapshot, "a": np.zeros(3)})
 

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mbrl.collecting.acting import Acting
+from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
-from mbrl.play.drivers import Driver
+from mbrl.play.drivers import Driver, PolicyDriver
 from mbrl.play.load import Parts
 from mbrl.play.messages import Command
 from mbrl.play.player import MAX_WAITING, Player
 from mbrl.play.session import Session
 from mbrl.play.view import decode
-from tests.play.worlds import LENGTH, SIDE, parts
+from tests.collecting.test_imagining import WanderingPolicy
+from tests.play.worlds import LENGTH, SIDE, parts, session
 
 PATIENCE = 20.0  # seconds
 RIGHT, STILL = [1.0, 0.0], [0.0, 0.0]
@@ -166,6 +169,32 @@ def test_hand_over_and_take_back(tmp_path: Path) -> None:
     view = played.do("drive", driver="you")
     assert (view["driver"], view["playing"], view["action"]) == ("you", False, RIGHT) and driver.resets >= 2
     played.player.close()
+
+
+def test_drivers_forget_where_the_session_goes_to_another_moment(tmp_path: Path) -> None:
+    made = parts(tmp_path)
+    real, imagined = made.drivers["policy"], made.drivers["imagined"] = RightDriver(), RightDriver()
+    imagined.imagined = True
+    played = Played(tmp_path, made)
+    for name in ("step", "branch", "reality"):
+        played.do(name, **({"index": 1} if name == "branch" else {}))
+    assert (real.resets, imagined.resets) == (1, 2)
+    played.player.close()
+
+
+def test_a_policy_that_takes_over_recalls_the_newest_steps() -> None:
+    made, policy, given = session(), WanderingPolicy(), []
+    policy.recall = given.append  # type: ignore[method-assign, assignment]
+    driver = PolicyDriver(Acting(policy, make_env(resolution=SIDE).observation_spec), 3, imagined=False)
+    for move in ([0.5, 0.0], [0.0, 0.5], STILL):
+        driver(made)
+        driver.reset()
+        made.step(move)
+    actions = ([STILL] * 3, [STILL, [0.5, 0.0], STILL], [[0.5, 0.0], [0.0, 0.5], STILL])
+    for history, rows, taken in zip(given, ([0, 0, 1], [0, 1, 2], [1, 2, 3]), actions, strict=True):
+        assert history["action"].tolist() == [taken]
+        assert (history["pixels"][0].numpy() == [made.moments[row].real["pixels"] for row in rows]).all()
+        assert (history["initial"].numpy() == made.moments[0].real["pixels"]).all()
 
 
 def test_commands_that_wait_are_bounded(played: Played) -> None:

@@ -212,6 +212,19 @@ def test_states_are_normalised_by_what_was_replayed() -> None:
     torch.testing.assert_close(acted, torch.tanh(policy.actor.gaussian(features)[0]))
 
 
+def test_imagined_states_do_not_change_the_normalisation() -> None:
+    torch.manual_seed(0)
+    policy, real, batch = small(normalizer=RunningNorm), small(normalizer=RunningNorm), random_batch()
+    rows = len(batch) // 2
+    batch["imagined"] = torch.arange(len(batch))[:, None] >= rows
+    batch["state"][rows:] = 1e3
+    for _ in range(2):
+        policy.update(batch)
+        real.update(batch[:rows].exclude("imagined"))
+    for name, value in real.actor.normalizer.state_dict().items():
+        torch.testing.assert_close(policy.actor.normalizer.state_dict()[name], value)
+
+
 @pytest.mark.parametrize("network", [bro_net, simba])
 def test_learns_with_residual_networks(network: object) -> None:
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 
 from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
+from mbrl.replay.episode_table import EpisodeTable
 from mbrl.replay.replay import TRAJECTORY, Replay
 from mbrl.run_folder.schema import TensorType
 
@@ -275,3 +276,16 @@ def test_snapshots_are_drawn_with_the_rows_that_they_are_of() -> None:
 def test_a_discount_outside_its_range_is_refused(gamma: float) -> None:
     with pytest.raises(UserError, match="a discount is above 0 and at most 1"):
         EpisodeBuffer(10, gamma=gamma)
+
+
+def test_transitions_are_counted_once_for_each_change_of_the_table() -> None:
+    table, known = EpisodeTable(), torch.zeros(2, dtype=torch.int64)
+    table.append(torch.tensor([0, 5]), torch.tensor([5, 4]), 1, known)
+    assert [counted.tolist() for counted in table.counts()] == [[3, 2], [3, 5]]
+    assert table.counts()[1] is table.counts()[1]
+    for length in (3, 4):
+        table.grow(9, length)
+        assert [counted.tolist() for counted in table.counts()] == [[3, 2, length - 1], [3, 5, 4 + length]]
+    table.finish(known[:1])
+    table.drop_before(5)
+    assert [counted.tolist() for counted in table.counts()] == [[2, 3], [2, 5]]
