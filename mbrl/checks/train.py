@@ -18,10 +18,11 @@ from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.collecting.evaluation import Success
 from mbrl.device import pick_device
+from mbrl.envs.simulator import task_names
 from mbrl.errors import UserError
 from mbrl.replay.mirror import require_gpu
 from mbrl.replay.replay import Replay
-from mbrl.run_folder.config import flatten, require_whole
+from mbrl.run_folder.config import flatten, has_begun, require_whole
 from mbrl.run_folder.wandb import require_package
 from mbrl.settings.values import Arguments, SettingError, describe
 from mbrl.targets import check as check_target
@@ -31,6 +32,8 @@ from policies.ranges import PositiveCount
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what numpy takes
 Episodes = Annotated[int, Interval(ge=1, le=10**6)]
 Threads = Annotated[int, Interval(ge=1, le=1024)]
+# Environments whose `task` only names run folders and curves.
+NAMED_BY_TASK = ("mbrl.envs.multitask.make_env", "mbrl.envs.registered.make_env")
 
 _log = logging.getLogger(__name__)
 
@@ -131,9 +134,28 @@ def check(config: DictConfig) -> None:
                 "of an episode: lengthen env.episode_length"
             )
     check_workers(**config.collect)
+    check_task_name(config)
     if config.wandb:
         require_package()
     check_demonstrations(config)
+
+
+def check_task_name(config: DictConfig) -> None:
+    """Check that a run of several tasks, or of `env=gym`, is not named after one task of Meta-World.
+
+    A run that has begun keeps its name, so that it can be resumed.
+
+    Raises:
+        UserError: it is.
+    """
+    task = str(config.env.task)
+    if config.env._target_ not in NAMED_BY_TASK or has_begun(Path(config.run_dir)):
+        return
+    if task.removesuffix("-v3") in task_names():
+        raise UserError(
+            f"env.task={task} would only name this run, which is not of that task alone: give another name, as in "
+            f"env.task={config.env.get('id', 'several')}, or env=metaworld for the task"
+        )
 
 
 def warn_of_unused_weights(config: DictConfig) -> None:

@@ -1,5 +1,7 @@
 """What does not fit into an episode is refused before anything is built."""
 
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_module
 
@@ -35,3 +37,20 @@ def test_weights_that_no_part_of_the_agent_starts_from_are_told(
     with initialize_config_module("configs", version_base="1.3"):
         warn_of_unused_weights(compose("train", settings))
     assert ("pretrained=weights is not used: no part of agent dreamerv3" in caplog.text) == told == bool(caplog.text)
+
+
+def test_several_tasks_and_gymnasium_are_not_named_after_one_task_of_metaworld(tmp_path: Path) -> None:
+    gym = ["env=gym", "env.id=Pendulum-v1", f"run_dir={tmp_path}"]
+    with initialize_config_module("configs", version_base="1.3"):
+        several = compose("train", ["env=mt10", "agent=sac", f"run_dir={tmp_path}", "env.task=hammer-v3"])
+        named = [compose("train", [*gym, f"env.task={task}"]) for task in ("hammer", "swing-up")]
+        study = compose("train", [*gym, "experiment=quickstart"])
+    with pytest.raises(UserError, match=r"^env\.task=hammer-v3 would only name this run.*env\.task=several, or"):
+        check(several)
+    with pytest.raises(UserError, match=r"^env\.task=hammer would only name this run.*env\.task=Pendulum-v1, or"):
+        check(named[0])
+    check(named[1])
+    check(study)
+    assert study.env.task == "Pendulum-v1", "a study leaves an environment its own name"
+    (tmp_path / "metrics.jsonl").touch()
+    check(named[0])  # a run that has begun goes on
