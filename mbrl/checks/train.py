@@ -17,7 +17,7 @@ from mbrl.checks.agent import check_agent
 from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.collecting.evaluation import Success
-from mbrl.device import pick_device
+from mbrl.device import is_available, pick_device
 from mbrl.envs.simulator import task_names
 from mbrl.errors import UserError
 from mbrl.replay.mirror import require_gpu
@@ -170,6 +170,8 @@ def warn_of_unused_weights(config: DictConfig) -> None:
 def check_written(config: DictConfig, folder: Path) -> DictConfig:
     """The settings of a run folder, checked before something is built from them: the file may be cut off, or anyone's.
 
+    Where this machine lacks the run's device, `device` becomes `auto` in `config`, with a warning.
+
     Raises:
         UserError: it is no run's, or a setting is missing or wrong.
     """
@@ -177,6 +179,10 @@ def check_written(config: DictConfig, folder: Path) -> DictConfig:
         raise UserError(f"{folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
     require_whole(config, folder)
     require_types(config, TYPES, composed=False)
+    device = config.get("device", "auto")
+    if device != "auto" and not is_available(device):
+        _log.warning("%s: this machine has no device=%s, which the run was trained on: device=auto", folder, device)
+        config.device = "auto"
     return config
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
+import mbrl
 from mbrl.checks.train import check, warn_of_unused_weights
 from mbrl.errors import UserError
 
@@ -54,3 +56,18 @@ def test_several_tasks_and_gymnasium_are_not_named_after_one_task_of_metaworld(t
     assert study.env.task == "Pendulum-v1", "a study leaves an environment its own name"
     (tmp_path / "metrics.jsonl").touch()
     check(named[0])  # a run that has begun goes on
+
+
+def test_a_run_of_a_device_that_is_not_here_is_read_on_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("train", ["env=toy", "agent=sac", "device=cuda:99", f"run_dir={tmp_path}"])
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):  # the policy is built by then
+        mbrl.load(tmp_path).evaluate()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: this machine has no device=cuda:99, which the run was trained on: device=auto"
+    ]
+    with pytest.raises(UserError, match=r"^device=cuda:99 is not allowed"):
+        check(config)  # a run that is trained keeps its device
