@@ -137,7 +137,7 @@ def _job(config: Any, command: str, config_dir: Path | None) -> None:
 
     settings, module = HydraConfig.get(), import_module(CONFIGURED[command].module)
     if settings.mode == RunMode.MULTIRUN and command == "train":
-        take_gpu(settings.job.num, settings.launcher)
+        take_gpu(settings.job.num, settings.launcher, config.device)
         run_job(config, module.run, alone="BasicLauncher" in settings.launcher._target_)
         return
     try:
