@@ -104,14 +104,19 @@ TYPES: dict[str, Any] = {
 }
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, *, here: bool = True) -> None:
     """Check settings before anything is built. Numbers of steps such as 1e5 become integers in `config`.
+
+    Args:
+        config: the configuration.
+        here: whether the run is for this machine, which then must have its devices.
 
     Raises:
         UserError: a setting cannot work; the message names it and what is allowed.
     """
     require_types(config, TYPES)
-    require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
+    if here:
+        require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames and not terminates(config):
         raise UserError(

@@ -57,6 +57,11 @@ def hydra_settings(arguments: Sequence[str], config_dir: Path | None = None) -> 
     return settings
 
 
+def runs_here(launcher: DictConfig) -> bool:
+    """Whether the jobs run on this machine, and not where Slurm or Ray puts them."""
+    return "BasicLauncher" in launcher._target_ or "joblib" in launcher._target_
+
+
 def chooses_jobs(launcher: DictConfig) -> bool:
     """Whether the number of jobs at a time is left to this program: with launch=local, unless n_jobs says it."""
     return "joblib" in launcher._target_ and launcher.n_jobs == -1

@@ -34,6 +34,8 @@ def prepare(
     check: Callable[[DictConfig], None],
     config_dir: Path | None = None,
     command: str = ROOT_CONFIG,
+    *,
+    here: bool = True,
 ) -> list[Path]:
     """Check every job of a sweep and claim its folder, so that `mbrl status` lists all jobs from the start.
 
@@ -42,6 +44,7 @@ def prepare(
         check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
         command: train, or another command with a configuration, whose jobs claim their folders when they run.
+        here: whether the jobs run on this machine. Otherwise its memory and its OpenGL do not count.
 
     Returns:
         The run folders of the jobs; [] for another command.
@@ -60,10 +63,11 @@ def prepare(
     for overrides, config in jobs:
         with _naming_job(overrides):
             size = OmegaConf.to_yaml({key: config[key] for key in ("env", "agent", "replay", "device")}, resolve=True)
-            if size not in sizes:
+            if size not in sizes and (here or not config.env.pixels):
                 with closing(env_factory(config)(seed=0)) as env:
-                    require_sizes(config, env)
-                sizes.add(size)
+                    if here:
+                        require_sizes(config, env)
+            sizes.add(size)
         folder = Path(config.run_dir)
         if folder in folders:
             raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir, arguments)))

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mbrl.cli import jobs
-from mbrl.cli.jobs import GIB, Machine, at_a_time, chooses_jobs, hydra_settings, take_gpu, with_study_sweep
+from mbrl.cli.jobs import GIB, Machine, at_a_time, chooses_jobs, hydra_settings, runs_here, take_gpu, with_study_sweep
 from mbrl.compose import composed, composed_jobs
 from tests.test_training import TOY
 
@@ -33,6 +33,19 @@ def test_the_number_of_jobs_is_chosen_unless_it_is_given() -> None:
     assert chooses_jobs(hydra_settings(["launch=local", "seed=0,1"]).launcher)
     assert not chooses_jobs(hydra_settings(["launch=local", "hydra.launcher.n_jobs=3", "seed=0,1"]).launcher)
     assert not chooses_jobs(hydra_settings(["seed=0,1"]).launcher)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "here"),
+    [
+        ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", True),
+        (LOCAL._target_, True),
+        ("hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", False),
+        ("hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", False),
+    ],
+)
+def test_jobs_of_slurm_and_ray_run_elsewhere(launcher: str, here: bool) -> None:
+    assert runs_here(OmegaConf.create({"_target_": launcher})) is here
 
 
 @pytest.mark.parametrize(

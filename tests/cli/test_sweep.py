@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,17 @@ def test_a_bad_job_is_refused_before_any_starts(arguments: list[str], said: str)
     with pytest.raises(ValueError, match=said):
         prepare(arguments, check)
     assert not Path("runs").exists()
+
+
+def test_jobs_of_another_machine_are_not_held_against_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**20)  # bytes
+    monkeypatch.setattr("mbrl.envs.metaworld.Renderer", None)  # a login node has no OpenGL
+    sweep = ["agent=drqv2", "seed=0,1", "device=cuda:99", "replay.device=cuda"]
+    assert len(prepare(sweep, partial(check, here=False), here=False)) == 2
+    with pytest.raises(UserError, match="device=cuda:99 is not allowed"):
+        prepare(sweep, check)
+    with pytest.raises(UserError, match="did you mean hammer"):
+        prepare(["agent=sac", "env.task=hammr"], partial(check, here=False), here=False)
 
 
 def test_a_folder_of_another_configuration_is_refused() -> None:
