@@ -1,5 +1,6 @@
 """Sweeps: every job is checked before the first starts, failures stop nothing, and what is done is not repeated."""
 
+import logging
 import re
 import shutil
 import subprocess
@@ -121,6 +122,18 @@ def test_side_by_side_a_job_prints_to_its_own_file(capsys: pytest.CaptureFixture
     run_job(job(), lambda config: sys.stdout.write("hello\n"), alone=False)
     assert (Path("runs/job") / LOG).read_text() == "hello\n"
     assert capsys.readouterr().out == ""
+
+
+def test_side_by_side_a_job_logs_to_its_own_file(capsys: pytest.CaptureFixture[str]) -> None:
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        run_job(job(), lambda config: root.warning("a checkpoint is damaged"), alone=False)
+        root.warning("after it")
+    finally:
+        root.removeHandler(handler)
+    assert (Path("runs/job") / LOG).read_text() == "a checkpoint is damaged\n"
+    assert capsys.readouterr().err == "after it\n"
 
 
 def test_what_is_done_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
