@@ -1,4 +1,4 @@
-"""The device that a run computes on, torch's random generators on it, and whether it repeats a result to the bit."""
+"""The device and the CPU threads of a run, torch's random generators, and whether it repeats a result to the bit."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def fork_rng() -> AbstractContextManager[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     fork: AbstractContextManager[None] = torch.random.fork_rng(devices)
     return fork
+
+
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Compute with this many threads of torch, and at the end with as many as before. None changes nothing."""
+    if number is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

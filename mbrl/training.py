@@ -31,7 +31,7 @@ from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.data.episodes import INITIAL, with_initial
-from mbrl.device import pick_device, repeating
+from mbrl.device import cpu_threads, pick_device, repeating
 from mbrl.envs.opengl import draw_on
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
@@ -88,12 +88,10 @@ def run(config: DictConfig) -> Path:
     warn_of_unused_weights(config)
     start_quietly()
     keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     if device.type == "cuda":
         draw_on(device.index or 0)
-    with repeating(config.deterministic):
+    with cpu_threads(config.threads), repeating(config.deterministic):
         parts = build(config)
         try:
             with parts.stop.on_sigterm():

@@ -208,10 +208,8 @@ def test_torn_checkpoint_is_one_clear_line(tmp_path):
 
 @of_drqv2
 def test_real_ratio_one_is_exactly_the_model_free_agent(drqv2, tmp_path):
-    threads = torch.get_num_threads()
     control = ["agent=mbpo_ivideogpt", "agent.real_ratio=1", "agent.model_error.every=20"]  # nothing is measured
     run(compose_config(tmp_path / "ratio", *TOY, *control))
-    torch.set_num_threads(threads)
     control = rows(drqv2)
     assert any("policy/critic_loss" in row for row in control)
     assert rows(tmp_path / "ratio") == control
@@ -295,6 +293,20 @@ def test_the_end_is_evaluated_whatever_the_interval(tmp_path):
     folder = run(compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=50", "eval.every=1000"))
     rows = (folder / "eval.csv").read_text().splitlines()
     assert len(rows) == 2 and rows[1].startswith("50,") and (folder / "curve.png").exists()
+
+
+def test_threads_are_those_of_one_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def stopped(config: Any) -> None:
+        seen.append(torch.get_num_threads())
+        raise ArithmeticError
+
+    monkeypatch.setattr(training, "build", stopped)
+    for number in (before + 1, "null"):
+        with pytest.raises(ArithmeticError):
+            run(compose_config(tmp_path, *TOY, "agent=random", f"threads={number}"))
+    assert seen == [before + 1, before] and torch.get_num_threads() == before
 
 
 def test_the_curve_that_marks_a_run_as_done_is_drawn_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
