@@ -219,12 +219,23 @@ def test_a_job_that_slurm_starts_again_has_not_failed(monkeypatch: pytest.Monkey
     assert not Path("runs/job", FAILURE).exists()
 
 
-def test_folders_of_hydra_searchpath_have_agents_too(tmp_path: Path) -> None:
-    (tmp_path / "own" / "agent").mkdir(parents=True)
-    (tmp_path / "own" / "agent" / "mine.yaml").write_text("defaults: [random, _self_]\nname: mine\n")
-    arguments = [f"hydra.searchpath=[file://{tmp_path}/own]", "agent=mine", "seed=0,1", *TOY]
+@pytest.mark.parametrize("place", ["file://{0}/my_lab/conf", "{0}/my_lab/conf", "pkg://my_lab.conf"])
+def test_folders_of_hydra_searchpath_have_agents_too(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_lab" / "conf" / "agent").mkdir(parents=True)
+    for package in ("my_lab", "my_lab/conf"):
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_lab" / "conf" / "agent" / "mine.yaml").write_text("defaults: [random, _self_]\nname: mine\n")
+    arguments = [f"hydra.searchpath=[{place.format(tmp_path)}]", "agent=mine", "seed=0,1", *TOY]
     check_overrides(arguments)
     assert [config.agent.name for _, config in composed_jobs(arguments)] == ["mine", "mine"]
+
+
+def test_a_package_that_is_not_there_has_no_agents() -> None:
+    with pytest.raises(UserError, match="no agent named 'mine'"):
+        check_overrides(["hydra.searchpath=[pkg://no_lab.conf]", "agent=mine", *TOY])
 
 
 def test_packages_of_somebody_else_hide_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
