@@ -138,6 +138,12 @@ def check(config: DictConfig, *, here: bool = True) -> None:
                 f"agent.{name} ({rows}) is longer than the {per_episode + 1} frames "
                 "of an episode: lengthen env.episode_length"
             )
+    stack = config.env.get("frame_stack")
+    if config.env.pixels and stack is not None and config.replay.get("frame_stack", stack) != stack:
+        raise UserError(
+            f"replay.frame_stack ({config.replay.frame_stack}) must be env.frame_stack ({stack}): leave it out, "
+            f"or set both with env.frame_stack={config.replay.frame_stack}"
+        )
     check_workers(**config.collect)
     check_task_name(config)
     if config.wandb:

@@ -24,6 +24,16 @@ def test_segments_of_real_steps_are_no_longer_than_an_episode() -> None:
     check(without)
 
 
+def test_the_replay_stacks_as_many_frames_as_the_environment() -> None:
+    with initialize_config_module("configs", version_base="1.3"):
+        apart, alike = (
+            compose("train", ["env=toy", "agent=drqv2", f"{key}.frame_stack=1"]) for key in ("replay", "env")
+        )
+    with pytest.raises(UserError, match=r"^replay\.frame_stack \(1\) must be env\.frame_stack \(3\): leave it out"):
+        check(apart)
+    check(alike)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
