@@ -203,7 +203,7 @@ def build_checkpoints(
 def _demonstrations(config: DictConfig, folder: Path) -> list[TensorDictBase]:
     """The demonstrations in the form of the run's environment: view, action repeat, observations and success bonus."""
     bonus = float(config.env.get("success_bonus", 0.0))  # The environment adds it; files do not have it.
-    has_camera = config.env.pixels and "camera" in config.env
+    has_camera = config.env.pixels and {"camera", "mirrored"} <= set(config.env)
     view = view_name(config.env.camera, config.env.mirrored) if has_camera else None
     episodes = read_demonstrations(folder, task=config.env.task, action_repeat=env_steps_per_step(config), view=view)
     for episode in episodes:

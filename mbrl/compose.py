@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -53,8 +54,19 @@ def _own(config_dir: Path | None, arguments: Sequence[str]) -> list[Path]:
     """A user's own folder, and those that `hydra.searchpath` names and that are there; Hydra warns of the others."""
     given = [line.split("=", 1)[1] for line in arguments if line.lstrip("+").startswith("hydra.searchpath=")]
     names = [name.strip(" '\"") for line in given for name in line.strip(" []").split(",")]
-    found = [path for name in names if name and (path := Path(name.removeprefix("file://"))).is_dir()]
+    found = [path for name in names if name for path in _places(name) if path.is_dir()]
     return found if config_dir is None else [config_dir, *found]
+
+
+def _places(name: str) -> list[Path]:
+    """The folders that an entry of `hydra.searchpath` names: a path, file://PATH or pkg://PACKAGE."""
+    if not name.startswith("pkg://"):
+        return [Path(name.removeprefix("file://"))]
+    try:
+        package = find_spec(name.removeprefix("pkg://").replace("/", "."))
+    except (ImportError, ValueError):
+        return []
+    return [] if package is None else [Path(place) for place in package.submodule_search_locations or ()]
 
 
 def group_key(group: str, root: str = ROOT_CONFIG) -> str:

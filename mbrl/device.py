@@ -1,4 +1,4 @@
-"""The device that a run computes on, torch's random generators on it, and whether it repeats a result to the bit."""
+"""The device and the CPU threads of a run, torch's random generators, and whether it repeats a result to the bit."""
 
 from __future__ import annotations
 
@@ -25,20 +25,25 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    here = available_devices()
-    try:
-        device = torch.device(name)
-    except RuntimeError:  # torch knows no device of this type.
-        device = None
-    if device is None or f"{device.type}:{device.index or 0}" not in here:
-        names = ", ".join(found.removesuffix(":0") for found in here)
+    if not is_available(name):
+        names = ", ".join(found.removesuffix(":0") for found in available_devices())
         raise UserError(f"device={name} is not allowed: it must be auto, or a device of this machine: {names}")
+    device = torch.device(name)
     if device.type == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "tf32"
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         if device.index is not None:
             torch.cuda.set_device(device)  # Streams and graphs are made on the current one.
     return device
+
+
+def is_available(name: str) -> bool:
+    """Whether this machine has the device of a name, such as cuda:1."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # torch knows no device of this type.
+        return False
+    return f"{device.type}:{device.index or 0}" in available_devices()
 
 
 def available_devices() -> list[str]:
@@ -57,6 +62,20 @@ def fork_rng() -> AbstractContextManager[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     fork: AbstractContextManager[None] = torch.random.fork_rng(devices)
     return fork
+
+
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Compute with this many threads of torch, and at the end with as many as before. None changes nothing."""
+    if number is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

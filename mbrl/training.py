@@ -31,7 +31,7 @@ from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import Evaluator
 from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.data.episodes import INITIAL, with_initial
-from mbrl.device import pick_device, repeating
+from mbrl.device import cpu_threads, pick_device, repeating
 from mbrl.envs.opengl import draw_on
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
@@ -88,12 +88,10 @@ def run(config: DictConfig) -> Path:
     warn_of_unused_weights(config)
     start_quietly()
     keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     if device.type == "cuda":
         draw_on(device.index or 0)
-    with repeating(config.deterministic):
+    with cpu_threads(config.threads), repeating(config.deterministic):
         parts = build(config)
         try:
             with parts.stop.on_sigterm():
@@ -244,22 +242,29 @@ def collected(episodes: list[TensorDictBase]) -> dict[str, float]:
 
 
 def finish(config: DictConfig, run: TrainingRun) -> None:
-    """Draw the learning curve and, if the agent imagines frames, write the video: reality, imagination, difference."""
+    """Write the video, if the agent imagines frames, and draw the learning curve last: it marks the run as done."""
     from mbrl.results.plot import plot  # imports matplotlib, a tenth of the start of a run
 
-    plot([run.directory], run.directory / "curve.png", aggregates=False)
+    if config.video:
+        film_imagination(run)
+    plot([run.directory], run.directory / CURVE, aggregates=False)
+
+
+def film_imagination(run: TrainingRun) -> None:
+    """Write the video of reality, imagination and their difference in one episode, if the agent imagines frames."""
     imagined = run.agent.imagined
-    if config.video and imagined is not None and "pixels" in imagined[0].observations:
-        model, horizon = imagined
-        rollout = run.evaluator.play(run.agent.acting, 0)
-        if run.agent.goal is not None:
-            rollout["goal"] = run.agent.goal.to(rollout["pixels"].device).expand_as(rollout["pixels"])
-        if INITIAL in model.context_keys:
-            rollout = with_initial(rollout)
-        video = run.directory / "imagination.mp4"
-        try:
-            frames = imagination_video(model, rollout, horizon, video)
-        except UserError as error:  # The episode is shorter than the horizon.
-            _log.warning("no video of the imagination: %s", error)
-            return
-        run.logger.video(video, frames, run.progress["env_steps"])
+    if imagined is None or "pixels" not in imagined[0].observations:
+        return
+    model, horizon = imagined
+    rollout = run.evaluator.play(run.agent.acting, 0)
+    if run.agent.goal is not None:
+        rollout["goal"] = run.agent.goal.to(rollout["pixels"].device).expand_as(rollout["pixels"])
+    if INITIAL in model.context_keys:
+        rollout = with_initial(rollout)
+    video = run.directory / "imagination.mp4"
+    try:
+        frames = imagination_video(model, rollout, horizon, video)
+    except UserError as error:  # The episode is shorter than the horizon.
+        _log.warning("no video of the imagination: %s", error)
+        return
+    run.logger.video(video, frames, run.progress["env_steps"])

@@ -6,11 +6,13 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from mbrl import training
 from mbrl.agents.agent import Agent
@@ -21,8 +23,8 @@ from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
 from mbrl.run_folder.checkpoint import Checkpoints
 from mbrl.run_folder.paths import checkpoint_folders
-from mbrl.run_folder.state import is_done
-from mbrl.training import check, run
+from mbrl.run_folder.state import CURVE, is_done
+from mbrl.training import check, finish, run
 from tests.command import Command, run_command
 from tests.run_folders import build_replay, rows, weights
 
@@ -206,10 +208,8 @@ def test_torn_checkpoint_is_one_clear_line(tmp_path):
 
 @of_drqv2
 def test_real_ratio_one_is_exactly_the_model_free_agent(drqv2, tmp_path):
-    threads = torch.get_num_threads()
     control = ["agent=mbpo_ivideogpt", "agent.real_ratio=1", "agent.model_error.every=20"]  # nothing is measured
     run(compose_config(tmp_path / "ratio", *TOY, *control))
-    torch.set_num_threads(threads)
     control = rows(drqv2)
     assert any("policy/critic_loss" in row for row in control)
     assert rows(tmp_path / "ratio") == control
@@ -293,6 +293,31 @@ def test_the_end_is_evaluated_whatever_the_interval(tmp_path):
     folder = run(compose_config(tmp_path, *TOY, "agent=random", "total_env_steps=50", "eval.every=1000"))
     rows = (folder / "eval.csv").read_text().splitlines()
     assert len(rows) == 2 and rows[1].startswith("50,") and (folder / "curve.png").exists()
+
+
+def test_threads_are_those_of_one_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def stopped(config: Any) -> None:
+        seen.append(torch.get_num_threads())
+        raise ArithmeticError
+
+    monkeypatch.setattr(training, "build", stopped)
+    for number in (before + 1, "null"):
+        with pytest.raises(ArithmeticError):
+            run(compose_config(tmp_path, *TOY, "agent=random", f"threads={number}"))
+    assert seen == [before + 1, before] and torch.get_num_threads() == before
+
+
+def test_the_curve_that_marks_a_run_as_done_is_drawn_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_config(tmp_path, *TOY, "agent=random", "video=true")
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (tmp_path / "eval.csv").write_text("step,success,seed\n120,0.5,0\n")
+    marked: list[bool] = []  # whether the run counts as done when its video and its curve.csv are written
+    for name in ("mbrl.training.film_imagination", "mbrl.results.plot.write_curves"):
+        monkeypatch.setattr(name, lambda *_: marked.append((tmp_path / CURVE).exists()))
+    finish(config, SimpleNamespace(directory=tmp_path))  # type: ignore[arg-type]
+    assert marked == [False, False] and (tmp_path / CURVE).exists()
 
 
 TINY_PAPER = [  # its model and its batches, made small

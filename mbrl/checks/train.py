@@ -17,11 +17,12 @@ from mbrl.checks.agent import check_agent
 from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.collecting.evaluation import Success
-from mbrl.device import pick_device
+from mbrl.device import is_available, pick_device
+from mbrl.envs.simulator import task_names
 from mbrl.errors import UserError
 from mbrl.replay.mirror import require_gpu
 from mbrl.replay.replay import Replay
-from mbrl.run_folder.config import flatten, require_whole
+from mbrl.run_folder.config import flatten, has_begun, require_whole
 from mbrl.run_folder.wandb import require_package
 from mbrl.settings.values import Arguments, SettingError, describe
 from mbrl.targets import check as check_target
@@ -31,6 +32,8 @@ from policies.ranges import PositiveCount
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what numpy takes
 Episodes = Annotated[int, Interval(ge=1, le=10**6)]
 Threads = Annotated[int, Interval(ge=1, le=1024)]
+# Environments whose `task` only names run folders and curves.
+NAMED_BY_TASK = ("mbrl.envs.multitask.make_env", "mbrl.envs.registered.make_env")
 
 _log = logging.getLogger(__name__)
 
@@ -101,14 +104,19 @@ TYPES: dict[str, Any] = {
 }
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig, *, here: bool = True) -> None:
     """Check settings before anything is built. Numbers of steps such as 1e5 become integers in `config`.
+
+    Args:
+        config: the configuration.
+        here: whether the run is for this machine, which then must have its devices.
 
     Raises:
         UserError: a setting cannot work; the message names it and what is allowed.
     """
     require_types(config, TYPES)
-    require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
+    if here:
+        require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames and not terminates(config):
         raise UserError(
@@ -130,10 +138,35 @@ def check(config: DictConfig) -> None:
                 f"agent.{name} ({rows}) is longer than the {per_episode + 1} frames "
                 "of an episode: lengthen env.episode_length"
             )
+    stack = config.env.get("frame_stack")
+    if config.env.pixels and stack is not None and config.replay.get("frame_stack", stack) != stack:
+        raise UserError(
+            f"replay.frame_stack ({config.replay.frame_stack}) must be env.frame_stack ({stack}): leave it out, "
+            f"or set both with env.frame_stack={config.replay.frame_stack}"
+        )
     check_workers(**config.collect)
+    check_task_name(config)
     if config.wandb:
         require_package()
     check_demonstrations(config)
+
+
+def check_task_name(config: DictConfig) -> None:
+    """Check that a run of several tasks, or of `env=gym`, is not named after one task of Meta-World.
+
+    A run that has begun keeps its name, so that it can be resumed.
+
+    Raises:
+        UserError: it is.
+    """
+    task = str(config.env.task)
+    if config.env._target_ not in NAMED_BY_TASK or has_begun(Path(config.run_dir)):
+        return
+    if task.removesuffix("-v3") in task_names():
+        raise UserError(
+            f"env.task={task} would only name this run, which is not of that task alone: give another name, as in "
+            f"env.task={config.env.get('id', 'several')}, or env=metaworld for the task"
+        )
 
 
 def warn_of_unused_weights(config: DictConfig) -> None:
@@ -148,6 +181,8 @@ def warn_of_unused_weights(config: DictConfig) -> None:
 def check_written(config: DictConfig, folder: Path) -> DictConfig:
     """The settings of a run folder, checked before something is built from them: the file may be cut off, or anyone's.
 
+    Where this machine lacks the run's device, `device` becomes `auto` in `config`, with a warning.
+
     Raises:
         UserError: it is no run's, or a setting is missing or wrong.
     """
@@ -155,6 +190,10 @@ def check_written(config: DictConfig, folder: Path) -> DictConfig:
         raise UserError(f"{folder} is a folder of `mbrl pretrain`, which has no environment and no policy")
     require_whole(config, folder)
     require_types(config, TYPES, composed=False)
+    device = config.get("device", "auto")
+    if device != "auto" and not is_available(device):
+        _log.warning("%s: this machine has no device=%s, which the run was trained on: device=auto", folder, device)
+        config.device = "auto"
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -90,6 +91,7 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
     import hydra
     from omegaconf import DictConfig
 
+    from mbrl.cli.jobs import chooses_jobs, hydra_settings, runs_here
     from mbrl.cli.sweep import failures, naming_killed_worker, prepare
     from mbrl.compose import CONFIGS, check_overrides
 
@@ -113,8 +115,11 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
         from mbrl.cli.estimate import estimate
 
         return estimate(overrides, check, config_dir)
-    folders = prepare(overrides, check, config_dir, command) if parsed.multirun else []
-    launched = _jobs_at_a_time(overrides, config_dir) if swept else []
+    launcher = hydra_settings(overrides, config_dir).launcher if swept else None
+    here = launcher is None or runs_here(launcher)
+    check = check if here else partial(check, here=False)
+    folders = prepare(overrides, check, config_dir, command, here=here) if parsed.multirun else []
+    launched = _jobs_at_a_time(overrides, config_dir) if launcher is not None and chooses_jobs(launcher) else []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
     def job(config: DictConfig) -> None:
@@ -137,7 +142,7 @@ def _job(config: Any, command: str, config_dir: Path | None) -> None:
 
     settings, module = HydraConfig.get(), import_module(CONFIGURED[command].module)
     if settings.mode == RunMode.MULTIRUN and command == "train":
-        take_gpu(settings.job.num, settings.launcher)
+        take_gpu(settings.job.num, settings.launcher, config.device)
         run_job(config, module.run, alone="BasicLauncher" in settings.launcher._target_)
         return
     try:
@@ -200,11 +205,9 @@ def _with_study_sweep(overrides: Sequence[str], config_dir: Path | None) -> Sequ
 
 def _jobs_at_a_time(overrides: Sequence[str], config_dir: Path | None) -> list[str]:
     """The setting of Hydra's launcher for how many jobs of a sweep go at a time here; says why to stderr."""
-    from mbrl.cli.jobs import Machine, at_a_time, chooses_jobs, hydra_settings
+    from mbrl.cli.jobs import Machine, at_a_time
     from mbrl.compose import composed_jobs
 
-    if not chooses_jobs(hydra_settings(overrides, config_dir).launcher):
-        return []
     jobs = [config for _, config in composed_jobs(overrides, config_dir=config_dir)]
     number, reason = at_a_time(jobs, Machine.here())
     print(f"mbrl: {number} of {len(jobs)} jobs at a time ({reason}); hydra.launcher.n_jobs=N for N", file=sys.stderr)

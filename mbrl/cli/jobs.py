@@ -57,6 +57,11 @@ def hydra_settings(arguments: Sequence[str], config_dir: Path | None = None) -> 
     return settings
 
 
+def runs_here(launcher: DictConfig) -> bool:
+    """Whether the jobs run on this machine, and not where Slurm or Ray puts them."""
+    return "BasicLauncher" in launcher._target_ or "joblib" in launcher._target_
+
+
 def chooses_jobs(launcher: DictConfig) -> bool:
     """Whether the number of jobs at a time is left to this program: with launch=local, unless n_jobs says it."""
     return "joblib" in launcher._target_ and launcher.n_jobs == -1
@@ -98,10 +103,11 @@ def at_a_time(jobs: Sequence[DictConfig], machine: Machine) -> tuple[int, str]:
         f"{machine.memory / GIB:.1f} GiB of free memory, {memory / GIB:.1f} for each": int(machine.memory // memory),
         f"{len(jobs)} jobs": len(jobs),
     }
-    if machine.gpus and any(pick_device(job.device).type == "cuda" for job in jobs):
-        fitting = sum(min(JOBS_PER_GPU, int(free // memory)) for free in machine.gpus)
-        free = sum(machine.gpus) / GIB
-        limits[f"{len(machine.gpus)} GPUs with {free:.1f} GiB free, {memory / GIB:.1f} for each"] = fitting
+    named = {_named_gpu(job.device) for job in jobs if pick_device(job.device).type == "cuda"}
+    if machine.gpus and named:
+        gpus = machine.gpus if None in named else [machine.gpus[index] for index in named if index is not None]
+        fitting = sum(min(JOBS_PER_GPU, int(free // memory)) for free in gpus)
+        limits[f"{len(gpus)} GPUs with {sum(gpus) / GIB:.1f} GiB free, {memory / GIB:.1f} for each"] = fitting
     reason, number = min(limits.items(), key=lambda limit: limit[1])
     return max(1, number), reason
 
@@ -127,14 +133,22 @@ def memory_of(config: DictConfig) -> float:
     return PROCESS + PICTURES * bool(config.env.pixels) + WEIGHT * weights
 
 
-def take_gpu(job: int, launcher: DictConfig) -> None:
+def _named_gpu(device: str) -> int | None:
+    """The index of the GPU that the setting `device` names, as cuda:1 does; None for `auto` or `cuda`."""
+    return None if device == "auto" else torch.device(device).index
+
+
+def take_gpu(job: int, launcher: DictConfig, device: str) -> None:
     """Give this process of launch=local one of the visible GPUs for good, if there are several. Its jobs share it.
 
     Args:
         job: number of the first job of this process, from 0.
         launcher: the settings of Hydra's launcher.
+        device: that of the job. One that is named with its index keeps all GPUs visible.
     """
     if "joblib" not in launcher._target_ or torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
+        return
+    if _named_gpu(device) is not None:
         return
     given = os.environ.get(VISIBLE)
     names = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]

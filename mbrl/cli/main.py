@@ -94,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("mbrl: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)  # Hydra prints INFO messages of all loggers.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a path or of a table
             stream.reconfigure(errors="backslashreplace")

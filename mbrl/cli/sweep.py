@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,8 @@ def prepare(
     check: Callable[[DictConfig], None],
     config_dir: Path | None = None,
     command: str = ROOT_CONFIG,
+    *,
+    here: bool = True,
 ) -> list[Path]:
     """Check every job of a sweep and claim its folder, so that `mbrl status` lists all jobs from the start.
 
@@ -42,6 +45,7 @@ def prepare(
         check: raises UserError for a configuration that cannot be run.
         config_dir: a user's own folder of configurations.
         command: train, or another command with a configuration, whose jobs claim their folders when they run.
+        here: whether the jobs run on this machine. Otherwise its memory and its OpenGL do not count.
 
     Returns:
         The run folders of the jobs; [] for another command.
@@ -60,10 +64,11 @@ def prepare(
     for overrides, config in jobs:
         with _naming_job(overrides):
             size = OmegaConf.to_yaml({key: config[key] for key in ("env", "agent", "replay", "device")}, resolve=True)
-            if size not in sizes:
+            if size not in sizes and (here or not config.env.pixels):
                 with closing(env_factory(config)(seed=0)) as env:
-                    require_sizes(config, env)
-                sizes.add(size)
+                    if here:
+                        require_sizes(config, env)
+            sizes.add(size)
         folder = Path(config.run_dir)
         if folder in folders:
             raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir, arguments)))
@@ -122,17 +127,17 @@ def run_job(config: DictConfig, run: Callable[[DictConfig], Result], *, alone: b
     if latest_env_steps(folder):
         _log.warning("%s", opening(folder, config))
     folder.mkdir(parents=True, exist_ok=True)
-    with _output_to(None if alone else folder / LOG):
-        try:
+    try:
+        with nullcontext() if alone else _output_to(folder / LOG):
             return run(config)
-        except FolderInUse as error:
-            _log.warning("skipped: %s", error)
-        except (Exception, SystemExit) as error:
-            if _queued_again(error):
-                raise
-            reason = _line(error)
-            write_atomically(folder / FAILURE, "".join([*traceback.format_exception(error), f"{reason}\n"]))
-            _log.error("error: %s: %s", folder, reason)
+    except FolderInUse as error:
+        _log.warning("skipped: %s", error)
+    except (Exception, SystemExit) as error:
+        if _queued_again(error):
+            raise
+        reason = _line(error)
+        write_atomically(folder / FAILURE, "".join([*traceback.format_exception(error), f"{reason}\n"]))
+        _log.error("error: %s: %s", folder, reason)
     return None
 
 
@@ -177,9 +182,14 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _output_to(file: Path | None) -> Iterator[None]:
-    if file is None:
-        yield
-        return
+def _output_to(file: Path) -> Iterator[None]:
+    """Append what is printed and logged to a file."""
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+    shown = [handler for handler in handlers if handler.stream in (sys.stdout, sys.stderr)]  # on the terminal
     with file.open("a", encoding="utf-8", buffering=1) as stream, redirect_stdout(stream), redirect_stderr(stream):
-        yield
+        before = [(handler, handler.setStream(stream)) for handler in shown]
+        try:
+            yield
+        finally:
+            for handler, terminal in before:
+                handler.setStream(terminal)

@@ -23,6 +23,7 @@ from mbrl.data.episodes import SUFFIX, write_entries
 from mbrl.data.frames import crop_and_resize
 from mbrl.data.reading import reading
 from mbrl.errors import UserError
+from mbrl.processes.usage import usable_cores
 from mbrl.run_folder.files import remove_leftovers
 
 _VERSION = 2  # of what a decoded episode holds: raise it where that changes
@@ -76,7 +77,7 @@ def convert(episodes: Sequence[ExternalEpisode], resolution: int | None, title: 
             return error
         return path
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         jobs = pool.map(one, episodes)
         return list(tqdm(jobs, total=len(episodes), desc=f"decoding {title}", unit="episode", delay=SHOW_AFTER))

@@ -1,7 +1,7 @@
 """Several Meta-World tasks as one environment (MT10, MT50: Yu et al. 2019, arXiv 1910.10897).
 
 Keys as in `mbrl.envs.metaworld`. The one-hot of the task, N numbers, is appended to `state`, float32 [39 + N], and with
-pixels it is also the observation `task`, float32 [N]. Episode e is episode e // N of task e % N.
+pixels it is also the observation `task`, float32 [N]. Episode e of worker w is episode e // N of task (e + w) % N.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         if seed is not None:
             self.close()
             self._seed, self._next_episode = seed, self._first_episode
-        self._current = self._next_episode % len(self.tasks)
+        # Workers begin with different tasks, because they play in step: all would play the same task at any time.
+        self._current = (self._next_episode + self._worker) % len(self.tasks)
         env = self._env(self._current)
         env.seek(self._next_episode // len(self.tasks))
         self._next_episode += 1

@@ -24,7 +24,7 @@ from mbrl.build import (
 )
 from mbrl.checks.train import check
 from mbrl.compose import composed
-from mbrl.device import fork_rng
+from mbrl.device import cpu_threads, fork_rng
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.prediction.models import check_predicts_frames
@@ -98,9 +98,7 @@ def _config(folder: Path, source: Run, episodes: int, settings: Sequence[str], c
 def _trained(config: DictConfig, source: Run, episodes: int) -> WorldModel:
     """A new world model, trained."""
     keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with fork_rng(), closing(env_factory(config)(seed=config.seed)) as env:
+    with cpu_threads(config.threads), fork_rng(), closing(env_factory(config)(seed=config.seed)) as env:
         model = build_world_model(config, env)
         if model is None:
             raise UserError(f"agent={config.agent.name} trains no world model: give agent=mbpo_ivideogpt, or another")

@@ -13,13 +13,12 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mbrl.checks.sizes import FLOAT
 from mbrl.checks.typed import require_types
 from mbrl.data.mixture import loader
-from mbrl.device import pick_device
+from mbrl.device import cpu_threads, pick_device
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
 from mbrl.pretraining.build import PretrainingRun, build, weight_by_folder
@@ -53,27 +52,26 @@ def run(config: DictConfig) -> Path | None:
     check(config)
     start_quietly()
     keep_freed_memory()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     if "LOCAL_RANK" in os.environ:
         end_with_parent()  # the launcher, such as torchrun
-    parts = build(config)
-    for name in PHASES:
-        if config[name].steps > 0:
-            phase = build_phase(config, parts, name)
-            if phase.step < phase.steps:
-                with parts.stop.on_sigterm(), naming_dead_loaders():
-                    train(config, parts, phase)
-            elif parts.accelerator.is_main_process:
-                _log.warning("%s: all %d steps are done already", name, phase.steps)
-            phase.finish()
-    if parts.accelerator.is_main_process:
-        parts.model.save_pretrained(parts.output)
-        _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
-    parts.accelerator.end_training()
-    if parts.lock is not None:
-        parts.lock.release()
-    return parts.output if parts.accelerator.is_main_process else None
+    with cpu_threads(config.threads):
+        parts = build(config)
+        for name in PHASES:
+            if config[name].steps > 0:
+                phase = build_phase(config, parts, name)
+                if phase.step < phase.steps:
+                    with parts.stop.on_sigterm(), naming_dead_loaders():
+                        train(config, parts, phase)
+                elif parts.accelerator.is_main_process:
+                    _log.warning("%s: all %d steps are done already", name, phase.steps)
+                phase.finish()
+        if parts.accelerator.is_main_process:
+            parts.model.save_pretrained(parts.output)
+            _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
+        parts.accelerator.end_training()
+        if parts.lock is not None:
+            parts.lock.release()
+        return parts.output if parts.accelerator.is_main_process else None
 
 
 def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:

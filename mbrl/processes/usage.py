@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 TIMES_OF_A_PROCESS = slice(11, 13)  # user and system time among the fields of /proc/PID/stat that follow its name
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: processor time and the period that it is of, in microseconds
 
 
 class BusyCores:
@@ -23,8 +26,12 @@ class BusyCores:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, 1 or more: a batch system or `taskset` may allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, 1 or more; `taskset`, a batch system or a container can limit them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # There is no quota, or its file says "max".
+        quota, period = map(int, QUOTA.read_text(encoding="ascii").split())
+        cores = min(cores, math.ceil(quota / period))
+    return cores
 
 
 def processor_seconds() -> float:

@@ -75,8 +75,8 @@ def plot(
     styles = agent_styles(curve.agent for curve in (*every, *overlaid))
     on_progress(f"drawing {_count(len(curves), 'curve')} of {_count(len({c.agent for c in curves}), 'agent')}")
     pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+    write_curves([*curves, *overlaid], stem.with_name(f"{stem.name}.csv"))  # first, as a run's figure marks its end
     save(curve_figure([*curves, *overlaid], AXES[axis][0], styles), pictures)
-    write_curves([*curves, *overlaid], stem.with_name(f"{stem.name}.csv"))
     if aggregates and curves[0].metric == "success":
         on_progress("computing aggregates over tasks")
         over_tasks = [stem.with_name(stem.name + OVER_TASKS + suffix) for suffix in suffixes]

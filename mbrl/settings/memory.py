@@ -24,8 +24,14 @@ def free_memory(device: torch.device) -> int:
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # There is no limit, or its file says "max".
         limit, taken = (int((GROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - taken)
+        free = min(free, limit - taken + _page_cache())
     return free
+
+
+def _page_cache() -> int:
+    """Bytes of files that this container keeps in memory, which the kernel frees when memory is asked for."""
+    lines = (GROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    return sum(int(size) for name, size in map(str.split, lines) if name in ("inactive_file", "active_file"))
 
 
 def require_memory(what: str, needed: int, device: torch.device) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import mbrl
 from mbrl.agents.agent import Agent
@@ -35,16 +34,8 @@ class Stopped(Exception):
     """In place of a kill."""
 
 
-@pytest.fixture
-def threads() -> Any:
-    """Runs set the number of threads; put it back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow  # 7 s; test_mbpo.py and test_dreamer.py stop runs in each run of the suite
-def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: Any) -> None:
+def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(compose_config(tmp_path / "whole", *PLANNING))
     update = Agent.update
 
@@ -66,7 +57,7 @@ def test_goes_on_to_the_bit_where_it_was_stopped(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow  # 6 s
-def test_a_prior_learns_beside_the_model(tmp_path: Path, threads: Any) -> None:
+def test_a_prior_learns_beside_the_model(tmp_path: Path) -> None:
     prior = ["+policy@agent.policy=drqv2_cpu", "agent.updates_per_step=0.5", "agent.planning.proposals=2",
              "agent.planning.terminal_value=true", "agent.model_error={every: 20, starts: 2, horizon: 3, plans: 3}",
              "agent.world_model.tokenizer.resolution=32"]  # fmt: skip
@@ -104,7 +95,7 @@ def successes(folder: Path) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.slow  # 12 s
-def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path: Path, threads: Any) -> None:
+def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path: Path) -> None:
     """Meta-World, the planner as it is shipped; it succeeds after 30 to 35 agent steps, and chance never does."""
     short = ["env.episode_length=80", "total_env_steps=80", "eval.episodes=1", "collect.frames_per_batch=40"]
     assert successes(run(compose_config(tmp_path / "run", *PERFECT, *short))) == ([1.0], [1.0])
@@ -112,7 +103,7 @@ def test_with_a_perfect_model_it_closes_the_window_in_its_first_episode(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_with_a_perfect_model_it_succeeds_on_other_goals_too(tmp_path: Path, threads: Any) -> None:
+def test_with_a_perfect_model_it_succeeds_on_other_goals_too(tmp_path: Path) -> None:
     """`pytest -m slow tests/agents/test_planning_run.py`: 5 training episodes and 10 of an evaluation, 2 minutes."""
     training, evaluations = successes(
         run(compose_config(tmp_path / "run", *PERFECT, "total_env_steps=1000", "eval.episodes=10", "eval.every=1000"))
@@ -120,7 +111,7 @@ def test_with_a_perfect_model_it_succeeds_on_other_goals_too(tmp_path: Path, thr
     assert len(training) == 5 and sum(training) >= 4.5 and evaluations[0] >= 0.9
 
 
-def test_a_run_towards_a_goal_ends_with_its_video(tmp_path: Path, threads: Any) -> None:
+def test_a_run_towards_a_goal_ends_with_its_video(tmp_path: Path) -> None:
     goal = tmp_path / "goal.safetensors"
     write_episode(goal, to_records(make_env(resolution=16, episode_length=4).rollout(4)))
     towards = [f"agent.planning.goal={goal}", "agent.world_model.conditioning.goal=true", "video=true"]

@@ -131,6 +131,13 @@ def test_overrides_reach_training(mbrl: Run, training: list[DictConfig]) -> None
     assert (config.agent.name, config.env.task, config.seed, config.note) == ("drqv2", "door-lock", 3, "mine")
 
 
+def test_what_a_run_logs_is_a_line_on_stderr(mbrl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace_training(monkeypatch, lambda config: logging.getLogger("mbrl.x").warning("damaged: %s", "\x1b[2J"))
+    code, out, err = mbrl("train", "agent=random")
+    assert (code, out) == (0, "runs/random/window-close/seed0\n")
+    assert "mbrl: damaged: ?[2J\n" in err
+
+
 @pytest.mark.process
 def test_a_sweep_runs_once_for_each_value(mbrl: Run, training: list[DictConfig]) -> None:
     code, _, _ = mbrl("train", "--multirun", "agent=drqv2,random", "seed=1,2")

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mbrl.cli import jobs
-from mbrl.cli.jobs import GIB, Machine, at_a_time, chooses_jobs, hydra_settings, take_gpu, with_study_sweep
+from mbrl.cli.jobs import GIB, Machine, at_a_time, chooses_jobs, hydra_settings, runs_here, take_gpu, with_study_sweep
 from mbrl.compose import composed, composed_jobs
 from tests.test_training import TOY
 
@@ -36,6 +36,19 @@ def test_the_number_of_jobs_is_chosen_unless_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(
+    ("launcher", "here"),
+    [
+        ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", True),
+        (LOCAL._target_, True),
+        ("hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher", False),
+        ("hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher", False),
+    ],
+)
+def test_jobs_of_slurm_and_ray_run_elsewhere(launcher: str, here: bool) -> None:
+    assert runs_here(OmegaConf.create({"_target_": launcher})) is here
+
+
+@pytest.mark.parametrize(
     ("machine", "device", "number", "reason"),
     [
         (Machine(6, 100 * GIB), "cpu", 3, "6 cores, 2 for each"),
@@ -44,6 +57,7 @@ def test_the_number_of_jobs_is_chosen_unless_it_is_given() -> None:
         (Machine(64, 100 * GIB), "cpu", 10, "10 jobs"),
         (Machine(64, 100 * GIB, (80 * GIB,)), "auto", 4, "1 GPUs with 80.0 GiB free, 2.0 for each"),
         (Machine(64, 100 * GIB, (80 * GIB, 3 * GIB)), "auto", 5, "2 GPUs with 83.0 GiB free, 2.0 for each"),
+        (Machine(64, 100 * GIB, (80 * GIB, 3 * GIB)), "cuda:1", 1, "1 GPUs with 3.0 GiB free, 2.0 for each"),
         (Machine(64, 100 * GIB, (80 * GIB,)), "cpu", 10, "10 jobs"),
     ],
 )
@@ -53,6 +67,7 @@ def test_as_many_jobs_as_there_is_room_for(
     monkeypatch.setattr(jobs, "memory_of", lambda config: 2.0 * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(machine.gpus))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(machine.gpus))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     configs = [OmegaConf.create({"threads": 2, "device": device, "seed": seed}) for seed in range(10)]
     assert at_a_time(configs, machine) == (number, reason)
 
@@ -72,12 +87,20 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     taken = []
     for job in range(3):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-7a")
-        take_gpu(job, LOCAL)
+        take_gpu(job, LOCAL, "auto")
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    take_gpu(1, LOCAL)
+    take_gpu(1, LOCAL, "cuda")
     assert taken == ["4", "GPU-7a", "4"] and os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    take_gpu(1, LOCAL)
+    take_gpu(1, LOCAL, "cuda")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3", "there is one"
+
+
+def test_a_gpu_that_is_named_is_the_one_of_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    for job in range(3):
+        take_gpu(job, LOCAL, "cuda:1")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"

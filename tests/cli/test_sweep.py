@@ -1,9 +1,11 @@
 """Sweeps: every job is checked before the first starts, failures stop nothing, and what is done is not repeated."""
 
+import logging
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,17 @@ def test_a_bad_job_is_refused_before_any_starts(arguments: list[str], said: str)
     assert not Path("runs").exists()
 
 
+def test_jobs_of_another_machine_are_not_held_against_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**20)  # bytes
+    monkeypatch.setattr("mbrl.envs.metaworld.Renderer", None)  # a login node has no OpenGL
+    sweep = ["agent=drqv2", "seed=0,1", "device=cuda:99", "replay.device=cuda"]
+    assert len(prepare(sweep, partial(check, here=False), here=False)) == 2
+    with pytest.raises(UserError, match="device=cuda:99 is not allowed"):
+        prepare(sweep, check)
+    with pytest.raises(UserError, match="did you mean hammer"):
+        prepare(["agent=sac", "env.task=hammr"], partial(check, here=False), here=False)
+
+
 def test_a_folder_of_another_configuration_is_refused() -> None:
     prepare(JOBS, check)
     (begun := Path("runs/random/toy/seed1") / "metrics.jsonl").touch()
@@ -109,6 +122,18 @@ def test_side_by_side_a_job_prints_to_its_own_file(capsys: pytest.CaptureFixture
     run_job(job(), lambda config: sys.stdout.write("hello\n"), alone=False)
     assert (Path("runs/job") / LOG).read_text() == "hello\n"
     assert capsys.readouterr().out == ""
+
+
+def test_side_by_side_a_job_logs_to_its_own_file(capsys: pytest.CaptureFixture[str]) -> None:
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        run_job(job(), lambda config: root.warning("a checkpoint is damaged"), alone=False)
+        root.warning("after it")
+    finally:
+        root.removeHandler(handler)
+    assert (Path("runs/job") / LOG).read_text() == "a checkpoint is damaged\n"
+    assert capsys.readouterr().err == "after it\n"
 
 
 def test_what_is_done_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
@@ -194,12 +219,23 @@ def test_a_job_that_slurm_starts_again_has_not_failed(monkeypatch: pytest.Monkey
     assert not Path("runs/job", FAILURE).exists()
 
 
-def test_folders_of_hydra_searchpath_have_agents_too(tmp_path: Path) -> None:
-    (tmp_path / "own" / "agent").mkdir(parents=True)
-    (tmp_path / "own" / "agent" / "mine.yaml").write_text("defaults: [random, _self_]\nname: mine\n")
-    arguments = [f"hydra.searchpath=[file://{tmp_path}/own]", "agent=mine", "seed=0,1", *TOY]
+@pytest.mark.parametrize("place", ["file://{0}/my_lab/conf", "{0}/my_lab/conf", "pkg://my_lab.conf"])
+def test_folders_of_hydra_searchpath_have_agents_too(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_lab" / "conf" / "agent").mkdir(parents=True)
+    for package in ("my_lab", "my_lab/conf"):
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_lab" / "conf" / "agent" / "mine.yaml").write_text("defaults: [random, _self_]\nname: mine\n")
+    arguments = [f"hydra.searchpath=[{place.format(tmp_path)}]", "agent=mine", "seed=0,1", *TOY]
     check_overrides(arguments)
     assert [config.agent.name for _, config in composed_jobs(arguments)] == ["mine", "mine"]
+
+
+def test_a_package_that_is_not_there_has_no_agents() -> None:
+    with pytest.raises(UserError, match="no agent named 'mine'"):
+        check_overrides(["hydra.searchpath=[pkg://no_lab.conf]", "agent=mine", *TOY])
 
 
 def test_packages_of_somebody_else_hide_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,20 @@ def test_every_task_has_its_turn_and_its_own_episodes() -> None:
     alone = [MetaWorld(task, 3, 1, **SHORT) for task in TASKS]
     for episode in range(4):
         state = several.reset()[0]["state"]
-        assert state[39:].tolist() == np.eye(2)[episode % 2].tolist()
-        np.testing.assert_array_equal(state[:39], alone[episode % 2].reset()[0]["state"])
+        task = (episode + 1) % 2  # worker 1 begins with the second
+        assert state[39:].tolist() == np.eye(2)[task].tolist()
+        np.testing.assert_array_equal(state[:39], alone[task].reset()[0]["state"])
         action = np.full(4, 0.3, np.float32)
-        ours, theirs = several.step(action), alone[episode % 2].step(action)
+        ours, theirs = several.step(action), alone[task].step(action)
         np.testing.assert_array_equal(ours[0]["state"][:39], theirs[0]["state"])
         assert ours[1:4] == theirs[1:4]
+
+
+def test_workers_play_different_tasks_at_a_time() -> None:
+    workers = [MultiTask([*TASKS, "button-press"], worker=worker, **SHORT) for worker in range(3)]
+    for _ in range(2):
+        one_hots = [env.reset()[0]["state"][39:] for env in workers]
+        np.testing.assert_array_equal(sum(one_hots), np.ones(3))
 
 
 def test_it_goes_on_with_any_episode_and_any_seed() -> None:

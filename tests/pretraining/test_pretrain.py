@@ -57,13 +57,6 @@ def of_pretrained(test: Any) -> Any:
     return pytest.mark.process(pytest.mark.xdist_group("pretrained")(test))
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def overrides(data: Path, output: Path, *more: str) -> list[str]:
     return [f"data={{{data}: 1.0}}", f"output={output}", *TINY, *more]
 

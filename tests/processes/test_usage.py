@@ -6,10 +6,11 @@ import multiprocessing
 import sys
 import time
 from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import pytest
 
-from mbrl.processes.usage import BusyCores, processor_seconds
+from mbrl.processes.usage import BusyCores, processor_seconds, usable_cores
 
 WORK = 0.3  # seconds of processor time
 
@@ -53,3 +54,13 @@ def test_a_process_that_waits_keeps_no_core_busy() -> None:
     busy = BusyCores()
     time.sleep(WORK)
     assert 0 <= busy() < 0.5
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("250000 100000", 3), ("50000 100000", 1), ("max 100000", 64)])
+def test_the_quota_of_a_container_limits_the_cores(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr("mbrl.processes.usage.QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert usable_cores() == cores

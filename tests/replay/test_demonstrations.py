@@ -10,7 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 
+from mbrl.build import build_policy, build_replay
+from mbrl.compose import composed
 from mbrl.data.episodes import METADATA_KEY, write_episode
+from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import read_demonstrations
 from tests.fakes import episode
@@ -43,6 +46,16 @@ def test_episodes_that_differ_are_refused(tmp_path: Path, change: Callable[[Any]
     write_episode(tmp_path / "b.safetensors", change(episode(1)), ABOUT)
     with pytest.raises(UserError, match=said):
         read_demonstrations(tmp_path, task="reach", action_repeat=2)
+
+
+def test_an_environment_whose_images_have_no_view_takes_any(tmp_path: Path) -> None:
+    records = episode(0).update({"state": torch.zeros(13, 4)})
+    write_episode(tmp_path / "a.safetensors", records, {"task": "walker-walk", "action_repeat": 2})
+    demos = [f"replay.demos={tmp_path}", "replay.demo_share=0.5"]
+    config = composed(["env=dmc", "env.pixels=true", "agent=sac", *demos])
+    env = make_env(resolution=8)
+    replay = build_replay(config, None, env, build_policy(config, env))
+    assert replay.demos is not None and len(replay.demos) == 12
 
 
 def test_stacked_frames_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What an annotation allows: the known answers for each kind of value, and the words for it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Interval, Lt
 from torch import nn
 
-from mbrl.settings.memory import require_memory, require_memory_of
+from mbrl.settings.memory import free_memory, require_memory, require_memory_of
 from mbrl.settings.values import SettingError, describe, require_value
 
 Count = Annotated[int, Ge(1)]
@@ -74,6 +75,17 @@ def test_ranges_in_words() -> None:
     assert describe(Annotated[float, Lt(1)]) == "a number below 1"
     assert describe(Annotated[int, Interval(ge=0, le=2**32 - 1)]) == "a whole number in [0, 4294967295]"
     assert describe(Annotated[int, Interval(ge=0, le=10**12)]) == "a whole number in [0, 1e+12]"
+
+
+def test_the_page_cache_of_a_container_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"memory.max": "1000\n", "memory.current": "990\n", "memory.stat": "anon 90\nfile 900\nshmem 100\n"}
+    files["memory.stat"] += "inactive_file 500\nactive_file 300\n"
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("mbrl.settings.memory.GROUP", tmp_path)
+    assert free_memory(torch.device("cpu")) == 810
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(torch.device("cpu")) > 1000
 
 
 def test_memory_beyond_what_is_free_is_refused_with_both_sizes() -> None:
