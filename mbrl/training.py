@@ -133,7 +133,7 @@ def build(config: DictConfig) -> TrainingRun:
     logger.describe(settings)
     collector = make_collector(
         env_factory(config),
-        agent.acting,
+        agent.acting_policy,
         seed=config.seed,
         random_steps=agent.random_steps - progress["agent_steps"],
         first_episode=progress["episodes"],
@@ -162,7 +162,7 @@ def clone(config: DictConfig, run: TrainingRun) -> None:
         progress["wall_time"] = time.monotonic() - started
         counters = {k: progress[k] for k in ("env_steps", "agent_steps", "wall_time")}
         run.logger.log(metrics, gradient_steps=agent.gradient_steps, **counters)
-    if agent.acting is agent.policy:  # The world model of a planner has not been trained yet.
+    if agent.acting_policy is agent.policy:  # The world model of a planner has not been trained yet.
         evaluate(config, run)
 
 
@@ -181,7 +181,7 @@ def evaluate(config: DictConfig, run: TrainingRun, *, may_leave: bool = False) -
             raise _StoppedEarlyError
 
     try:
-        evaluation = run.evaluator(run.agent.acting, on_step)
+        evaluation = run.evaluator(run.agent.acting_policy, on_step)
     except _StoppedEarlyError:
         return
     run.logger.log_eval(evaluation, seed=config.seed, env_steps=run.progress["env_steps"])
@@ -256,7 +256,7 @@ def film_imagination(run: TrainingRun) -> None:
     if imagined is None or "pixels" not in imagined[0].observations:
         return
     model, horizon = imagined
-    rollout = run.evaluator.play(run.agent.acting, 0)
+    rollout = run.evaluator.play(run.agent.acting_policy, 0)
     if run.agent.goal is not None:
         rollout["goal"] = run.agent.goal.to(rollout["pixels"].device).expand_as(rollout["pixels"])
     if INITIAL in model.context_keys:

@@ -88,7 +88,7 @@ class Agent:
         self.updates, self.imaginations, self._cloning_weight = 0, 0, 0.0
 
     @property
-    def acting(self) -> Policy:
+    def acting_policy(self) -> Policy:
         """The policy that collects data and is evaluated: the planner, else the embedding policy, else the policy."""
         return self.planner or self.observer or self.policy
 

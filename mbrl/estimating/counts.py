@@ -96,7 +96,7 @@ class Counts:
         imaginations = schedule.imaginations(steps) if learns and agent.imagination is not None else 0
         plans = learns and agent.planner is not None and agent.imagination is None
         rounds = steps // lengths.per_batch + 1 if plans else imaginations
-        first_acts = agent.cloning.updates > 0 and agent.acting is agent.policy
+        first_acts = agent.cloning.updates > 0 and agent.acting_policy is agent.policy
         policy_updates = int(steps * schedule.updates_per_step) + agent.cloning.calibrations() if learns else 0
         ends = agent.cloning.env_steps // lengths.repeat - schedule.learning_starts  # agent steps of learning
         imitating = int(ends * schedule.updates_per_step) if agent.cloning.weight_at(0) > 0 else 0

@@ -108,7 +108,7 @@ def _measure(config: DictConfig, folder: Path) -> Estimate:
     if counts.assessments and agent.model_error is not None:
         assess = agent.model_error
         seconds["model_error"] = counts.assessments * stopwatch.mean(lambda: assess(collected.episode))
-    evaluation = stopwatch.mean(lambda: evaluator(agent.acting))
+    evaluation = stopwatch.mean(lambda: evaluator(agent.acting_policy))
     seconds["evaluate"] = counts.evaluations * evaluation * config.eval.episodes / episodes
     evaluator.close()
     progress: dict[str, Any] = {"env_steps": 0, "agent_steps": 0, "episodes": 0, "wall_time": 0.0}
@@ -145,7 +145,9 @@ class _Collected(NamedTuple):
 
 def _collect(config: DictConfig, agent: Agent, replay: Replay, stopwatch: Stopwatch) -> _Collected:
     """Collect until an episode has ended, and for SECONDS at least."""
-    collector = make_collector(env_factory(config), agent.acting, seed=config.seed, random_steps=0, **config.collect)
+    collector = make_collector(
+        env_factory(config), agent.acting_policy, seed=config.seed, random_steps=0, **config.collect
+    )
     try:
         steps, taken = steps_of(collector), 0
         finished: list[TensorDictBase] = []

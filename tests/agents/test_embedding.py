@@ -55,7 +55,7 @@ def test_transitions_have_the_embeddings_of_their_frames_and_no_frames() -> None
     for _ in range(2):
         replay.online.extend(episode()[None])
     observer = agent.observer
-    assert isinstance(observer, EmbeddingPolicy) and agent.acting is observer
+    assert isinstance(observer, EmbeddingPolicy) and agent.acting_policy is observer
     observer.store_embeddings(replay)
     batch = replay.transitions(16)
     assert "frames" not in batch.keys() and batch["embedding"].shape == batch["next", "embedding"].shape == (16, 256)
@@ -150,7 +150,7 @@ def test_acting_reads_what_the_replay_notes() -> None:
     agent.policy.actor.register_forward_pre_hook(lambda module, given: seen.append(given[0]["embedding"].clone()))
     evaluator = Evaluator(env_factory(config(), evaluation=True), episodes=1, max_steps=4, seed=0)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
-        pixels = evaluator.play(agent.acting, 0)["pixels"]
+        pixels = evaluator.play(agent.acting_policy, 0)["pixels"]
     latents = agent.observer.model.latents(pixels[None], pixels[:1])[0]
     before = torch.cat([latents[:1], latents[:-1]])
     torch.testing.assert_close(torch.cat(seen), torch.cat([latents, before], -1), atol=1e-3, rtol=1e-3)

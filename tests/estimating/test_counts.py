@@ -25,7 +25,7 @@ def agent(schedule: Schedule, *, fits: bool | None = None, cloning: int = 0, pla
         model_error=None, model_learner=None,
     )  # fmt: skip
     made.planner = object() if planner else None
-    made.acting = made.planner or made.policy
+    made.acting_policy = made.planner or made.policy
     if fits is not None:
         made.imagination, made.model_learner = object(), SimpleNamespace(world_model=model)
         made.model_error = SimpleNamespace(every=400)
