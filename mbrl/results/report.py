@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from mbrl.errors import one_line
+from mbrl.errors import UserError, one_line
 from mbrl.results.aggregate_figure import aggregate_figure
 from mbrl.results.aggregates import aggregate
 from mbrl.results.curve_figure import curve_figure
@@ -48,7 +48,7 @@ def report(
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        UserError: It holds no run that was evaluated.
+        UserError: It holds no run that was evaluated and can be read.
     """
     run_folders(folder)  # raises a clearer error if there are no runs
     output = output or folder / "report.html"
@@ -59,6 +59,8 @@ def report(
         runs = gather_runs(folder, curves)
         kept = {run.state.folder for run in runs}
         curves = [curve for curve in curves if curve.run is None or curve.run in kept]
+        if not curves:
+            raise UserError(f"{folder} holds no run that can be reported: {left_out[-1]}")
         overlaid = published_curves(reference, curves) if reference else []
         styles = agent_styles([*(curve.agent for curve in (*curves, *overlaid)), *(run.agent for run in runs)])
         on_progress(f"drawing {len(runs)} runs")

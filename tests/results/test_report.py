@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mbrl.errors import UserError
 from mbrl.results.curves import Curve
 from mbrl.results.gap_figure import PANELS, PREFIXES, _series
 from mbrl.results.metric_rows import MAX_POINTS, metric_rows
@@ -75,6 +76,13 @@ def test_what_links_point_to_is_not_in_the_page(tmp_path: Path) -> None:
     assert base64.b64encode(VIDEO).decode() not in page and '"private"' not in page
     assert all(f"{name} is a link" in page for name in links) and "0.46" not in page and ">sac<" not in page
     assert "mbrl train agent=mbpo seed=0" in page and "mbrl train agent=sac" not in page
+
+
+def test_runs_that_all_hold_links_are_one_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", "sac", 0, [0.0, 1.0])
+    (run / "film.mp4").symlink_to(tmp_path / "private.mp4")
+    with pytest.raises(UserError, match=r"no run that can be reported: skipped .*film\.mp4 is a link"):
+        report(tmp_path / "runs")
 
 
 def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
