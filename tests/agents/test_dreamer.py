@@ -77,7 +77,7 @@ def test_sizes_are_those_of_the_paper(units, millions):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])  # 11 s
 def test_the_latent_along_an_episode_is_what_learning_would_find(tmp_path, workers, fork_server):
     """Of each record, from the one before it: so actions, observations and resets are where they belong."""
     agent, replay = agent_and_replay(tmp_path)

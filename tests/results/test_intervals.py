@@ -22,7 +22,7 @@ from mbrl.results.intervals import (
     spearman_interval,
 )
 
-STUDIES = 2000
+STUDIES = 1000
 X = np.arange(STUDIES)
 RUNS = 3
 
