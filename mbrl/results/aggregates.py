@@ -20,7 +20,7 @@ from mbrl.results.aggregate_metrics import (
     probability_of_improvement,
     steps_needed,
 )
-from mbrl.results.curves import SUBTASK, Curve, area
+from mbrl.results.curves import SUBTASK, Curve, area, shared_range
 from mbrl.results.intervals import (
     Estimate,
     Floats,
@@ -166,9 +166,10 @@ def _shared_tasks(curves: Sequence[Curve]) -> tuple[list[str], list[str]]:
 
 def _shared_steps(curves: Sequence[Curve]) -> Floats:
     """The steps at which any run was evaluated, where all runs have data."""
-    if not curves:
+    shared = shared_range(curves) if curves else None
+    if shared is None:
         return np.zeros(0)
-    first, last = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    first, last = shared
     shortest = min(curves, key=lambda curve: curve.steps[-1])
     if last < WARN_SHARE * max(curve.steps[-1] for curve in curves):
         run = (shortest.agent, shortest.task, shortest.seed)

@@ -169,6 +169,7 @@ def test_real_ratio_one_is_exactly_sac(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow  # 5 s; other agents are broken off in each run of the suite
 def test_a_broken_off_run_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = [*SHORT, *MODEL, "agent.imagination.horizon={first:1,last:4,from_env_steps:200,to_env_steps:300}"]
     mbrl.training.run(toy(tmp_path / "whole", *small))
