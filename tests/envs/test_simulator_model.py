@@ -239,6 +239,7 @@ def test_a_run_goes_on_to_the_bit_with_the_states_of_its_replay(
 
 
 @pytest.mark.process
+@pytest.mark.slow  # 3 s
 def test_dreamer_learns_from_rollouts_of_the_simulator(tmp_path: Path) -> None:
     perfect = ["worldmodel@agent.world_model=simulator", "env.snapshots=true", "agent.model_updates_first=0"]
     small = ["agent.imagine_every=10", "agent.imagination.rollouts=8", "agent.imagination.horizon=3", "video=false"]

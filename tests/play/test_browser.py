@@ -235,8 +235,14 @@ def test_a_lost_connection_says_so_and_comes_back(page: Any, served: Served) -> 
     assert step(page) > before
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1280, "dark"), (390, "light"))),
+    ],
+)
 def test_it_fits_and_everything_has_a_name(chromium: Any, served: Served, width: int, scheme: str) -> None:
     page = chromium.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page.goto(f"http://127.0.0.1:{served.port}/")

@@ -159,6 +159,7 @@ def test_watching_leaves_training_as_it_was(pretrained, data, tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.slow  # 7 s; test_phase.py resumes from a checkpoint in each run of the suite
 def test_a_killed_run_goes_on_to_the_bit(data, tmp_path):
     more = ["tokenizer.accumulate=2", "tokenizer.ema_decay=0.5", "transformer.ema_decay=0.5", "tokenizer.steps=12"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
