@@ -20,6 +20,8 @@ IGNORED_ON_RESUME = (
     "agent.size",  # stands for settings that are compared themselves; runs of earlier versions lack it
 )  # fmt: skip
 LENGTH = "total_env_steps"
+# what a run, or the job of a sweep, may have written before its configuration, beside hidden files
+EARLIER = {CHECKPOINTS, METRICS, "replay", "tensorboard", "starts.jsonl", "log.txt", "failure.txt"}
 IGNORED_ANYWHERE = "cuda_graphs"  # which several parts have
 TARGET = "_target_"
 # whose classes any configuration may name
@@ -179,11 +181,20 @@ def require_own_folder(
     setting: str = "run_dir",
     longer: bool = False,
 ) -> None:
-    """ValueError where the folder belongs to another configuration; arguments as in `claim_run_folder`.
+    """UserError where the folder belongs to another configuration, or has files and is no run folder.
 
-    A folder that was claimed for a run which has never begun belongs to nobody.
+    Arguments as in `claim_run_folder`. A folder that was claimed for a run which has never begun belongs to nobody.
     """
     path = run_dir / CONFIG
+    if not path.exists() and run_dir.is_dir():
+        foreign = sorted(
+            entry.name for entry in run_dir.iterdir() if entry.name not in EARLIER and entry.name[0] != "."
+        )
+        if foreign:
+            raise UserError(
+                f"{run_dir} holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}) and is no "
+                f"run folder: choose a new one with {setting}=..."
+            )
     if path.exists() and has_begun(run_dir):
         there = read_config(path)
         if longer and checkpoint_folders(run_dir / CHECKPOINTS) and _is_less(there, config):

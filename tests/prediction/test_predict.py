@@ -298,12 +298,13 @@ def test_folders_without_a_world_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "begun" / "config.yaml").write_text("worldmodel: {}\n")
     with pytest.raises(FileNotFoundError, match="holds no weights yet"):
         load_model(tmp_path / "begun")
+    run = tmp_path / "run"
     with initialize_config_module("configs", version_base="1.3"):
-        claim_run_folder(tmp_path, compose("train", [f"run_dir={tmp_path}", "agent=drqv2", "env=toy"]))
+        claim_run_folder(run, compose("train", [f"run_dir={run}", "agent=drqv2", "env=toy"]))
     with pytest.raises(ValueError, match="is a run, whose settings say it: leave --goal out"):
-        load_model(tmp_path, goal=True)
+        load_model(run, goal=True)
     with pytest.raises(ValueError, match="a run of agent 'drqv2', which learns no world model"):
-        load_model(tmp_path)
+        load_model(run)
 
 
 class OfStates(CountingWorldModel):

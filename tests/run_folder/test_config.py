@@ -16,6 +16,17 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
+def test_a_folder_of_other_files_is_refused_and_one_whose_job_has_begun_is_not(tmp_path):
+    config = OmegaConf.create({"seed": 1})
+    for name in (".lock", "log.txt", "replay"):
+        (tmp_path / "begun" / name).mkdir(parents=True)
+    claim_run_folder(tmp_path / "begun", config)
+    (tmp_path / "code.py").touch()
+    with pytest.raises(UserError, match=r"other files \(begun, code.py\) and is no run folder: .* run_dir=\.\.\."):
+        claim_run_folder(tmp_path, config)
+    assert not (tmp_path / "config.yaml").exists()
+
+
 def test_folder_belongs_to_one_config_but_for_how_it_is_watched(tmp_path):
     config = OmegaConf.create({"seed": 1, "eval": {"every": 10, "episodes": 20}, "agent": {"lr": 0.1}})
     claim_run_folder(tmp_path, config)
