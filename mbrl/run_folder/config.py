@@ -187,13 +187,11 @@ def require_own_folder(
     """
     path = run_dir / CONFIG
     if not path.exists() and run_dir.is_dir():
-        foreign = sorted(
-            entry.name for entry in run_dir.iterdir() if entry.name not in EARLIER and entry.name[0] != "."
-        )
-        if foreign:
+        names = {entry.name for entry in run_dir.iterdir() if not entry.name.startswith(".")}
+        if foreign := sorted(names - EARLIER):
+            some = ", ".join(foreign[:3] + ["..."] * (len(foreign) > 3))
             raise UserError(
-                f"{run_dir} holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}) and is no "
-                f"run folder: choose a new one with {setting}=..."
+                f"{run_dir} holds other files ({some}) and is no run folder: choose a new one with {setting}=..."
             )
     if path.exists() and has_begun(run_dir):
         there = read_config(path)
