@@ -1,12 +1,14 @@
-"""Demonstrations of the toy: an expert that goes straight to the goal."""
+"""Demonstrations of the toy: an expert that goes straight to the goal; and a folder of any episodes."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 
-from mbrl.data.episodes import episode_metadata, to_records, write_episodes
+from mbrl.data.episodes import SUFFIX, episode_metadata, to_records, write_episode
 from mbrl.envs.toy import STRIDE, make_env
 
 
@@ -31,3 +33,14 @@ def write_toy(folder: Path, count: int, **settings) -> str:
     """The folder, with `count` demonstrations of the toy under these settings of its environment."""
     write_episodes(folder, play_expert(count, **settings), episode_metadata("toy", settings.get("action_repeat", 1)))
     return str(folder)
+
+
+def write_episodes(
+    folder: Path, episodes: Iterable[TensorDictBase], about: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Write record episodes as episode-00000.safetensors and so on; the paths."""
+    paths = []
+    for index, records in enumerate(episodes):
+        paths.append(folder / f"episode-{index:05d}{SUFFIX}")
+        write_episode(paths[-1], records, about)
+    return paths

@@ -14,7 +14,6 @@ import mbrl
 from mbrl.agents.agent import Agent
 from mbrl.build import build_agent, build_policy, build_replay
 from mbrl.compose import CONFIGS, composed_jobs
-from mbrl.data.episodes import write_episodes
 from mbrl.errors import UserError
 from mbrl.pretraining.pretrain import PHASES
 from mbrl.pretraining.pretrain import check as check_pretraining
@@ -22,6 +21,7 @@ from mbrl.settings.resolvers import discount
 from mbrl.targets import make
 from mbrl.training import check
 from policies.base import Planner, Policy
+from tests.demonstrations import write_episodes
 from worldmodel.base import WorldModel
 
 ROOT = CONFIGS

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from mbrl import training
 from mbrl.agents.agent import Agent
 from mbrl.collecting.evaluation import Evaluation, Evaluator
-from mbrl.data.episodes import to_records, write_episodes
+from mbrl.data.episodes import to_records
 from mbrl.device import repeating
 from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
@@ -26,6 +26,7 @@ from mbrl.run_folder.paths import checkpoint_folders
 from mbrl.run_folder.state import CURVE, is_done
 from mbrl.training import check, finish, run
 from tests.command import Command, run_command
+from tests.demonstrations import write_episodes
 from tests.run_folders import build_replay, rows, weights
 
 SMOKE = ["experiment=smoke", "env.task=reach"]

@@ -272,8 +272,6 @@ class DreamerV3(Agent):
     def __init__(
         self,
         policy: LatentPolicy,
-        world_model: None = None,
-        imagination: None = None,
         *,
         schedule: Schedule,
         horizon: Horizon,

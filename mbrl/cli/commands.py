@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mbrl.errors import UserError, one_line
 
 def evaluate(options: argparse.Namespace) -> int:
     from mbrl.run import load
+    from mbrl.run_folder.plain_json import finite_or_none
 
     if options.in_imagination is not None:
         return _rank_policies(options)
@@ -26,8 +26,7 @@ def evaluate(options: argparse.Namespace) -> int:
     evaluation = run.evaluate(options.episodes, options.seed, options.video)
     means = evaluation.summary()
     if options.json:
-        # JSON has no NaN, so it is written as null.
-        finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        finite = {name: finite_or_none(value) for name, value in means.items()}
         print(json.dumps({"env_steps": run.env_steps, "episodes": len(evaluation.success), **finite}))
         return 0
     print_table([("measure", "value"), *((name, format_number(value)) for name, value in means.items())])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
@@ -32,56 +32,25 @@ def play(env: EnvBase, policy: Policy) -> TensorDict:
         return to_records(env.rollout(10_000, policy.actor))
 
 
-def collect_demos(
-    env: EnvBase,
-    episodes: int,
-    *,
-    task: str,
-    noise: float = 0.1,
-    seed: int = 0,
-    on_episode: Callable[[int, TensorDictBase], Any] = lambda index, records: None,
-) -> list[TensorDictBase]:
-    """Play the task's script until `episodes` of them were successful.
-
-    Args:
-        env: a Meta-World environment of `task`. It is neither reset beforehand nor closed.
-        noise: standard deviation of the gaussian noise on actions.
-        seed: of the noise. torch's own generator is left as it was.
-        on_episode: called with the index and the records of each successful episode as soon as it is there.
-
-    Returns:
-        Record episodes [L + 1], see `mbrl.data.episodes`.
-
-    Raises:
-        UserError: the script fails under this much noise.
-    """
-    policy = ScriptedPolicy(env.observation_spec, env.action_spec, task=task, noise=noise)
-    found: list[TensorDictBase] = []
-    progress = tqdm(total=episodes, desc=f"{task} demonstrations", unit="episode")
-    with progress, fork_rng():
-        torch.manual_seed(seed)
-        for attempt in range(1, ATTEMPTS_PER_EPISODE * episodes + 1):
-            records = play(env, policy)
-            if records["success"].any():
-                found.append(records)
-                on_episode(len(found) - 1, found[-1])
-                progress.update()
-            progress.set_postfix(success=f"{len(found)}/{attempt}")
-            if len(found) == episodes:
-                return found
-    raise UserError(
-        f"only {len(found)} of {ATTEMPTS_PER_EPISODE * episodes} scripted episodes of {task} were successful: "
-        f"lower the noise ({noise}) or lengthen the episodes"
-    )
-
-
 def record(
     task: str, episodes: int, *, noise: float = 0.1, seed: int = 0, output: Path, **env_options: Any
 ) -> list[Path]:
-    """Record demonstrations into a folder, each file as soon as its episode was successful; the paths.
+    """Play the task's script until `episodes` of them were successful, and write each of these as soon as it is there.
 
-    `env_options` are those of `mbrl.envs.metaworld.make_env`: give those of the training environment.
-    FileExistsError where the folder holds episodes already.
+    Args:
+        task: a Meta-World task.
+        episodes: how many, 1 or more.
+        noise: standard deviation of the gaussian noise on actions.
+        seed: of goals and noise. torch's own generator is left as it was.
+        output: folder of the files, episode-00000.safetensors and so on.
+        env_options: those of `mbrl.envs.metaworld.make_env`: give those of the training environment.
+
+    Returns:
+        The paths.
+
+    Raises:
+        UserError: the script fails under this much noise.
+        FileExistsError: the folder holds episodes already.
     """
     output = Path(output)
     if episodes < 1:
@@ -90,16 +59,22 @@ def record(
         raise FileExistsError(f"{output} holds episodes already: choose another folder or delete it")
     remove_leftovers(output)
     paths: list[Path] = []
-    env = make_env(task, seed, **env_options)
-    about = episode_metadata(task, env.action_repeat, env.view)
-
-    def write(index: int, records: TensorDictBase) -> None:
-        paths.append(output / f"episode-{index:05d}.safetensors")
-        write_episode(paths[-1], records, about)
-
-    try:
-        collect_demos(env, episodes, task=task, noise=noise, seed=seed, on_episode=write)
-    finally:
-        env.close()
-    _log.info("%d demonstrations in %s", len(paths), output)
-    return paths
+    progress = tqdm(total=episodes, desc=f"{task} demonstrations", unit="episode")
+    with closing(make_env(task, seed, **env_options)) as env, progress, fork_rng():
+        about = episode_metadata(task, env.action_repeat, env.view)
+        policy = ScriptedPolicy(env.observation_spec, env.action_spec, task=task, noise=noise)
+        torch.manual_seed(seed)
+        for attempt in range(1, ATTEMPTS_PER_EPISODE * episodes + 1):
+            records = play(env, policy)
+            if records["success"].any():
+                paths.append(output / f"episode-{len(paths):05d}.safetensors")
+                write_episode(paths[-1], records, about)
+                progress.update()
+            progress.set_postfix(success=f"{len(paths)}/{attempt}")
+            if len(paths) == episodes:
+                _log.info("%d demonstrations in %s", len(paths), output)
+                return paths
+    raise UserError(
+        f"only {len(paths)} of {ATTEMPTS_PER_EPISODE * episodes} scripted episodes of {task} were successful: "
+        f"lower the noise ({noise}) or lengthen the episodes"
+    )

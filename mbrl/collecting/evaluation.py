@@ -205,6 +205,7 @@ class RecurrentState:
     """Recurrent state of a policy in N parallel episodes; empty for a policy without one."""
 
     def __init__(self, carried: Composite | None, episodes: int, device: torch.device) -> None:
+        self.keys = () if carried is None else (*carried.keys(), "is_init", "next")  # of a step, which hold it
         self._is_init = torch.ones(episodes, 1, dtype=torch.bool, device=device)
         self._kept = None if carried is None else carried.expand(episodes, *carried.shape).zero().to(device)
 

@@ -5,38 +5,24 @@ B rollouts, H steps, T real steps, A action.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
 from mbrl.collecting.acting import Acting
 from mbrl.collecting.evaluation import RecurrentState, evaluation_mode
 from mbrl.data.episodes import INITIAL
-from mbrl.envs.gym import with_recurrent_state
 from mbrl.envs.imagined import ImaginationEnv, Starts
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.base import Policy
 from worldmodel.base import WorldModel
 
-
-class Replayed(TensorDictModuleBase):
-    """Takes given actions [B, H, A], one step per call."""
-
-    def __init__(self, actions: Tensor) -> None:
-        super().__init__()
-        self.in_keys: list[str] = []
-        self.out_keys = ["action"]
-        self._left = iter(actions.unbind(1))
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return tensordict.set("action", next(self._left))
+Act = Callable[[TensorDictBase], TensorDictBase]
 
 
 def starts_from(replay: Replay, world_model: WorldModel) -> Starts:
@@ -106,27 +92,45 @@ def imagine(
     given = starts if isinstance(starts, TensorDictBase) else None
     count = rollouts if given is None else len(given)
     imagined = imagination_env(world_model, env, starts, count, horizon, policy.policy.device)
-    if actions is not None and tuple(actions.shape) != (count, horizon, env.action_spec.shape[-1]):
-        wanted = [count, horizon, env.action_spec.shape[-1]]
-        raise UserError(f"actions must be {wanted} here (rollouts, horizon, action), not {list(actions.shape)}")
+    wanted = (count, horizon, env.action_spec.shape[-1])
+    if actions is not None and tuple(actions.shape) != wanted:
+        raise UserError(f"actions must be {[*wanted]} here (rollouts, horizon, action), not {list(actions.shape)}")
+    observed: TensorDictBase = imagined.reset()
+    act: Act = policy
+    memory = RecurrentState(policy.policy.carried, count, imagined.device)
     if actions is not None:
-        acting: TensorDictModuleBase = Replayed(actions.to(imagined.device))
-        rollout = imagined.rollout(horizon, acting, break_when_any_done=False)
-        return rollout.cpu()
-    carried = policy.policy.carried
-    if carried is None:
-        return imagined.rollout(horizon, policy, break_when_any_done=False).cpu()
-    of_all = carried.expand(*imagined.batch_size, *carried.shape).to(imagined.device)
-    remembering = with_recurrent_state(imagined, of_all)
-    # That of TransformedEnv would reset all rollouts as soon as one has terminated.
-    remembering.any_done = imagined.any_done
-    start = remembering.reset()
-    memory = policy.policy.recall(imagined.history_records)
-    if memory is not None:
-        start.update(memory).set("is_init", torch.zeros_like(start["is_init"]))
-    rollout = remembering.rollout(horizon, policy, break_when_any_done=False, auto_reset=False, tensordict=start)
-    left_out = (*carried.keys(), "is_init")
-    return rollout.exclude(*left_out, *(("next", key) for key in left_out)).cpu()
+        act, memory = _taking(actions.to(imagined.device)), RecurrentState(None, count, imagined.device)
+    elif (recalled := policy.policy.recall(imagined.history_records)) is not None:
+        memory.keep(TensorDict(next=recalled, batch_size=imagined.batch_size))
+    rollout = torch.stack([*_steps(imagined, observed, act, memory)], 1)
+    assert isinstance(rollout, TensorDict)
+    return rollout.cpu()
+
+
+def _taking(actions: Tensor) -> Act:
+    """Takes given actions [B, H, A], one step per call."""
+    left = iter(actions.unbind(1))
+    return lambda observed: observed.set("action", next(left))
+
+
+def _steps(imagined: ImaginationEnv, observed: TensorDictBase, act: Act, memory: RecurrentState) -> Iterator[Any]:
+    """Act to the horizon.
+
+    Args:
+        imagined: the environment of B rollouts, after its reset.
+        observed: [B], what the reset returned.
+        act: adds `action` to an observation, and what is remembered under "next".
+        memory: what is remembered at the first step.
+
+    Yields:
+        TensorDicts [B] with the keys of a step of TorchRL's rollouts, without what is remembered.
+    """
+    for _ in range(imagined.horizon):
+        acted = act(memory.add_to(observed.copy()))
+        memory.keep(acted)
+        step = imagined.step(acted.exclude(*memory.keys))
+        yield step
+        observed = step["next"].exclude("reward")
 
 
 def last_steps(context: TensorDictBase, length: int) -> TensorDictBase:
@@ -138,7 +142,7 @@ def last_steps(context: TensorDictBase, length: int) -> TensorDictBase:
 
 def play_imagined(
     imagined: ImaginationEnv,
-    policy: Policy,
+    policy: Acting,
     memory: RecurrentState,
     seed: int,
     on_step: Callable[[], Any] = lambda: None,
@@ -147,24 +151,20 @@ def play_imagined(
 
     Args:
         imagined: the environment of N episodes, of which no step but the newest is kept.
-        policy: what acts, without exploration.
+        policy: what acts.
         memory: what it remembers at their start.
         seed: seed of the sampling in the world model.
         on_step: called after each step of all episodes.
 
     Returns:
-        float32 [N, H] in the units of the world model; 0 after the model predicts that an episode ends.
+        float32 [N, H] in the units of the world model; 0 after the model predicts that an episode ends. Fewer columns
+        where all of them end before.
     """
     rewards: list[Tensor] = []
-    with evaluation_mode(policy, seed):
-        observed: TensorDictBase = imagined.reset()
-        over = torch.zeros(*imagined.batch_size, 1, dtype=torch.bool, device=imagined.device)
-        while len(rewards) < imagined.horizon and not over.all():
-            acted = policy.acting(memory.add_to(observed.copy().to(policy.device)))
-            memory.keep(acted)
-            observed = imagined.step(observed.set("action", acted["action"].to(imagined.device)))["next"]
-            rewards.append(observed["reward"].masked_fill(over, 0.0))
-            over = over | observed["terminated"]
-            observed = observed.exclude("reward")
+    with evaluation_mode(policy.policy, seed):
+        for step in _steps(imagined, imagined.reset(), policy, memory):
+            rewards.append(step["next", "reward"])
             on_step()
+            if step["next", "terminated"].all():
+                break
     return torch.cat(rewards, 1).cpu()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,17 +164,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
         if not isinstance(written, dict):
             raise Malformed(f"what it says about itself is {type(written).__name__}, not an object")
         return written
-
-
-def write_episodes(
-    folder: Path, episodes: Iterable[TensorDictBase], about: Mapping[str, Any] | None = None
-) -> list[Path]:
-    """Write record episodes as episode-00000.safetensors and so on; the paths."""
-    paths = []
-    for index, records in enumerate(episodes):
-        paths.append(folder / f"episode-{index:05d}{SUFFIX}")
-        write_episode(paths[-1], records, about)
-    return paths
 
 
 def read_episode(path: Path) -> TensorDict:

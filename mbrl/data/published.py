@@ -135,14 +135,11 @@ def _read_dreamer(archive: Archive) -> dict[str, Tensor]:
 
 
 def _read_demonstration(archive: Archive) -> dict[str, Tensor]:
-    return {key: value for key, value in demonstration(archive, upright=True).items() if key in _KEPT}
+    return {key: value for key, value in demonstration(archive).items() if key in _KEPT}
 
 
-def read_published(path: Path, *, upright: bool = True) -> TensorDict:
+def read_published(path: Path) -> TensorDict:
     """Read one published demonstration as a record episode [L + 1] (see `mbrl.data.episodes`).
-
-    Args:
-        upright: turn the mirrored pictures the right way up; False keeps the published orientation.
 
     Raises:
         UserError: the file is torn, has another layout, or holds NaN.
@@ -150,11 +147,11 @@ def read_published(path: Path, *, upright: bool = True) -> TensorDict:
     with open_archive(path) as archive:
         if not DEMONSTRATIONS.admits(archive.keys):
             raise Malformed(f"its keys are {_listed(archive.keys)}, not those of {DEMONSTRATIONS}")
-        return demonstration(archive, upright=upright)
+        return demonstration(archive)
 
 
-def demonstration(archive: Archive, *, upright: bool) -> TensorDict:
-    """The record episode of a published demonstration."""
+def demonstration(archive: Archive) -> TensorDict:
+    """The record episode of a published demonstration, its mirrored pictures turned the right way up."""
     stack, action, reward = archive["observation"], archive["action"], archive["reward"]
     rows = len(stack) if stack.ndim else 0
     pictures = stack.ndim == 4 and stack.shape[1] % 3 == 0 and stack.shape[2] == stack.shape[3] and 0 not in stack.shape
@@ -162,11 +159,10 @@ def demonstration(archive: Archive, *, upright: bool) -> TensorDict:
         raise Malformed(f"observation cannot be {stack.dtype} {list(stack.shape)} in a published demonstration")
     action = actions(action, "action", (rows,))
     earned = numbers(column(reward, "reward", rows), "reward").reshape(-1)
-    pixels = stack[:, -3:, :, ::-1] if upright else stack[:, -3:]
     success = infer_success(earned[1:])
     records = TensorDict(
         {
-            "pixels": torch.from_numpy(np.ascontiguousarray(pixels)),
+            "pixels": torch.from_numpy(np.ascontiguousarray(stack[:, -3:, :, ::-1])),
             "action": _shift(action.clip(-1.0, 1.0)),
             "reward": _shift((earned - SUCCESS_BONUS * np.append(False, success))[:, None]),
             "success": _shift(np.append(False, success)[:, None]),

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mbrl.errors import UserError, is_out_of_memory
+import torch
 
-GIB = 2**30
+from mbrl.errors import UserError, is_out_of_memory
+from mbrl.settings import memory
+from mbrl.settings.memory import GIB
+
 POINTER = b"version https://git-lfs.github.com/"
 MACHINE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this process: the file may be whole
 LARGE, MAX_RATIO = GIB, 100  # bytes, and how many of them a byte of a file stands for: more are no recorded frames
@@ -79,16 +82,6 @@ def require_memory(size: int, stored: int, what: str) -> None:
     """
     if size > LARGE and size > MAX_RATIO * stored:
         raise Malformed(f"{what} unpacks from {stored} bytes to {size / GIB:.1f} GiB, which no recorded frames do")
-    free = available_memory()
-    if free is not None and size > free:
+    free = memory.free_memory(torch.device("cpu"))
+    if size > free:
         raise Malformed(f"{what} takes {size / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free")
-
-
-def available_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else int(found) * 1024

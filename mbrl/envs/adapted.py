@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from mbrl.envs.numbered import NumberedEpisodes, Observation
 from mbrl.envs.pictures import is_picture, square
 from mbrl.errors import UserError
 from policies.ranges import PositiveCount, Resolution
 
 UNBOUNDED = 1e6  # from this bound on, actions in [-1, 1] cannot sensibly be scaled to those of the environment
-Observation = dict[str, npt.NDArray[Any]]
 
 
-class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+class Adapted(NumberedEpisodes):
     """Actions in [-1, 1], action repeat, a time limit, `state` and `pixels`, and episodes that are numbered.
 
     Reset number e seeds the environment with a function of (seed, worker, e) alone, counted from `first_episode`. A
@@ -65,13 +65,12 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             )
         if resolution < 8:
             raise UserError(f"env.resolution is {resolution}: it must be 8 or more")
+        super().__init__(seed, worker, first_episode)
         self._env, self._name = env, name
         self._low, self._high = action_bounds(env.action_space, name)
         self._seen_as_picture = observes_picture(env.observation_space, name, pixels)
-        self.seed, self.worker, self.resolution, self.terminates = seed, worker, resolution, terminates
+        self.resolution, self.terminates = resolution, terminates
         self.action_repeat, self.episode_length = action_repeat, episode_length
-        self._first_episode = self._next_episode = first_episode
-        self._elapsed = 0  # env steps of this episode
         self._pixels = pixels
         self.action_space = spaces.Box(-1.0, 1.0, (self._low.size,), np.float32)
         entries: dict[str, spaces.Space[Any]] = {}
@@ -80,19 +79,12 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             entries["state"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if pixels:
             entries["pixels"] = spaces.Box(0, 255, (3, resolution, resolution), np.uint8)
-        self.observation_space: spaces.Dict = spaces.Dict(entries)  # type: ignore[assignment]
+        self.observation_space = spaces.Dict(entries)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode. A seed replaces the constructor's and restarts the count of episodes."""
-        if seed is not None:
-            self.seed, self._next_episode = seed, self._first_episode
-        entropy = np.random.SeedSequence([self.seed, self.worker, self._next_episode])
+    def _start(self, episode: int) -> Observation:
+        entropy = np.random.SeedSequence([self.seed, self.worker, episode])
         seen, _ = self._env.reset(seed=int(entropy.generate_state(1)[0]))
-        self._next_episode += 1
-        self._elapsed = 0
-        return self._observe(seen), {"success": np.zeros(1, bool)}
+        return self._observe(seen)
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one agent step of up to `action_repeat` env steps.
@@ -118,12 +110,6 @@ class Adapted(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             )
         truncated = bool(truncated) or self._elapsed >= self.episode_length
         return self._observe(seen), total, bool(terminated), truncated, {"success": np.array([success])}
-
-    def seek(self, episode: int) -> None:
-        """Make the next reset start episode number `episode`, 0 or more."""
-        if episode < 0:
-            raise UserError(f"episode is {episode}: it must be 0 or more")
-        self._next_episode = episode
 
     def close(self) -> None:
         """Close the environment."""

@@ -15,7 +15,6 @@ from torchrl.data import Composite, TensorSpec
 from torchrl.envs import EnvBase
 
 from mbrl.envs.simulator_model import SimulatorModel
-from policies.ranges import Horizon
 from worldmodel.base import Outcome, WorldModel
 from worldmodel.reward_base import RewardModel
 
@@ -37,7 +36,6 @@ class LearnedRewards(SimulatorModel):
         action_spec: [A].
         env: as in SimulatorModel.
         rewards: makes the `RewardModel` when called with (R, A).
-        max_horizon: as in SimulatorModel.
 
     Raises:
         UserError: as SimulatorModel.
@@ -51,9 +49,8 @@ class LearnedRewards(SimulatorModel):
         *,
         env: EnvBase,
         rewards: Callable[..., RewardModel],
-        max_horizon: Horizon = 100,
     ) -> None:
-        super().__init__(observation_spec, action_spec, env=env, max_horizon=max_horizon)
+        super().__init__(observation_spec, action_spec, env=env)
         if "pixels" not in self.observations:
             raise ValueError("rewards are predicted from pixels, and this environment has none: set env.pixels=true")
         self.rewards = rewards(self.resolution, self.action_dim)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -17,6 +16,7 @@ from torchrl.envs import EnvBase
 
 from mbrl.data.episodes import view_name
 from mbrl.envs.gym import wrap_gym
+from mbrl.envs.numbered import NumberedEpisodes, Observation
 from mbrl.envs.rendering import Quality, Renderer, check_image_settings
 from mbrl.envs.simulator import MAX_EPISODE_STEPS, STATE_DIM, Simulator, Snapshot, resolve_task
 from mbrl.errors import UserError
@@ -24,10 +24,9 @@ from mbrl.settings.annotations import forwards_to
 from policies.ranges import FrameStack, PositiveCount, Resolution, Weight
 
 Goals = Literal["fresh", "fixed"]
-Observation = dict[str, npt.NDArray[Any]]
 
 
-class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
+class MetaWorld(NumberedEpisodes):
     """One task as a Gymnasium environment.
 
     A step repeats its action `action_repeat` times. Rewards are summed, `success` is whether any of these env steps
@@ -79,11 +78,10 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         _check_protocol(action_repeat, episode_length, goals, seed, worker, first_episode)
         if pixels:
             check_image_settings(resolution, quality)
+        super().__init__(seed, worker, first_episode)
         self.action_repeat, self.episode_length = action_repeat, episode_length
         self.success_bonus = success_bonus
         self._simulator = Simulator(resolve_task(task), seed, worker, goals)
-        self._first_episode = self._next_episode = first_episode
-        self._elapsed = 0  # env steps of this episode
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         # Unbounded: observations leave the bounds that Meta-World declares.
         state = spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)
@@ -98,17 +96,9 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             entries["pixels"] = spaces.Box(0, 255, (3, resolution, resolution), np.uint8)
         self.observation_space = spaces.Dict(entries)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode. A seed replaces the constructor's and restarts the count of episodes."""
-        if seed is not None:
-            self._simulator.seed = seed
-            self._next_episode = self._first_episode
-        state = self._simulator.reset(self._next_episode)
-        self._next_episode += 1
-        self._elapsed = 0
-        return self._observe(state), {"success": np.zeros(1, bool)}
+    def _start(self, episode: int) -> Observation:
+        self._simulator.seed = self.seed
+        return self._observe(self._simulator.reset(episode))
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take one agent step of `action_repeat` env steps.
@@ -129,12 +119,6 @@ class MetaWorld(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         self._elapsed += self.action_repeat
         truncated = self._elapsed >= self.episode_length
         return self._observe(state), total, False, truncated, {"success": np.array([success])}
-
-    def seek(self, episode: int) -> None:
-        """Make the next reset start episode number `episode`, 0 or more."""
-        if episode < 0:
-            raise UserError(f"episode is {episode}: it must be 0 or more")
-        self._next_episode = episode
 
     def snapshot(self) -> Snapshot:
         """Exact state of the simulator and of the episode, as arrays and scalars."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
-from mbrl.envs.metaworld import MetaWorld, Observation
-from mbrl.envs.simulator import Snapshot, resolve_task, task_names
+from mbrl.envs.metaworld import MetaWorld
+from mbrl.envs.numbered import NumberedEpisodes, Observation
+from mbrl.envs.simulator import STATE_DIM, Snapshot, resolve_task, task_names
 from mbrl.errors import UserError
 from mbrl.settings.annotations import forwards_to
 from policies.ranges import FrameStack
@@ -25,7 +25,7 @@ from policies.ranges import FrameStack
 ALL = "all"
 
 
-class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
+class MultiTask(NumberedEpisodes):
     """One episode of each task in turn. The simulator of a task is built at its first episode.
 
     Args:
@@ -43,14 +43,14 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         self, tasks: Sequence[str], seed: int = 0, worker: int = 0, *, first_episode: int = 0, **settings: Any
     ) -> None:
         self.tasks = _resolve_tasks(tasks)
-        self._seed, self._worker, self._settings = seed, worker, settings
+        super().__init__(seed, worker, first_episode)
+        self._settings = settings
         self._envs: dict[int, MetaWorld] = {}
-        self._first_episode = self._next_episode = first_episode
         self._current = 0
         env = self._env(0)
         self.action_space = env.action_space
-        entries = dict(env.observation_space.spaces)  # type: ignore[attr-defined]
-        size = entries["state"].shape[0] + len(self.tasks)
+        entries = dict(env.observation_space.spaces)
+        size = STATE_DIM + len(self.tasks)
         entries["state"] = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         if "pixels" in entries:
             entries["task"] = spaces.Box(0.0, 1.0, (len(self.tasks),), np.float32)
@@ -59,28 +59,22 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode of the next task. A seed replaces the constructor's and restarts the count of episodes."""
+        """Start an episode of the next task, as `NumberedEpisodes.reset`."""
         if seed is not None:
-            self.close()
-            self._seed, self._next_episode = seed, self._first_episode
+            self.close()  # Fixed goals are drawn with the seed that a simulator is built with.
+        return super().reset(seed=seed)
+
+    def _start(self, episode: int) -> Observation:
         # Workers begin with different tasks, because they play in step: all would play the same task at any time.
-        self._current = (self._next_episode + self._worker) % len(self.tasks)
+        self._current = (episode + self.worker) % len(self.tasks)
         env = self._env(self._current)
-        env.seek(self._next_episode // len(self.tasks))
-        self._next_episode += 1
-        observation, info = env.reset()
-        return self._with_task(observation), info
+        env.seek(episode // len(self.tasks))
+        return self._with_task(env.reset()[0])
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Step the task of this episode, as `MetaWorld.step`."""
         observation, reward, terminated, truncated, info = self._env(self._current).step(action)
         return self._with_task(observation), reward, terminated, truncated, info
-
-    def seek(self, episode: int) -> None:
-        """Make the next reset start episode number `episode`, 0 or more, counted over all tasks."""
-        if episode < 0:
-            raise UserError(f"episode is {episode}: it must be 0 or more")
-        self._next_episode = episode
 
     def snapshot(self) -> Snapshot:
         """Exact state of the current task's simulator and of the episode, as `MetaWorld.snapshot`."""
@@ -109,7 +103,7 @@ class MultiTask(gymnasium.Env[Any, npt.NDArray[np.float32]]):
 
     def _env(self, index: int) -> MetaWorld:
         if index not in self._envs:
-            self._envs[index] = MetaWorld(self.tasks[index], self._seed, self._worker, **self._settings)
+            self._envs[index] = MetaWorld(self.tasks[index], self.seed, self.worker, **self._settings)
         return self._envs[index]
 
     def _with_task(self, observation: Observation) -> Observation:

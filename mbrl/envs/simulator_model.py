@@ -19,7 +19,6 @@ from mbrl.data.episodes import SNAPSHOT
 from mbrl.envs.gym import require_snapshots
 from mbrl.envs.snapshots import SnapshotLayout
 from mbrl.errors import UserError
-from policies.ranges import Horizon
 from worldmodel.base import Outcome, WorldModel
 
 
@@ -33,18 +32,16 @@ class SimulatorModel(WorldModel):
         action_spec: [A].
         env: the environment, which must be one that can be restored. Rewards are those that it gives, a success bonus
             included.
-        max_horizon: maximum number of steps from one start. Meta-World ends an episode after 500 env steps.
 
     Raises:
         UserError: the environment cannot be restored, or observations have no snapshots.
     """
 
+    context_length, max_horizon = 1, 100
     context_keys = (SNAPSHOT,)
     reads_reward = True
 
-    def __init__(
-        self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase, max_horizon: Horizon = 100
-    ) -> None:
+    def __init__(self, observation_spec: Composite, action_spec: TensorSpec, *, env: EnvBase) -> None:
         super().__init__()
         require_snapshots(env.unwrapped)
         if getattr(env.unwrapped, "tasks", ()):
@@ -61,7 +58,7 @@ class SimulatorModel(WorldModel):
         if self._renders:
             self.resolution = observation_spec["pixels"].shape[-1]
         self.state_dim = observation_spec["state"].shape[-1] if "state" in observation_spec.keys() else 0
-        self.context_length, self.max_horizon, self.action_dim = 1, max_horizon, action_spec.shape[-1]
+        self.action_dim = action_spec.shape[-1]
         self.register_buffer("_where", torch.empty(0), persistent=False)  # It follows the policy to its device.
 
     @property

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 from torchrl.envs import EnvBase
 
 from mbrl.envs.gym import wrap_gym
+from mbrl.envs.numbered import NumberedEpisodes, Observation
 from mbrl.errors import UserError
 from mbrl.settings.annotations import forwards_to
 from policies.ranges import FrameStack, PositiveCount, Resolution
@@ -25,10 +25,8 @@ NEAR = 0.12  # success within this distance of the goal
 REWARD_SCALE = 10.0
 _BACKGROUND, _GOAL, _AGENT = (32, 32, 48), (40, 200, 60), (255, 255, 255)
 
-Observation = dict[str, npt.NDArray[Any]]
 
-
-class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
+class Toy(NumberedEpisodes):
     """The environment; `state` is (agent x, agent y, goal x, goal y), each in [0, 1].
 
     Args:
@@ -67,10 +65,8 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             raise UserError(
                 f"episode_length is {episode_length}: it must be a positive multiple of action_repeat ({action_repeat})"
             )
-        self.seed, self.worker, self.resolution = seed, worker, resolution
-        self.action_repeat, self.episode_length = action_repeat, episode_length
-        self._first_episode = self._next_episode = first_episode
-        self._elapsed = 0
+        super().__init__(seed, worker, first_episode)
+        self.resolution, self.action_repeat, self.episode_length = resolution, action_repeat, episode_length
         self._agent = self._goal = np.full(2, 0.5)
         self._canvas = np.empty((3, resolution, resolution), np.uint8)
         self._canvas[:] = np.reshape(_BACKGROUND, (3, 1, 1))
@@ -81,17 +77,10 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
             entries["pixels"] = spaces.Box(0, 255, (3, resolution, resolution), np.uint8)
         self.observation_space = spaces.Dict(entries)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start the next episode. A seed replaces the constructor's and restarts the count of episodes."""
-        if seed is not None:
-            self.seed, self._next_episode = seed, self._first_episode
-        entropy = np.random.SeedSequence([self.seed, self.worker, self._next_episode])
+    def _start(self, episode: int) -> Observation:
+        entropy = np.random.SeedSequence([self.seed, self.worker, episode])
         self._agent, self._goal = np.random.default_rng(entropy).uniform(0.1, 0.9, (2, 2))
-        self._next_episode += 1
-        self._elapsed = 0
-        return self._observe(), {"success": np.zeros(1, bool)}
+        return self._observe()
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Move by `action_repeat` strides. The reward is 10 times the decrease of the distance to the goal."""
@@ -105,10 +94,6 @@ class Toy(gymnasium.Env[Any, npt.NDArray[np.float32]]):
         truncated = self._elapsed >= self.episode_length
         reward = REWARD_SCALE * (before - self._distance())
         return self._observe(), reward, False, truncated, {"success": np.array([success])}
-
-    def seek(self, episode: int) -> None:
-        """Make the next reset start episode number `episode`."""
-        self._next_episode = episode
 
     def snapshot(self) -> dict[str, Any]:
         """The exact state of the episode."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,7 +31,7 @@ from mbrl.collecting.evaluation import MOST_THREADS
 from mbrl.collecting.run_evaluator import run_evaluator
 from mbrl.estimating.counts import Counts, Lengths
 from mbrl.malloc import keep_freed_memory
-from mbrl.processes.usage import usable_cores
+from mbrl.processes.usage import peak_memory, usable_cores
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.checkpoint import KEPT_CHECKPOINTS
 from mbrl.run_folder.parts import RandomStates
@@ -118,7 +116,7 @@ def _measure(config: DictConfig, folder: Path) -> Estimate:
     gpu = torch.cuda.max_memory_reserved(policy.device) if policy.device.type == "cuda" else 0
     kept = min(KEPT_CHECKPOINTS + 1, counts.checkpoints)  # one more while it is written
     latents = filled.online.latents.room - replay.online.latents.room
-    memory = peak_memory() + collected.workers_memory + filled.room - replay.room + latents
+    memory = peak_memory(torch.device("cpu")) + collected.workers_memory + filled.room - replay.room + latents
     return Estimate(config.total_env_steps, seconds, memory, gpu, filled.room + kept * (saved + latents))
 
 
@@ -238,14 +236,3 @@ class Stopwatch:
         while sum(times) < SECONDS:
             times.append(self.once(work))
         return sum(times) / len(times)
-
-
-def peak_memory() -> int:
-    """Bytes of memory of this process at its peak."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    status = Path("/proc/self/status")
-    if status.exists():  # there ru_maxrss counts the process that started this one too
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
-        peak = int(lines["VmHWM"].split()[0]) * 1024
-    return peak

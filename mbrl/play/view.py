@@ -36,17 +36,6 @@ def encode(header: dict[str, Any], pictures: Sequence[tuple[str, Picture]]) -> b
     return b"".join([_LENGTH.pack(len(text)), text, *files])
 
 
-def decode(message: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The header and the files of a binary message, by name."""
-    start = _LENGTH.size + _LENGTH.unpack_from(message)[0]
-    header: dict[str, Any] = json.loads(message[_LENGTH.size : start])
-    files = {}
-    for image in header["images"]:
-        files[image["name"]] = message[start : start + image["bytes"]]
-        start += image["bytes"]
-    return header, files
-
-
 def _png(picture: Picture) -> bytes:
     """Lossless, because the page enlarges images without blur."""
     file = io.BytesIO()

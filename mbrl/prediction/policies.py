@@ -260,9 +260,9 @@ def _play_together(
     numbers: range,
     on_steps: Callable[[int], Any],
 ) -> Episodes:
-    policy, context = checkpoint.run.policy.policy, model.context_length
+    policy, context = checkpoint.run.policy, model.context_length
     on_step = partial(on_steps, len(numbers))
-    played = evaluator.play_together(policy, numbers, on_step, opening=context)
+    played = evaluator.play_together(policy.policy, numbers, on_step, opening=context)
     shortest = int(played.lengths.min())
     if played.opening is None or shortest < context:
         raise UserError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from mbrl.prediction.policies import PolicyRanking
 from mbrl.prediction.policy_scores import FEW, Correlation, Score, outcomes
 from mbrl.results.style import COLOURS, drawing, save, style_axes
-from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.files import csv_text, write_atomically
+from mbrl.run_folder.plain_json import finite_or_none
 
 UNKNOWN = "–"
 HEADINGS = (
@@ -98,7 +97,7 @@ def as_json(ranking: PolicyRanking) -> dict[str, Any]:
     """Everything as plain values; null for what is not known."""
     scores = [dict(zip(COLUMNS, row, strict=True)) for row in _rows(ranking)]
     return {
-        "checkpoints": [{key: _finite(value) for key, value in row.items()} for row in scores],
+        "checkpoints": [{key: finite_or_none(value) for key, value in row.items()} for row in scores],
         "return_rank_correlation": _plain(ranking.returns),
         "success_rank_correlation": _plain(ranking.success),
         "success_rule": _plain(ranking.rule),
@@ -115,12 +114,7 @@ def _rows(ranking: PolicyRanking) -> list[list[Any]]:
 
 
 def _plain(values: Any) -> dict[str, Any]:
-    return {key: _finite(value) for key, value in values._asdict().items()}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {key: finite_or_none(value) for key, value in values._asdict().items()}
 
 
 def write_report(ranking: PolicyRanking, stem: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -129,13 +123,10 @@ def write_report(ranking: PolicyRanking, stem: Path, suffixes: Sequence[str]) ->
     Returns:
         The paths of the figures.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([["" if _finite(value) is None else _rounded(value) for value in row] for row in _rows(ranking)])
+    rows = [["" if finite_or_none(value) is None else _rounded(value) for value in row] for row in _rows(ranking)]
     pictures = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     save(draw(ranking), pictures)
-    write_atomically(stem.with_name(f"{stem.name}.csv"), stream.getvalue().encode())
+    write_atomically(stem.with_name(f"{stem.name}.csv"), csv_text(COLUMNS, rows))
     return pictures
 
 

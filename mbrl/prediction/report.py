@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mbrl.prediction.summary import Row
-from mbrl.results.style import COLOURS, DASHES
-from mbrl.run_folder.files import write_atomically
+from mbrl.results.style import COLOURS, DASHES, grid, style_axes
+from mbrl.run_folder.files import csv_text, write_atomically
+from mbrl.run_folder.plain_json import finite_or_none
 
 MARKERS = ("o", "s", "^", "x")
 MARGIN = 1.3  # height of a panel that starts at 0, over its highest value
@@ -73,18 +72,13 @@ def write_report(
 
 
 def _json(rows: Sequence[Row], left_out: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    measures = {row.name: {"value": _finite(row.value)} for row in rows}
+    measures = {row.name: {"value": finite_or_none(row.value)} for row in rows}
     for row in rows:
         if row.curve is not None:
-            measures[row.name]["by_step"] = [_finite(value) for value in row.curve]
+            measures[row.name]["by_step"] = [finite_or_none(value) for value in row.curve]
         if row.standard_error is not None:
-            measures[row.name]["standard_error"] = _finite(row.standard_error)
+            measures[row.name]["standard_error"] = finite_or_none(row.standard_error)
     return json.dumps({"settings": settings, "measures": measures, "left_out": left_out}, indent=1) + "\n"
-
-
-def _finite(value: float) -> Any:
-    """JSON has no NaN: null stands for a rate without cases."""
-    return value if math.isfinite(value) else None
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -92,15 +86,13 @@ def _csv(rows: Sequence[Row]) -> str:
 
     The standard error of a value has the step "standard error".
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["measure", "step", "value"])
+    cells: list[list[Any]] = []
     for row in rows:
-        steps = enumerate(row.curve or [], 1)
-        writer.writerows([[row.name, "all", repr(row.value)], *([row.name, step, repr(v)] for step, v in steps)])
+        cells += [[row.name, "all", repr(row.value)]]
+        cells += ([row.name, step, repr(value)] for step, value in enumerate(row.curve or [], 1))
         if row.standard_error is not None:
-            writer.writerow([row.name, "standard error", repr(row.standard_error)])
-    return stream.getvalue()
+            cells += [[row.name, "standard error", repr(row.standard_error)]]
+    return csv_text(["measure", "step", "value"], cells)
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -108,12 +100,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     curves = {row.name: row.curve for row in rows if row.curve is not None}
     panels = [panel for panel in PANELS if set(panel.curves.values()) & curves.keys()]
     columns = min(2 if len(panels) < 5 else 3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(0.5 + 3.9 * columns, 0.3 + 3.1 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    for axis, panel in zip(axes, panels, strict=False):
+    figure, axes = grid(len(panels), columns, (3.9, 3.1), (0.5, 0.3))
+    for axis, panel in zip(axes, panels, strict=True):
         _draw(axis, panel, curves)
     return figure
 
@@ -131,7 +119,6 @@ def _draw(axis: Axes, panel: Panel, curves: Mapping[str, list[float]]) -> None:
     axis.set_xlabel("imagined step")
     axis.set_ylabel(panel.axis)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(color="#d8d8d8", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    style_axes(axis)
     if len(drawn) > 1:
         axis.legend(frameon=False, fontsize=8, handlelength=3.5)

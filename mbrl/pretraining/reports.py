@@ -5,7 +5,6 @@ B batch, T time, C context frames.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -18,11 +17,12 @@ from tqdm import tqdm
 
 from mbrl.data.mixture import Mixture
 from mbrl.pretraining.phase import Phase, mean
+from mbrl.processes.usage import peak_memory
 from mbrl.run_folder.logger import MetricsWriter
 from mbrl.run_folder.videos import imagination_video, write_comparison
+from mbrl.settings.memory import GIB
 from worldmodel.base import WorldModel
 
-GIB = 2**30
 LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 
 
@@ -131,11 +131,3 @@ def rollout_video(model: WorldModel, segments: TensorDict, path: Path) -> None:
 
 
 SAMPLES = {"tokenizer": reconstruction_video, "transformer": rollout_video}
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held: on the GPU where it trains there, else in all."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

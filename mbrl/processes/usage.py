@@ -1,14 +1,19 @@
-"""How much processor time a run takes, that of its worker processes included."""
+"""How much processor time a run takes, that of its worker processes included, and how much memory."""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
 import os
+import resource
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
+STATUS = Path("/proc/self/status")
 TIMES_OF_A_PROCESS = slice(11, 13)  # user and system time among the fields of /proc/PID/stat that follow its name
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: processor time and the period that it is of, in microseconds
 
@@ -51,3 +56,13 @@ def _of_process(pid: int | None) -> float:
     except OSError:
         return 0.0
     return sum(map(int, after_name.split()[TIMES_OF_A_PROCESS])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes of memory that this process has held: of the GPU for a GPU, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, KeyError):  # On Linux ru_maxrss can be that of the process that started this one.
+        lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="utf-8").splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

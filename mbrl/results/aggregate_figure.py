@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import fill
@@ -17,7 +15,7 @@ from mbrl.results.aggregates import Aggregates
 from mbrl.results.intervals import Estimate
 from mbrl.results.read_curves import AGGREGATE_COLUMNS
 from mbrl.results.style import Style, drawing, legend, steps_formatter, style_axes
-from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.files import csv_text, write_atomically
 
 EQUAL = 0.5  # probability of improvement of two agents that are equally good
 TITLE_CHARACTERS, TICK_CHARACTERS = 40, 26  # characters in a line of a title, and of a label beside a y-axis
@@ -125,13 +123,12 @@ def _steps_ratio(axis: Axes, result: Aggregates, styles: Mapping[str, Style], x_
 
 def write_aggregates(result: Aggregates, file: Path) -> None:
     """Write the drawn values as CSV: figure, agent (or pair), x, value, and the ends of its interval."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(AGGREGATE_COLUMNS)
-    for figure, agent, one in _all(result):
-        for row in zip(one.x, one.value, one.low, one.high, strict=True):
-            writer.writerow([figure, agent, *(f"{value:.6g}" if np.isfinite(value) else "" for value in row)])
-    write_atomically(file, stream.getvalue())
+    rows = (
+        [figure, agent, *(f"{value:.6g}" if np.isfinite(value) else "" for value in row)]
+        for figure, agent, one in _all(result)
+        for row in zip(one.x, one.value, one.low, one.high, strict=True)
+    )
+    write_atomically(file, csv_text(AGGREGATE_COLUMNS, rows))
 
 
 def _all(result: Aggregates) -> Iterator[tuple[str, str, Estimate]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +11,8 @@ from matplotlib.figure import Figure
 
 from mbrl.results.curves import METRICS, Band, Curve, summarise
 from mbrl.results.read_curves import CURVE_COLUMNS
-from mbrl.results.style import Style, drawing, is_published, legend, steps_formatter, style_axes
-from mbrl.run_folder.files import write_atomically
+from mbrl.results.style import Style, drawing, grid, is_published, legend, steps_formatter, style_axes
+from mbrl.run_folder.files import csv_text, write_atomically
 
 MIN_SEEDS = 5  # for an interval; with fewer seeds it says little
 MAX_MARKERS = 12  # published curves with so many evaluations or fewer have a marker at each
@@ -38,13 +36,9 @@ def curve_figure(curves: Sequence[Curve], x_label: str, styles: Mapping[str, Sty
     """
     panels = _grouped(curves)
     columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.5 + 4.0 * columns, 0.6 + 3.0 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=curves[0].metric == "success").flatten()
-    for axis in axes[len(panels) :]:
-        axis.remove()
+    figure, axes = grid(len(panels), columns, (4.0, 3.0), (1.5, 0.6), sharey=curves[0].metric == "success")
     styles = {agent: {**style, **_marker(panels, agent)} for agent, style in styles.items()}
-    for axis, (task, agents) in zip(axes, panels.items(), strict=False):
+    for axis, (task, agents) in zip(axes, panels.items(), strict=True):
         for agent, runs in agents.items():
             _draw(axis, runs, styles[agent], each=not is_published(agent))
         _label(axis, task, x_label, curves[0].metric)
@@ -115,19 +109,16 @@ def _seeds(panels: Panels, agent: str) -> str:
 
 def write_curves(curves: Sequence[Curve], file: Path) -> None:
     """Write the drawn lines as CSV: one row for each run and step, and for each mean and step with its interval."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     metric = curves[0].metric if curves else "success"
-    writer.writerow([metric if column == "success" else column for column in CURVE_COLUMNS])
+    header = [metric if column == "success" else column for column in CURVE_COLUMNS]
+    rows: list[list[str]] = []
     for task, agents in _grouped(curves).items():
         for agent, runs in agents.items():
             for curve in runs:
                 points = zip(curve.steps, curve.success, strict=True)
-                writer.writerows(
-                    [task, agent, f"seed {curve.seed}", f"{x:.12g}", f"{y:.4g}", "", ""] for x, y in points
-                )
-            writer.writerows([task, agent, "mean", *row] for row in _band_rows(summarise(runs)))
-    write_atomically(file, stream.getvalue())
+                rows += ([task, agent, f"seed {curve.seed}", f"{x:.12g}", f"{y:.4g}", "", ""] for x, y in points)
+            rows += ([task, agent, "mean", *row] for row in _band_rows(summarise(runs)))
+    write_atomically(file, csv_text(header, rows))
 
 
 def _band_rows(band: Band | None) -> list[list[str]]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mbrl.results.intervals import Floats
 from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, draw_run, drawing, legend, small_panel
+from mbrl.results.style import Style, draw_run, drawing, grid, legend, small_panel
 
 COLUMNS = 3
 PREFIXES = ("model_error/", "policy/q_", "eval/value")
@@ -93,12 +93,9 @@ def gap_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style]) -> Figu
         return None
     drawn = {panel: [_series(panel, measured[run.state.folder]) for run in runs] for panel in PANELS}
     panels = [panel for panel, series in drawn.items() if any(len(steps) for steps, _ in series)]
-    rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(11.0, 0.5 + 2.8 * rows), layout="constrained")
-    shown, axes = {}, figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    for axis, panel in zip(axes, panels, strict=False):
+    figure, axes = grid(len(panels), COLUMNS, (3.5, 2.8), (0.5, 0.5))
+    shown = {}
+    for axis, panel in zip(axes, panels, strict=True):
         for run, (steps, values) in zip(runs, drawn[panel], strict=True):
             if len(steps):
                 shown[run.agent] = run.agent

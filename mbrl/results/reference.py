@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbrl.errors import UserError
 from mbrl.results.read_curves import PROTOCOL_FILE
 from mbrl.run_folder.config import ADDED
-from mbrl.run_folder.files import write_atomically
+from mbrl.run_folder.files import csv_text, write_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -76,11 +75,7 @@ def table(folder: Path = FOLDER) -> str:
     if not rows:
         raise UserError(f"{folder} holds no curves (files AGENT/TASK.csv that begin with {CURVE})")
     ordered = sorted(rows, key=lambda row: (row.study, row.agent, row.task, int(row.seed), int(row.step)))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(ordered)
-    return stream.getvalue()
+    return csv_text(COLUMNS, ordered)
 
 
 def _rows(folder: Path, file: Path) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from mbrl.errors import one_line
 from mbrl.results.grouping import short_name
 from mbrl.results.metric_rows import Series, averaged, metric_rows
 from mbrl.results.report_data import ReportedRun
-from mbrl.results.style import Style, draw_run, drawing, legend, small_panel
+from mbrl.results.style import Style, draw_run, drawing, grid, legend, small_panel
 
 # prefixes of metrics of the world model; DreamerV3 trains its model in one update with the policy
 MODEL = ("world_model/", "imagination/", "policy/model_")
@@ -89,12 +89,8 @@ def world_model_figure(runs: Sequence[ReportedRun], styles: Mapping[str, Style])
         _log.warning("drew the first %d of %d metrics of the world models", MAX_PANELS, len(every))
     if not names:
         return None
-    rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(12.0, 0.5 + 2.4 * rows), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
-    for axis in axes[len(names) :]:
-        axis.remove()
-    for axis, name in zip(axes, names, strict=False):
+    figure, axes = grid(len(names), COLUMNS, (4.0, 2.4), (0.0, 0.5))
+    for axis, name in zip(axes, names, strict=True):
         for run, metrics in series:
             if name in metrics:
                 draw_run(axis, *metrics[name], styles[run.agent])

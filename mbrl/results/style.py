@@ -58,6 +58,19 @@ def _style(position: int, agent: str) -> Style:
     return {**line, "linewidth": 1.2 if is_published(agent) else 2.2}
 
 
+def grid(
+    count: int, columns: int, panel: tuple[float, float], margin: tuple[float, float], sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows; width and height of a panel, and of what is beside all of them, in inches."""
+    rows = -(-count // columns)
+    size = (margin[0] + panel[0] * columns, margin[1] + panel[1] * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten()
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, list(axes[:count])
+
+
 def style_axes(axis: Axes) -> None:
     """Draw a light grid and no frame at the top and on the right."""
     axis.grid(color="#d8d8d8", linewidth=0.6)

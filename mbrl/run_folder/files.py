@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import logging
 import os
 import re
@@ -15,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mbrl.errors import UserError
 
@@ -92,6 +95,15 @@ def write_atomically(path: Path, content: bytes | str | Iterable[bytes | memoryv
     chunks = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
     with replacing(path) as partial:
         write_new(partial, chunks)
+
+
+def csv_text(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as CSV, with a line feed after each row."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 @contextmanager

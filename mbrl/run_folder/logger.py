@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mbrl.processes.usage import BusyCores
 from mbrl.run_folder.files import write_atomically
-from mbrl.run_folder.plain_json import parse_json
+from mbrl.run_folder.plain_json import finite_or_none, parse_json
 from mbrl.run_folder.progress import Progress
 from mbrl.run_folder.state import EVAL_TASKS
 from mbrl.run_folder.wandb import WandbTracker
@@ -67,8 +67,7 @@ class MetricsWriter:
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float]) -> None:
         """Writes one row of counters (seconds in `wall_time`, if it is there) and values."""
-        # JSON has no nan or infinity: null says that there is no number
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        finite = {name: finite_or_none(value) for name, value in values.items()}
         _append(self._rows, json.dumps({**counters, **finite}))
         step = int(counters[self._counter])
         timed = {"time/wall_time": counters["wall_time"]} if "wall_time" in counters else {}

@@ -133,23 +133,17 @@ def imagine_along(model: WorldModel, rollout: TensorDictBase, horizon: int) -> t
     Raises:
         UserError: The episode has fewer than C + horizon steps.
     """
-    device, context = model.device, model.context_length
-    pieces, marks = [], []
-    whole = len(rollout) // (context + horizon) * (context + horizon)
-    if whole == 0:
+    context = model.context_length
+    count = len(rollout) // (context + horizon)
+    if count == 0:
         raise UserError(
             f"an episode of {len(rollout)} steps is too short for {context} context frames and a horizon of {horizon}"
         )
-    for start in range(0, whole, context + horizon):
-        part = rollout[start : start + context + horizon].to(device)
-        state = model.start(part[:context][None])
-        frames = [part["pixels"][:context]]
-        for t in range(context - 1, context + horizon - 1):
-            state, prediction = model.step(state, part["action"][t][None])
-            frames.append(prediction["pixels"])
-        pieces.append(torch.cat(frames))
-        marks.append(torch.arange(context + horizon) >= context)
-    return rollout["pixels"][:whole].cpu(), torch.cat(pieces).cpu(), torch.cat(marks)
+    parts = rollout[: count * (context + horizon)].reshape(count, -1).to(model.device)
+    predicted = model.predict(parts[:, :context], parts["action"][:, context - 1 : -1])["pixels"]
+    imagined = torch.cat([parts["pixels"][:, :context], predicted], 1)
+    marks = torch.arange(context + horizon) >= context
+    return parts["pixels"].flatten(0, 1).cpu(), imagined.flatten(0, 1).cpu(), marks.repeat(count)
 
 
 def side_by_side(real: Tensor, imagined: Tensor, is_imagined: Tensor) -> Tensor:

@@ -13,14 +13,13 @@ from mbrl.agents.cloning import Cloning
 from mbrl.agents.imagination import Imagination
 from mbrl.agents.learners import RolloutLearner
 from mbrl.agents.schedule import Schedule
-from mbrl.data.episodes import write_episodes
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.results.read_curves import read_curves
 from mbrl.training import build, run, train
 from policies.value_base import ValuePolicy
 from tests.agents.test_imagination import ACTION
-from tests.demonstrations import play_expert, write_toy
+from tests.demonstrations import play_expert, write_episodes, write_toy
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
 from tests.run_folders import build_replay, latest_checkpoint, rows, weights
 from tests.test_training import TOY, compose_config

@@ -10,7 +10,7 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from mbrl.collecting.demonstrations import collect_demos, record
+from mbrl.collecting.demonstrations import record
 from mbrl.data.episodes import check_records, read_episodes, read_metadata, view_name
 from mbrl.envs.metaworld import make_env
 from mbrl.envs.toy import make_env as make_toy
@@ -46,14 +46,11 @@ def test_another_view_is_refused_where_pictures_matter(tmp_path: Path) -> None:
     assert len(read_demonstrations(tmp_path, task="drawer-close", action_repeat=2)) == 1
 
 
-def test_hopeless_noise_is_an_error_and_leaves_random_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hopeless_noise_is_an_error_and_leaves_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mbrl.collecting.demonstrations.ATTEMPTS_PER_EPISODE", 2)
-    env = make_env("push", pixels=False, episode_length=20)
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match="only 0 of 2"):
-        collect_demos(env, 1, task="push", noise=3.0)
+        record("push", 1, noise=3.0, output=tmp_path, pixels=False, episode_length=20)
     assert torch.equal(torch.get_rng_state(), state)
 
 

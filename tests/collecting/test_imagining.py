@@ -61,7 +61,8 @@ def test_with_a_perfect_model_an_imagined_episode_is_the_rest_of_the_real_one(co
     assert played.opening is not None and played.opening.batch_size == (EPISODES, context)
     horizon = LENGTH - context + 1
     imagined = imagination_env(model, evaluator.env, partial(history, played.opening), EPISODES, horizon)
-    rewards = play_imagined(imagined, policy, played.memory, 0, partial(steps.append, 1))
+    acting = Acting(policy, evaluator.env.observation_spec)
+    rewards = play_imagined(imagined, acting, played.memory, 0, partial(steps.append, 1))
     assert torch.equal(rewards, played.reward[:, context - 1 :]) and rewards.std() > 0.1
     assert steps == [0] * LENGTH + [1] * horizon
     assert played.lengths.tolist() == [LENGTH] * EPISODES

@@ -196,7 +196,9 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_unpacked(
 ) -> None:
     video(tmp_path / "data" / "a.npz", length=100, size=(64, 64))
     monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was unpacked"))
-    monkeypatch.setattr(reading, "available_memory", lambda: 2**20)
+    for name, text in {"memory.max": 2**29, "memory.current": 2**29 - 2**20, "memory.stat": "anon 0"}.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr("mbrl.settings.memory.GROUP", tmp_path)  # a container, whose limit /proc/meminfo does not know
     with pytest.raises(ValueError, match=r"a\.npz: image takes 0\.0 GiB of memory, and 0\.0 GiB are free"):
         EpisodeData(tmp_path / "data", strict=True)
     monkeypatch.setattr(reading, "LARGE", 2**20)

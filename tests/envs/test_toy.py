@@ -12,6 +12,7 @@ from torch import Tensor
 from torchrl.envs import check_env_specs
 
 from mbrl.envs.toy import NEAR, Toy, make_env
+from mbrl.errors import UserError
 
 
 def to_goal(state: Tensor) -> Tensor:
@@ -66,6 +67,8 @@ def test_an_episode_is_a_function_of_seed_worker_and_number() -> None:
     assert torch.equal(make_env(seed=4, first_episode=2).reset()["state"], starts[2])
     assert not torch.equal(make_env(seed=4, worker=1).reset()["state"], starts[0])
     assert not torch.equal(make_env(seed=5).reset()["state"], starts[0])
+    with pytest.raises(UserError, match="episode is -1: it must be 0 or more"):
+        env.seek(-1)
 
 
 def test_the_action_is_repeated() -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from mbrl.data.episodes import SNAPSHOT, record_fields, to_records, write_episodes
+from mbrl.data.episodes import SNAPSHOT, record_fields, to_records
 from mbrl.envs.toy import make_env
 from mbrl.errors import UserError
 from mbrl.play.episodes import FolderSource, Library, ReplaySource, _outwards
 from mbrl.play.session import Session
 from mbrl.replay.episode_buffer import EpisodeBuffer
+from tests.demonstrations import write_episodes
 from tests.play.worlds import LENGTH, SIDE, parts, session
 
 

@@ -18,8 +18,8 @@ from mbrl.play.load import Parts
 from mbrl.play.messages import Command
 from mbrl.play.player import MAX_WAITING, Player
 from mbrl.play.session import Session
-from mbrl.play.view import decode
 from tests.collecting.test_imagining import WanderingPolicy
+from tests.play.views import decode
 from tests.play.worlds import LENGTH, SIDE, parts, session
 
 PATIENCE = 20.0  # seconds
@@ -34,18 +34,18 @@ class Played:
         self.said: list[dict[str, Any]] = []
         self.parts = made or parts(folder)
         self.failed = threading.Event()
-        self.player = Player(lambda: self.parts, self.look, lambda m: self.said.append(decode(m)[0]), self.failed.set)
+        self.player = Player(lambda: self.parts, self.look, lambda m: self.said.append(decode(m)), self.failed.set)
         self.player.start()
         self.until(lambda: bool(self.views))
 
     def look(self, message: bytes) -> None:
-        self.views.append(decode(message)[0])
+        self.views.append(decode(message))
 
     def do(self, name: str, **values: Any) -> dict[str, Any]:
         """Carry out a command; returns its answer, if any, or the view that follows it."""
         answers: list[dict[str, Any]] = []
         count = len(self.views)
-        self.player.submit(Command(name, values), lambda message: answers.append(decode(message)[0]))
+        self.player.submit(Command(name, values), lambda message: answers.append(decode(message)))
         self.until(lambda: len(self.views) > count)
         return answers[0] if answers else self.views[-1]
 

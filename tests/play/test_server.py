@@ -21,7 +21,7 @@ from mbrl.play.browser import MAX_MESSAGE, MAX_REPLIES, Browser
 from mbrl.play.controls import controls
 from mbrl.play.network import accepts_host, listen
 from mbrl.play.server import MAX_BROWSERS, REPLACED, PlayServer
-from mbrl.play.view import decode
+from tests.play.views import decode
 from tests.play.worlds import parts
 
 Client = TestClient[Any, Any]
@@ -55,7 +55,7 @@ async def hear(browser: ClientWebSocketResponse, kind: str, **values: Any) -> di
     while True:
         message = await browser.receive(PATIENCE)
         assert message.type in (WSMsgType.TEXT, WSMsgType.BINARY), message
-        found = json.loads(message.data) if message.type is WSMsgType.TEXT else decode(message.data)[0]
+        found = json.loads(message.data) if message.type is WSMsgType.TEXT else decode(message.data)
         if found["kind"] == kind and all(found[key] == value for key, value in values.items()):
             return dict(found)
 

@@ -62,9 +62,8 @@ def test_beyond_the_trained_horizon_the_newest_imagined_frames_are_the_context()
 
 def test_a_model_that_starts_from_snapshots_is_anchored_in_the_real_world() -> None:
     env = make_env(resolution=SIDE, snapshots=True)
-    model = SimulatorModel(
-        env.observation_spec, env.action_spec, env=make_env(resolution=SIDE, snapshots=True), max_horizon=3
-    )
+    model = SimulatorModel(env.observation_spec, env.action_spec, env=make_env(resolution=SIDE, snapshots=True))
+    model.max_horizon = 3
     played = Session(env, model)
     for _ in range(4):
         after = played.step(RIGHT)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mbrl.build import build_agent, build_checkpoints, build_policy, build_replay, env_factory
 from mbrl.cli import main as cli
-from mbrl.data.episodes import write_episodes
 from mbrl.errors import UserError
 from mbrl.prediction import predict as module
 from mbrl.prediction.predict import (
@@ -30,6 +29,7 @@ from mbrl.prediction.predict import (
 )
 from mbrl.run_folder.config import claim_run_folder
 from mbrl.run_folder.parts import RandomStates
+from tests.demonstrations import write_episodes
 from tests.fakes import CountingWorldModel
 from tests.prediction.test_scores import SIDE, Steering, episodes
 from tests.worldmodel.ivideogpt.test_model import make

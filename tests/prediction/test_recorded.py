@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.data.episodes import write_episodes
 from mbrl.data.mixture import split_place
 from mbrl.errors import UserError
 from mbrl.prediction.recorded import held_out_share, load_episodes
+from tests.demonstrations import write_episodes
 from tests.fakes import episode
 
 COUNT = 30

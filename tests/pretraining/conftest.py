@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.data.episodes import to_records, write_episodes
+from mbrl.data.episodes import to_records
 from mbrl.envs.toy import make_env
+from tests.demonstrations import write_episodes
 
 SIDE = 32
 

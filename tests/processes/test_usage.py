@@ -7,10 +7,12 @@ import sys
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from mbrl.processes.usage import BusyCores, processor_seconds, usable_cores
+from mbrl.processes.usage import BusyCores, peak_memory, processor_seconds, usable_cores
 
 WORK = 0.3  # seconds of processor time
 
@@ -64,3 +66,16 @@ def test_the_quota_of_a_container_limits_the_cores(
     monkeypatch.setattr("mbrl.processes.usage.QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)), raising=False)
     assert usable_cores() == cores
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no /proc")
+def test_the_peak_of_memory_is_this_processs_and_not_that_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=2**20))  # KiB, of a large parent
+    assert 2**20 < peak_memory(torch.device("cpu")) != 2**30
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t    2072 kB\n")
+    monkeypatch.setattr("mbrl.processes.usage.STATUS", tmp_path / "status")
+    assert peak_memory(torch.device("cpu")) == 2072 * 2**10
+    (tmp_path / "status").write_text("Name:\tpython\n")  # as some containers show it
+    assert peak_memory(torch.device("cpu")) == 2**30

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import imageio.v3 as iio
 import pytest
 import torch
+from tensordict import TensorDict
 
 from mbrl.errors import UserError
 from mbrl.run_folder import videos
-from mbrl.run_folder.videos import require_video_name, write_video
+from mbrl.run_folder.videos import imagine_along, require_video_name, write_video
+from tests.fakes import CountingWorldModel, episode
 
 FRAMES = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
 
@@ -48,3 +50,25 @@ def test_a_video_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
         write_video(film, FRAMES)
     assert caught.value.errno == code and caught.value.filename == str(film)
     assert film.read_text() == "good" and len(list(tmp_path.iterdir())) == 1
+
+
+class Summing(CountingWorldModel):
+    """A frame is its predecessor plus the action. Counts its steps."""
+
+    steps = 0
+
+    def step(self, state, action):
+        self.steps += 1
+        pixels = state + action[:, :1, None, None].to(torch.uint8)
+        return pixels, TensorDict(pixels=pixels, batch_size=[len(action)])
+
+
+def test_an_episode_is_imagined_from_all_of_its_contexts_at_once():
+    model, real = Summing(), episode(1)  # frames 10, 11, ..., 22
+    real["action"] += torch.arange(len(real))[:, None]  # action t is t
+    frames, imagined, marks = imagine_along(model, real, 3)
+    assert torch.equal(frames, real["pixels"][:10]) and model.steps == 3
+    assert imagined[:, 0, 0, 0].tolist() == [10, 11, 11 + 1, 12 + 2, 14 + 3, 15, 16, 16 + 6, 22 + 7, 29 + 8]
+    assert marks.tolist() == [False, False, True, True, True] * 2
+    with pytest.raises(UserError, match="an episode of 4 steps is too short for 2 context frames and a horizon of 3"):
+        imagine_along(model, real[:4], 3)
