@@ -127,7 +127,7 @@ class Run:
 
     @cached_property
     def policy(self) -> Acting:
-        """What acts: the policy, or the planner where the agent has one. See `mbrl.collecting.acting.Acting`.
+        """The acting policy: the policy, or the planner where the agent has one. See `mbrl.collecting.acting.Acting`.
 
         `run.policy(tensordict)` sets `action` in a TensorDict; `run.policy({"state": state})` returns the action.
         """

@@ -21,7 +21,7 @@ _EDGE = 1e-6  # least probability of either tail, and least distance of an actio
 
 
 class _Terms(NamedTuple):
-    """What log-density and entropy share, each [*B, A]."""
+    """Terms that log-density and entropy share, each [*B, A]."""
 
     log_mass: Tensor  # of the normal within the bounds
     log_scale: Tensor

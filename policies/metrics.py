@@ -1,4 +1,4 @@
-"""What learners log of a batch. N critics, B batch."""
+"""Training metrics of a batch. N critics, B batch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
-    """What the critics say of a batch.
+    """Statistics of the critics' values on a batch.
 
     Args:
         values: [N, B, 1] of N critics.
-        target: [B, 1], what they learn.
+        target: [B, 1], the target that they learn.
         batch: the transitions [B].
 
     Returns:

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class Graphs:
-    """What captures work on a GPU."""
+    """Work that can be captured on a GPU."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()

@@ -69,7 +69,7 @@ def chooses_jobs(launcher: DictConfig) -> bool:
 
 @dataclass(frozen=True)
 class Machine:
-    """What jobs share.
+    """Resources that jobs share.
 
     Attributes:
         cores: CPU cores that this process may use.

@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _is_unread() -> bool:
-    """Whether what read the output, such as `head`, has ended; what Python still prints then goes nowhere."""
+    """Whether the reader of the output, such as `head`, has ended; later output is then discarded."""
     poll = select.poll()  # The pipe of a worker may have broken instead.
     poll.register(sys.stdout, select.POLLOUT)
     broken = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -46,7 +46,7 @@ _NOT_STORED = ("_target_", "task", "frame_stack")  # of the environment's settin
 
 @dataclass(frozen=True)
 class DatasetProtocol:
-    """What the bytes of every episode of a data set depend on.
+    """The settings that determine every episode of a data set.
 
     Args:
         seed: of goals, noise and random actions.
@@ -70,7 +70,7 @@ class DatasetProtocol:
             return compose(ROOT_CONFIG, overrides=overrides)
 
     def describe(self) -> dict[str, Any]:
-        """What dataset.json holds."""
+        """The contents of dataset.json."""
         env = OmegaConf.to_container(self.config("reach", "random").env, resolve=True)
         assert isinstance(env, dict)
         kept = {str(key): value for key, value in env.items() if key not in _NOT_STORED}

@@ -25,7 +25,7 @@ _GREY = (0.299, 0.587, 0.114)  # ITU-R 601: how much red, green and blue there i
 
 
 class Parameters(NamedTuple):
-    """What happens to each of B segments.
+    """Random changes of each of B segments.
 
     Attributes:
         crop: [B, 4] left, top, width and height, in sides of the picture.

@@ -134,7 +134,7 @@ def write_entries(path: Path, entries: Mapping[str, torch.Tensor], about: Mappin
 
 
 def episode_metadata(task: str, action_repeat: int, view: str | None = None) -> dict[str, Any]:
-    """What is written about an episode: its task without "-v3", the env steps of one of its steps, and how its pictures
+    """Metadata of an episode: its task without "-v3", the env steps of one of its steps, and how its pictures
     were taken (see `view_name`), where there are any.
     """
     about = {"task": task.removesuffix("-v3"), "action_repeat": action_repeat}
@@ -147,7 +147,7 @@ def view_name(camera: str, mirrored: bool) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What an episode's file says about it; nothing in older files and published ones.
+    """Metadata in an episode's file; empty in older files and published ones.
 
     Raises:
         UserError: the file is torn, or says it in another way.

@@ -53,7 +53,7 @@ def _in_colour(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
 
 
 def stored(row: Any, name: str) -> bytes | str:
-    """What a cell of a table holds of a picture: its file, or the path of the file that lies beside.
+    """A picture as a cell of a table holds it: its file, or the path of the file that lies beside.
 
     Raises:
         Malformed: the cell holds neither.

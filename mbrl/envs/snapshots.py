@@ -85,7 +85,7 @@ def _copied(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(values: dict[str, Any], path: tuple[str, ...]) -> Any:
-    """What stands at a path of nested dicts."""
+    """The value at a path of nested dicts."""
     for key in path:
         values = values[key]
     return values

@@ -37,7 +37,7 @@ class EnvThreads:
             self._threads.append(thread)
 
     def each(self, function: Callable[[int], Result]) -> list[Result]:
-        """What `function` returns for each environment's number, called in that environment's thread.
+        """Results of `function` for each environment's number, called in that environment's thread.
 
         The first error is raised, when all have ended.
         """

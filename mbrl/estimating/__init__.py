@@ -1,1 +1,1 @@
-"""What a run will cost, from a short measurement on this machine."""
+"""Time and memory of a run, estimated from a short measurement on this machine."""

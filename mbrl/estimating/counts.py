@@ -10,7 +10,7 @@ from mbrl.agents.agent import Agent
 
 @dataclass(frozen=True)
 class Lengths:
-    """What decides how long a run is.
+    """The settings that determine how long a run takes.
 
     Args:
         env_steps: env steps of the run.

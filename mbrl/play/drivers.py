@@ -1,4 +1,4 @@
-"""What can steer instead of a person: the run's policy, and Meta-World's scripted policy."""
+"""Drivers that can steer instead of a person: the run's policy, and Meta-World's scripted policy."""
 
 from __future__ import annotations
 

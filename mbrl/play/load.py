@@ -27,7 +27,7 @@ PREDICTS_NO_PIXELS = "mbrl play shows a world model that predicts pixels"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a page plays with.
+    """World model, environment and policies of a session.
 
     Attributes:
         title: the run or the weights.

@@ -1,4 +1,4 @@
-"""What a browser may ask for: JSON messages, checked before anything acts on them."""
+"""Requests of the browser: JSON messages, checked before anything acts on them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Send = Callable[[bytes], None]  # takes a binary message, see `mbrl.play.view`
 
 @dataclass(frozen=True)
 class _Input:
-    """What the person does: `action`, and what was tapped since the last step, which is kept for the next one."""
+    """Input of the person: `action`, and the tap since the last step, which is kept for the next one."""
 
     number: int = 0
     action: npt.NDArray[np.float32] | None = None

@@ -210,7 +210,7 @@ class PlayServer:
         self._tell_roles()
 
     def _hello(self) -> dict[str, Any]:
-        """What does not change during the session."""
+        """The facts that do not change during the session."""
         parts, session = self.parts, self.parts.session
         listed = {
             name: [[*pair] for pair in zip(source.names[:MAX_LISTED], source.lengths, strict=False)]

@@ -1,4 +1,4 @@
-"""What a session has lived through: moments in branches that share their beginnings.
+"""History of a session: a tree of moments, in branches that share their beginnings.
 
 R resolution, S state, A action.
 """

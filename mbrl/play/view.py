@@ -1,4 +1,4 @@
-"""What a browser sees: the state of a session as one binary message, a header in JSON and then images.
+"""View of a session for the browser: one binary message, a header in JSON and then images.
 
 The message is the length of the header (4 bytes, little endian), the header, and the files of its `images`, in order.
 """

@@ -63,7 +63,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every checkpoint plays.
+    """The episodes that every checkpoint plays.
 
     Attributes:
         episodes: number of them, of each task if there are several.

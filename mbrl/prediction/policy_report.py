@@ -54,7 +54,7 @@ def _share(value: float) -> str:
 
 
 def lines(ranking: PolicyRanking) -> list[str]:
-    """What the table says, and how it was measured, a sentence each."""
+    """Notes below the table: its findings and how they were measured, one sentence each."""
     rule, protocol, count = ranking.rule, ranking.protocol, len(ranking.scores)
     found = [
         _correlation("return", ranking.returns),

@@ -128,7 +128,7 @@ def _random_plans(reality: Reality, horizon: int, context: TensorDictBase) -> Pl
 
 
 def _policy_plans(reality: Reality, policy: Acting, horizon: int, context: TensorDictBase) -> Plans:
-    """What the policy does in the simulator, on the frames that its actions lead to."""
+    """Actions of the policy in the simulator, on the frames that they lead to."""
     repeated = context.repeat_interleave(PLANS, 0)
     rollout = imagine(reality.simulator, policy, reality.env, repeated, len(repeated), horizon)
     returns = (rollout["next", "reward"].squeeze(-1) * reality.gamma ** torch.arange(horizon)).sum(1)

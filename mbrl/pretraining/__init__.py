@@ -1,1 +1,1 @@
-"""What `mbrl pretrain` is made of: one phase of training, and what it shows of itself."""
+"""Parts of `mbrl pretrain`: phases of training, logging, validation and sample videos."""

@@ -24,7 +24,7 @@ from mbrl.run_folder.paths import CHECKPOINTS
 
 
 class Pretrainable(Protocol):
-    """What pretraining needs of a world model.
+    """Interface of a world model for pretraining.
 
     Attributes:
         objectives: by phase; called with a batch they give "loss" and detached metrics, all 0-d. Their parameters are

@@ -1,4 +1,4 @@
-"""What pretraining shows of itself: metrics, validation on segments held out, sample videos, progress, memory.
+"""Logging of pretraining: metrics, validation on held-out segments, sample videos, progress, memory.
 
 B batch, T time, C context frames.
 """

@@ -77,7 +77,7 @@ def _draw(axis: Axes, curves: Sequence[Curve], style: Style, *, each: bool) -> N
 
 
 def _note(panels: Panels) -> str:
-    """What lines and bands are, as far as they are drawn."""
+    """Notes of the legend: what lines and bands show, as far as they are drawn."""
     counts = [(agent, len(runs)) for agents in panels.values() for agent, runs in agents.items()]
     lines = ["thin: one seed · thick: mean"] if any(n > 1 and not is_published(agent) for agent, n in counts) else []
     band = f"band: 95 % t interval of the mean ({MIN_SEEDS} seeds or more)"

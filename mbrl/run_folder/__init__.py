@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and how it is read back: checkpoints and configuration."""
+"""The files of a run: written as it trains, and read back."""

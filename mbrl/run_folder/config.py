@@ -267,7 +267,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, ignored: Collection[str]) -> list[str]:
-    """What differs between configurations. A setting that is gone and was null there is no difference."""
+    """Differences between configurations. A setting that is gone and was null there is no difference."""
     flat_old = ADDED | flatten(OmegaConf.to_container(old))
     flat_new = ADDED | flatten(OmegaConf.to_container(new, resolve=True))
     keys = sorted(flat_old.keys() | flat_new.keys())

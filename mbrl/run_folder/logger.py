@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics.jsonl, eval.csv, TensorBoard events, and progress on stderr."""
+"""Logging of a run: metrics.jsonl, eval.csv, TensorBoard events, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class MetricsWriter:
 
 
 class Logger:
-    """What a training run writes down; see MetricsWriter for what a resumed run does with it.
+    """Logger of a training run; see MetricsWriter for what a resumed run does with it.
 
     Args:
         run_dir: the run's folder, made where it is missing.

@@ -141,7 +141,7 @@ def _optimizer_schema(optimizer: torch.optim.Optimizer) -> Schema:
 
 
 def _moments_of(optimizer: torch.optim.Optimizer, group: dict[str, Any], kind: TensorType) -> dict[str, Schema]:
-    """What the optimiser keeps of a parameter, found by one step of a copy of it on a parameter of its own.
+    """The state that the optimiser keeps for a parameter, found by one step of a copy of it on a parameter of its own.
 
     Raises:
         ValueError: the optimiser cannot take such a step, so that no checkpoint of it could be checked.

@@ -18,7 +18,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoint_paths(directory: Path) -> dict[int, Path]:
-    """What has the name of a checkpoint, by its step, in the order of steps; a file may be in a folder's place."""
+    """Paths that are named as checkpoints, by their step, in the order of steps; some may be files."""
     found = {
         int(match[1]): path for path in directory.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
     }

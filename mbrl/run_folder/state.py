@@ -1,4 +1,4 @@
-"""What a run's folder says of the run, without reading more of it than the ends of its files."""
+"""Status of a run, read from the ends of its files."""
 
 from __future__ import annotations
 

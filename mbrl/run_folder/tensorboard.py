@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run beside its scalars: hyper-parameters and videos."""
+"""Hyper-parameters and videos for TensorBoard, beside its scalars."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def discount(env: Mapping[str, Any]) -> float:
 
 
 def case(value: Any, cases: Mapping[Any, Any], otherwise: Any) -> Any:
-    """What stands beside `value` in `cases`, or `otherwise`; in configurations `${case:${env.task},{hammer:1},2}`."""
+    """The entry of `value` in `cases`, or `otherwise`; in configurations `${case:${env.task},{hammer:1},2}`."""
     return cases.get(value, otherwise)
 
 

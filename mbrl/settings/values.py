@@ -96,13 +96,13 @@ def _integers(value: Any, validated: Any) -> Any:
 
 @cache
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
-    """What validates plain values; None for an annotation that allows none."""
+    """Validator of plain values; None for an annotation that allows none."""
     plain = plain_part(annotation)
     return None if plain is NOTHING else TypeAdapter(plain, config=_STRICT)
 
 
 def plain_part(annotation: Any) -> Any:
-    """What an annotation allows of plain values; NOTHING if it requires an object or settings by name."""
+    """The plain values that an annotation allows; NOTHING if it requires an object or settings by name."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = plain_part(arguments[0])
@@ -166,7 +166,7 @@ def _metadata(annotation: Any) -> list[Any]:
 
 
 def describe(annotation: Any) -> str:
-    """What an annotation allows, in words."""
+    """The values that an annotation allows, in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         limits = _limits(annotation.__metadata__)

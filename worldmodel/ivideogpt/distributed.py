@@ -1,4 +1,4 @@
-"""What processes that train together must have in common: running means, codebooks, decisions."""
+"""Collective operations of data-parallel training: means, broadcasts and joint decisions."""
 
 import torch
 from torch import Tensor, distributed

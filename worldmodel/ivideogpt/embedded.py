@@ -1,4 +1,4 @@
-"""iVideoGPT seen through its dynamics tokens: what a policy reads that lives inside the model.
+"""Adapter that gives a policy iVideoGPT's dynamics-token embeddings as observations.
 
 R rollout rows, B batch, T time, L width of the latents of a frame (`CompressiveTokenizer.latent_size`), A action.
 """

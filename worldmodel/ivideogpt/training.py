@@ -1,4 +1,4 @@
-"""Training: what each update trains, optimisers, and one gradient step with warm-up and clipping."""
+"""Training: the parts that each update trains, optimisers, and one gradient step with warm-up and clipping."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ FUSED_ON_GPU = (torch.optim.Adam, torch.optim.SGD)  # AdamW is an Adam
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What each update trains, and the weights of the losses.
+    """The parts that each update trains, and the weights of the losses.
 
     The first `tokenizer_updates` updates train the tokenizer alone. After that each update trains the transformer, and
     one in `tokenizer_every` also trains the tokenizer. Its codebooks are then frozen; its encoders go on

@@ -1,4 +1,4 @@
-"""What decides whether a world model is good for control: rewards, successes, hand positions and codes. Pure functions.
+"""Metrics of a world model for control: rewards, success, gripper position and codebook use. Pure functions.
 
 B segments, K samples of each, H steps, N values.
 """

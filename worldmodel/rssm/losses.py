@@ -1,4 +1,4 @@
-"""What DreamerV3's world model descends, as pure functions. B batch, T time, S categoricals, K classes."""
+"""Loss functions of DreamerV3's world model, as pure functions. B batch, T time, S categoricals, K classes."""
 
 from __future__ import annotations
 

@@ -132,10 +132,10 @@ def pictures(pixels: Tensor) -> Tensor:
 
 
 class Standardiser(nn.Module):
-    """Numbers by their mean and deviation over all batches so far.
+    """Standardises inputs by their mean and standard deviation over all batches so far.
 
-    DreamerV3 has none: its symlog tames large numbers, but a robot's state is metres, and centimetres in it weigh less
-    than the KL allows for nothing.
+    DreamerV3 has none: its symlog compresses large numbers, but a robot's state is in metres. Without standardisation,
+    differences of centimetres stay below the free nats and are not encoded.
     """
 
     count: Tensor  # batches so far

@@ -99,7 +99,7 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def noise(*shape: int, like: Tensor) -> Tensor:
-    """What one draw of categoricals needs: exponential, [*B, S, K]."""
+    """Noise for one draw of categoricals: exponential, [*B, S, K]."""
     return torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
 
 

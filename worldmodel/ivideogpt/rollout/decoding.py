@@ -2,10 +2,10 @@
 
 R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame, q tokens at a time.
 
-A token of a small batch is many small operations over much memory, so the snapshot is laid out for few of them:
-the weight of each RMS norm is multiplied into the matrix after it, queries, keys and values are one product, and
-so are gate and up; the rotary pairs (i, i + d/2) are put side by side, as the two parts of a complex number, so that
-one complex product turns queries and keys and scales the queries.
+At a small batch, decoding is bound by memory and by the number of operations, so the snapshot fuses weights: each RMS
+norm's weight is multiplied into the matrix after it; queries, keys and values are one product, and so are gate and up.
+The rotary pairs (i, i + d/2) are put side by side as the two parts of a complex number, so that one complex product
+rotates queries and keys and scales the queries.
 """
 
 import copy
@@ -238,7 +238,7 @@ class CachedDecoder:
         return _normalise(x)
 
     def tensors(self) -> list[Tensor]:
-        """What `pass_through`, `logits` and the ends of frames read of the snapshot."""
+        """The tensors of the snapshot that `pass_through`, `logits` and the ends of frames read."""
         matrices = [m for layer in self.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         matrices += [self.any_head, self.code_head]
         return [self.turn, self.norm, *(matrix.weight for matrix in matrices)]

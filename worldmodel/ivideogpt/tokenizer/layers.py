@@ -127,7 +127,7 @@ class Projections(nn.Module):
 
 
 class KeysValues(NamedTuple):
-    """What cross-attention keeps of the context frames, projected once: both [B, heads, C*S*S, W/heads]."""
+    """Keys and values of the context frames for cross-attention, projected once: both [B, heads, C*S*S, W/heads]."""
 
     keys: Tensor
     values: Tensor

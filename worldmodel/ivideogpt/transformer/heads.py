@@ -1,4 +1,4 @@
-"""What goes in at the slot before a frame, and what comes out at its last token, beside the codes.
+"""Conditioning inputs that are added at a frame's slot token, and output heads that read its last token.
 
 F future frames, A action width, P numbers of the robot's state, D model width.
 """
@@ -19,13 +19,13 @@ class Heads:
     proprioception: Proprioception | None
 
     def condition(self, actions: Tensor | None, states: Tensor | None) -> Tensor | None:
-        """What frames gain: of the actions [..., A] that lead to them and the states [..., P] before them.
+        """Conditioning embedding of frames: from the actions [..., A] that lead to them and the states [..., P] before.
 
         Returns:
             [..., D]; None for a model that reads neither.
 
         Raises:
-            ValueError: what the model reads is missing or of another width.
+            ValueError: actions or states that the model reads are missing, or of another width.
         """
         added = None
         if self.action is not None:

@@ -1,10 +1,10 @@
 """Parallel decoding: all tokens of a frame are predicted in one pass, from those of the frame before.
 
-Not published: iVideoGPT predicts a frame's tokens one after the other. A future frame then has the places ``S2 [n]`` of
-the layout as before, but what stands at its n token places are queries: the tokens of the frame before, and the action
-with them. They attend to one another, to the context and to all earlier frames, and each predicts its own place. So a
-frame costs one pass instead of n + 1, and what does not change needs no attention to be copied; in return the tokens
-of a frame are drawn independently of one another.
+Not published: iVideoGPT predicts a frame's tokens one after the other. A future frame keeps the positions ``S2 [n]`` of
+the layout, but the inputs at its n token positions are query embeddings: the tokens of the previous frame plus a
+position and the action. The queries attend to one another, to the context and to all earlier frames, and each predicts
+the token at its own position. So a frame costs one pass instead of n + 1, and unchanged tokens are copied without
+attention; in return the tokens of a frame are sampled independently of one another.
 
 B batch, F future frames, n dynamics tokens a frame, D width, L tokens. Related: REM (arXiv 2402.05643).
 """
@@ -16,7 +16,7 @@ from worldmodel.ivideogpt.layout import TokenLayout
 
 
 class FrameQueries(nn.Module):
-    """What stands at the token places of future frames.
+    """Query embeddings at the token positions of future frames.
 
     Args:
         tokens: n. width: D. std: standard deviation of the initial weights.

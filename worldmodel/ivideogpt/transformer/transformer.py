@@ -24,7 +24,7 @@ INITIAL_STD = 0.02
 
 @dataclass(frozen=True)
 class TransformerLoss:
-    """What one forward pass over segments yields for training.
+    """Losses and metrics of one forward pass over segments.
 
     ``code_loss``, ``reward_loss`` and ``state_loss`` are 0-d, the latter two 0 without such a head; ``hits`` bool
     [B, F, n]: the most likely dynamics code is the true one; ``reward`` [B, F, 1] in symlog units, or None.
@@ -126,11 +126,11 @@ class VideoTransformer(nn.Module):
 
     @property
     def edges(self) -> Heads:
-        """What goes in at slots and comes out at frames' ends."""
+        """Conditioning inputs and output heads beside the decoder."""
         return Heads(self.action_linear, self.reward_linear, self.proprioception)
 
     def embed(self, tokens: Tensor, added: Tensor | None, layout: TokenLayout) -> Tensor:
-        """Tokens [B, L] and what each future frame gains [B, F, D] (see Heads.condition), to embeddings [B, L, D]."""
+        """Embeddings [B, L, D] of tokens [B, L] and of the conditioning [B, F, D] (see Heads.condition)."""
         x = self.llm.model.embed_tokens(tokens)
         if self.queries is not None:
             x = self.queries(x, layout)
