@@ -188,9 +188,8 @@ def test_bad_settings_are_one_clear_line(
     settings: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
-    lines = [line.replace("FOLDER", str(tmp_path / "demos")) for line in settings]
-    if lines != settings:
-        write_toy(tmp_path / "demos", 1, episode_length=STEPS, resolution=17)
+    folder = write_toy(tmp_path / "demos", 1, episode_length=STEPS, resolution=17)
+    lines = [line.replace("FOLDER", str(folder)) for line in settings]
     with pytest.raises(UserError, match=message) as error:
         run(composed([*SMOKE, *lines, f"run_dir={tmp_path / 'run'}"]))
     assert "\n" not in str(error.value)
