@@ -45,8 +45,13 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
 
-def imports(module: str) -> Iterator[str]:
+@cache
+def imports(module: str) -> tuple[str, ...]:
     """Dotted names that a module imports, anywhere in it; with `from a import b` b where it is a module."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     for node in ast.walk(tree(modules()[module])):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

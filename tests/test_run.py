@@ -26,7 +26,10 @@ from tests.test_training import TOY
 
 pytestmark = pytest.mark.process  # whole commands and runs
 
-TINY = ["experiment=smoke", "env=toy", "env.episode_length=20", "total_env_steps=80", "video=false"]
+TINY = [
+    "experiment=smoke", "env=toy", "env.episode_length=20", "total_env_steps=80", "agent.learning_starts=60",
+    "video=false",
+]  # fmt: skip
 SMALL = [  # of iVideoGPT
     "env.resolution=32", "agent.world_model.tokenizer.resolution=32", "agent.world_model.transformer.width=32",
     "agent.world_model.transformer.layers=1", "agent.world_model.transformer.mlp_width=64",

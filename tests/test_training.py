@@ -230,7 +230,7 @@ def test_demonstrations_are_kept_beside_what_is_collected(tmp_path):
     env = make_env(seed=5, episode_length=20, resolution=32)
     write_episodes(tmp_path / "demos", [to_records(env.rollout(20)) for _ in range(2)])
     demos = [f"replay.demos={tmp_path / 'demos'}", "replay.demo_share=0.5"]
-    config = compose_config(tmp_path / "run", *TOY, "agent=drqv2", *demos)
+    config = compose_config(tmp_path / "run", *TOY, "agent=drqv2", *demos, "total_env_steps=40")
     replay = build_replay(config, tmp_path / "replay")
     assert len(replay.demos) == 40 and len(replay.online) == 0
     assert (run(config) / "eval.csv").exists()

@@ -77,7 +77,7 @@ def test_dropout_in_a_graph_drops_another_number_of_values_each_time() -> None:
     assert len(set(found)) > 1 and 40 < sum(found) < 140, "eight times 10 on average"
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ["SAC", "DrQ-v2", pytest.param("TD-MPC2", marks=pytest.mark.slow)])  # 4 s
 def test_updates_from_graphs_are_the_eager_ones(name: str) -> None:
     with pretended_device() as counts:
         weights, metrics, _ = updated(name, False, counts)

@@ -161,8 +161,10 @@ SHORT = ["total_env_steps=320", "eval.every=160", "checkpoint_every=100", "eval.
 
 @pytest.mark.process
 def test_real_ratio_one_is_exactly_sac(tmp_path: Path) -> None:
-    mbrl.training.run(toy(tmp_path / "baseline", *SHORT, "agent=sac"))
-    mbrl.training.run(toy(tmp_path / "ratio", *SHORT, *MODEL, "agent.real_ratio=1", "agent.model_error.every=20"))
+    few = ["total_env_steps=120", "eval.every=60", "checkpoint_every=40", "eval.episodes=1"]
+    few += ["agent.learning_starts=40", "agent.batch_size=32"]
+    mbrl.training.run(toy(tmp_path / "baseline", *few, "agent=sac"))
+    mbrl.training.run(toy(tmp_path / "ratio", *few, *MODEL, "agent.real_ratio=1", "agent.model_error.every=20"))
     baseline = rows(tmp_path / "baseline")
     assert any("policy/critic_loss" in row for row in baseline)
     assert rows(tmp_path / "ratio") == baseline

@@ -100,7 +100,7 @@ def test_threads_draw_and_step_what_one_thread_does() -> None:
 
 
 def test_one_thread_plays_several_tasks_and_a_second_environment_that_fails_leaves_none() -> None:
-    made = partial(make_tasks, ["reach", "push"], resolution=16, episode_length=4, goals="fixed")
+    made = partial(make_tasks, ["reach", "push"], pixels=False, episode_length=4, goals="fixed")
     with closing(Evaluator(made, episodes=2, max_steps=2, seed=3, threads=3)) as evaluator:
         assert len(evaluator(RandomPolicy(evaluator.env.observation_spec, evaluator.env.action_spec)).returns) == 4
         assert evaluator._threads is not None and len(evaluator._threads.envs) == 1

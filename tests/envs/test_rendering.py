@@ -119,7 +119,7 @@ def test_physics_is_untouched_by_drawing(simulator: Simulator) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("ending", ["renderer.close()", "pass"])
+@pytest.mark.parametrize("ending", [pytest.param("renderer.close()", marks=pytest.mark.slow), "pass"])  # 2 s each
 def test_nothing_is_printed_at_exit(ending: str) -> None:
     code = f"""
 from mbrl.envs.rendering import Renderer

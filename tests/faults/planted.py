@@ -137,7 +137,11 @@ def tried(folder: Path, *, short: bool) -> Iterator[Result]:
             if not short or verb in SHORT_VERBS:
                 yield _try(folder, f"{verb}: {name}", command(verb, *arguments), code.mark)
         shutil.rmtree(copy)
-    cases = _data_cases(folder, data) if short else _data_cases(folder, data) | _weights_cases(folder, data, run)
+    cases = _data_cases(folder, data)
+    if short:
+        cases = {name: case for name, case in cases.items() if case[2] in SHORT_VERBS}
+    else:
+        cases |= _weights_cases(folder, data, run)
     for name, (path, plant, verb, arguments) in cases.items():
         plant(path, code)
         yield _try(folder, f"{verb}: {name}", command(verb, *arguments), code.mark)

@@ -11,7 +11,7 @@ from policies.sac import SAC
 
 pytestmark = pytest.mark.learns
 
-EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 40, 20, 64
+EPISODE, RANDOM_EPISODES, EPISODES, UPDATES_PER_EPISODE, BATCH = 20, 20, 24, 20, 64
 
 
 def play(env: EnvBase, policy: SAC | None, kind: ExplorationType = ExplorationType.RANDOM) -> TensorDictBase:

@@ -123,7 +123,7 @@ def test_the_folder_holds_weights_metrics_and_videos(pretrained):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("frame", ["initial", "goal"])
+@pytest.mark.parametrize("frame", [pytest.param("initial", marks=pytest.mark.slow), "goal"])  # 2 s each
 def test_a_model_that_is_conditioned_on_a_frame_is_pretrained(frame, data, tmp_path):
     steps = ("tokenizer.steps=3", "transformer.steps=3", "validation.every=3", "video.every=3", "video.segments=1")
     output = pretrain(data, tmp_path / "model", f"worldmodel.conditioning.{frame}=true", *steps)

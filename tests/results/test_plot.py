@@ -62,8 +62,7 @@ def test_the_interval_is_the_t_interval_over_seeds() -> None:
     assert (band.low[0], band.mean[0], band.high[0]) == pytest.approx((0.5 - margin, 0.5, 0.5 + margin))
 
 
-@pytest.mark.parametrize("seeds", [1, 3, 5])
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
+@pytest.mark.parametrize(("seeds", "suffix"), [(1, ".png"), (3, ".svg"), (5, ".png")])
 def test_curves_of_run_folders_are_drawn(tmp_path: Path, seeds: int, suffix: str) -> None:
     for seed in range(seeds):
         make_run(tmp_path / "runs" / f"d{seed}", "drqv2", seed, [0.0, 0.5, 1.0])
@@ -305,12 +304,10 @@ def test_drawn_data_are_no_input_the_second_time(tmp_path: Path) -> None:
     for agent in ("sac", "tdmpc2"):
         (tmp_path / agent).mkdir()
         (tmp_path / agent / "hammer.csv").write_text("step,success,seed\n0,0.0,1\n2000,1.0,1\n")
-    pictures = plot([tmp_path])
-    assert plot([tmp_path]) == pictures and (tmp_path / "curves-over-tasks.csv").exists()
+    curves, pictures = len(read_curves([tmp_path])), plot([tmp_path], tmp_path / "curves.png")
+    assert len(read_curves([tmp_path])) == curves == 2 and (tmp_path / "curves-over-tasks.csv").exists()
     # as a shell writes FOLDER/*
-    assert plot(sorted(tmp_path.iterdir()), tmp_path / "curves.png") == [
-        path for path in pictures if path.suffix == ".png"
-    ]
+    assert plot(sorted(tmp_path.iterdir()), tmp_path / "curves.png") == pictures
 
 
 def test_sparse_published_curves_have_a_marker_at_each_evaluation(tmp_path: Path) -> None:
@@ -332,6 +329,7 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     assert steps == ["reading 1 file", "drawing 1 curve of 1 agent", "computing aggregates over tasks"]
 
 
+@pytest.mark.slow  # CPU seconds, which differ from machine to machine
 def test_twelve_agents_are_drawn_within_seconds(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for number in range(12):

@@ -79,7 +79,7 @@ def test_laprop_with_adaptive_clipping_by_hand():
 def test_overfits_one_batch(pixels):
     model, batch = small(pixels), segments(2, 5)
     first = model.update(batch)
-    for _ in range(150):
+    for _ in range(75):
         last = model.update(batch)
     assert last["reconstruction_loss"] < 0.5 * first["reconstruction_loss"]
     assert last["reward_loss"] < 0.7 * first["reward_loss"]
