@@ -43,7 +43,7 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
         Tokens, int64 [B, H, n].
     """
     transformer, tokenizer, layout = model.transformer, model.tokenizer, model.layout
-    edges, embedding, frames_so_far = transformer.edges, transformer.llm.model.embed_tokens, []
+    frame_heads, embedding, frames_so_far = transformer.frame_heads, transformer.llm.model.embed_tokens, []
     top_k = model.rollouts.sampling.top_k or layout.vocabulary
     with autocast(actions, model.precision):
         frames = context["pixels"].float() / 255
@@ -52,19 +52,19 @@ def imagine(model: IVideoGPT, context: TensorDict, actions: Tensor, decode: bool
         slot = codes.new_full((len(codes), 1), layout.slot)
         prefix = embedding(torch.cat([layout.join(codes), slot], 1))
         for action in actions.unbind(1):
-            gain = edges.condition(action, None)
-            assert gain is not None
-            prefix[:, -1] += gain
-            gain = gain.unsqueeze(1) * transformer.condition_tokens
+            conditioning = frame_heads.condition(action, None)
+            assert conditioning is not None
+            prefix[:, -1] += conditioning
+            conditioning = conditioning.unsqueeze(1) * transformer.condition_tokens
             past: Past = []
             hidden = forward(transformer, prefix, past)
             frame = [sample_token(transformer.llm.lm_head(hidden).float()[:, -1], top_k)]
             for _ in range(layout.dynamics_tokens):
-                hidden = forward(transformer, embedding(frame[-1]) + gain, past)
+                hidden = forward(transformer, embedding(frame[-1]) + conditioning, past)
                 frame.append(sample_token(transformer.llm.lm_head(hidden).float()[:, -1], top_k))
-            edges.rewards(hidden[:, -1])
+            frame_heads.rewards(hidden[:, -1])
             frames_so_far.append(torch.cat(frame[:-1], 1))
-            prefix = torch.cat([prefix, embedding(frames_so_far[-1]) + gain, embedding(slot)], 1)
+            prefix = torch.cat([prefix, embedding(frames_so_far[-1]) + conditioning, embedding(slot)], 1)
             if decode:
                 pixels = tokenizer.decode_dynamics(layout.codes(frames_so_far[-1]).unsqueeze(1), features)
                 pixels.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)

@@ -96,8 +96,8 @@ def lower_bound_milliseconds(model: IVideoGPT, batch: int) -> dict[str, float]:
     context, actions = starts(model, batch, 1)
     decoder = CachedDecoder(model.transformer, torch.float32)  # The FLOP counter sees torch's own products only.
     cache = decoder.encode(model.layout.join(model.start(context).codes), model.max_horizon)
-    added = decoder.edges.condition(actions[:, 0], None)
-    products = count_flops(partial(imagine, decoder, cache, added, model.rollouts.sampling), ("mm", "addmm"))
+    conditioning = decoder.frame_heads.condition(actions[:, 0], None)
+    products = count_flops(partial(imagine, decoder, cache, conditioning, model.rollouts.sampling), ("mm", "addmm"))
     state, imagined = model.rollouts.advance(model.start(context), actions[:, 0])
     decoding = count_flops(partial(model.rollouts.pixels, state, imagined.tokens.unsqueeze(1)))
     passes = 1 if decoder.parallel else model.layout.stride

@@ -104,9 +104,11 @@ def load_parts(
         ValueError: As load_tokenizer and load_transformer; or the weights were saved with a goal and are used without
             one, or the reverse.
     """
-    told, asked = trained_with(source, "goal"), asked or {}
-    if told not in (None, goal):
-        raise ValueError(f"{source}: set conditioning.goal={str(told).lower()}, with which these weights were trained")
+    trained_goal, asked = trained_with(source, "goal"), asked or {}
+    if trained_goal not in (None, goal):
+        raise ValueError(
+            f"{source}: set conditioning.goal={str(trained_goal).lower()}, with which these weights were trained"
+        )
     tokenizer = load_tokenizer(source)
     path, tensors, config = _read_transformer(source)
     layer = tensors.get("action_linear.weight")
@@ -137,9 +139,9 @@ def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> No
     names = [name for name in asked if name in found and name != "tokenizer.codebooks.code_dim"]
     overruled = [name for name in names if plain(asked[name]) != plain(found[name])]
     if overruled:
-        told = ", ".join(f"{name} {plain(found[name])} (not {plain(asked[name])})" for name in overruled[:4])
+        listed = ", ".join(f"{name} {plain(found[name])} (not {plain(asked[name])})" for name in overruled[:4])
         more = f" and {len(overruled) - 4} more" if len(overruled) > 4 else ""
-        _log.warning("the weights overrule the settings: %s%s", told, more)
+        _log.warning("the weights overrule the settings: %s%s", listed, more)
 
 
 def save_parts(

@@ -108,8 +108,8 @@ def rank_correlations(predicted: Tensor, real: Tensor) -> Tensor:
     Returns:
         One value for each start whose true returns differ. It is 0 where the predicted returns are all alike.
     """
-    told = (real != real[:, :1]).any(1)
-    a, b = _centred_ranks(predicted[told]), _centred_ranks(real[told])
+    informative = (real != real[:, :1]).any(1)
+    a, b = _centred_ranks(predicted[informative]), _centred_ranks(real[informative])
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
 
 

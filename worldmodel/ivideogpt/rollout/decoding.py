@@ -145,7 +145,7 @@ class CachedDecoder:
         head = transformer.llm.lm_head.weight.detach() * self.norm
         self.any_head = _Matrix(head, dtype)
         self.code_head = _Matrix(head[self.layout.context_codes : self.layout.separator], dtype)
-        self.edges, self.condition_tokens = copy.deepcopy(transformer.edges), transformer.condition_tokens
+        self.frame_heads, self.condition_tokens = copy.deepcopy(transformer.frame_heads), transformer.condition_tokens
         self.queries = copy.deepcopy(transformer.queries)
 
     @property
@@ -188,18 +188,18 @@ class CachedDecoder:
                 attended = causal_attention(q.contiguous(), k, v, self.dropout, scale=1.0)
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))
 
-    def slot(self, rows: int, added: Tensor | None) -> Tensor:
-        """The embedding of a slot [R, 1, D] with what its frame gains (Heads.condition)."""
+    def slot(self, rows: int, conditioning: Tensor | None) -> Tensor:
+        """The embedding of a slot [R, 1, D] with its conditioning [R, D] (Heads.condition)."""
         x = self.embedding[self.layout.slot].repeat(rows, 1, 1)
-        return x if added is None else x.add_(added.unsqueeze(1))
+        return x if conditioning is None else x.add_(conditioning.unsqueeze(1))
 
-    def token(self, tokens: Tensor, added: Tensor | None) -> Tensor:
-        """The embeddings [R, 1, D] of dynamics tokens [R] of a frame that gains [R, D]."""
+    def token(self, tokens: Tensor, conditioning: Tensor | None) -> Tensor:
+        """The embeddings [R, 1, D] of dynamics tokens [R] of a frame with conditioning [R, D]."""
         x = F.embedding(tokens.unsqueeze(1), self.embedding)
-        return x.add_(added.unsqueeze(1)) if added is not None and self.condition_tokens else x
+        return x.add_(conditioning.unsqueeze(1)) if conditioning is not None and self.condition_tokens else x
 
-    def frame(self, rows: int, previous: Tensor | None, added: Tensor | None) -> Tensor:
-        """The slot and the queries [R, n + 1, D] of a frame that gains [R, D], where `parallel`.
+    def frame(self, rows: int, previous: Tensor | None, conditioning: Tensor | None) -> Tensor:
+        """The slot and the queries [R, n + 1, D] of a frame with conditioning [R, D], where `parallel`.
 
         Args:
             previous: tokens int64 [R, n] of the frame before it; None for the first after the context.
@@ -208,9 +208,9 @@ class CachedDecoder:
         queries = self.queries.start(rows)
         if previous is not None:
             queries = self.queries.after(F.embedding(previous, self.embedding))
-        if added is not None and self.condition_tokens:
-            queries = queries + added.unsqueeze(1)
-        return torch.cat([self.slot(rows, added), queries], 1)
+        if conditioning is not None and self.condition_tokens:
+            queries = queries + conditioning.unsqueeze(1)
+        return torch.cat([self.slot(rows, conditioning), queries], 1)
 
     def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
         """Of normalised states [..., D], float32 [..., V] over the dynamics codes, or over all tokens."""

@@ -72,18 +72,18 @@ def predict_frame(decoder: CachedDecoder, cache: KeyValueCache, inputs: Inputs, 
 def imagine(
     decoder: CachedDecoder,
     cache: KeyValueCache,
-    added: Tensor | None,
+    conditioning: Tensor | None,
     sampling: Sampling,
     any_token: bool = False,
     given: Tensor | None = None,
     previous: Tensor | None = None,
     predict: Predict = predict_frame,
 ) -> ImaginedFrame:
-    """One frame: the slot with what it gains, and n sampled codes.
+    """One frame: the slot with its conditioning, and n sampled codes.
 
     Args:
         cache: of R rows; it gains n + 1 tokens.
-        added: [R, D] that the frame gains (Heads.condition); None for nothing.
+        conditioning: [R, D] of the frame (Heads.condition); None for none.
         any_token: sample from the whole vocabulary, see PublishedDefects.
         given: tokens int64 [R, n] of a real frame, which take the place of sampled ones.
         previous: tokens int64 [R, n] of the frame before it, which a decoder reads that predicts whole frames; None
@@ -93,15 +93,15 @@ def imagine(
     layout, rows = decoder.layout, cache.keys.shape[1]
     uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=cache.keys.device)
     if decoder.parallel:
-        embedded = decoder.frame(rows, previous, added)
+        embedded = decoder.frame(rows, previous, conditioning)
         inputs = Inputs(embedded, uniform.transpose(0, 1).flatten(0, 1), cache.places(embedded.shape[1]))
         frame = predict(decoder, cache, inputs, Choice(sampling, any_token))
         cache.filled += len(inputs.places)
         return frame if given is None else frame._replace(tokens=given)
-    x, drawn = decoder.slot(rows, added), []
+    x, drawn = decoder.slot(rows, conditioning), []
     offset = 0 if any_token else layout.context_codes
     for place, draw in enumerate(uniform):
         logits = decoder.logits(decoder.advance(x, cache)[:, 0], any_token)
         drawn.append(sampling.choose(logits, draw) + offset if given is None else given[:, place])
-        x = decoder.token(drawn[-1], added)
+        x = decoder.token(drawn[-1], conditioning)
     return ImaginedFrame(torch.stack(drawn, 1), decoder.advance(x, cache)[:, 0] * decoder.norm)

@@ -101,7 +101,7 @@ WRITTEN = ("prefix_keys", "prefix_values", "own")  # what differs from one cache
 
 def _twin(decoder: CachedDecoder) -> CachedDecoder:
     """A decoder with memory of its own for what a graph reads."""
-    shared = (decoder.embedding, decoder.edges, decoder.queries)
+    shared = (decoder.embedding, decoder.frame_heads, decoder.queries)
     return copy.deepcopy(decoder, {id(x): x for x in shared} | {id(x): x.clone() for x in decoder.tensors()})
 
 

@@ -129,11 +129,11 @@ class Rollouts:
         if action is not None and len(action) != state.rows:
             raise ValueError(f"actions must be [{state.rows}, {action.shape[-1]}] here, not {list(action.shape)}")
         state = self._with_new_context(state)
-        edges, before = state.decoder.edges, state.tokens
+        frame_heads, before = state.decoder.frame_heads, state.tokens
         action = None if action is None else action.float()
-        added, drawn = edges.condition(action, state.robot), (self.sampling, self.defects.any_token)
-        found = imagine(state.decoder, state.cache, added, *drawn, given, before, self.predict)
-        robot, reward, ended = edges.states(found.end, state.robot), edges.rewards(found.end), None
+        conditioning, drawn = frame_heads.condition(action, state.robot), (self.sampling, self.defects.any_token)
+        found = imagine(state.decoder, state.cache, conditioning, *drawn, given, before, self.predict)
+        robot, reward, ended = frame_heads.states(found.end, state.robot), frame_heads.rewards(found.end), None
         if reward is not None:
             reward = symexp(reward)
         if self.token_rewards is not None and before is not None:

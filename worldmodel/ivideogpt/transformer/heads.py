@@ -27,13 +27,13 @@ class Heads:
         Raises:
             ValueError: actions or states that the model reads are missing, or of another width.
         """
-        added = None
+        conditioning = None
         if self.action is not None:
-            added = self.action(_of_width("actions", actions, self.action.in_features))
+            conditioning = self.action(_of_width("actions", actions, self.action.in_features))
         if self.proprioception is not None:
             read = self.proprioception.embed(_of_width("states", states, self.proprioception.size))
-            added = read if added is None else added + read
-        return added
+            conditioning = read if conditioning is None else conditioning + read
+        return conditioning
 
     def rewards(self, ends: Tensor) -> Tensor | None:
         """Symlog rewards [..., 1] of final hidden states [..., D] at frames, see VideoTransformer.ends."""

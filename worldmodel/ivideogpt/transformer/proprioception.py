@@ -38,7 +38,7 @@ class Proprioception(nn.Module):
                 norm.train()(values.flatten(0, -2).float())
 
     def embed(self, states: Tensor) -> Tensor:
-        """states [..., P] -> what a slot gains [..., D]."""
+        """Conditioning [..., D] of states [..., P]."""
         mean, deviation = _moments(self.states)
         return self.read((states - mean) / deviation)
 

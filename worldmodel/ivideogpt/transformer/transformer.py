@@ -37,18 +37,18 @@ class TransformerLoss:
     reward: Tensor | None
 
 
-def condition(x: Tensor, added: Tensor, layout: TokenLayout, every_token: bool) -> Tensor:
-    """Embeddings [B, L, D] of a segment with what its future frames gain [B, F, D]; x is left as it is.
+def condition(x: Tensor, conditioning: Tensor, layout: TokenLayout, every_token: bool) -> Tensor:
+    """Add the conditioning of future frames [B, F, D] to a segment's embeddings [B, L, D]; x is left as it is.
 
     Args:
-        every_token: whether each token of a frame gains it, or the slot before them alone.
+        every_token: whether it is added to each token of a frame, or to the slot before them alone.
     """
     x = x.clone()
-    gain = added.to(x.dtype)
+    conditioning = conditioning.to(x.dtype)
     if every_token:
-        x[:, layout.prefix :] += gain.repeat_interleave(layout.stride, 1)
+        x[:, layout.prefix :] += conditioning.repeat_interleave(layout.stride, 1)
     else:
-        x[:, layout.prefix :: layout.stride] += gain
+        x[:, layout.prefix :: layout.stride] += conditioning
     return x
 
 
@@ -125,21 +125,21 @@ class VideoTransformer(nn.Module):
         return self.llm.lm_head.in_features
 
     @property
-    def edges(self) -> Heads:
+    def frame_heads(self) -> Heads:
         """Conditioning inputs and output heads beside the decoder."""
         return Heads(self.action_linear, self.reward_linear, self.proprioception)
 
-    def embed(self, tokens: Tensor, added: Tensor | None, layout: TokenLayout) -> Tensor:
+    def embed(self, tokens: Tensor, conditioning: Tensor | None, layout: TokenLayout) -> Tensor:
         """Embeddings [B, L, D] of tokens [B, L] and of the conditioning [B, F, D] (see Heads.condition)."""
         x = self.llm.model.embed_tokens(tokens)
         if self.queries is not None:
             x = self.queries(x, layout)
-        if added is None:
+        if conditioning is None:
             return x
         futures = layout.futures(tokens.shape[1])
-        if added.shape[1] != futures:
-            raise ValueError(f"{futures} future frames need as many actions, one leading to each; got {added.shape[1]}")
-        return condition(x, added, layout, self.condition_tokens)
+        if (given := conditioning.shape[1]) != futures:
+            raise ValueError(f"{futures} future frames need as many actions, one leading to each; got {given}")
+        return condition(x, conditioning, layout, self.condition_tokens)
 
     def hidden(
         self,
@@ -162,7 +162,7 @@ class VideoTransformer(nn.Module):
         if length > self.max_positions:
             raise ValueError(f"a segment of {length} tokens exceeds max_positions={self.max_positions}")
         layout = layout or self.layout
-        x = self.embed(tokens, self.edges.condition(actions, states), layout)
+        x = self.embed(tokens, self.frame_heads.condition(actions, states), layout)
         mask = None if self.queries is None else frame_mask(layout, length, x)
         *layers, last = self.llm.model.layers
         for layer in layers:
@@ -197,7 +197,7 @@ class VideoTransformer(nn.Module):
 
     def rewards(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
         """Symlog rewards [B, F, 1] of the future frames, arguments as of `ends`; None without a head."""
-        return self.edges.rewards(self.ends(hidden, layout))
+        return self.frame_heads.rewards(self.ends(hidden, layout))
 
     def losses(
         self,
@@ -227,8 +227,8 @@ class VideoTransformer(nn.Module):
         read = layout.corrupt(tokens, token_noise) if token_noise else tokens
         hidden = self.hidden(read, actions, before, first=layout.prefix)
         first_row = 0 if full_vocabulary else layout.context_codes
-        told, targets = self._supervised(hidden, tokens[:, layout.prefix :])
-        logits, targets = F.linear(told, self.llm.lm_head.weight[first_row:]).float(), targets - first_row
+        supervised, targets = self._supervised(hidden, tokens[:, layout.prefix :])
+        logits, targets = F.linear(supervised, self.llm.lm_head.weight[first_row:]).float(), targets - first_row
         code_loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         codes = slice(layout.context_codes - first_row, layout.separator - first_row)
         hits = logits[..., codes].argmax(-1) + codes.start == targets
@@ -246,5 +246,7 @@ class VideoTransformer(nn.Module):
         """Of future frames the hidden states [B, M, D] that predict a token, and the tokens [B, M] predicted."""
         if self.queries is None:
             return hidden[:, :-1], tokens[:, 1:]
-        told, targets = (x.unflatten(1, (-1, self.layout.stride))[:, :, 1:].flatten(1, 2) for x in (hidden, tokens))
-        return told, targets
+        supervised, targets = (
+            x.unflatten(1, (-1, self.layout.stride))[:, :, 1:].flatten(1, 2) for x in (hidden, tokens)
+        )
+        return supervised, targets

@@ -29,7 +29,7 @@ def imagine(dtype: torch.dtype, rows: int, frames: int) -> tuple[Tensor, Tensor]
     torch.manual_seed(1)
     cache = decoder.encode(LAYOUT.join(torch.randint(0, 6, (rows, 2, 4))), frames)
     actions = torch.randn(rows, frames, 2)
-    made = [together(decoder, cache, decoder.edges.condition(a, None), GREEDY) for a in actions.unbind(1)]
+    made = [together(decoder, cache, decoder.frame_heads.condition(a, None), GREEDY) for a in actions.unbind(1)]
     return torch.stack([frame.tokens for frame in made], 1), torch.stack([frame.end for frame in made], 1)
 
 
@@ -57,7 +57,7 @@ def test_places_not_yet_filled_are_never_read() -> None:
     contexts, actions = torch.randint(0, 6, (3, 2, 4)), torch.randn(3, 2, 2)
     cache = decoder.encode(LAYOUT.join(contexts), 4)
     cache.own.fill_(1e3)  # finite, so that what is hidden weighs exactly 0
-    made = [together(decoder, cache, decoder.edges.condition(a, None), GREEDY) for a in actions.unbind(1)]
+    made = [together(decoder, cache, decoder.frame_heads.condition(a, None), GREEDY) for a in actions.unbind(1)]
     assert torch.equal(torch.stack([frame.tokens for frame in made], 1), expected)
 
 

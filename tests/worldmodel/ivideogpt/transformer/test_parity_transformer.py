@@ -68,9 +68,9 @@ def test_greedy_rollout_through_the_cache(transformer: VideoTransformer, expecte
     tokens, rewards = [], []
     for action in expected["actions"][:, 1:5].unbind(1):
         with torch.no_grad():
-            added = decoder.edges.condition(action, None)
-            frame = imagine(decoder, cache, added, greedy, any_token=True)  # the recorded run had no mask
-            reward = decoder.edges.rewards(frame.end)
+            conditioning = decoder.frame_heads.condition(action, None)
+            frame = imagine(decoder, cache, conditioning, greedy, any_token=True)  # the recorded run had no mask
+            reward = decoder.frame_heads.rewards(frame.end)
         assert reward is not None
         tokens.append(frame.tokens)
         rewards.append(reward)

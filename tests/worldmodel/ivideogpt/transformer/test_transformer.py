@@ -52,8 +52,8 @@ def imagine(
     decoder: CachedDecoder, cache: KeyValueCache, action: Tensor, sampling: Sampling = GREEDY
 ) -> tuple[Tensor, Tensor]:
     """The next frame's tokens and its reward in real units."""
-    frame = together(decoder, cache, decoder.edges.condition(action, None), sampling)
-    reward = decoder.edges.rewards(frame.end)
+    frame = together(decoder, cache, decoder.frame_heads.condition(action, None), sampling)
+    reward = decoder.frame_heads.rewards(frame.end)
     assert reward is not None
     return frame.tokens, symexp(reward)
 
