@@ -25,7 +25,8 @@ from mbrl.agents.schedule import RATES, build_schedule, learns_model, segment_re
 from mbrl.agents.task_conditioning import TaskConditioned
 from mbrl.agents.terminations import require_terminations
 from mbrl.data.episodes import EMBEDDING, OBSERVATIONS, record_fields, view_name
-from mbrl.device import pick_device
+from mbrl.device import gpu_of, pick_device
+from mbrl.envs.opengl import draw_on
 from mbrl.envs.simulator_model import simulator_for
 from mbrl.errors import UserError
 from mbrl.replay.demonstrations import check_compatible, read_demonstrations
@@ -51,7 +52,7 @@ def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[...
     """A function that makes environments, called with `seed` and optionally `worker` and settings to replace.
 
     Args:
-        config: the configuration.
+        config: the configuration. Environments draw on the GPU of its `device`, also in the processes of this one.
         evaluation: whether the environments are for evaluation, which has no success bonus.
 
     Raises:
@@ -60,6 +61,8 @@ def env_factory(config: DictConfig, *, evaluation: bool = False) -> Callable[...
     settings: dict[str, Any] = OmegaConf.to_container(config.env, resolve=True)  # type: ignore[assignment]
     if evaluation and "success_bonus" in settings:
         settings["success_bonus"] = 0.0
+    if (gpu := gpu_of(config.device)) is not None:
+        draw_on(gpu)
     return partial(instantiate, check(settings, EnvBase, "env"))
 
 

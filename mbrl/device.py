@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -11,17 +12,33 @@ import torch
 from mbrl.errors import UserError
 
 WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # the values with which cuBLAS repeats itself
+GENERATION = re.compile(r"(sm|compute)_(\d+)(\d)[af]?")  # in torch.cuda.get_arch_list(): sm_75, compute_120
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name. `auto` is the GPU if there is one.
+    """The device of a name, for this process to compute on. `auto` is the GPU if there is one.
 
     A GPU that is named with its index becomes torch's current one. A GPU may from then on round the factors of float32
     matrix products to TF32, but where `exact_products` forbids it, and choose the algorithm of a convolution by trying
     them.
 
     Raises:
-        UserError: there is no such device.
+        UserError: as `find_device`.
+    """
+    device = find_device(name)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+        if device.index is not None:
+            torch.cuda.set_device(device)  # Streams and graphs are made on the current one.
+    return device
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name, as `pick_device`, where this process only asks for it: no memory of a GPU is taken.
+
+    Raises:
+        UserError: there is no such device, or torch cannot compute on it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,12 +46,37 @@ def pick_device(name: str) -> torch.device:
         names = ", ".join(found.removesuffix(":0") for found in available_devices())
         raise UserError(f"device={name} is not allowed: it must be auto, or a device of this machine: {names}")
     device = torch.device(name)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-        if device.index is not None:
-            torch.cuda.set_device(device)  # Streams and graphs are made on the current one.
+    lacking = lacking_kernels(device.index or 0) if device.type == "cuda" else None
+    if lacking:
+        raise UserError(f"device={name} cannot be used: {lacking}; or set device=cpu")
     return device
+
+
+def gpu_of(name: str) -> int | None:
+    """The index of the GPU that a name means; None for another device, and for a GPU that is not here."""
+    if name == "auto":
+        name = "cuda"
+    return torch.device(name).index or 0 if name.startswith("cuda") and is_available(name) else None
+
+
+def lacking_kernels(gpu: int) -> str | None:
+    """What to install where the installed torch has no kernels for a GPU's generation; None where it has some.
+
+    Compiled ones (sm_75) run on GPUs of the same major version and no lower minor one. An intermediate form
+    (compute_120) is compiled on any GPU of its version or a higher one.
+    """
+    if torch.version.cuda is None:
+        return None
+    mine, names = torch.cuda.get_device_capability(gpu), torch.cuda.get_arch_list()
+    forms = [match.groups() for match in map(GENERATION.fullmatch, names) if match]
+    built = [(form, (int(major), int(minor))) for form, major, minor in forms]
+    if not built or any(low <= mine and (form == "compute" or low[0] == mine[0]) for form, low in built):
+        return None
+    age = "an older" if mine < min(low for _, low in built) else "a newer"
+    return (
+        f"torch {torch.__version__} has kernels for {', '.join(names)} and none for {torch.cuda.get_device_name(gpu)} "
+        f"(sm_{mine[0]}{mine[1]}): install a build of torch for {age} version of CUDA"
+    )
 
 
 def is_available(name: str) -> bool:
@@ -49,7 +91,8 @@ def is_available(name: str) -> bool:
 def available_devices() -> list[str]:
     """Names of the devices of this machine with their index, such as cuda:1."""
     found = ["cpu:0"]
-    found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.cuda.is_available():  # The driver may be too old for torch, and the GPUs are counted all the same.
+        found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return found + ["mps:0"] * torch.backends.mps.is_available()
 
 

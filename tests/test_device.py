@@ -12,7 +12,8 @@ from hydra import compose, initialize_config_module
 from mbrl import training
 from mbrl.agents import planning
 from mbrl.agents.agent import Agent
-from mbrl.device import pick_device
+from mbrl.device import available_devices, find_device, gpu_of, lacking_kernels, pick_device
+from mbrl.errors import UserError
 from mbrl.run_folder.parts import OptimizersPart
 from tests.parts_on_a_device import PARTS
 from tests.pretended_device import GPU, pretended_device
@@ -84,6 +85,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The machine has a GPU of 1 GiB, as far as settings are checked; torch's settings of products stay the same."""
     monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0"])
     monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**30)
+    monkeypatch.setattr("mbrl.device.lacking_kernels", lambda gpu: None)
     monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.fp32_precision, convolutions.benchmark
@@ -241,3 +243,57 @@ def test_a_gpu_rounds_factors_but_not_where_products_must_be_exact() -> None:
         assert products.fp32_precision == "ieee"
         raise ArithmeticError
     assert products.fp32_precision == "tf32"
+
+
+def test_a_gpu_is_found_without_taking_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0", "cuda:1"])
+    monkeypatch.setattr("torch.cuda.set_device", None)
+    assert find_device("cuda:1") == torch.device("cuda", 1)
+    found = [gpu_of(name) for name in ("auto", "cuda", "cuda:1", "cuda:7", "cpu", "nonsense")]
+    assert found == [0, 0, 1, None, None, None]
+
+
+def test_gpus_whose_driver_is_too_old_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)  # the driver counts them, whatever torch needs
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert available_devices() == ["cpu:0"]
+    with pytest.raises(
+        UserError, match="device=cuda:1 is not allowed: it must be auto, or a device of this machine: cpu"
+    ):
+        pick_device("cuda:1")
+
+
+WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "built", "age"),
+    [
+        ((7, 0), WHEEL, "an older"),  # V100
+        ((7, 5), WHEEL, None),
+        ((8, 9), WHEEL, None),
+        ((10, 0), WHEEL, "a newer"),
+        ((12, 1), WHEEL, None),
+        ((13, 0), WHEEL, None),  # compiled when it is first used
+        ((8, 0), ["sm_86"], "an older"),
+        ((9, 0), ["sm_90a"], None),
+        ((9, 0), [], None),  # nothing is known
+    ],
+)
+def test_a_gpu_whose_generation_torch_has_no_kernels_for_is_refused(
+    mine: tuple[int, int], built: list[str], age: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda gpu: mine)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda gpu: "Tesla V100")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: built)
+    if age is None:
+        assert lacking_kernels(0) is None and find_device("auto").type == "cuda"
+        return
+    said = (
+        rf"device=cuda cannot be used: torch .* none for Tesla V100 \(sm_{mine[0]}{mine[1]}\): .* {age} version of CUDA"
+    )
+    with pytest.raises(UserError, match=f"{said}; or set device=cpu$"):
+        pick_device("auto")

@@ -17,7 +17,7 @@ from mbrl.checks.agent import check_agent
 from mbrl.checks.typed import require_types
 from mbrl.collecting.collector import check_workers, make_collector
 from mbrl.collecting.evaluation import Success
-from mbrl.device import is_available, pick_device
+from mbrl.device import find_device, is_available
 from mbrl.envs.simulator import task_names
 from mbrl.errors import UserError
 from mbrl.replay.mirror import require_gpu
@@ -115,8 +115,9 @@ def check(config: DictConfig, *, here: bool = True) -> None:
         UserError: a setting cannot work; the message names it and what is allowed.
     """
     require_types(config, TYPES)
-    if here:
-        require_gpu(config.replay.get("device", "auto"), pick_device(config.device))
+    device = find_device(config.device) if here else None
+    if device is not None:
+        require_gpu(config.replay.get("device", "auto"), device)
     per_episode, frames = agent_steps_per_episode(config), config.collect.frames_per_batch
     if config.collect.workers == 1 and per_episode % frames and not terminates(config):
         raise UserError(
@@ -144,7 +145,7 @@ def check(config: DictConfig, *, here: bool = True) -> None:
             f"replay.frame_stack ({config.replay.frame_stack}) must be env.frame_stack ({stack}): leave it out, "
             f"or set both with env.frame_stack={config.replay.frame_stack}"
         )
-    check_workers(**config.collect)
+    check_workers(**config.collect, device=device)
     check_task_name(config)
     if config.wandb:
         require_package()

@@ -91,7 +91,7 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
     import hydra
     from omegaconf import DictConfig
 
-    from mbrl.cli.jobs import chooses_jobs, hydra_settings, runs_here
+    from mbrl.cli.jobs import dealing, hydra_settings, runs_here
     from mbrl.cli.sweep import failures, naming_killed_worker, prepare
     from mbrl.compose import CONFIGS, check_overrides
 
@@ -119,7 +119,7 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
     here = launcher is None or runs_here(launcher)
     check = check if here else partial(check, here=False)
     folders = prepare(overrides, check, config_dir, command, here=here) if parsed.multirun else []
-    launched = _jobs_at_a_time(overrides, config_dir) if launcher is not None and chooses_jobs(launcher) else []
+    launched, gpus = _jobs_at_a_time(launcher, overrides, config_dir) if launcher is not None else ([], [])
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
     def job(config: DictConfig) -> None:
@@ -127,7 +127,7 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Otherwise Hydra prints errors itself, and main() does not receive them.
     sys.argv = [f"mbrl {command}", *arguments, *launched]
-    with naming_killed_worker():
+    with naming_killed_worker(), dealing(gpus):
         job()
     return show_failures(failures(folders), len(folders))
 
@@ -137,13 +137,14 @@ def _job(config: Any, command: str, config_dir: Path | None) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from mbrl.cli.jobs import take_gpu
+    from mbrl.cli.jobs import run_on_its_gpu
     from mbrl.cli.sweep import run_job
 
     settings, module = HydraConfig.get(), import_module(CONFIGURED[command].module)
     if settings.mode == RunMode.MULTIRUN and command == "train":
-        take_gpu(settings.job.num, settings.launcher, config.device)
-        run_job(config, module.run, alone="BasicLauncher" in settings.launcher._target_)
+        # Only a job that is not done takes a GPU.
+        run = partial(run_on_its_gpu, module.run)
+        run_job(config, run, alone="BasicLauncher" in settings.launcher._target_)
         return
     try:
         folder = run_once(config, config_dir) if command == "train" else module.run(config)
@@ -203,15 +204,20 @@ def _with_study_sweep(overrides: Sequence[str], config_dir: Path | None) -> Sequ
     return extended
 
 
-def _jobs_at_a_time(overrides: Sequence[str], config_dir: Path | None) -> list[str]:
-    """The setting of Hydra's launcher for how many jobs of a sweep go at a time here; says why to stderr."""
-    from mbrl.cli.jobs import Machine, at_a_time
+def _jobs_at_a_time(launcher: Any, overrides: Sequence[str], config_dir: Path | None) -> tuple[list[str], list[int]]:
+    """How many jobs of a sweep launch=local runs at a time, as a setting, where it is left open, and the GPU of each.
+
+    Says why to stderr. With another launcher the lists are empty.
+    """
+    from mbrl.cli.jobs import Machine, at_a_time, chooses_jobs, deal, gpus_in_turn
     from mbrl.compose import composed_jobs
 
+    if not chooses_jobs(launcher):
+        return [], gpus_in_turn(launcher)
     jobs = [config for _, config in composed_jobs(overrides, config_dir=config_dir)]
-    number, reason = at_a_time(jobs, Machine.here())
+    number, reason, room = at_a_time(jobs, Machine.here())
     print(f"mbrl: {number} of {len(jobs)} jobs at a time ({reason}); hydra.launcher.n_jobs=N for N", file=sys.stderr)
-    return [f"hydra.launcher.n_jobs={number}"]
+    return [f"hydra.launcher.n_jobs={number}"], deal(room, number)
 
 
 def _require_one_action(parsed: Any, estimates: bool) -> None:

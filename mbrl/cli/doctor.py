@@ -1,6 +1,7 @@
 """`mbrl doctor`: check this machine, and give one command for each problem."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from mbrl.run_folder.provenance import DISTRIBUTION, NAMED_PACKAGES
 GL_PACKAGES = "libegl1 libgl1 libopengl0"  # as in the Makefile
 REQUIRED_DISK = 1e9  # bytes; one run with checkpoints takes more
 RECOMMENDED_DISK = 5e9  # bytes
+# The oldest driver for each major version of CUDA, from the release notes of the CUDA toolkit.
+DRIVERS = {"11": 450, "12": 525, "13": 580}
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 GL_PROBE = """
 from mujoco import GLContext
@@ -38,7 +42,7 @@ class Check:
     Attributes:
         name: of the part of the machine or the package.
         found: its version, size or speed, or what is wrong with it.
-        fix: the command that solves the problem; empty without a problem.
+        fix: what solves the problem, a command where one does; empty without a problem.
         needed: whether nothing works until the problem is solved.
     """
 
@@ -112,7 +116,7 @@ def _compiler() -> Check:
     compiler = shutil.which(os.environ.get("CC", "gcc"))
     if compiler:
         return Check("compiler", compiler)
-    return Check("compiler", "no gcc: networks are not compiled", "sudo apt-get install -y gcc")
+    return Check("compiler", "no gcc: a package without a wheel cannot be built", "sudo apt-get install -y gcc")
 
 
 def _disk(folder: Path) -> Check:
@@ -133,14 +137,46 @@ def _cpu() -> Check:
 def _gpu() -> Check:
     import torch
 
+    from mbrl.device import lacking_kernels
+
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        return Check("gpu", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        found = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        lacking, _, fix = (lacking_kernels(0) or "").rpartition(": ")
+        return Check("gpu", f"{found}; {lacking}" if fix else found, fix)
     if shutil.which("nvidia-smi"):
-        release = torch.__version__.split("+")[0]
-        fix = f"{sys.executable} -m pip install --force-reinstall torch=={release}"
-        return Check("gpu", f"there is a GPU, but torch {torch.__version__} does not use it", fix)
+        return _unused_gpu(torch.__version__, torch.version.cuda)
     return Check("gpu", "none: the CPU is used")
+
+
+def _unused_gpu(release: str, cuda: str | None) -> Check:
+    """Why torch does not use the GPU.
+
+    Args:
+        release: the version of torch.
+        cuda: the version of CUDA that it was built for; None for the CPU alone.
+    """
+    found = f"there is a GPU, but torch {release} does not use it"
+    if cuda is None:
+        fix = f"{sys.executable} -m pip install --force-reinstall torch=={release.split('+')[0]}"
+        return Check("gpu", f"{found}: it was built for the CPU alone", fix)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    asked = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    driver = asked.stdout.strip().partition("\n")[0] if asked.returncode == 0 else ""
+    needed = DRIVERS.get(cuda.split(".")[0])
+    if needed and _major(driver) < needed:
+        found = f"{found}: it was built for CUDA {cuda}, which needs driver {needed}; here is {driver or 'none'}"
+        fix = f"update the NVIDIA driver to {needed} or newer, or install a build of torch for an older version of CUDA"
+        return Check("gpu", found, fix)
+    if VISIBLE in os.environ:
+        return Check("gpu", f"{found}: {VISIBLE} is {os.environ[VISIBLE]!r}", f"unset {VISIBLE}")
+    shows = f"{sys.executable} -c 'import torch; torch.cuda.init()'"
+    return Check("gpu", f"{found}: it was built for CUDA {cuda}, the driver is {driver}", f"{shows} shows the reason")
+
+
+def _major(driver: str) -> int:
+    """The branch of a driver's version, such as 580 of 580.65.06; 0 for a text that is none."""
+    return int(found[0]) if (found := re.match(r"\d+", driver)) else 0
 
 
 def _bfloat16() -> Check:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
-from contextlib import closing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, TypeVar
 
 import torch
 from hydra import compose
@@ -16,8 +20,9 @@ from torch import nn
 
 from mbrl.agents.schedule import learns_model
 from mbrl.build import REFERS_TO_ENV, env_factory
+from mbrl.cli.apart import process_apart
 from mbrl.compose import ROOT_CONFIG, configurations
-from mbrl.device import pick_device
+from mbrl.device import find_device
 from mbrl.processes.usage import usable_cores
 from mbrl.settings.memory import free_memory
 from mbrl.targets import make
@@ -34,6 +39,10 @@ JOBS_PER_GPU = 4  # Small networks leave a GPU idle between their kernels, and f
 # Settings that hardly change what a run takes.
 ALIKE = ("seed", "run_dir", "env.task", "replay.demos", "replay.demo_share")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SLOTS = "MBRL_GPU_SLOTS"  # a file with the GPU of each slot; who holds the lock on byte i of it has slot i
+
+Result = TypeVar("Result")
+_slot: list[IO[str]] = []  # the open file with this process's lock, which closing it would release
 
 
 def with_study_sweep(arguments: Sequence[str], config_dir: Path | None = None) -> list[str]:
@@ -84,13 +93,23 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine at present."""
-        cores = usable_cores()
-        gpus = tuple(float(free_memory(torch.device("cuda", index))) for index in range(torch.cuda.device_count()))
-        return cls(cores, float(free_memory(torch.device("cpu"))), gpus)
+        free: tuple[float, ...] = ()
+        if torch.cuda.is_available():
+            with process_apart() as apart:
+                free = tuple(apart(free_on_gpu, index) for index in range(torch.cuda.device_count()))
+        return cls(usable_cores(), float(free_memory(torch.device("cpu"))), free)
 
 
-def at_a_time(jobs: Sequence[DictConfig], machine: Machine) -> tuple[int, str]:
-    """How many jobs go side by side, by cores, memory and GPUs, and the reason in words.
+def free_on_gpu(index: int) -> float:
+    """Bytes that are free on a GPU; 0 where it takes no other process, as in exclusive mode."""
+    try:
+        return float(free_memory(torch.device("cuda", index)))
+    except RuntimeError:
+        return 0.0
+
+
+def at_a_time(jobs: Sequence[DictConfig], machine: Machine) -> tuple[int, str, list[int]]:
+    """How many jobs go side by side, the reason in words, and how many of them each GPU has room for.
 
     Args:
         jobs: configurations of all jobs of a sweep. The largest decides.
@@ -103,13 +122,29 @@ def at_a_time(jobs: Sequence[DictConfig], machine: Machine) -> tuple[int, str]:
         f"{machine.memory / GIB:.1f} GiB of free memory, {memory / GIB:.1f} for each": int(machine.memory // memory),
         f"{len(jobs)} jobs": len(jobs),
     }
-    named = {_named_gpu(job.device) for job in jobs if pick_device(job.device).type == "cuda"}
+    room = [min(JOBS_PER_GPU, int(free // memory)) for free in machine.gpus]
+    named = {_named_gpu(job.device) for job in jobs if find_device(job.device).type == "cuda"}
     if machine.gpus and named:
-        gpus = machine.gpus if None in named else [machine.gpus[index] for index in named if index is not None]
-        fitting = sum(min(JOBS_PER_GPU, int(free // memory)) for free in gpus)
-        limits[f"{len(gpus)} GPUs with {sum(gpus) / GIB:.1f} GiB free, {memory / GIB:.1f} for each"] = fitting
+        used = [index for index in range(len(room)) if None in named or index in named]
+        free = sum(machine.gpus[index] for index in used) / GIB
+        fitting = sum(room[index] for index in used)
+        limits[f"{len(used)} GPUs with {free:.1f} GiB free, {memory / GIB:.1f} for each"] = fitting
     reason, number = min(limits.items(), key=lambda limit: limit[1])
-    return max(1, number), reason
+    return max(1, number), reason, room
+
+
+def deal(room: Sequence[int], number: int) -> list[int]:
+    """The GPU of each of a number of processes: the one with fewest of them that has room for more, if one has.
+
+    Args:
+        room: how many processes each GPU has room for.
+        number: of the processes.
+    """
+    dealt: list[int] = []
+    for _ in range(number if room else 0):
+        taken = Counter(dealt)
+        dealt.append(min(range(len(room)), key=lambda gpu: (taken[gpu] >= room[gpu], taken[gpu])))
+    return dealt
 
 
 def kind_of(config: DictConfig) -> str:
@@ -138,18 +173,55 @@ def _named_gpu(device: str) -> int | None:
     return None if device == "auto" else torch.device(device).index
 
 
-def take_gpu(job: int, launcher: DictConfig, device: str) -> None:
-    """Give this process of launch=local one of the visible GPUs for good, if there are several. Its jobs share it.
+def gpus_in_turn(launcher: DictConfig) -> list[int]:
+    """The GPU of each process of launch=local whose number is given; [] for another launcher, with other processes."""
+    if "joblib" not in launcher._target_:
+        return []
+    return deal([0] * torch.cuda.device_count(), launcher.n_jobs if launcher.n_jobs > 0 else usable_cores())
+
+
+@contextmanager
+def dealing(slots: Sequence[int]) -> Iterator[None]:
+    """Offer GPUs to `take_gpu` in the processes that are started in this block, where there are several GPUs.
 
     Args:
-        job: number of the first job of this process, from 0.
-        launcher: the settings of Hydra's launcher.
+        slots: index of the visible GPU of each process.
+    """
+    if not slots or torch.cuda.device_count() < 2:
+        yield
+        return
+    with NamedTemporaryFile("w", prefix="mbrl-gpus-", encoding="utf-8") as file:
+        file.write(" ".join(map(str, slots)))
+        file.flush()
+        os.environ[SLOTS] = file.name
+        try:
+            yield
+        finally:
+            del os.environ[SLOTS]
+
+
+def run_on_its_gpu(run: Callable[[DictConfig], Result], config: DictConfig) -> Result:
+    """Run a job on the GPU of its process."""
+    take_gpu(config.device)
+    return run(config)
+
+
+def take_gpu(device: str) -> None:
+    """Take a GPU that `dealing` offers and no other process has taken, until this one ends: its jobs see it alone.
+
+    Args:
         device: that of the job. One that is named with its index keeps all GPUs visible.
     """
-    if "joblib" not in launcher._target_ or torch.cuda.is_initialized() or torch.cuda.device_count() < 2:
+    if SLOTS not in os.environ or _slot or torch.cuda.is_initialized() or _named_gpu(device) is not None:
         return
-    if _named_gpu(device) is not None:
+    file = Path(os.environ[SLOTS]).open("r+", encoding="utf-8")  # noqa: SIM115 - the lock lasts as long as it is open
+    for slot, gpu in enumerate(map(int, file.read().split())):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+        except OSError:  # Another process has it.
+            continue
+        _slot.append(file)
+        given = os.environ.get(VISIBLE)
+        os.environ[VISIBLE] = given.split(",")[gpu].strip() if given else str(gpu)
         return
-    given = os.environ.get(VISIBLE)
-    names = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
-    os.environ[VISIBLE] = names[job % len(names)].strip()
+    file.close()

@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from mbrl.build import env_factory
 from mbrl.checks.sizes import require_sizes
+from mbrl.cli.apart import process_apart
 from mbrl.cli.errors import explain, one_line, root_cause
 from mbrl.cli.summary import opening
 from mbrl.compose import ROOT_CONFIG, composed_jobs, groups
+from mbrl.device import find_device
 from mbrl.errors import ProcessDied, UserError
 from mbrl.run_folder.config import claim_run_folder, has_begun, require_own_folder
 from mbrl.run_folder.files import write_atomically
@@ -59,16 +61,9 @@ def prepare(
             check(config)
     if command != ROOT_CONFIG:
         return []
+    _build_each_kind(jobs, here)
     folders: dict[Path, list[str]] = {}
-    sizes: set[str] = set()
     for overrides, config in jobs:
-        with _naming_job(overrides):
-            size = OmegaConf.to_yaml({key: config[key] for key in ("env", "agent", "replay", "device")}, resolve=True)
-            if size not in sizes and (here or not config.env.pixels):
-                with closing(env_factory(config)(seed=0)) as env:
-                    if here:
-                        require_sizes(config, env)
-            sizes.add(size)
         folder = Path(config.run_dir)
         if folder in folders:
             raise UserError(_shared_folder_error(folder, folders[folder], overrides, groups(config_dir, arguments)))
@@ -80,6 +75,26 @@ def prepare(
         if not has_begun(folder):  # Another one keeps its configuration until its job has its turn.
             claim_run_folder(folder, config)
     return list(folders)
+
+
+def _build_each_kind(jobs: Sequence[tuple[list[str], DictConfig]], here: bool) -> None:
+    """Build what `_build` does of one job of each kind, apart where there is a GPU: the jobs need its memory."""
+    on_gpu = here and any(find_device(config.device).type == "cuda" for _, config in jobs)
+    sizes: set[str] = set()
+    with process_apart() if on_gpu else nullcontext() as apart:
+        for overrides, config in jobs:
+            size = OmegaConf.to_yaml({key: config[key] for key in ("env", "agent", "replay", "device")}, resolve=True)
+            if size not in sizes and (here or not config.env.pixels):
+                with _naming_job(overrides):
+                    _build(config, here) if apart is None else apart(_build, config, here)
+            sizes.add(size)
+
+
+def _build(config: DictConfig, here: bool) -> None:
+    """Build the environment of a job and, if the job runs on this machine, what must fit into its memory."""
+    with closing(env_factory(config)(seed=0)) as env:
+        if here:
+            require_sizes(config, env)
 
 
 @contextmanager

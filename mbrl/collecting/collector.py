@@ -30,10 +30,20 @@ BACKENDS = ("process", "ray")
 SHUTDOWN_SECONDS = 2.0
 
 
-def check_workers(workers: int, frames_per_batch: int, backend: str) -> None:
-    """UserError where workers do not divide a batch, or for a backend that is unknown or not installed."""
+def check_workers(workers: int, frames_per_batch: int, backend: str, device: torch.device | None = None) -> None:
+    """UserError where workers do not divide a batch, or for a backend that is unknown, not installed or not for GPUs.
+
+    Args:
+        workers, frames_per_batch, backend: as in `make_collector`.
+        device: that of the policy; None where it is not known.
+    """
     if backend not in BACKENDS:
         raise UserError(f"no collect.backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "ray" and workers > 1 and device is not None and device.type != "cpu":
+        # Ray pickles the policy to workers that see no GPU.
+        raise UserError(
+            f"collect.backend=ray collects on CPUs, and device is {device}: set device=cpu or collect.backend=process"
+        )
     if backend == "ray" and find_spec("ray") is None:
         raise UserError("collect.backend=ray needs a package that is not here: in the clone, pip install -e '.[ray]'")
     if workers < 1 or frames_per_batch % workers:
@@ -68,7 +78,7 @@ def make_collector(
     Raises:
         UserError: see check_workers.
     """
-    check_workers(workers, frames_per_batch, backend)
+    check_workers(workers, frames_per_batch, backend, policy.device)
     options: dict[str, Any] = {"frames_per_batch": frames_per_batch, "total_frames": -1}
     acting = policy.acting
     if policy.device.type != "cpu" and policy.acts_on_cpu and workers == 1:

@@ -19,6 +19,7 @@ OFF = ("disable", "disabled", "off", "false", "0")  # as MuJoCo reads them
 ON = ("enable", "enabled", "on", "true", "1", "glx", GLFW)  # what MuJoCo takes for GLFW
 SOFTWARE_THREADS = "LP_NUM_THREADS"  # of llvmpipe, Mesa's software OpenGL; 0 draws in the thread that asks for an image
 DEVICE = "MUJOCO_EGL_DEVICE_ID"  # environment variable of MuJoCo: a number in EGL's own order of devices
+OURS = "MBRL_EGL_DEVICE_ID"  # the number that `draw_on` chose: with another one in DEVICE the choice is the user's
 CUDA_DEVICE_NV = 0x323A  # of the extension EGL_NV_device_cuda: an EGL device's number in CUDA
 DEFAULT = EGL if sys.platform == "linux" else GLFW
 
@@ -76,16 +77,17 @@ def draw_on(gpu: int) -> None:
 
     MuJoCo draws on EGL's first device unless MUJOCO_EGL_DEVICE_ID names another. EGL counts devices in an order of its
     own, and CUDA_VISIBLE_DEVICES hides none from it. With one device, another OpenGL or a choice of the user's nothing
-    changes.
+    changes. Called again it chooses anew, as jobs on other GPUs inherit the choice; in one process MuJoCo keeps the
+    device of its first context.
 
     Args:
         gpu: its number in CUDA, among those that CUDA_VISIBLE_DEVICES shows.
     """
-    if DEVICE in os.environ or chosen() != EGL or REFUSED in os.environ:
+    if os.environ.get(DEVICE) != os.environ.get(OURS) or chosen() != EGL or REFUSED in os.environ:
         return
     numbers = _cuda_numbers()
     if len(numbers) > 1 and numbers.count(gpu) == 1:
-        os.environ[DEVICE] = str(numbers.index(gpu))
+        os.environ[DEVICE] = os.environ[OURS] = str(numbers.index(gpu))
 
 
 def _cuda_numbers() -> list[int | None]:
@@ -113,7 +115,7 @@ def open_context(resolution: int) -> Any:
     try:
         if name in OFF or REFUSED in os.environ:
             raise OSError(_problem(name) or f"{CHOICE} switches it off")
-        if name == EGL:
+        if name == EGL and DEVICE not in os.environ:
             draw_on(0)
         context_class = importlib.import_module(f"mujoco.{GLFW if name in ON else name}").GLContext
         context_class._context = None  # Without it, a context whose constructor fails raises when it is collected.

@@ -29,6 +29,7 @@ from mbrl.build import (
 from mbrl.collecting.collector import make_collector, shut_down, steps_of
 from mbrl.collecting.evaluation import MOST_THREADS
 from mbrl.collecting.run_evaluator import run_evaluator
+from mbrl.device import repeating
 from mbrl.estimating.counts import Counts, Lengths
 from mbrl.malloc import keep_freed_memory
 from mbrl.processes.usage import peak_memory, usable_cores
@@ -83,7 +84,7 @@ def measure(config: DictConfig) -> Estimate:
     keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with TemporaryDirectory(prefix="mbrl-estimate-") as folder:
+    with TemporaryDirectory(prefix="mbrl-estimate-") as folder, repeating(config.deterministic):
         return _measure(config, Path(folder))
 
 

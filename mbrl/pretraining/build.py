@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from mbrl.data.augmentation import Augmentation
 from mbrl.data.mixture import Mixture
-from mbrl.device import pick_device
+from mbrl.device import find_device, pick_device
 from mbrl.errors import UserError
 from mbrl.processes.stopping import StopRequest
 from mbrl.run_folder.config import claim_run_folder
@@ -57,9 +58,21 @@ class PretrainingRun:
     stop: StopRequest = field(default_factory=StopRequest)
 
 
+def own_device(config: DictConfig) -> torch.device:
+    """The device of this process. Of several that torchrun started on a machine, each has a GPU of its own.
+
+    Raises:
+        UserError: as `pick_device`.
+    """
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or find_device(config.device).type != "cuda":
+        return pick_device(config.device)
+    return pick_device(f"cuda:{int(rank) % torch.cuda.device_count()}")  # the one that Accelerate takes
+
+
 def build(config: DictConfig) -> PretrainingRun:
     """Build a run. Its folder is claimed last, so that a wrong setting does not claim it."""
-    device = pick_device(config.device)  # Accelerate takes the current one, in a single process.
+    device = own_device(config)  # Accelerate takes the current one, in a single process.
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # the model sets its own
@@ -142,6 +155,6 @@ def build_model(config: DictConfig, data: Mixture) -> Any:
         observations["state"] = Unbounded((data[0]["state"].shape[-1],))
     specs = {"observation_spec": observations, "action_spec": Bounded(-1, 1, (data.action_dim or 1,))}
     make_model = partial(make, config.worldmodel, WorldModel, place="worldmodel", **specs)
-    require_memory_of(make_model, "worldmodel", pick_device(config.device))
+    require_memory_of(make_model, "worldmodel", own_device(config))
     torch.manual_seed(config.seed)
     return make_model()

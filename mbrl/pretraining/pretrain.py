@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl.checks.sizes import FLOAT
 from mbrl.checks.typed import require_types
 from mbrl.data.mixture import loader
-from mbrl.device import cpu_threads, pick_device
+from mbrl.device import cpu_threads
 from mbrl.errors import UserError
 from mbrl.malloc import keep_freed_memory
-from mbrl.pretraining.build import PretrainingRun, build, weight_by_folder
+from mbrl.pretraining.build import PretrainingRun, build, own_device, weight_by_folder
 from mbrl.pretraining.phase import Phase
 from mbrl.pretraining.reports import GIB, Reports, peak_memory
 from mbrl.pretraining.settings import TYPES
@@ -147,7 +147,7 @@ def check(config: DictConfig) -> None:
     """
     weight_by_folder(config.data)
     require_types(config, TYPES)
-    device = pick_device(config.device)
+    device = own_device(config)
     length = config.worldmodel.segment_length
     for key, segments in (
         ("batch_size", config.batch_size),

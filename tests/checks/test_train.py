@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
@@ -32,6 +33,15 @@ def test_the_replay_stacks_as_many_frames_as_the_environment() -> None:
     with pytest.raises(UserError, match=r"^replay\.frame_stack \(1\) must be env\.frame_stack \(3\): leave it out"):
         check(apart)
     check(alike)
+
+
+def test_workers_of_ray_do_not_act_with_a_policy_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = ["env=toy", "agent=sac", "collect.frames_per_batch=20", "collect.backend=ray"]
+    with initialize_config_module("configs", version_base="1.3"):
+        several = compose("train", [*chosen, "collect.workers=2"])
+    monkeypatch.setattr("mbrl.checks.train.find_device", lambda name: torch.device("cuda:1"))
+    with pytest.raises(UserError, match=r"device is cuda:1: set device=cpu or collect\.backend=process$"):
+        check(several)
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,44 @@ def test_rendering_in_software_beside_a_gpu_is_noticed(monkeypatch: pytest.Monke
     assert check.fix.startswith("export __EGL_VENDOR_LIBRARY_FILENAMES=/")
 
 
-def test_a_gpu_that_torch_does_not_use_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cuda", "driver", "visible", "found", "fix"),
+    [
+        (None, "535.54.03\n", None, "it was built for the CPU alone", "-m pip install --force-reinstall torch==2.13.0"),
+        (
+            "13.0", "550.54.14\n550.54.14\n", None, "built for CUDA 13.0, which needs driver 580; here is 550.54.14",
+            "update the NVIDIA driver to 580 or newer, or install a build of torch for an older version of CUDA",
+        ),
+        ("12.6", "470.82\n", None, "which needs driver 525; here is 470.82", "update the NVIDIA driver to 525"),
+        ("13.0", "No devices were found\n", None, "here is No devices were found", "update the NVIDIA driver to 580"),
+        ("13.0", "580.65.06\n", "", "CUDA_VISIBLE_DEVICES is ''", "unset CUDA_VISIBLE_DEVICES"),
+        ("14.1", "600.1\n", None, "the driver is 600.1", "-c 'import torch; torch.cuda.init()' shows the reason"),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_torch_does_not_use_is_noticed_with_the_reason(
+    cuda: str | None, driver: str, visible: str | None, found: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = SimpleNamespace(returncode=0, stdout=driver, stderr="")
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *arguments, **options: done)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", cuda)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "install --force-reinstall torch==2.13.0" in doctor._gpu().fix
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    check = doctor._gpu()
+    assert check.found.startswith("there is a GPU, but torch 2.13.0") and found in check.found
+    assert fix in check.fix and not check.needed
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="Tesla V100", total_memory=2**35)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda gpu: properties)
+    monkeypatch.setattr("mbrl.device.lacking_kernels", lambda gpu: "no kernels: install a build of torch")
+    assert doctor._gpu() == doctor.Check("gpu", "Tesla V100, 32 GiB; no kernels", "install a build of torch")
+    monkeypatch.setattr("mbrl.device.lacking_kernels", lambda gpu: None)
+    assert doctor._gpu() == doctor.Check("gpu", "Tesla V100, 32 GiB")
 
 
 def test_rates_are_measured_on_the_real_environment() -> None:

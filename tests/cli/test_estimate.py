@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mbrl.cli import estimate
 from mbrl.cli.configured import run_configured
@@ -43,6 +44,17 @@ def test_a_run_takes_what_was_estimated(agent: str, monkeypatch: pytest.MonkeyPa
     written = [file for part in ("replay", "checkpoints") for file in (folder / part).rglob("*")]
     size = sum(file.stat().st_size for file in written)
     assert 0.5 < measured.disk / size < 2, (measured.disk, size)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_deterministic_run_is_measured_with_its_algorithms(
+    deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU they are slower."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(measuring, "_measure", lambda config, folder: torch.are_deterministic_algorithms_enabled())
+    config = composed(["agent=random", *TOY, f"deterministic={deterministic}"])
+    assert measuring.measure(config) is deterministic
 
 
 SWEEP = ["--multirun", "--estimate", "agent=random", "seed=0,1", *TOY]

@@ -1,13 +1,34 @@
 """The jobs of a sweep: those that a study brings, and how many go at a time."""
 
+import multiprocessing
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from mbrl.cli import jobs
-from mbrl.cli.jobs import GIB, Machine, at_a_time, chooses_jobs, hydra_settings, runs_here, take_gpu, with_study_sweep
+from mbrl.cli.jobs import (
+    GIB,
+    Machine,
+    at_a_time,
+    chooses_jobs,
+    deal,
+    dealing,
+    gpus_in_turn,
+    hydra_settings,
+    run_on_its_gpu,
+    runs_here,
+    take_gpu,
+    with_study_sweep,
+)
+from mbrl.cli.sweep import run_job
 from mbrl.compose import composed, composed_jobs
 from tests.test_training import TOY
 
@@ -67,9 +88,10 @@ def test_as_many_jobs_as_there_is_room_for(
     monkeypatch.setattr(jobs, "memory_of", lambda config: 2.0 * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(machine.gpus))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(machine.gpus))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     configs = [OmegaConf.create({"threads": 2, "device": device, "seed": seed}) for seed in range(10)]
-    assert at_a_time(configs, machine) == (number, reason)
+    monkeypatch.setattr("mbrl.device.lacking_kernels", lambda gpu: None)
+    monkeypatch.setattr(torch.cuda, "set_device", None)  # No GPU is taken.
+    assert at_a_time(configs, machine) == (number, reason, [min(4, int(free / GIB / 2)) for free in machine.gpus])
 
 
 def test_a_large_model_takes_more_memory() -> None:
@@ -82,25 +104,96 @@ def test_a_large_model_takes_more_memory() -> None:
     assert 14.5e9 < base < 20e9, "a step of the tokenizer takes 14.5 GB"
 
 
-def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("room", "number", "gpus"),
+    [
+        ([4, 4], 3, [0, 1, 0]),
+        ([0, 4], 4, [1, 1, 1, 1]),  # no job where there is no room
+        ([1, 4], 5, [0, 1, 1, 1, 1]),
+        ([0, 0], 3, [0, 1, 0]),  # in turn where the user asks for more
+        ([], 2, []),
+    ],
+)
+def test_the_gpus_that_are_counted_are_those_that_are_dealt(room: list[int], number: int, gpus: list[int]) -> None:
+    assert deal(room, number) == gpus
+
+
+def test_a_number_of_jobs_that_is_given_takes_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    taken = []
-    for job in range(3):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-7a")
-        take_gpu(job, LOCAL, "auto")
-        taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert gpus_in_turn(OmegaConf.merge(LOCAL, {"n_jobs": 3})) == [0, 1, 0]
+    assert gpus_in_turn(OmegaConf.create({"_target_": "BasicLauncher", "n_jobs": 3})) == []
+
+
+fork = multiprocessing.get_context("fork")
+
+
+def hold_a_gpu(device: str, sender: Connection, receiver: Connection) -> None:
+    take_gpu(device)
+    take_gpu(device)  # of its next job
+    sender.send(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    receiver.poll(20.0)
+
+
+@contextmanager
+def process_with_a_gpu(device: str = "auto") -> Iterator[str]:
+    """As joblib starts and ends them; yields what the process sees of the GPUs."""
+    (answer, sender), (receiver, end) = fork.Pipe(duplex=False), fork.Pipe(duplex=False)
+    process = fork.Process(target=hold_a_gpu, args=(device, sender, receiver))
+    process.start()
+    try:
+        yield answer.recv()
+    finally:
+        end.send(None)
+        process.join()
+
+
+def test_each_process_takes_a_gpu_that_no_other_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-7a")
+    with dealing([1, 0, 1]), process_with_a_gpu() as first, ExitStack() as others:
+        with process_with_a_gpu() as second:
+            assert (first, second) == ("GPU-7a", "4")
+            assert others.enter_context(process_with_a_gpu()) == "GPU-7a"
+        assert others.enter_context(process_with_a_gpu()) == second, "what a process had is free when it ends"
+        assert others.enter_context(process_with_a_gpu()) == "4, GPU-7a", "all are taken"
+        assert others.enter_context(process_with_a_gpu("cuda:1")) == "4, GPU-7a", "a GPU that is named stays visible"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    take_gpu(1, LOCAL, "cuda")
-    assert taken == ["4", "GPU-7a", "4"] and os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    with dealing([1]), process_with_a_gpu() as only:
+        assert only == "1", "GPU 0 has no room"
+
+
+def test_where_there_is_one_gpu_none_is_dealt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    take_gpu(1, LOCAL, "cuda")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3", "there is one"
+    with dealing([0, 0]):
+        assert jobs.SLOTS not in os.environ
 
 
-def test_a_gpu_that_is_named_is_the_one_of_all_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    for job in range(3):
-        take_gpu(job, LOCAL, "cuda:1")
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+def test_free_memory_of_gpus_is_asked_for_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In exclusive mode a context of this process would keep the jobs from the GPU, and another one's keeps it away."""
+
+    def in_use(device: torch.device) -> int:
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(jobs, "process_apart", lambda: nullcontext(lambda *call: asked.append(call) or 3.0))
+    assert Machine.here().gpus == (3.0, 3.0)
+    assert asked == [(jobs.free_on_gpu, 0), (jobs.free_on_gpu, 1)]
+    monkeypatch.setattr(jobs, "free_memory", in_use)
+    assert jobs.free_on_gpu(0) == 0.0
+
+
+def test_a_job_that_is_done_takes_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr("mbrl.cli.jobs.take_gpu", taken.append)
+    config = OmegaConf.create({"run_dir": str(tmp_path), "device": "auto", "total_env_steps": 100})
+    run = partial(run_on_its_gpu, lambda config: None)
+    manifest = tmp_path / "checkpoints/checkpoint-000000000100/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    (tmp_path / "curve.png").touch()
+    run_job(config, run, alone=True)
+    assert taken == []
+    run_job(OmegaConf.merge(config, {"total_env_steps": 200}), run, alone=True)
+    assert taken == ["auto"]

@@ -2,9 +2,13 @@
 
 import os
 import re
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
+from mbrl.build import env_factory
+from mbrl.compose import composed
 from mbrl.envs import opengl
 
 UNSET = None
@@ -26,14 +30,33 @@ UNSET = None
 def test_the_device_of_egl_is_that_of_cuda(
     numbers: list[int | None], gpu: int, device: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
+    monkeypatch.setattr(os, "environ", {"MUJOCO_GL": "egl"})
     monkeypatch.setattr(opengl, "_cuda_numbers", lambda: numbers)
-    try:
-        opengl.draw_on(gpu)
-        assert os.environ.get("MUJOCO_EGL_DEVICE_ID") == device
-    finally:
-        os.environ.pop("MUJOCO_EGL_DEVICE_ID", None)
+    opengl.draw_on(gpu)
+    assert os.environ.get("MUJOCO_EGL_DEVICE_ID") == device
+
+
+def test_our_own_choice_is_no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a sweep inherits that of the process that checked it, whose context was opened without one."""
+    monkeypatch.setattr(os, "environ", {"MUJOCO_GL": "egl"})
+    monkeypatch.setattr(opengl, "_cuda_numbers", lambda: [1, 0])
+    monkeypatch.setattr(opengl.importlib, "import_module", lambda name: SimpleNamespace(GLContext=MagicMock()))
+    opengl.open_context(8)
+    assert os.environ["MUJOCO_EGL_DEVICE_ID"] == "1"
+    opengl.draw_on(1)
+    opengl.open_context(8)
+    assert os.environ["MUJOCO_EGL_DEVICE_ID"] == "0", "nor does a context choose again"
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda:1", [1]), ("cuda", [0]), ("auto", [0]), ("cpu", [])])
+def test_environments_draw_on_the_gpu_of_their_run(
+    device: str, gpus: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0", "cuda:1"])
+    monkeypatch.setattr("mbrl.build.draw_on", drawn.append)
+    env_factory(composed(["agent=random", f"device={device}"]))
+    assert drawn == gpus
 
 
 @pytest.mark.parametrize(("variable", "value"), [("MUJOCO_EGL_DEVICE_ID", "3"), ("MUJOCO_GL", "osmesa")])

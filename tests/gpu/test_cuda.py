@@ -24,6 +24,7 @@ from mbrl.bench.replay import filled_buffer
 from mbrl.run_folder.paths import CHECKPOINTS
 from policies.planner import CEM
 from policies.random import RandomPolicy
+from tests.kill_and_resume import differences
 from tests.parts_on_a_device import PARTS, dreamer_and_replay, filled_replay, latent_planner
 from tests.run_folders import rows
 from tests.test_device import MEASURED
@@ -233,3 +234,12 @@ def test_a_deterministic_run_gives_the_same_bits_twice(agent: str, tmp_path: Pat
     for name in ("one", "other"):
         command("train", *settings, f"run_dir={tmp_path}/{name}")
     assert rows(tmp_path / "one") == rows(tmp_path / "other")
+
+
+def test_a_killed_deterministic_run_resumes_to_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
+    settings = ["experiment=smoke", "agent=drqv2", f"device={GPU}", "video=false", "deterministic=true"]
+    longer = [*settings, "total_env_steps=240"]  # than the time until the kill
+    command("train", *longer, f"run_dir={tmp_path}/whole")
+    kill_after_a_checkpoint([*MBRL, "train", *longer, f"run_dir={tmp_path}/killed"], tmp_path / "killed")
+    command("train", *longer, f"run_dir={tmp_path}/killed")
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []

@@ -19,8 +19,8 @@ from torch import Tensor
 from mbrl.data.episodes import write_entries
 from mbrl.data.mixture import Mixture
 from mbrl.errors import UserError
-from mbrl.pretraining.build import build_model, weight_by_folder
-from mbrl.pretraining.pretrain import run
+from mbrl.pretraining.build import build_model, own_device, weight_by_folder
+from mbrl.pretraining.pretrain import check, run
 from mbrl.run_folder.paths import checkpoint_folders
 from tests.command import Command, Done, run_command
 from tests.pretraining.conftest import SIDE
@@ -271,3 +271,23 @@ def test_folders_of_any_name_are_given_in_a_list(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             weight_by_folder(OmegaConf.create(wrong))
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first question on: asking GPU 0 for its memory opens a context there."""
+    asked, taken = list[torch.device](), list[torch.device]()
+    monkeypatch.setattr("mbrl.device.available_devices", lambda: ["cpu:0", "cuda:0", "cuda:1"])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("mbrl.device.lacking_kernels", lambda gpu: None)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setattr("mbrl.pretraining.pretrain.require_memory", lambda what, size, device: asked.append(device))
+    with initialize_config_module("configs", version_base="1.3"):
+        config = compose("pretrain", overrides(Path("data"), Path("out"), "device=cuda:0"))
+    for rank, gpu in (("1", 1), ("2", 0), (None, 0)):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        check(config)
+        assert {*asked, *taken} == {torch.device("cuda", gpu)}
+        asked.clear(), taken.clear()
+    assert own_device(OmegaConf.merge(config, {"device": "cpu"})).type == "cpu"
