@@ -19,7 +19,7 @@ class ImaginedFrame(NamedTuple):
     """One frame as a decoder imagined it."""
 
     tokens: Tensor  # int64 [R, n] in the segment's numbering
-    end: Tensor  # the final hidden state [R, D], see VideoTransformer.ends
+    hidden: Tensor  # [R, D], see VideoTransformer.frame_states
 
 
 @dataclass(frozen=True)

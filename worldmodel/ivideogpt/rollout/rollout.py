@@ -133,7 +133,7 @@ class Rollouts:
         action = None if action is None else action.float()
         conditioning, drawn = frame_heads.condition(action, state.robot), (self.sampling, self.defects.any_token)
         found = imagine(state.decoder, state.cache, conditioning, *drawn, given, before, self.predict)
-        robot, reward, ended = frame_heads.states(found.end, state.robot), frame_heads.rewards(found.end), None
+        robot, reward, ended = frame_heads.states(found.hidden, state.robot), frame_heads.rewards(found.hidden), None
         if reward is not None:
             reward = symexp(reward)
         if self.token_rewards is not None and before is not None:
