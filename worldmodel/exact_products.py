@@ -1,4 +1,4 @@
-"""Matrix products in full float32 on a GPU that otherwise rounds their factors."""
+"""Matrix products in full float32 on a GPU that otherwise uses TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import torch
 def exact_products() -> Iterator[None]:
     """Compute matrix products of float32 tensors on a GPU without TF32, which keeps 10 bits of each factor.
 
-    Use it where small differences of large numbers decide. On a CPU it changes nothing.
+    For small differences of large numbers. It has no effect on a CPU.
     """
     products = torch.backends.cuda.matmul
     before, products.fp32_precision = products.fp32_precision, "ieee"

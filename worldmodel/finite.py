@@ -1,4 +1,4 @@
-"""The check that losses are finite."""
+"""Check that losses are finite."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The interfaces of models with which a policy shares latent states."""
+"""Interfaces of models whose latent states a policy reads."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -29,14 +29,14 @@ class UnrolledLoss(NamedTuple):
 class LatentDynamics(nn.Module, ABC):
     """Encodes an observation, and predicts the next latent state and the reward of an action.
 
-    It is no `WorldModel`: it has no decoder, so that nothing but a learner and a planner in its latent states can use
-    it. Where the environment terminates episodes, the constructor is called with `terminates=True`, and the model needs
-    a continue head. Dimensions: *B batch shape, D width of a latent state, A action.
+    It is not a `WorldModel`: it has no decoder, so that only a learner and a planner in its latent states can use it.
+    If the environment terminates episodes, the constructor gets `terminates=True`, and the model needs a continue head.
+    Dimensions: *B batch shape, D width of a latent state, A action.
 
     Attributes:
         observations: Keys that `encode` reads.
         latent_size: D.
-        optimizers: By name, for checkpoints.
+        optimizers: All optimisers by name, for checkpoints.
     """
 
     observations: tuple[str, ...]
@@ -65,7 +65,7 @@ class LatentDynamics(nn.Module, ABC):
 
         Args:
             segments: [B, H + 1] with the observations, `action` [B, H + 1, A], and `("next", "reward")` and
-                `("next", "terminated")` [B, H + 1, 1]. What the last step's action leads to is not used.
+                `("next", "terminated")` [B, H + 1, 1]. The outcome of the last step's action is not used.
             weight: [B, H], factor of the losses of each predicted step; 0 after the end of an episode.
         """
 
@@ -85,7 +85,7 @@ class SegmentLoss(NamedTuple):
 
 
 class LatentWorldModel(WorldModel):
-    """A world model whose latent states are the input of a policy, with gradients between the two.
+    """World model whose latent states are the input of a policy; gradients can flow between the two.
 
     Attributes:
         feature_size: F, width of the features of a state.
@@ -102,12 +102,12 @@ class LatentWorldModel(WorldModel):
     def learn(self, batch: TensorDictBase, before: TensorDictBase) -> SegmentLoss:
         """Compute the loss on sequences that continue from latent states.
 
-        It waits for no value: whether the losses among the metrics are finite is the caller's to check.
+        It does not wait for a GPU: the caller checks that the losses among the metrics are finite.
 
         Args:
             batch: [B, 1 + T] as for `update`, whose first row precedes the rows to learn from, and `is_init` bool
                 [B, 1 + T, 1], true at the first step of an episode, where the latent state is reset.
-            before: Packed states [B] of the rows before.
+            before: Packed states [B] of the first row.
         """
 
     @abstractmethod
@@ -126,7 +126,7 @@ class LatentWorldModel(WorldModel):
 
     @abstractmethod
     def imagine(self, state: Any, action: Tensor) -> Any:
-        """States [B] sampled for taking `action` [B, A] in `state`."""
+        """Sample the next states [B] after `action` [B, A] in `state`."""
 
     @abstractmethod
     def features(self, state: Any) -> Tensor:
@@ -142,23 +142,22 @@ class LatentWorldModel(WorldModel):
 
     @abstractmethod
     def pack(self, state: Any) -> TensorDict:
-        """States [*B] as small tensors [N] without gradient, for the replay buffer; N is the product of B."""
+        """Pack states [*B] into small tensors [N] without gradient, for the replay buffer; N is the product of B."""
 
     @abstractmethod
     def unpack(self, packed: TensorDictBase) -> Any:
-        """The inverse of `pack`: states [B]."""
+        """Invert `pack`: states [B]."""
 
 
 class EmbeddedWorldModel(WorldModel):
-    """A world model seen through its embedding of frames: it imagines embeddings and decodes no frame.
+    """Adapter of a world model that imagines embeddings of frames and decodes no frame.
 
-    It has no weights of its own: `update` trains the rewards of the model behind it. Real frames have embeddings too,
-    of the same kind.
-    B batch, T time, R resolution, D `embedding_size`.
+    It has no weights of its own: `update` trains the reward predictor of the adapted model. Real frames have embeddings
+    of the same kind. B batch, T time, R resolution, D `embedding_size`.
 
     Attributes:
-        model: The model behind it.
-        context_keys: `initial` among them: embeddings depend on the frame that an episode began with.
+        model: The adapted model.
+        context_keys: Contain `initial`, because embeddings depend on the initial frame of the episode.
     """
 
     observations = ("embedding",)
@@ -170,19 +169,22 @@ class EmbeddedWorldModel(WorldModel):
     @property
     @abstractmethod
     def frame_size(self) -> int:
-        """Width of the latents of one frame; an embedding is those of a frame, then those of the frame before."""
+        """Width of the latents of one frame. An embedding holds the latents of a frame and of the previous frame."""
 
     @property
     @abstractmethod
     def updates(self) -> int:
-        """Updates of the model so far."""
+        """Number of updates of the model so far."""
 
     @abstractmethod
     def changes_after(self, updates: int) -> bool:
-        """Whether embeddings may be others than they were after this number of updates."""
+        """Whether embeddings may have changed since this number of updates."""
 
     @abstractmethod
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
-        """Latents [B, T, frame_size] of frames uint8 [B, T, 3, R, R] of episodes that began with `initial`
-        [B, 3, R, R].
+        """Latents [B, T, frame_size] of frames uint8 [B, T, 3, R, R] of episodes whose first frames are `initial`.
+
+        Args:
+            pixels: uint8 [B, T, 3, R, R].
+            initial: uint8 [B, 3, R, R].
         """

@@ -1,6 +1,6 @@
-"""Linear layers, on an AMD processor with AVX-512 by the products of oneDNN.
+"""Linear layers that use oneDNN on an AMD processor with AVX-512.
 
-In products of the sizes of TD-MPC2 and DreamerV3, on one core of such an EPYC, MKL makes 75 to 125 GFLOP/s and oneDNN
+For the matrix sizes of TD-MPC2 and DreamerV3, on one core of such an EPYC, MKL reaches 75 to 125 GFLOP/s and oneDNN
 most often 130 to 230. *B batch shape, R rows, I inputs, O outputs.
 """
 
@@ -14,11 +14,11 @@ from torch.autograd.function import once_differentiable
 
 from worldmodel.products import by_onednn, product
 
-LEAST_WORK = 2**21  # multiplications, R I O, below which MKL is as fast: oneDNN takes 13 µs to begin a product
+LEAST_WORK = 2**21  # multiplications, R I O, below which MKL is as fast: a call of oneDNN costs 13 µs
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` [*B, I] -> [*B, O], equal to rounding; its products are oneDNN's where those are faster."""
+    """`nn.Linear` [*B, I] -> [*B, O] that uses oneDNN where it is faster; equal up to rounding."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.numel() * self.out_features < LEAST_WORK or not by_onednn(inputs):
@@ -28,7 +28,7 @@ class Linear(nn.Linear):
 
 
 class _Affine(torch.autograd.Function):
-    """Products [R, I] x [O, I] + [O] by oneDNN, whose operator has no gradients of its own."""
+    """[R, I] x [O, I] + [O] by oneDNN, with gradients, which oneDNN's operator does not have."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,9 +1,8 @@
-"""Matrix products, also of several members, on an AMD processor with AVX-512 by the kernels of oneDNN.
+"""Matrix products, also of several members, that use oneDNN on an AMD processor with AVX-512.
 
-PyTorch's batched product calls MKL there, which uses half the width of the vector units of an AMD EPYC: 95 GFLOP/s on
-one core, where oneDNN reaches 135 to 170 in products of these sizes. On an Intel Xeon MKL takes .6 of the time of
-oneDNN, whose products are one for each member, and on an EPYC with AVX2 alone .8 to .95.
-M members, B rows, I inputs, O outputs.
+PyTorch's batched product calls MKL, which uses half the width of an AMD EPYC's vector units: 95 GFLOP/s on one core,
+where oneDNN reaches 135 to 170 for these sizes. On an Intel Xeon MKL takes .6 of the time of oneDNN, which needs one
+product for each member, and on an EPYC with AVX2 alone .8 to .95. M members, B rows, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether the processor is AMD's with AVX-512, which MKL leaves unused. Only Linux says so.
+    """Whether the processor is AMD's with AVX-512, which MKL does not use. Detected on Linux only.
 
-    By its name and not by a timing, so that a run that is resumed rounds as before.
+    It is detected by name, not by a timing, so that a resumed run rounds as before.
     """
     words = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
     return "AuthenticAMD" in words and "avx512f" in words
 
 
 def by_onednn(inputs: Tensor) -> bool:
-    """Whether oneDNN multiplies these inputs: float32 on a CPU, not compiled and without autocast."""
+    """Whether oneDNN can multiply these inputs: float32 on a CPU, not compiled, without autocast."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     usable = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled and onednn_is_faster()
@@ -48,7 +47,7 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def perceptron(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """One member's outputs [B, O] for inputs [B, I] without gradients, by oneDNN; its weights [I, O], biases [O]."""
+    """Outputs [B, O] of one member for inputs [B, I] by oneDNN, without gradients; weights [I, O], biases [O]."""
     hidden = inputs
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         hidden = product(F.silu(hidden, inplace=True) if number else hidden, weight.t(), bias)
@@ -56,13 +55,13 @@ def perceptron(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tenso
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Inputs [B, I] times the transpose of a weight [O, I]."""
+    """Multiply inputs [B, I] by the transpose of a weight [O, I], and add a bias [O]."""
     outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return outputs
 
 
 class _Affine(torch.autograd.Function):
-    """`affine` by oneDNN, whose operator has no gradients of its own."""
+    """`affine` by oneDNN, with gradients, which oneDNN's operator does not have."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The interface of what predicts rewards from frames, apart from a model of the frames.
+"""Interface of models that predict rewards from frames, without predicting frames.
 
 B batch, T time, R resolution, A action width.
 """
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 
 class RewardModel(nn.Module, ABC):
-    """Predicts rewards from frames, and learns to.
+    """Predicts rewards from frames.
 
     Attributes:
-        optimizer: Of its parameters.
+        optimizer: Optimiser of its parameters.
     """
 
     optimizer: torch.optim.Optimizer
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on the steps between the frames of a batch [B, T].
+        """Take one gradient step on the steps between the frames of a batch [B, T].
 
         Args:
             batch: `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and, under "next", `reward` [B, T, 1].

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def random_shift(pictures: Tensor, pad: int) -> Tensor:
-    """Shift each of `pictures` [B, C, R, R] by up to `pad` whole pixels along both axes; the border is repeated.
+    """Shift each image of [B, C, R, R] by up to `pad` whole pixels along both axes; the border is repeated.
 
-    The policies have one of their own, as neither package imports the other.
+    The package `policies` has its own copy, because neither package imports the other.
 
     Returns:
         [B, C, R, R] of the same type, stored channels-last, so that a pixel's channels are copied together.

@@ -1,4 +1,4 @@
-"""Weights of other projects: a file of named tensors, never unpickled as anything else."""
+"""Reads files of named tensors, such as weights of other projects, without running code from the file."""
 
 import pickle
 from pathlib import Path
@@ -10,9 +10,11 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or a torch file by name.
+    """Read the tensors of a .safetensors or a torch file, by name.
 
-    Raises FileNotFoundError where the file is absent, ValueError where it cannot be read as a dictionary of tensors.
+    Raises:
+        FileNotFoundError: The file is absent.
+        ValueError: The file cannot be read as a dictionary of tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} to read weights from")

@@ -1,4 +1,4 @@
-"""Base class of world models that change a part of another one."""
+"""Base class of world models that wrap another one and change a part of it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which steps terminate their episode: the continue head of the ensemble. B rows, D state width, A action width."""
+"""Continue head of the ensemble: predicts whether a step terminates its episode. B rows, D state width, A action."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 from worldmodel.ensemble.transitions import Data
 
-RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
+RARE = -4.0  # initial logit of a termination (2 %), so that an untrained network does not end every rollout at once
 
 
 class ContinueHead(nn.Module):
-    """A classifier of transitions: from the state, the action and the predicted change to whether the episode ended.
+    """Predicts from the state, the action and the predicted change of the state whether the episode terminates.
 
-    It reads the change too, because most tasks terminate by the state that a step leads to. One network serves all
-    members: it judges the step that was drawn, so that state and termination fit each other.
+    The change is an input because most tasks terminate by the state that a step leads to. One network serves all
+    members: it reads the sampled step, so that the termination fits the state.
 
     Args:
         inputs: D + A.
         states: D.
-        width: of the two hidden layers.
+        width: Width of the two hidden layers.
     """
 
     def __init__(self, inputs: int, states: int, width: int) -> None:
@@ -36,14 +36,14 @@ class ContinueHead(nn.Module):
         """Log-odds [B, 1] of a termination.
 
         Args:
-            inputs: whitened states and actions [B, D + A].
-            change: whitened targets of the next state [B, D], 0 for copied entries.
+            inputs: Whitened states and actions [B, D + A].
+            change: Whitened targets of the next state [B, D], 0 for copied entries.
         """
         logits: Tensor = self.layers(torch.cat([inputs, change], -1))
         return logits
 
     def sample(self, inputs: Tensor, change: Tensor) -> Tensor:
-        """Whether the steps terminate their episodes, bool [B, 1], drawn; arguments as in `forward`."""
+        """Sample whether the steps terminate their episodes, bool [B, 1]; arguments as in `forward`."""
         logits = self(inputs, change)
         return torch.rand_like(logits) < logits.sigmoid()
 

@@ -1,4 +1,4 @@
-"""The networks of an ensemble: Gaussian multilayer perceptrons that are computed side by side.
+"""Networks of an ensemble: Gaussian multilayer perceptrons, computed together.
 
 M members, B rows, I inputs, O outputs.
 """
@@ -30,11 +30,12 @@ class Gaussian(NamedTuple):
 class Members(nn.Module):
     """M perceptrons of equal sizes.
 
-    The log-variances lie softly between two bounds. PETS (Chua et al. 2018, arXiv 1805.12114) learns these, with
-    a term that draws them together; against the weighted likelihood below it wins: all noise ends up alike.
+    The log-variances lie softly between two fixed bounds. PETS (Chua et al. 2018, arXiv 1805.12114) learns the bounds,
+    with a loss that draws them together. Beside the weighted likelihood below that loss dominates, and all outputs get
+    the same variance.
 
     Args:
-        members: M. inputs: I. outputs: O. width: of each hidden layer. layers: hidden layers.
+        members: M. inputs: I. outputs: O. width: Width of each hidden layer. layers: Number of hidden layers.
     """
 
     def __init__(self, members: int, inputs: int, outputs: int, *, width: int, layers: int) -> None:
@@ -49,17 +50,17 @@ class Members(nn.Module):
             nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
     def forward(self, inputs: Tensor, chosen: Tensor | None = None) -> Gaussian:
-        """Inputs [M, B, I], or [m, B, I] for the m members that `chosen` [m] numbers."""
+        """Predict from inputs [M, B, I], or [m, B, I] for the m members with the indices `chosen` int64 [m]."""
         mean, raw = self._outputs(inputs, chosen, slice(None)).chunk(2, -1)
         capped = HIGHEST - F.softplus(HIGHEST - raw)
         return Gaussian(mean, LOWEST + F.softplus(capped - LOWEST))
 
     def means(self, inputs: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """The means [M, B, O] alone, without the time that the variances take; arguments as in `forward`."""
+        """The means [M, B, O] alone, which takes less time; arguments as in `forward`."""
         return self._outputs(inputs, chosen, slice(self.weights[-1].shape[-1] // 2))
 
     def _outputs(self, inputs: Tensor, chosen: Tensor | None, columns: slice) -> Tensor:
-        """These columns of what the last layer puts out."""
+        """These columns of the last layer's output."""
         # Contiguous, because oneDNN multiplies by a slice of a matrix a hundred times slower.
         weights = [*self.weights[:-1], self.weights[-1][..., columns].contiguous()]
         biases = [*self.biases[:-1], self.biases[-1][..., columns].contiguous()]
@@ -75,11 +76,11 @@ class Members(nn.Module):
         return hidden
 
     def loss(self, predicted: Gaussian, targets: Tensor, wanted: Tensor) -> Tensor:
-        """Of the entries `wanted` int64 of targets [M, B, O], summed over members; 0-d.
+        """Beta-NLL of the entries `wanted` int64 of targets [M, B, O], summed over members; 0-d.
 
-        The negative log-likelihood of each entry times its deviation (beta-NLL of Seitzer et al. 2022, arXiv
-        2203.09168, with beta 0.5). By the likelihood alone, entries that hardly ever move, and whose variance falls,
-        take all of the gradient: on Meta-World's hammer, with entries scaled alone, other means were hardly learned.
+        The negative log-likelihood of each entry times its predicted standard deviation (Seitzer et al. 2022, arXiv
+        2203.09168, with beta 0.5). With the plain likelihood, entries that hardly move and whose variance falls take
+        almost all of the gradient: on Meta-World's hammer other means were then hardly learned.
         """
         error = (predicted.mean - targets).square() * (-predicted.log_variance).exp() + predicted.log_variance
         error = error * (0.5 * predicted.log_variance.detach()).exp()
@@ -90,11 +91,11 @@ class Members(nn.Module):
         return [parameter.detach().clone() for parameter in self.parameters()]
 
     def keep(self, best: list[Tensor], better: Tensor) -> None:
-        """Write the present weights of the members `better` bool [M] into the snapshot `best`."""
+        """Write the current weights of the members where `better` bool [M] into the snapshot `best`."""
         for kept, parameter in zip(best, self.parameters(), strict=True):
             kept.copy_(torch.where(better[:, None, None], parameter.detach(), kept))
 
     def restore(self, best: list[Tensor]) -> None:
-        """Take over the weights of a snapshot."""
+        """Load the weights of a snapshot."""
         for kept, parameter in zip(best, self.parameters(), strict=True):
             parameter.data.copy_(kept)

@@ -1,4 +1,4 @@
-"""A probabilistic ensemble that predicts the next state and the reward.
+"""Probabilistic ensemble that predicts the next state and the reward.
 
 Dimensions: N transitions, B rows, M members, E elites, D state width, A action width. Sources: PETS, Chua et al. 2018,
 arXiv 1805.12114; MBPO, Janner et al. 2019, arXiv 1906.08253.
@@ -18,18 +18,18 @@ from worldmodel.ensemble.transitions import NOT_COPIED, Data, Whitener, bootstra
 from worldmodel.finite import require_finite
 from worldmodel.ranges import Number, OpenShare, PositiveCount, Share, Width
 
-FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
+FARTHEST = 5.0  # Whitened inputs are clipped to this many standard deviations.
 UNCERTAINTY_KEYS = ("disagreement", "reward_std")
-MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
+MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take longer without a better estimate.
 
 
 class ProbabilisticEnsemble(WorldModel):
     """M Gaussian networks, each trained on its own bootstrap of the data. The best E of them imagine.
 
-    Every imagined step draws one elite for each row (as MBPO does), in equal numbers. The reward is the mean of that
-    elite, because a critic needs only the expectation. An entry of the next state that equals an entry of the state
-    before it in all data so far is copied: a goal, and the previous frame in Meta-World without action repeat. (With
-    action repeat the previous frame shows the moment between two agent steps, and is predicted.)
+    Every imagined step draws one elite for each row (as MBPO does), in equal numbers. The reward is that elite's mean,
+    because a critic needs only the expectation. An entry of the next state that equals an entry of the current state in
+    all data so far is copied, not predicted: a goal, or in Meta-World without action repeat the previous frame. (With
+    action repeat the previous frame lies between two agent steps, and is predicted.)
 
     Args:
         observation_spec: Has `state` [D].
@@ -42,12 +42,12 @@ class ProbabilisticEnsemble(WorldModel):
         residual: Whether to predict the change of the state instead of the next state.
         sampled: Whether to imagine a sample of the Gaussian, as MBPO does, instead of its mean.
         batch_size: Transitions of a gradient step, for each member.
-        recent_share: Share of each batch that is drawn from the newest tenth of the transitions, in [0, 1]. The rest is
-            drawn from all. A recent discovery of the policy is a few rows among thousands.
+        recent_share: Share of each batch that is drawn from the newest tenth of the transitions, in [0, 1]; the rest is
+            drawn from all. Uniform draws would rarely contain what the policy has just discovered.
         holdout: Share of the transitions that is never trained on, in (0, 1).
         check_every: Gradient steps between two evaluations on held-out data.
-        patience: Evaluations without improvement of any member that end a fit.
-        terminates: Whether the environment terminates episodes. One more network, the continue head, then learns when.
+        patience: Number of evaluations without improvement of any member after which a fit ends.
+        terminates: Whether the environment terminates episodes. A continue head then learns to predict terminations.
 
     Raises:
         ValueError: A share or a number of elites is out of range, or the environment has no `state`.
@@ -139,7 +139,7 @@ class ProbabilisticEnsemble(WorldModel):
         return {"loss": loss, "updates": torch.tensor(float(updates)), **self._judge(judged, errors)}
 
     def _measure(self, transitions: TensorDictBase, training: Tensor) -> None:
-        """Find the copied entries, from all transitions, and the scales, from the rows `training` int64."""
+        """Find the copied entries from all transitions, and fit the whiteners to the rows `training` int64."""
         state, after = transitions["state"], transitions["next", "state"]
         self.source.copy_(copies(state, after))
         self.of_inputs.measure(torch.cat([state, transitions["action"]], -1)[training])
@@ -154,20 +154,22 @@ class ProbabilisticEnsemble(WorldModel):
         return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1), terminated)
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """Whitened inputs, clipped to FARTHEST. An object that moves for the first time is thousands of standard
-        deviations away, where networks were seen to predict rewards of -500.
+        """Whitened inputs, clipped to FARTHEST.
+
+        An object that moves for the first time is thousands of standard deviations away; there networks predicted
+        rewards of -500.
         """
         return self.of_inputs(torch.cat([state, action], -1)).clamp(-FARTHEST, FARTHEST)
 
     def _wanted(self, state: Tensor, after: Tensor) -> Tensor:
-        """Targets [N, D] of the next state; 0 for copied entries, so that these do not mix with the others."""
+        """Targets [N, D] of the next state; 0 for copied entries, so that whitening does not mix them with others."""
         return (after - state if self.residual else after) * (self.source == NOT_COPIED)
 
     @property
     def _predicted(self) -> Tensor:
-        """Numbers int64 of those of the D + 1 outputs that are not copied.
+        """Indices int64 of the outputs, of D + 1, that are not copied.
 
-        They are found once for each value of `source`: their number is not known without waiting for the GPU.
+        They are cached for each value of `source`, because computing them waits for the GPU.
         """
         source, (known, version, numbers) = self.source, self._predicted_of
         if known is not source or version != source._version:
@@ -177,7 +179,7 @@ class ProbabilisticEnsemble(WorldModel):
         return numbers
 
     def _shares(self, index: Tensor) -> list[Tensor]:
-        """The bootstrap of each member: rows of the data, repeated as often as they are drawn."""
+        """Bootstrap of each member: row indices of the data, repeated as often as they are drawn."""
         rows = torch.arange(len(index), device=index.device)
         return [rows.repeat_interleave(bootstrap(index, member)) for member in range(self.members.count)]
 
@@ -193,7 +195,7 @@ class ProbabilisticEnsemble(WorldModel):
         return loss.detach()
 
     def _draw(self, share: Tensor) -> Tensor:
-        """Rows of a batch from the bootstrap of a member, which is in the order of time."""
+        """Row indices of a batch from the bootstrap of a member, which is ordered by time."""
         recent = round(self.batch_size * self.recent_share)
         newest = share[-max(1, len(share) // 10) :]
         parts = ((newest, recent), (share, self.batch_size - recent))
@@ -208,9 +210,9 @@ class ProbabilisticEnsemble(WorldModel):
 
     @torch.no_grad()
     def _errors(self, judged: Data, counts: Tensor) -> Tensor:
-        """Squared error of the mean of each member [M], whitened: of the states and, with the same weight, the reward.
+        """Squared error of each member's mean [M], whitened: of the states, plus of the reward with the same weight.
 
-        As one more entry of the state the reward would have little weight, and the policy learns from it.
+        As one entry among those of the state the reward would have little weight, but the policy learns from it.
         """
         mean = self.members.means(judged.inputs.expand(self.members.count, -1, -1))
         squared = counts @ (mean - judged.targets).square()  # [M, D + 1]
@@ -235,8 +237,8 @@ class ProbabilisticEnsemble(WorldModel):
     def enable_all_uncertainties(self) -> None:
         """As WorldModel.enable_all_uncertainties; every elite then predicts every step.
 
-        `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root mean
-        square over the entries of the state. `reward_std` is that of their mean rewards in units of the environment.
+        `disagreement` is the standard deviation of the elites' whitened mean predictions, root mean square over the
+        entries of the state. `reward_std` is the standard deviation of their mean rewards, in units of the environment.
         """
         self.uncertainty_keys = UNCERTAINTY_KEYS
 
@@ -255,15 +257,15 @@ class ProbabilisticEnsemble(WorldModel):
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
     def _predict(self, inputs: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
-        """Means of the chosen members, and log-variances where a step is a sample; arguments as in `Members`."""
+        """Means of the chosen members, and log-variances if steps are sampled; arguments as in `Members`."""
         return self.members(inputs, chosen) if self.sampled else (self.members.means(inputs, chosen),)
 
     def _one_elite_a_row(self, inputs: Tensor, every: tuple[Tensor, ...] | None) -> Tensor:
-        """The prediction [B, D + 1] of an elite drawn for each row, in numbers as equal as B allows.
+        """Predictions [B, D + 1], each row by a random elite; an elite predicts at most ceil(B / E) rows.
 
         Args:
             inputs: Whitened inputs [B, D + A].
-            every: Predictions of all elites [E, B, D + 1], if they are known.
+            every: Predictions of all elites [E, B, D + 1]. None: not computed yet.
         """
         count, drawn = len(inputs), torch.randperm(len(self.elites), device=inputs.device)
         order = torch.randperm(count, device=inputs.device)

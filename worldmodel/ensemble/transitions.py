@@ -1,6 +1,6 @@
-"""Transitions as an ensemble learns from them: which are whose, what must be predicted at all, and in which units.
+"""Training data of an ensemble: bootstraps, held-out transitions, copied entries of the state, and whitening.
 
-N transitions, M members, D numbers of a state. All of it is a function of the transitions alone.
+N transitions, M members, D state width, A action width. All results depend on the transitions alone.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from worldmodel.exact_products import exact_products
 
-LEAST_DEVIATION = 1e-4  # what varies less is scaled by this: it is constant, or the simulator's jitter
-NOT_COPIED = -1
-_PROBED = 1000  # transitions that rule out most candidates for a copy
+LEAST_DEVIATION = 1e-4  # least standard deviation to scale by; values that vary less are constant or simulator noise
+NOT_COPIED = -1  # marks an entry of the next state that is predicted
+_PROBED = 1000  # transitions on which most candidates for a copy are ruled out first
 
 
 class Data(NamedTuple):
-    """Whitened inputs [N, D + A] and targets [N, D + 1], and which transitions terminated bool [N, 1] or None."""
+    """Whitened inputs [N, D + A] and targets [N, D + 1]; whether each transition terminated, bool [N, 1] or None."""
 
     inputs: Tensor
     targets: Tensor
@@ -30,7 +30,7 @@ class Data(NamedTuple):
 
 
 def uniform(index: Tensor, salt: int) -> Tensor:
-    """A number in [0, 1) for each int64 index: the same for the same index and salt, for ever (splitmix64's mixing)."""
+    """A pseudo-random number in [0, 1) for each int64 index, a function of index and salt alone (splitmix64)."""
     mixed = (index + (salt << 40)) * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         mixed = (mixed ^ _shifted(mixed, shift)) * factor
@@ -38,24 +38,24 @@ def uniform(index: Tensor, salt: int) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    return (bits >> by) & ((1 << (64 - by)) - 1)  # torch shifts the sign in
+    return (bits >> by) & ((1 << (64 - by)) - 1)  # torch's shift copies the sign bit
 
 
 def bootstrap(index: Tensor, member: int) -> Tensor:
-    """How often each transition is in a member's data: Poisson(1), the limit of drawing N of N; int64 [N]."""
+    """How often each transition is in a member's bootstrap, int64 [N]: Poisson(1), the limit of drawing N of N."""
     chances = torch.distributions.Poisson(torch.ones((), dtype=torch.float64)).log_prob(torch.arange(8.0)).exp()
     return torch.searchsorted(chances.cumsum(0).to(index.device), uniform(index, salt=1 + member), right=True)
 
 
 def held_out(index: Tensor, share: float) -> Tensor:
-    """Which transitions are never trained on, bool [N]."""
+    """Whether each transition is held out of training, bool [N]."""
     return uniform(index, salt=0) < share
 
 
 def copies(state: Tensor, after: Tensor) -> Tensor:
-    """For each entry of the next state the entry of the state that it equals in every transition, int64 [D].
+    """Index of the entry of the state that each entry of the next state equals in every transition, int64 [D].
 
-    NOT_COPIED where there is none. An entry that equals itself, like a goal, is a copy of itself.
+    It is NOT_COPIED where there is none. A constant entry, such as a goal, is a copy of itself.
     """
     probe = state[:_PROBED, :, None] == after[:_PROBED, None, :]
     there, here = probe.all(0).nonzero().unbind(1)
@@ -68,16 +68,16 @@ def copies(state: Tensor, after: Tensor) -> Tensor:
 
 
 class Whitener(nn.Module):
-    """To zero mean, unit deviation and no correlation, and back (ZCA: the whitening that turns the axes least).
+    """Whitens values to zero mean, unit variance and no correlation (ZCA), and inverts that.
 
-    Scaling each entry alone would leave what decides the next state too small to be learned from: a velocity is the
-    difference of two positions which differ by millimetres and vary by decimetres. Measured on Meta-World's hammer (one
-    seed), the squared one-step error of the hand fell from 0.73 to 0.09 of its squared motion.
+    Scaling each entry separately is not enough: a velocity is the difference of two positions, which differ by
+    millimetres and vary by decimetres. On Meta-World's hammer (one seed) whitening reduced the squared one-step error
+    of the hand from 0.73 to 0.09 of its squared motion.
     """
 
-    mean: Tensor
-    white: Tensor
-    coloured: Tensor
+    mean: Tensor  # [size]
+    white: Tensor  # whitening matrix [size, size]
+    coloured: Tensor  # its inverse
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Whitener(nn.Module):
         self.register_buffer("coloured", torch.eye(size))
 
     def measure(self, values: Tensor) -> None:
-        """Take mean and covariance from values [N, size]."""
+        """Compute the mean and both matrices from values [N, size]."""
         exact = values.double()
         centred = exact - exact.mean(0)
         variance, axes = torch.linalg.eigh(centred.T @ centred / len(values))

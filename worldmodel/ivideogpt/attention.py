@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 ROPE_THETA = 1e4
-# On a CPU in bfloat16 two plain products are 2.0 to 3.9 times as fast, forward and backward together, as torch's fused
-# kernel (heads of 64; segments of 129, 179 and 299 tokens), until the scores of a long segment fill the memory.
+# On a CPU in bfloat16 two plain products are 2.0 to 3.9 times as fast, forward and backward, as torch's fused kernel
+# (heads of 64; segments of 129, 179 and 299 tokens). For longer segments the scores take too much memory.
 PLAIN_TOKENS = 512
 # Without a causal mask: 1.1 to 4 times as fast up to this many scores (heads of 16 to 512, 64 to 256 queries); beyond,
 # the fused kernel is as fast or faster and takes less memory.
@@ -44,7 +44,7 @@ def causal_attention(
         q: [B, h, L, d].
         k, v: [B, h, S, d].
         scale: multiplies the scores; None for d^-0.5.
-        mask: added to the scores [L, S] of another order than that of the tokens; 0 or -inf.
+        mask: [L, S], 0 or -inf, added to the scores instead of the causal mask. None: causal.
 
     Returns:
         [B, h, L, d].
@@ -58,8 +58,8 @@ def causal_attention(
             F.scaled_dot_product_attention, attn_mask=given, dropout_p=dropout, is_causal=mask is None, scale=scale
         )
         if dropout and q.device.type == "cpu" and q.requires_grad:
-            # There the kernel knows no dropout, and what torch does instead keeps several numbers for every pair of
-            # tokens of every layer until the backward pass: more than all else together. Made again, they are few.
+            # The CPU kernel has no dropout. Torch's fallback keeps several numbers for every pair of tokens and layer
+            # until the backward pass: more than all else together. Checkpointing recomputes them instead.
             return checkpoint(fused, q, k, v, use_reentrant=False)
         return fused(q, k, v)
     future = q.new_full((length, length), float("-inf")).triu(1) if mask is None else mask.to(q.dtype)

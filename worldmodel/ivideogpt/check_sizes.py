@@ -1,4 +1,4 @@
-"""Whether the sizes of a model fit together and to its environment."""
+"""Check that the sizes of a model fit together and fit its environment."""
 
 from torchrl.data import Composite
 

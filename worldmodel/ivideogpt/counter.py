@@ -1,14 +1,14 @@
-"""Counters that checkpoints hold and branches depend on, read without waiting for a GPU."""
+"""Counters in checkpoints, which a host reads without waiting for a GPU."""
 
 from torch import Tensor
 
 
 class HostCounter:
-    """Counts in a buffer int64 0-d of a module, and knows its value on the host.
+    """Counts in a buffer int64 0-d of a module, and caches its value on the host.
 
-    Reading a number from a GPU waits for everything that was asked of it before. So the buffer is read only where
-    something else has written to it: a checkpoint, or a move to another device. What another process writes to shared
-    memory is not noticed.
+    Reading a number from a GPU waits for all earlier work on it. So the buffer is read only after something else has
+    written to it, such as a loaded checkpoint or a move to another device. Writes to shared memory by another process
+    are not noticed.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class HostCounter:
         return self._value
 
     def add_one(self, buffer: Tensor) -> int:
-        """Add 1 to the buffer; returns the new value."""
+        """Add 1 to the buffer and return the new value."""
         value = self.value(buffer) + 1
         buffer += 1
         self._version, self._value = buffer._version, value

@@ -5,7 +5,7 @@ from torch import Tensor, distributed
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean over the processes, each of which must call this; with one process the values as they are."""
+    """Mean over all processes, each of which must call this; a single process gets its own values."""
     if not _several():
         return values
     total = values.clone()
@@ -14,7 +14,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def from_first_process(values: Tensor) -> Tensor:
-    """The first process's values, where each must call this with a tensor of one shape."""
+    """Values of the first process. Each process must call this, with a tensor of the same shape."""
     if not _several():
         return values
     shared = values.clone(memory_format=torch.contiguous_format)
@@ -23,7 +23,7 @@ def from_first_process(values: Tensor) -> Tensor:
 
 
 def decided_by_first_process(decision: bool, device: torch.device) -> bool:
-    """The first process's decision, where each must call this with a device of the kind that they train on."""
+    """Decision of the first process. Each process must call this, with the device that it trains on."""
     return bool(from_first_process(torch.tensor(int(decision), device=device))) if _several() else decision
 
 

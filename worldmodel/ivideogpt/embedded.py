@@ -19,10 +19,10 @@ from worldmodel.outcome import Outcome
 
 
 class Step(NamedTuple):
-    """Where a rollout stands.
+    """State of a rollout of embeddings.
 
     Attributes:
-        state: That of the model.
+        state: State of the model's rollout.
         latents: [R, L] of the newest frame.
     """
 
@@ -31,18 +31,18 @@ class Step(NamedTuple):
 
 
 class EmbeddedIVideoGPT(EmbeddedWorldModel):
-    """Imagines the embedding of frames, and decodes none. It has no weights of its own.
+    """Imagines embeddings of frames without decoding frames. It has no weights of its own.
 
-    The embedding [2 L] of a step is the codes of its frame's dynamics tokens and of those of the frame before, so that
-    what moves can be told. With the episode's initial frame as the context, real and imagined frames have embeddings of
-    one kind: a policy cannot tell them apart by how they are painted (after STORM, arXiv 2310.09615, and TWM,
-    arXiv 2303.07109, whose policies read the discrete latents of their world models).
+    The embedding [2 L] of a step holds the code vectors of its frame's dynamics tokens and of the previous frame's, so
+    that it shows motion. With the episode's initial frame as the context, real and imagined frames are embedded in the
+    same way, so a policy cannot tell them apart by decoding artefacts. After STORM (arXiv 2310.09615) and TWM
+    (arXiv 2303.07109), whose policies read the discrete latents of their world models.
 
     Args:
         model: The model, with conditioning.initial.
         rollouts: Its rollouts.
         reconstructor: Its reconstructor.
-        plan: What its updates train.
+        plan: Its training plan.
 
     Raises:
         ValueError: The tokens of its frames depend on where a segment begins, or its rewards are predicted from frames.
@@ -93,7 +93,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         return {}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step of the network that predicts rewards from tokens, on the first of two steps.
+        """Take one gradient step on the network that predicts rewards from tokens, on the first of two steps.
 
         Args:
             batch: [B, 2] with `embedding`, `action` and, under "next", `reward` and `terminated`.

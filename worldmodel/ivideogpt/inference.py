@@ -1,4 +1,4 @@
-"""Weights in the published layout as a world model for inference; no layer is added to those in the files."""
+"""World model for inference from weights in the published layout, without layers that the files lack."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from worldmodel.ivideogpt.training import Optimizers, TrainingPlan
 def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling, goal: bool | None = None) -> IVideoGPT:
     """Build a model in eval mode from weights.
 
-    Its context is the initial frame of the episode where the weights were saved by such a model. It reads actions only
+    Its context is the initial frame of the episode if the weights were saved by such a model. It reads actions only
     if the file of its transformer has a layer for them, and predicts rewards only if the file has a reward head.
     (`pretrained` of IVideoGPT adds both, for further training.)
 
@@ -24,8 +24,8 @@ def from_weights(source: str | Path, *, segment_length: int, sampling: Sampling,
         source: A folder or a Hugging Face id, see weights.files.find.
         segment_length: T. The horizon is T - C.
         sampling: How codes are sampled.
-        goal: Whether the first context frame is a goal. None: as saved with the weights (published weights do not say,
-            and count as without).
+        goal: Whether the first context frame is a goal. None: as saved with the weights; without a goal for published
+            weights, which do not record it.
 
     Raises:
         FileNotFoundError: There are no weights, see load_tokenizer and load_transformer.

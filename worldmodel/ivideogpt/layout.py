@@ -1,4 +1,4 @@
-"""Where every token of a segment stands, in the published order and numbering.
+"""Order and numbering of the tokens of a segment, as published.
 
 A segment of T frames, the first C of them context: ``[N] S1 [N] S2 [n] S2 [n] …``. N context tokens a frame,
 n dynamics tokens a frame, S1 the separator between context frames, S2 the slot before each future frame.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Token counts and numbering of one tokenizer; F = T - C future frames."""
+    """Token counts and numbering of a tokenizer; F = T - C future frames."""
 
     context_codes: int
     dynamics_codes: int
@@ -23,7 +23,7 @@ class TokenLayout:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the embedding and of the head."""
+        """Number of tokens: rows of the embedding and of the output head."""
         return self.context_codes + self.dynamics_codes + 2
 
     @property
@@ -38,20 +38,20 @@ class TokenLayout:
 
     @property
     def prefix(self) -> int:
-        """Tokens of the context; the first slot stands at this index."""
+        """Number of tokens of the context, and index of the first slot."""
         return (self.context_tokens + 1) * self.context_length - 1
 
     @property
     def stride(self) -> int:
-        """Tokens of a future frame, its slot included."""
+        """Number of tokens of a future frame, with its slot."""
         return self.dynamics_tokens + 1
 
     def length(self, frames: int) -> int:
-        """Tokens of a segment of ``frames`` frames (T)."""
+        """Number of tokens of a segment of ``frames`` frames (T)."""
         return self.prefix + self.stride * (frames - self.context_length)
 
     def futures(self, tokens: int) -> int:
-        """F, the future frames in a segment of ``tokens`` tokens."""
+        """F, the number of future frames in a segment of ``tokens`` tokens."""
         count, rest = divmod(tokens - self.prefix, self.stride)
         if count < 0 or rest:
             raise ValueError(
@@ -61,10 +61,10 @@ class TokenLayout:
         return count
 
     def read(self, tokens: Tensor) -> "TokenLayout":
-        """The layout of tokens [B, L] with these codebooks, its counts read off where separators and slots stand.
+        """Layout of tokens [B, L] with these codebooks; its counts follow from the positions of separators and slots.
 
         Raises:
-            ValueError: they stand where no layout has them.
+            ValueError: no layout has these positions.
         """
         row = tokens[0]
         slots = (row == self.slot).nonzero().flatten().tolist()
@@ -82,7 +82,7 @@ class TokenLayout:
         return found
 
     def join(self, context: Tensor, dynamics: Tensor | None = None) -> Tensor:
-        """Codes, each counted from 0 in its own codebook, to a segment's tokens.
+        """Convert codes, each counted from 0 in its own codebook, to a segment's tokens.
 
         Args:
             context: int64 [B, C, N].
@@ -101,9 +101,9 @@ class TokenLayout:
         return torch.cat([tokens, future], 1)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of ``join``: tokens [B, L] to context codes [B, C, N] and dynamics codes [B, F, n].
+        """Invert ``join``: tokens [B, L] to context codes [B, C, N] and dynamics codes [B, F, n].
 
-        What a model generated in a dynamics code's place and is none becomes the nearest one, as published.
+        A generated token that is not a dynamics code becomes the nearest one, as published.
         """
         futures = self.futures(tokens.shape[1])
         filler = tokens.new_full((tokens.shape[0], 1), self.separator)
@@ -113,7 +113,7 @@ class TokenLayout:
         return context, self.codes(dynamics)
 
     def corrupt(self, tokens: Tensor, share: float) -> Tensor:
-        """Tokens [B, L] of which a share of the dynamics tokens, drawn at random, are random dynamics tokens."""
+        """Replace a random share of the dynamics tokens in tokens [B, L] by random dynamics tokens."""
         future = tokens[:, self.prefix :]
         dynamics = torch.arange(future.shape[1], device=tokens.device) % self.stride > 0
         swapped = (torch.rand(future.shape, device=tokens.device) < share) & dynamics
@@ -121,5 +121,5 @@ class TokenLayout:
         return torch.cat([tokens[:, : self.prefix], torch.where(swapped, drawn, future)], 1)
 
     def codes(self, tokens: Tensor) -> Tensor:
-        """Generated tokens to dynamics codes; one from outside that codebook becomes the nearest."""
+        """Convert generated tokens to dynamics codes; a token outside that codebook becomes the nearest code."""
         return (tokens - self.context_codes).clamp(0, self.dynamics_codes - 1)

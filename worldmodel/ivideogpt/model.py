@@ -1,4 +1,4 @@
-"""iVideoGPT as a world model: learns from sequences, and imagines rollouts with a key/value cache.
+"""iVideoGPT as a world model: learns from sequences, and imagines rollouts with a KV cache.
 
 Dimensions: B batch, T time, C real context frames, F = T - C future frames, H horizon, A action width, R resolution,
 L tokens. Source: iVideoGPT (Wu et al., NeurIPS 2024, arXiv 2405.15223).
@@ -48,18 +48,19 @@ class IVideoGPT(WorldModel):
         tokenizer: Makes the tokenizer when called.
         transformer: Makes a transformer when called with (layout, action_dim).
         optimizers: Optimisers of the parts.
-        training: What each update trains.
+        training: Training plan.
         sampling: How codes are sampled in rollouts.
         segment_length: T of the longest training sequence.
-        horizon: Maximum frames of a rollout, 1 or more; every T - C frames the newest become the context. None: T - C.
-        reward_network: Makes a network that predicts the rewards, in the place of the transformer's head, when called
-            with (tokenizer, action_dim). It learns in every update, and is no part of `save_pretrained`. None: none.
-        terminates: Whether the environment terminates episodes; the reward network then learns when.
+        horizon: Maximum frames of a rollout, 1 or more; after every T - C frames the newest become the context. None:
+            T - C.
+        reward_network: Makes a network that predicts the rewards instead of the transformer's head, when called with
+            (tokenizer, action_dim). It learns in every update, and `save_pretrained` does not write it. None: the head.
+        terminates: Whether the environment terminates episodes; the reward network then predicts that too.
         conditioning: Whether the model reads actions, a goal frame, and the initial frame as its context.
-        precision: "float32", "bfloat16" or "auto", of the large matrix products. Weights stay float32. See Precision.
+        precision: Type of large matrix products: "float32", "bfloat16" or "auto", see Precision. Weights stay float32.
         cuda_graphs: Whether a GPU imagines whole frames from captured graphs, see rollout.graphs.
         pretrained: Weights to start from, published or own: a folder or a Hugging Face id. Sizes then come from the
-            weights (see official.load_parts), and the tokenizer is not trained alone at first. None: random weights.
+            weights (see official.load_parts), and no updates train the tokenizer alone. None: random weights.
         defects: Defects of the published implementation; none by default.
 
     Raises:
@@ -125,7 +126,7 @@ class IVideoGPT(WorldModel):
         self.objectives = self._make_objectives(*parts, training, defects)
 
     def _check(self, observation_spec: Composite, reader: SegmentReader, fresh: bool) -> None:
-        """ValueError where the sizes or the plan do not fit; `fresh`: weights are random."""
+        """Raise ValueError if the sizes or the plan do not fit; `fresh`: the weights are random."""
         check_sizes(observation_spec, self.tokenizer, self.transformer, self.segment_length, self.max_horizon, reader)
         if fresh:
             self.plan.check(self.tokenizer.quantize.warmup)
@@ -138,7 +139,7 @@ class IVideoGPT(WorldModel):
         training: TrainingPlan,
         defects: PublishedDefects,
     ) -> dict[str, nn.Module]:
-        """Training objectives by part, in a plain dict so that `state_dict` does not list the parts' weights twice."""
+        """Training objectives by part, in a plain dict so that `state_dict` does not list the weights twice."""
         made: dict[str, nn.Module] = {
             "tokenizer": TokenizerObjective(tokenizer, reader, training, self.precision),
             "transformer": TransformerObjective(
@@ -151,7 +152,7 @@ class IVideoGPT(WorldModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the large matrix products on the device where the model is."""
+        """Type of the large matrix products on the model's device."""
         return self.precision.dtype(self.updates.device)
 
     @property
@@ -169,7 +170,7 @@ class IVideoGPT(WorldModel):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         if isinstance(self.plan.perceptual, nn.Module):
-            self.plan.perceptual._apply(fn)  # It is no submodule, but follows the model to its device.
+            self.plan.perceptual._apply(fn)  # Not a submodule, but moved to the model's device.
         return super()._apply(fn, recurse)
 
     @property
@@ -185,7 +186,7 @@ class IVideoGPT(WorldModel):
         self.rollouts.drop_snapshot()
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """As WorldModel.update; T may be C + 1 to `segment_length`. The buffer `updates` decides which parts learn."""
+        """As WorldModel.update, T from C + 1 to `segment_length`. The buffer `updates` decides which parts learn."""
         updates = self._counter.value(self.updates)
         metrics: dict[str, Tensor] = {}
         if updates >= self.plan.tokenizer_updates:
@@ -213,7 +214,7 @@ class IVideoGPT(WorldModel):
         self.updates.fill_(update)
 
     def start(self, context: TensorDictBase) -> ImaginedState:
-        """As WorldModel.start; a goal-conditioned model also needs `goal`, one with proprioception `state`."""
+        """As WorldModel.start; a goal-conditioned model also needs `goal`, a model with proprioception `state`."""
         updates = int(self.updates)
         if updates != self._imagined_after:  # Another process may train shared weights, without a new `_version` here.
             self._imagined_after = updates
@@ -245,7 +246,7 @@ class IVideoGPT(WorldModel):
         self.temperature = value
 
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
-        """As WorldModel.predict; frames are decoded in one batch, at the end and wherever the context is replaced."""
+        """As WorldModel.predict; frames are decoded in batches, at the end and when the context is replaced."""
         state = self.start(context)
         if samples > 1:
             state, actions = self.rollouts.fork(state, samples), actions.repeat_interleave(samples, 0)
@@ -254,7 +255,7 @@ class IVideoGPT(WorldModel):
 
     @torch.no_grad()
     def outcome(self, state: ImaginedState, actions: Tensor, frames: int = 0) -> Outcome:
-        """As WorldModel.outcome; only these frames, and those that become a new context, are decoded."""
+        """As WorldModel.outcome; decodes only these frames and those that become a new context."""
         steps, pixels = self.rollouts.follow(state, actions, decode=frames)
         terminated = [step.terminated for step in steps]
         rewards = rewards_until_termination([step.reward for step in steps], terminated)

@@ -22,12 +22,12 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]  # (prediction, target) [M, 3, R
 
 
 class TokenizerObjective(nn.Module):
-    """The loss of the tokenizer on a batch. Its parameters are those of the tokenizer.
+    """Loss of the tokenizer on a batch; a module with the tokenizer's parameters.
 
     Args:
         tokenizer: The tokenizer.
         reader: Reads batches.
-        plan: Training plan. Its perceptual loss is no part of this module, so that its weights are not trained.
+        plan: Training plan. Its perceptual loss is not a part of this module, so its weights are not trained.
         precision: Precision of the large matrix products.
     """
 
@@ -54,9 +54,9 @@ class TokenizerObjective(nn.Module):
 
 
 class TransformerObjective(nn.Module):
-    """The loss of the transformer on a batch. Its parameters are those of the transformer.
+    """Loss of the transformer on a batch; a module with the transformer's parameters.
 
-    The tokenizer makes the tokens, in eval mode and without gradients. It is no part of this module.
+    The tokenizer encodes the frames, in eval mode and without gradients. It is not a part of this module.
 
     Args:
         tokenizer: The tokenizer.
@@ -111,11 +111,11 @@ class TransformerObjective(nn.Module):
 
 
 class RewardObjective(nn.Module):
-    """The loss of the reward network on a batch, real frames alone. Its parameters are those of the network.
+    """Loss of the reward network on a batch of real frames; a module with the network's parameters.
 
     Args:
         network: The network.
-        tokenizer: The tokenizer; no part of this module.
+        tokenizer: The tokenizer; not a part of this module.
         reader: Reads batches.
         precision: Precision of the large matrix products.
     """
@@ -198,7 +198,7 @@ def tokenizer_losses(
         "dynamics_commitment": dynamics.loss,
     }
     if perceptual is not None:
-        # Context and future frames have equal weight, as published, however many of each there are.
+        # Context and future frames have equal weight, as published, whatever their numbers.
         halves = zip(output.tensor_split([length], 1), frames.tensor_split([length], 1), strict=True)
         distances = [perceptual(ours.flatten(0, 1), real.flatten(0, 1)) for ours, real in halves]
         parts["perceptual"] = tokenizer.loss.perceptual_weight * torch.stack(distances).sum()

@@ -1,4 +1,4 @@
-"""The type in which the large matrix products are computed."""
+"""Type of the large matrix products: float32 or bfloat16."""
 
 import difflib
 import logging
@@ -12,7 +12,7 @@ from worldmodel.ivideogpt.distributed import decided_by_first_process
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTO = "auto"
-LEAST_GAIN = 1.2  # speed-up over float32 from which `auto` takes bfloat16 on a CPU
+LEAST_GAIN = 1.2  # least speed-up over float32 for which `auto` takes bfloat16 on a CPU
 SIDE, ROUNDS = 768, 6  # matrix size and repetitions of the timing
 
 _log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 class Precision:
     """float32 or bfloat16 for the large matrix products of a model. Weights stay float32.
 
-    `auto` is decided once, at the first product, for the device where the model is then: bfloat16 where the device
-    multiplies faster in it. Of processes that train together the first decides. A checkpoint stores the decision.
+    `auto` is decided once, at the first product, for the model's device then: bfloat16 if it multiplies faster. In
+    distributed training the first process decides. A checkpoint stores the decision.
 
     Args:
         name: "float32", "bfloat16" or "auto".
@@ -51,7 +51,7 @@ class Precision:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype(device))
 
     def resume(self, name: str) -> None:
-        """Take the precision that a checkpoint was computed in, with a warning where the setting is another.
+        """Take the precision of a checkpoint, with a warning if the setting differs.
 
         Raises:
             ValueError: the name is none of PRECISIONS.
@@ -78,13 +78,13 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def has_bfloat16_kernels() -> bool:
-    """Whether this processor has what oneDNN's bfloat16 kernels need; older ones (AVX2 alone) are refused by them."""
+    """Whether oneDNN's bfloat16 kernels run on this processor; they do not with AVX2 alone."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
 def warn_of_slow_bfloat16() -> None:
-    """Warn, once, where a processor multiplies slower in bfloat16, which a setting asks for."""
+    """Warn once that this processor multiplies slower in bfloat16, which a setting asks for."""
     if not has_bfloat16_kernels() or bfloat16_gain() * LEAST_GAIN < 1:
         _log.warning(
             "this processor multiplies slower in bfloat16 than in float32: worldmodel.precision=float32 takes less "
@@ -94,9 +94,9 @@ def warn_of_slow_bfloat16() -> None:
 
 @cache
 def bfloat16_gain() -> float:
-    """Speed of large bfloat16 matrix products on this processor over that of float32 products.
+    """Measured speed of large bfloat16 matrix products on this processor, relative to float32.
 
-    Having the instructions says little: of two processors with avx512_bf16 an EPYC was measured at 2.2, a Xeon at 0.5.
+    The instruction set does not determine it: of two processors with avx512_bf16 an EPYC has 2.2, a Xeon 0.5.
     """
     single = torch.ones(SIDE, SIDE)
     half = single.to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Real steps through a tokenizer: as codes, and encoded and decoded. B batch, T time, C context frames, n tokens."""
+"""Codes, latents and reconstructions of real steps. B batch, T time, C context frames, N and n tokens, L latents."""
 
 import torch
 from tensordict import TensorDictBase
@@ -24,8 +24,11 @@ class Reconstructor:
 
     @torch.no_grad()
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
-        """Frames uint8 of steps [B, T]: the first become context tokens (none after an initial frame), the others
-        dynamics tokens."""
+        """Reconstruct the frames of steps [B, T]: uint8.
+
+        The context frames are encoded as context tokens, and all others as dynamics tokens. With an initial frame all
+        frames of the steps are dynamics tokens.
+        """
         past, future = self.reader.split(steps)
         with mode(self.tokenizer, False), autocast(past, self.precision):
             codes, encoded = self.tokenizer.encode_context(past)
@@ -39,7 +42,7 @@ class Reconstructor:
 
     @torch.no_grad()
     def codes(self, steps: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
-        """As WorldModel.codes: of the context (with the goal) [B, C, N], and of the frames after it [B, F, n]."""
+        """As WorldModel.codes: of the context (with the goal) [B, C, N], and of later frames [B, F, n]."""
         past, future = self.reader.split(steps)
         with mode(self.tokenizer, False), autocast(past, self.precision):
             context, features = self.tokenizer.encode_context(past)
@@ -49,7 +52,7 @@ class Reconstructor:
 
     @torch.no_grad()
     def latents(self, pixels: Tensor, initial: Tensor) -> Tensor:
-        """Latents [B, T, L] of frames uint8 [B, T, 3, R, R], in the context of initial ones uint8 [B, 3, R, R]."""
+        """Latents [B, T, L] of frames uint8 [B, T, 3, R, R] in the context of initial frames uint8 [B, 3, R, R]."""
         past = initial[:, None].expand(-1, self.tokenizer.context_length, -1, -1, -1).float() / 255
         with mode(self.tokenizer, False), autocast(past, self.precision):
             codes = self.tokenizer.encode_dynamics(pixels.float() / 255, self.tokenizer.encode_context(past)[1])

@@ -1,4 +1,4 @@
-"""Rewards learned apart from a video model, where the frames come from elsewhere.
+"""Reward model without a video model, for frames from another source.
 
 B batch, T time, R resolution, A action width.
 """
@@ -16,13 +16,13 @@ from worldmodel.reward_base import RewardModel
 
 
 class SeparateRewardModel(RewardModel):
-    """A `RewardNetwork` with its optimiser.
+    """Reward model of a `RewardNetwork` with its optimiser.
 
     Args:
         resolution: R.
         action_dim: A.
         network: Makes the network when called with (Frames, A).
-        optimizer: Makes its optimiser when called with groups of parameters.
+        optimizer: Makes its optimiser when called with parameter groups.
         clip_norm: Maximum norm of the gradient.
     """
 

@@ -1,7 +1,7 @@
-"""Reward networks: predict the reward of a step from the frames (or tokens) before and after it and its action.
+"""Reward networks: predict the reward of a step from its action and the frames (or tokens) before and after it.
 
-The published head is linear in the transformer's hidden state at a frame's last token. It generalises poorly to the
-rewards of policies that the model was not trained on; a network on frames or dynamics tokens generalises better.
+The published head is linear in the transformer's hidden state at a frame's last token. It generalises poorly to
+policies that the model was not trained on; a network on frames or dynamics tokens generalises better.
 Dimensions: B batch, F future frames, A action width, R resolution, L width of the latents of a frame.
 """
 
@@ -35,20 +35,19 @@ class Sized(Protocol):
 
 
 class Frames(NamedTuple):
-    """Frames of a side in pixels, where there is no tokenizer."""
+    """Frame resolution in pixels, in place of a tokenizer."""
 
     resolution: int
 
 
 class TwoHotRewards(nn.Module):
-    """A distribution over the reward of a step, two-hot in the units of the environment (arXiv 2301.04104).
+    """Two-hot distribution over the reward of a step, in the units of the environment (arXiv 2301.04104).
 
-    Rewards beyond 1096 count as 1096, of either sign. The mean is not pulled down by rare high rewards, as that of a
-    squared error in symlog is.
+    Rewards are clipped to ±1096. Rare high rewards do not bias the mean downwards, as they do with a squared error in
+    symlog space.
 
     Args:
-        terminates: Whether it also predicts whether a step terminates the episode, by one more output: the continue
-            head.
+        terminates: Whether one more output, the continue head, predicts whether a step terminates the episode.
     """
 
     def __init__(self, terminates: bool = False) -> None:
@@ -57,7 +56,7 @@ class TwoHotRewards(nn.Module):
         self.two_hot.bins = symexp(torch.linspace(-LIMIT, LIMIT, BINS))
 
     def last_linear(self, width: int) -> nn.Linear:
-        """Last layer, from `width` to the logits, initialised to reward 0 and to rare terminations."""
+        """Last layer, from `width` to the logits; initially it predicts reward 0 and rare terminations."""
         last = nn.Linear(width, BINS + self.terminates)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -75,10 +74,10 @@ class TwoHotRewards(nn.Module):
         return torch.rand_like(logits[..., BINS:]) < logits[..., BINS:].sigmoid() if self.terminates else None
 
     def loss(self, logits: Tensor, rewards: Tensor, terminated: Tensor | None = None) -> Tensor:
-        """Cross-entropy 0-d of `logits` with the rewards [*B, 1] and, where they are predicted, the terminations.
+        """Cross-entropy of the rewards and, with a continue head, of the terminations; 0-d.
 
         Args:
-            logits: As `logits` returns them.
+            logits: From the network.
             rewards: [*B, 1].
             terminated: Bool [*B, 1], whether the step terminated the episode; required with a continue head.
         """
@@ -93,19 +92,18 @@ class TwoHotRewards(nn.Module):
 class RewardNetwork(TwoHotRewards):
     """Predicts the reward of each step from the frames before and after it.
 
-    Without random shifts (DrQ, arXiv 2004.13649) it overfits the few episodes at the start of a run: after 15
-    episodes of window-close its rewards of the next five correlated .31 with the true ones, with shifts .78.
+    Without random shifts (DrQ, arXiv 2004.13649) it overfits the few episodes at the start of a run: after 15 episodes
+    of window-close the correlation with the true rewards of the next five was .31, and .78 with shifts.
 
     Args:
         tokenizer: Object with `resolution` R, such as the model's tokenizer.
-        action_dim: A. None: there are no actions to read.
-        channels: Channels of the convolutions, multiples of 4. Each halves the side of the maps.
+        action_dim: A. None: actions are not read.
+        channels: Channels of the convolutions, multiples of 4. Each convolution halves the side of the maps.
         width: Width of the hidden layer.
         actions: Whether actions are inputs too. Needed if rewards have an action cost, and for several tasks, whose
             one-hot is appended to the action.
-        shift_pad: Largest random shift of both frames of a step, in pixels, while it learns. 0: none.
-        terminates: Whether the network also predicts whether a step terminates the episode, by one more output: the
-            continue head.
+        shift_pad: Largest random shift of both frames of a step in training, in pixels. 0: none.
+        terminates: See TwoHotRewards.
 
     Raises:
         ValueError: The sizes do not fit together.
@@ -142,19 +140,19 @@ class RewardNetwork(TwoHotRewards):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), self.last_linear(width))
 
     def forward(self, frames: Tensor, actions: Tensor | None) -> Tensor:
-        """Rewards [B, F, 1] float32 in the units of the environment, see `read`; arguments as in `logits`."""
+        """Expected rewards [B, F, 1] float32 in the units of the environment; arguments as in `logits`."""
         return self.read(self.logits(frames, actions))
 
     def logits(self, frames: Tensor, actions: Tensor | None, learning: bool = False) -> Tensor:
         """Logits of the bins.
 
         Args:
-            frames: uint8 [B, 1 + F, 3, R, R], the first of them before the first step.
+            frames: uint8 [B, 1 + F, 3, R, R]; the first frame precedes the first step.
             actions: [B, F, A] of the steps.
-            learning: Whether the frames are shifted, each step's by themselves.
+            learning: Whether the frames are shifted, independently for each step.
 
         Returns:
-            [B, F, bins] float32; where terminations are predicted, one more: their log-odds.
+            [B, F, bins] float32; with a continue head one more, the log-odds of a termination.
         """
         hidden = self.read_frames(frames, learning)
         if self.action_linear is not None:
@@ -178,12 +176,12 @@ class TokenRewardNetwork(TwoHotRewards):
     """Predicts the reward of each step from the dynamics tokens of the frames before and after it.
 
     A frame must have the same tokens wherever a segment begins, see Conditioning.initial. No frame is decoded for the
-    reward. Dropout is needed, because the network overfits few episodes. With the tokens of the initial frame as input
-    it memorises the episodes (window-close, 40 episodes: correlation with the rewards of the next ten .49, and .77
-    without them).
+    reward. Without dropout the network overfits few episodes. The tokens of the initial frame are not an input, because
+    the network memorises the episodes by them (window-close, 40 episodes: the correlation with the rewards of the next
+    ten was .49 with them, and .77 without).
 
     Args:
-        tokenizer: Of the model, for L.
+        tokenizer: The model's tokenizer, for L.
         action_dim: A. None: actions are not read.
         width: Width of the hidden layers.
         dropout: Dropout probability of inputs and hidden layers, 0 to below 1.
@@ -206,7 +204,7 @@ class TokenRewardNetwork(TwoHotRewards):
         self.head = nn.Sequential(*hidden, nn.Linear(width, width), *copy.deepcopy(hidden), self.last_linear(width))
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
-        """Rewards [*B, 1] float32 in the environment's units, see `read`; arguments as in `logits`."""
+        """Expected rewards [*B, 1] float32 in the units of the environment; arguments as in `logits`."""
         return self.read(self.logits(before, after, actions))
 
     def logits(self, before: Tensor, after: Tensor, actions: Tensor | None) -> Tensor:
@@ -214,7 +212,7 @@ class TokenRewardNetwork(TwoHotRewards):
 
         Args:
             before: [*B, L], latents of the frames before the steps.
-            after: [*B, L], of the frames after them.
+            after: [*B, L], latents of the frames after the steps.
             actions: [*B, A] of the steps.
 
         Returns:

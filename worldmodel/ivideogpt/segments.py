@@ -1,4 +1,4 @@
-"""From a batch of real steps to training data: frames in the order of the token layout, actions, rewards, states.
+"""Converts a batch of real steps to training data: frames in the order of the token layout, actions, rewards, states.
 
 Dimensions: B batch, T real frames, C context frames of the layout (with the goal), F future frames, A action width,
 P width of the robot's state, R resolution.
@@ -13,14 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Inputs that condition the predictions besides the context frames.
+    """Inputs besides the context frames that condition the predictions.
 
     Args:
         actions: Whether the model reads actions.
         goal: Whether a goal frame precedes the context. It takes one of the context frames of the tokenizer.
-        initial: Whether the context is the initial frame of the episode, in each of the tokenizer's context frames. All
-            other frames are then dynamics tokens, the real ones before a rollout too, so that a frame has the same
-            tokens wherever a segment begins, imagined or real. `start` and `update` need `initial`, see SegmentReader.
+        initial: Whether all context frames of the tokenizer are the initial frame of the episode. All other frames are
+            then dynamics tokens, also the real ones before a rollout, so that a frame has the same tokens wherever a
+            segment begins. `start` and `update` then need the key `initial`, see SegmentReader.
 
     Raises:
         ValueError: Both a goal and an initial frame.
@@ -36,12 +36,12 @@ class Conditioning:
 
 
 ACTIONS = Conditioning()
-HISTORY = 3  # real steps that `start` needs if the context is the initial frame; of the first only the action is read
+HISTORY = 3  # real steps that `start` needs if the context is the initial frame; of the first it reads only the action
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One batch.
+    """Training data of one batch.
 
     Attributes:
         pixels: uint8 [B, C + F, 3, R, R].
@@ -69,17 +69,18 @@ class SegmentReader:
 
     Args:
         resolution: R.
-        context_length: Real steps from which a rollout starts: the context frames of the layout without the goal; with
-            an initial frame HISTORY.
+        context_length: Number of real steps from which a rollout starts: the context frames of the layout without the
+            goal; with an initial frame HISTORY.
         longest: Maximum of T, without a goal.
         action_dim: A. None for a model without actions.
         proprioception: P. 0: none.
-        goal: Whether a goal frame precedes the context. In training it is the last frame of the segment, which is then
-            not predicted (as published), or the last of `goal` uint8 [B, T, 3, R, R] where the batch has that.
-        rewards_off_by_one: Read the reward of the transition after a frame's own. See PublishedDefects.
-        initial: Context frames of the layout, each of them the initial frame of the episode, the first of `initial`
-            uint8 [B, T, 3, R, R]. All frames of a batch but the first are then future frames. 0: the context is the
-            newest frames.
+        goal: Whether a goal frame precedes the context. In training it is the last frame of `goal` uint8
+            [B, T, 3, R, R] if the batch has that, else the last frame of the segment, which is then not predicted (as
+            published).
+        rewards_off_by_one: Read the reward of the next transition. See PublishedDefects.
+        initial: Number of context frames of the layout, which all are the episode's initial frame, the first of
+            `initial` uint8 [B, T, 3, R, R]. All frames of a batch but the first are then future frames. 0: the context
+            is the newest frames.
     """
 
     resolution: int
@@ -93,7 +94,7 @@ class SegmentReader:
 
     @property
     def futures(self) -> int:
-        """Future frames of the longest segment."""
+        """Number of future frames of the longest segment."""
         return self.longest - (1 if self.initial else self.context_length)
 
     @property
@@ -133,9 +134,8 @@ class SegmentReader:
         """Read a context.
 
         Args:
-            context: Real steps [B, C'] with `pixels`. A goal-conditioned model also needs `goal` uint8
-                [B, C', 3, R, R], whose last step is used, and one with an initial frame `initial`, whose first is; one
-                with proprioception needs `state`.
+            context: Real steps [B, C'] with `pixels`. With a goal also `goal` uint8 [B, C', 3, R, R], whose last step
+                is read; with an initial frame `initial`, whose first step is read; with proprioception `state`.
 
         Returns:
             The context frames of the layout uint8 [B, C, 3, R, R], and the last states [B, P] or None.
@@ -154,15 +154,15 @@ class SegmentReader:
         return pixels, self.read_states(context)[:, -1] if self.proprioception else None
 
     def split(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """The context frames of the layout, as `context` reads them, and the frames after them, in [0, 1].
+        """Split steps [B, T] into the context frames of the layout, as of `context`, and later frames, in [0, 1].
 
-        After an initial frame come all steps.
+        With an initial frame all steps are later frames.
         """
         past = self.context(steps[:, : self.context_length])[0]
         return past.float() / 255, steps["pixels"][:, 0 if self.initial else self.context_length :].float() / 255
 
     def _initial(self, steps: TensorDictBase) -> Tensor:
-        """The context of steps [B, T], uint8 [B, C, 3, R, R]: C times the initial frame of the episode."""
+        """Context of steps [B, T], uint8 [B, C, 3, R, R]: C copies of the initial frame of the episode."""
         if "initial" not in steps.keys():
             raise ValueError("this model starts from the initial frame of an episode: give it as `initial` uint8")
         return steps["initial"][:, :1].expand(-1, self.initial, -1, -1, -1)

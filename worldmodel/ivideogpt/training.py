@@ -19,18 +19,17 @@ class TrainingPlan:
     """The parts that each update trains, and the weights of the losses.
 
     The first `tokenizer_updates` updates train the tokenizer alone. After that each update trains the transformer, and
-    one in `tokenizer_every` also trains the tokenizer. Its codebooks are then frozen; its encoders go on
-    learning, as published.
+    one in `tokenizer_every` also trains the tokenizer, with frozen codebooks, as published.
 
     Args:
-        tokenizer_updates: Updates of the tokenizer alone, at first.
+        tokenizer_updates: Number of first updates, which train the tokenizer alone.
         tokenizer_every: Transformer updates for each later tokenizer update. 0: no later tokenizer updates.
-        tokenizer_last: Transformer updates after which the tokenizer learns no more. None: it goes on.
+        tokenizer_last: Transformer updates after which the tokenizer is frozen. None: never.
         tokenizer_frames: Future frames of each segment in a tokenizer update, drawn at random. None: all.
         warmup_updates: Updates over which the learning rate of each part rises linearly.
         clip_norm: Maximum norm of the gradient of each part.
-        token_noise: Share of the dynamics tokens that the transformer reads as random ones in training. It then relies
-            less on copying, and survives its own errors in rollouts.
+        token_noise: Share of the dynamics tokens that are random in the transformer's input in training. It then
+            relies less on copying, and is robust to its own errors in rollouts.
         reward_weight: Weight of the reward loss. The cross-entropy of the tokens has weight 1.
         state_weight: Weight of the loss of the robot's state, where the transformer has proprioception.
         perceptual: Perceptual loss of the tokenizer, from (prediction, target) [M, 3, R, R] in [0, 1] to a 0-d loss.
@@ -56,16 +55,16 @@ class TrainingPlan:
         return done < 0 or (self.tokenizer_every > 0 and (done + 1) % self.tokenizer_every == 0)
 
     def changes_codes(self, updates: int) -> bool:
-        """Whether a frame may get other tokens by update number `updates` or a later one."""
+        """Whether update number `updates` or a later one may change the tokens of a frame."""
         done = updates - self.tokenizer_updates
         trains = self.tokenizer_last is None or done < self.tokenizer_last
         return done < 0 or (self.tokenizer_every > 0 and trains)
 
     def check(self, warmup: int) -> None:
-        """ValueError where a tokenizer with random weights would be trained with codebooks that never learn.
+        """Raise ValueError if a tokenizer with random weights would be trained with codebooks that never learn.
 
         Args:
-            warmup: Updates after which its codebooks are seeded. 0: they learn from the first update on.
+            warmup: Updates before its codebooks are seeded. 0: they learn from the first update on.
         """
         trained = self.tokenizer_updates > 0 or (self.tokenizer_every > 0 and self.tokenizer_last != 0)
         if trained and self.tokenizer_updates <= warmup:
@@ -79,11 +78,11 @@ class TrainingPlan:
         """Count the updates that train the same parts: the tokenizer, the transformer, or both.
 
         Args:
-            first: Number of the first of them.
-            updates: How many there are.
+            first: Number of the first update.
+            updates: Number of updates.
 
         Returns:
-            The number of the first of each kind, and how many of it there are.
+            Number of the first update of each kind -> count of that kind.
         """
         kinds: dict[tuple[bool, bool], list[int]] = {}
         for number in range(first, first + updates):
@@ -94,15 +93,15 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Optimizers:
-    """The optimisers of the two parts of the model, before they know their parameters.
+    """Factories of the optimisers of the model's parts.
 
     Args:
         tokenizer: Called with the parameters of the tokenizer.
         transformer: Called with two groups of parameters: those with weight decay and those without.
-        reward_network: Called as that of the transformer. None: there is no reward network.
+        reward_network: Called as `transformer`. None: there is no reward network.
 
     Raises:
-        ValueError: There is a reward network, and no optimiser for it.
+        ValueError: There is a reward network but no optimiser for it.
     """
 
     tokenizer: Callable[..., torch.optim.Optimizer]
@@ -112,7 +111,7 @@ class Optimizers:
     def make(
         self, tokenizer: nn.Module, transformer: nn.Module, reward_network: nn.Module | None = None
     ) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers by name."""
+        """Make the optimisers, by name."""
         made = {
             "tokenizer": self.tokenizer(tokenizer.parameters()),
             "transformer": self.transformer(decay_groups(transformer)),
@@ -128,7 +127,7 @@ class Optimizers:
 
 @contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put `module` in train or eval mode, and back afterwards."""
+    """Put `module` in train or eval mode inside the context, and restore its mode afterwards."""
     before = module.training
     module.train(training)
     try:
@@ -138,7 +137,7 @@ def mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Groups of parameters: matrices with the weight decay of the optimiser; biases, norms and embeddings without."""
+    """Parameter groups: matrices with the optimiser's weight decay; biases, norms and embeddings without."""
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     matrices = [p for p in module.parameters() if p.dim() > 1 and id(p) not in embeddings]
     others = [p for p in module.parameters() if p.dim() <= 1 or id(p) in embeddings]
@@ -146,10 +145,10 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def fuse_on_gpu(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Let Adam or SGD take its steps in one kernel if its weights are on a GPU. A hook before each step.
+    """Switch Adam or SGD to its fused kernel if its weights are on a GPU. A hook before each step.
 
-    A checkpoint does not hold this choice, so that a resumed run makes it again. On a CPU the fused kernel rounds
-    differently and is not used.
+    A checkpoint does not hold this choice, so a resumed run makes it again. Not on a CPU, where the fused kernel rounds
+    differently.
     """
     if not isinstance(optimizer, FUSED_ON_GPU):
         return
@@ -211,7 +210,7 @@ def train_part(
     """Take one gradient step on a part of the model.
 
     Args:
-        objective: Gives the metrics of a batch, of which `loss` is minimised.
+        objective: Returns the metrics of a batch; `loss` is minimised.
         optimizer: As in `gradient_step`.
         plan: Warm-up and clipping.
         batch: [B, T] as for `IVideoGPT.update`.

@@ -1,1 +1,1 @@
-"""Metrics of predicted videos and of what decides control."""
+"""Metrics of predicted videos, and world-model metrics for control."""

@@ -1,4 +1,4 @@
-"""Metrics of a world model for control: rewards, success, gripper position and codebook use. Pure functions.
+"""World-model metrics for control: rewards, success, gripper position and codebook use. Pure functions.
 
 B segments, K samples of each, H steps, N values.
 """
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 CENTIMETRES = 100.0  # in a metre
-MOVING = 16 / 255  # least change of a channel by which a pixel counts as moving; larger than the noise of rendering
-# Levels of the true reward, from and below: of most random steps, on the way to success, at success.
+MOVING = 16 / 255  # least change of a channel for a pixel to count as moving; larger than rendering noise
+# Ranges of the true reward [from, below): most random steps; on the way to success; at success.
 LEVELS: Mapping[str, tuple[float, float]] = {"low": (-torch.inf, 2.0), "middle": (2.0, 8.0), "high": (8.0, torch.inf)}
 
 
 def reward_error(predicted: Tensor, real: Tensor) -> Tensor:
-    """Mean |r̂ - r| of each step: predicted [B, K, H] and real [B, H] to [H]."""
+    """Mean |r̂ - r| of each step [H], from predicted [B, K, H] and real rewards [B, H]."""
     return (predicted - real.unsqueeze(1)).abs().mean((0, 1))
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of predicted against true success; each rate is nan where nothing is there to divide by."""
+    """Counts of predicted against true success; a rate is nan if its denominator is 0."""
 
     hits: int
     false_alarms: int
@@ -50,20 +50,20 @@ def _share(part: int, whole: int) -> float:
 
 
 def confusion(predicted: Tensor, actual: Tensor) -> Confusion:
-    """Counts over bool tensors that broadcast against each other."""
+    """Confusion counts of two bool tensors, which are broadcast."""
     predicted, actual = torch.broadcast_tensors(predicted, actual)
     pairs = ((predicted & actual), (predicted & ~actual), (~predicted & actual), (~predicted & ~actual))
     return Confusion(*(int(pair.sum()) for pair in pairs))
 
 
 def success_threshold(rewards: Tensor, success: Tensor) -> float:
-    """The reward from which on a step counts as a success: the cut with the highest balanced accuracy.
+    """Least reward that counts as a success: the threshold with the highest balanced accuracy.
 
     Args:
-        rewards: real ones [N]. success: bool [N], of the same steps.
+        rewards: real rewards [N]. success: bool [N], of the same steps.
 
     Returns:
-        The midpoint between the two neighbouring rewards that the cut falls between.
+        The midpoint between the two neighbouring rewards around the threshold.
 
     Raises:
         ValueError: all steps are successes, or none is.
@@ -73,40 +73,40 @@ def success_threshold(rewards: Tensor, success: Tensor) -> float:
         raise ValueError(f"{successes} of {len(success)} real steps are successes: no reward tells them apart")
     ordered, order = rewards.double().sort()
     label = success[order].double()
-    below = torch.cat([label.new_zeros(1), label.cumsum(0)])[:-1]  # successes under a cut just below each reward
+    below = torch.cat([label.new_zeros(1), label.cumsum(0)])[:-1]  # successes below a threshold just under each reward
     rank = torch.arange(len(label), dtype=torch.float64, device=label.device)
     recall = 1 - below / successes
     specificity = (rank - below) / (len(label) - successes)
-    fresh = torch.cat([torch.ones_like(success[:1]), ordered[1:] > ordered[:-1]])  # equal rewards cannot be parted
+    fresh = torch.cat([torch.ones_like(success[:1]), ordered[1:] > ordered[:-1]])  # equal rewards cannot be separated
     best = int(torch.where(fresh, recall + specificity, -1.0).argmax())
     return float(ordered[best] if best == 0 else (ordered[best - 1] + ordered[best]) / 2)
 
 
 def correlation(predicted: Tensor, real: Tensor) -> Tensor:
-    """Pearson's correlation of two tensors of one shape, 0-d; nan where one of them is constant."""
+    """Pearson's correlation of two tensors of one shape, 0-d; nan if one of them is constant."""
     a, b = predicted.double().flatten(), real.double().flatten()
     a, b = a - a.mean(), b - b.mean()
     return (a * b).sum() / (a.norm() * b.norm())
 
 
 def at_level(real: Tensor, level: str) -> Tensor:
-    """Which true rewards are at a level of LEVELS, bool of the same shape."""
+    """Whether each true reward is at a level of LEVELS, bool of the same shape."""
     low, high = LEVELS[level]
     return (real >= low) & (real < high)
 
 
 def rank_correlations(predicted: Tensor, real: Tensor) -> Tensor:
-    """Spearman's rank correlation of the returns of plans with the true ones, among the plans from each start.
+    """Spearman's rank correlation of predicted and true returns, among the plans from each start.
 
-    A model that knows which starts are good, but not what actions do, has a correlation of 0 here. Ranks, because
-    the few starts whose predictions vary most would decide a correlation of values.
+    A model that predicts which starts are good, but not the effect of actions, has a correlation of 0. Ranks are used
+    because the few starts whose predictions vary most would dominate a correlation of values.
 
     Args:
         predicted: returns [B, N] of N plans from each of B starts.
-        real: the true ones, [B, N].
+        real: true returns [B, N].
 
     Returns:
-        One value for each start whose true returns differ. It is 0 where the predicted returns are all alike.
+        One value for each start whose true returns differ. It is 0 if the predicted returns are all equal.
     """
     informative = (real != real[:, :1]).any(1)
     a, b = _centred_ranks(predicted[informative]), _centred_ranks(real[informative])
@@ -114,19 +114,19 @@ def rank_correlations(predicted: Tensor, real: Tensor) -> Tensor:
 
 
 def within_start_rank_correlation(predicted: Tensor, real: Tensor) -> Tensor:
-    """Mean of `rank_correlations`, 0-d; nan where no start's true returns differ."""
+    """Mean of `rank_correlations`, 0-d; nan if no start's true returns differ."""
     return rank_correlations(predicted, real).mean()
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
-    """Ranks of values [B, N] within their row, minus their mean; equal values share the mean of their ranks."""
+    """Ranks of values [B, N] within their row, minus the mean rank; equal values have the mean of their ranks."""
     below = (values[:, None, :] < values[:, :, None]).double().sum(2)
     equal = (values[:, None, :] == values[:, :, None]).double().sum(2)
     return below + (equal - values.shape[1]) / 2
 
 
 def moving_psnr(predicted: Tensor, real: Tensor, last: Tensor) -> Tensor:
-    """PSNR of the pixels that move, in dB, 0-d; nan where none does. Arguments as of `moving_error`."""
+    """PSNR of the pixels that move, in dB, 0-d; nan if no pixel moves. Arguments as of `moving_error`."""
     error, count = moving_error(predicted, real, last)
     return decibels(error.sum() / count.sum())
 
@@ -136,8 +136,8 @@ def moving_error(predicted: Tensor, real: Tensor, last: Tensor) -> tuple[Tensor,
 
     Args:
         predicted: frames uint8 [B, H, 3, R, R].
-        real: the real ones, of the same shape.
-        last: the last real frame before them, uint8 [B, 3, R, R]; a pixel moves where `real` differs from it.
+        real: real frames of the same shape.
+        last: the last real frame before them, uint8 [B, 3, R, R]; a pixel moves if `real` differs from it.
 
     Returns:
         The sum of the squared error over the channels of these pixels, in [0, 1], and their number; each [B, H].
@@ -154,7 +154,7 @@ def decibels(mse: Tensor) -> Tensor:
 
 
 def distance_cm(positions: Tensor, real: Tensor) -> Tensor:
-    """Mean distance of each step in centimetres: positions [B, K, H, 3] and real [B, H, 3], in metres, to [H]."""
+    """Mean distance [H] of each step in cm, from positions [B, K, H, 3] and real positions [B, H, 3] in metres."""
     return CENTIMETRES * (positions - real.unsqueeze(1)).norm(dim=-1).mean((0, 1))
 
 

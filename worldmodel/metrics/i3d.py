@@ -1,9 +1,9 @@
-"""I3D (Carreira & Zisserman 2017, arXiv 1705.07750), whose logits FVD compares videos by.
+"""I3D (Carreira & Zisserman 2017, arXiv 1705.07750), whose logits are the features of FVD.
 
-The weights are not part of this package: they are read from a file of the user's, under the tensor names of the
-PyTorch state dicts of Kinetics-400 (`i3d_pretrained_400.pt`): `Conv3d_1a_7x7.conv3d.weight`, ..,
-`Mixed_3b.b1a.bn.running_mean`, .., `logits.conv3d.bias`. Padding, order and epsilon are those of the network that FVD
-in PyTorch is commonly computed with.
+The weights are not part of this package. They are read from the user's file, with the tensor names of the PyTorch
+state dicts of Kinetics-400 (`i3d_pretrained_400.pt`): `Conv3d_1a_7x7.conv3d.weight`, ..,
+`Mixed_3b.b1a.bn.running_mean`, .., `logits.conv3d.bias`. Padding, order and epsilon are those of the network that is
+commonly used for FVD in PyTorch.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from worldmodel.tensor_file import read_tensors
 
 SIDE = 224
-MIN_FRAMES = 9  # halved three times, rounded up, two are left for the last pooling
+MIN_FRAMES = 9  # halved three times, rounded up, leaves two frames for the last pooling
 CLASSES = 400
 BATCH_NORM_EPS = 1e-5
 # output channels: of the stem's three convolutions, and of each block's branches b0, b1a, b1b, b2a, b2b, b3b
@@ -37,9 +37,9 @@ WIDTHS: dict[str, Sequence[int]] = {
 
 
 def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Zeros around [.., T, H, W] so that each axis leaves with its length over the stride, rounded up.
+    """Pad [.., T, H, W] with zeros, so that each output axis has length / stride, rounded up.
 
-    An odd zero stands at the end, as in TensorFlow, where the weights come from.
+    With an odd number of zeros the end has one more, as in TensorFlow, where the weights come from.
     """
     pad: list[int] = []
     for size, k, s in zip(x.shape[:-4:-1], reversed(kernel), reversed(stride), strict=True):
@@ -62,7 +62,7 @@ class Unit(nn.Module):
 
 
 class Pool(nn.Module):
-    """Maximum, over inputs that are never negative: padding with zeros changes nothing."""
+    """Max pooling of non-negative inputs, on which zero padding has no effect."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Pool(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side: 1×1, two of 1×1 then 3×3, and pooling then 1×1."""
+    """Four parallel branches: 1×1, two of 1×1 then 3×3, and pooling then 1×1."""
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Logits(nn.Module):
 
 
 class I3D(nn.Sequential):
-    """Frozen, in eval mode: videos float [B, 3, T, 224, 224] in [-1, 1] to logits [B, 400, T', 1, 1]."""
+    """Frozen I3D in eval mode: videos float [B, 3, T, 224, 224] in [-1, 1] to logits [B, 400, T', 1, 1]."""
 
     def __init__(self, widths: Mapping[str, Sequence[int]] = WIDTHS, classes: int = CLASSES) -> None:
         first, second, third = widths["stem"]
@@ -125,7 +125,7 @@ class I3D(nn.Sequential):
 
     @torch.no_grad()
     def features(self, videos: Tensor) -> Tensor:
-        """Videos uint8 [B, T, 3, R, R] to their logits [B, 400], averaged over time.
+        """Logits [B, 400] of videos uint8 [B, T, 3, R, R], averaged over time.
 
         Raises:
             ValueError: they have fewer than 9 frames.
@@ -143,7 +143,9 @@ class I3D(nn.Sequential):
     def from_file(cls, path: Path, widths: Mapping[str, Sequence[int]] = WIDTHS, classes: int = CLASSES) -> "I3D":
         """Read the weights of a .safetensors or torch file.
 
-        Raises FileNotFoundError where it is absent, ValueError naming every missing, unexpected or misshapen tensor.
+        Raises:
+            FileNotFoundError: the file is absent.
+            ValueError: a tensor is missing, unexpected or misshapen; names all of them.
         """
         found = {name: tensor for name, tensor in read_tensors(path).items() if not name.endswith("_tracked")}
         net = cls(widths, classes)

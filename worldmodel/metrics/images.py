@@ -1,4 +1,4 @@
-"""How good imagined frames are: MSE, PSNR, SSIM, LPIPS by frame, over samples as published, and FVD's distance.
+"""Metrics of imagined frames: MSE, PSNR, SSIM and LPIPS of each frame, best of samples, and the distance of FVD.
 
 B videos, K samples of each, H frames, R resolution, D features.
 """
@@ -16,30 +16,30 @@ from worldmodel.ivideogpt.tokenizer.perceptual import PerceptualLoss
 
 HIGHER_IS_BETTER = {"psnr", "ssim"}
 PSNR_FLOOR = 1e-8  # added to the squared error, as published: equal frames have 80 dB
-SSIM_SIDE = 11  # of SSIM's window
+SSIM_SIDE = 11  # side of SSIM's window, in pixels
 CHUNK = 64  # frames compared at a time
 
 
 class Distance(Protocol):
-    """A distance of frames [M, 3, R, R] in [0, 1], such as LPIPS: [M]."""
+    """Distance [M] of frames [M, 3, R, R] in [0, 1], such as LPIPS."""
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor: ...
 
 
 def load_lpips(paths: Sequence[Path]) -> PerceptualLoss:
-    """LPIPS (VGG16) from the user's files, see PerceptualLoss.from_files."""
+    """Read LPIPS (VGG16) from the user's files, see PerceptualLoss.from_files."""
     return PerceptualLoss.from_files(*paths)
 
 
 @torch.no_grad()
 def frame_scores(imagined: Tensor, real: Tensor, lpips: Distance | None = None) -> dict[str, Tensor]:
-    """How close each imagined frame is to the real one.
+    """Scores of each imagined frame against the real one.
 
     Args:
         imagined: uint8 [B, K, H, 3, R, R]. real: uint8 [B, H, 3, R, R].
 
     Returns:
-        "mse" (pixels in [0, 1]), "psnr" (dB), "ssim" and, where it is given, "lpips": float32 [B, K, H].
+        "mse" (pixels in [0, 1]), "psnr" (dB), "ssim" and, if `lpips` is given, "lpips": float32 [B, K, H].
     """
     if imagined.shape[:1] + imagined.shape[2:] != real.shape:
         raise ValueError(f"imagined frames {list(imagined.shape)} are not [B, K, H, ..] of {list(real.shape)}")
@@ -52,7 +52,7 @@ def frame_scores(imagined: Tensor, real: Tensor, lpips: Distance | None = None) 
 
 
 def _scores(imagined: Tensor, real: Tensor, lpips: Distance | None) -> dict[str, Tensor]:
-    """Frames [M, 3, R, R] in [0, 1] to scores [M]."""
+    """Scores [M] of frames [M, 3, R, R] in [0, 1]."""
     count = len(real)
     mse = mean_squared_error(imagined.flatten(1).T, real.flatten(1).T, num_outputs=count)
     decibel = peak_signal_noise_ratio(imagined, real, data_range=1.0, reduction="none", dim=(1, 2, 3))
@@ -64,16 +64,18 @@ def _scores(imagined: Tensor, real: Tensor, lpips: Distance | None) -> dict[str,
 
 
 def best_of_samples(name: str, scores: Tensor) -> Tensor:
-    """The published count, best of K: a video's score [B, K, H] is its frames' mean, of the best sample for this
-    measure alone; 0-d mean over videos."""
+    """Best of K samples, as published: 0-d mean over videos of the score of a video's best sample.
+
+    The score of a sample is the mean over its frames of `scores` [B, K, H]; each metric has its own best sample.
+    """
     videos = scores.mean(-1)
     return (videos.amax(1) if name in HIGHER_IS_BETTER else videos.amin(1)).mean()
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
-    """Fréchet distance of two sets of features [., D] taken as Gaussians; FVD where they are I3D's logits.
+    """Fréchet distance of Gaussians fitted to two sets of features [., D]; FVD if these are I3D's logits.
 
-    Covariances are those of the population (divided by the count, not by one less), as published. float64.
+    Covariances are divided by the count, not by the count - 1, as published. Computed in float64.
     """
     if len(real) < 2 or len(generated) < 2:
         counts = f"{len(real)} and {len(generated)}"
@@ -89,7 +91,7 @@ def gaussian_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, othe
     """Squared 2-Wasserstein distance of two Gaussians: |m - n|² + tr(A + B - 2 (A B)^½)."""
     values, vectors = torch.linalg.eigh(covariance.double())
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    # A½ B A½ has the eigenvalues of A B, and is symmetric
+    # A½ B A½ is symmetric and has the eigenvalues of A B
     product = torch.linalg.eigvalsh(root @ other_covariance.double() @ root).clamp(min=0).sqrt().sum()
     trace = covariance.trace() + other_covariance.trace()
     return float((mean - other_mean).double().square().sum() + trace - 2 * product)

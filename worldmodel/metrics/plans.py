@@ -1,4 +1,4 @@
-"""How well a world model ranks plans from one start. S starts, N plans from each, K samples, H horizon, A action."""
+"""Ranking of plans from one start by a world model. S starts, N plans from each, K samples, H horizon, A action."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worldmodel.metrics.control import rank_correlations
 
 @torch.no_grad()
 def plan_returns(model: WorldModel, context: TensorDictBase, actions: Tensor, gamma: float, samples: int = 1) -> Tensor:
-    """Discounted returns of plans in a model that predicts rewards.
+    """Discounted returns of plans, predicted by a world model.
 
     Args:
         model: the model.
-        context: real steps [S, T], of which the model reads the last C.
+        context: real steps [S, T]; the model reads the last C.
         actions: plans [S, N, H, A].
         gamma: discount of one step.
         samples: K, rollouts of each plan.
@@ -35,11 +35,11 @@ def plan_returns(model: WorldModel, context: TensorDictBase, actions: Tensor, ga
 
 
 class RankCorrelation(NamedTuple):
-    """Rank correlation within starts.
+    """Rank correlation within starts, averaged over starts.
 
     Attributes:
-        mean: mean over starts; nan where the model tells no plans apart from any start.
-        standard_error: of that mean over starts; nan of a single start.
+        mean: mean over starts; nan if all predicted returns from each start are equal.
+        standard_error: standard error of that mean; nan for a single start.
     """
 
     mean: float
@@ -47,10 +47,10 @@ class RankCorrelation(NamedTuple):
 
 
 def rank_correlation(predicted: Tensor, real: Tensor) -> RankCorrelation:
-    """Spearman's rank correlation of returns with the true ones, among plans from one start.
+    """Spearman's rank correlation of predicted and true returns, among plans from one start.
 
     Args:
-        predicted: returns [S, N, K]. Each of K samples ranks the plans by itself, and the K correlations are averaged.
+        predicted: returns [S, N, K]. Each of K samples ranks the plans separately; the K correlations are averaged.
         real: true returns [S, N].
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where an image shows the robot's hand: a small network fitted to real frames, to read imagined ones with."""
+"""Position probe: a small network, fitted to real frames, that reads the hand's position from imagined frames."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +15,10 @@ READ = 256  # frames read at a time
 
 
 class PositionProbe(nn.Module):
-    """Frames uint8 [M, 3, R, R] to positions [M, P], in the units that it was fitted to.
+    """Predicts positions [M, P] from frames uint8 [M, 3, R, R], in the units of the training data.
 
-    Convolutions make maps, whose centres of mass say where in the image things are (spatial soft-argmax, Finn et
-    al. 2016, arXiv 1509.06113); a small MLP turns those into positions in space.
+    Convolutions produce maps, whose centres of mass are image positions (spatial soft-argmax, Finn et al. 2016,
+    arXiv 1509.06113). A small MLP converts those to positions in space.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class PositionProbe(nn.Module):
         return self.mean + self.std * self.standardised(frames)
 
     def standardised(self, frames: Tensor) -> Tensor:
-        """Positions less their mean, over their deviation."""
+        """Standardised positions: (position - mean) / standard deviation."""
         pixels = frames.float() / 255 - 0.5
         if pixels.shape[-1] != SIDE:
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
@@ -55,7 +55,7 @@ class PositionProbe(nn.Module):
 
     @torch.no_grad()
     def read(self, frames: Tensor) -> Tensor:
-        """Frames uint8 [..., 3, R, R] to positions [..., P]."""
+        """Positions [..., P] in frames uint8 [..., 3, R, R]."""
         positions = [self(part) for part in frames.flatten(0, -4).split(READ)]
         return torch.cat(positions).unflatten(0, frames.shape[:-3])
 
@@ -68,9 +68,9 @@ def fit_probe(
     seed: int = 0,
     on_update: Callable[[], Any] = lambda: None,
 ) -> PositionProbe:
-    """A probe fitted to frames uint8 [M, 3, R, R] and positions float32 [M, P], on the frames' device.
+    """Fit a probe to frames uint8 [M, 3, R, R] and positions float32 [M, P], on the frames' device.
 
-    torch's global generators are left as they were.
+    The state of torch's global generators does not change.
     """
     with torch.random.fork_rng([frames.device] if frames.is_cuda else []):
         torch.manual_seed(seed)

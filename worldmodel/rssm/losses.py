@@ -12,9 +12,9 @@ def divergence(left: Tensor, right: Tensor) -> Tensor:
 
 
 def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor]:
-    """Both halves of the balanced KL, each [*B]: one trains the prior alone, the other the posterior alone.
+    """Both terms of the balanced KL, each [*B]: the first trains the prior alone, the second the posterior alone.
 
-    The divergence is summed over the categoricals first and clipped then: below `free_nats` nothing is trained.
+    The divergence is summed over the categoricals and then clipped: below `free_nats` there is no gradient.
     """
     dynamics = divergence(posterior.detach(), prior).clamp(min=free_nats)
     representation = divergence(posterior, prior.detach()).clamp(min=free_nats)
@@ -22,5 +22,5 @@ def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tenso
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Summed over all that was observed at a step, [N, ...] each, and averaged over the N steps: 0-d."""
+    """Squared error of [N, ...], summed over the numbers of a step and averaged over the N steps: 0-d."""
     return F.mse_loss(predicted, target, reduction="sum") / len(target)

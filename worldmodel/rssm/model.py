@@ -1,8 +1,8 @@
 """DreamerV3's recurrent state-space model (Hafner et al. 2023, arXiv 2301.04104) as a world model.
 
 Dimensions: B batch, T time, C context, A action, D deterministic width, F features, R resolution. TorchRL's MLPs,
-two-hot rewards and LaProp with adaptive gradient clipping are used. Its losses are not: by default they clip free bits
-per categorical, do not mix in the uniform distribution and balance the KL differently. For its RSSM modules see
+two-hot rewards and LaProp with adaptive gradient clipping are used. TorchRL's losses are not: by default they clip free
+bits per categorical, do not mix in the uniform distribution and balance the KL differently. For its RSSM modules see
 worldmodel/rssm/recurrence.py.
 """
 
@@ -32,12 +32,12 @@ from worldmodel.rssm.networks import (
 )
 from worldmodel.rssm.recurrence import Latent, Recurrence
 
-NO_CLASS = 255  # a packed categorical without a class, as in the initial state
+NO_CLASS = 255  # packed value of a categorical without a class, as in the initial state
 SCALES = {"reconstruction": 1.0, "reward": 1.0, "continue": 1.0, "dynamics": 1.0, "representation": 0.1}
 
 
 class Arrivals(NamedTuple):
-    """Steps [B, T] in the order of the world model: an observation with the action that led to it.
+    """Steps [B, T] as the world model reads them: an observation with the action that led to it.
 
     Attributes:
         observed: Observations.
@@ -61,22 +61,22 @@ class RSSM(LatentWorldModel):
         observation_spec: Has `pixels` uint8 [3, R, R] or `state` [S].
         action_spec: Spec of actions [A].
         pixels: Whether pixels are observed, with `task` [N] where there are several tasks. False: the state.
-        terminates: Whether `step` draws terminations from the continue head, which always learns.
-        units: Sizes in one number, a multiple of 16 from 32 on. MLPs and hidden layers have this width, the recurrent
+        terminates: Whether `step` samples terminations from the continue head, which always learns.
+        units: Determines all sizes; a multiple of 16, 32 or more. MLPs and hidden layers have this width, the recurrent
             state 8 times as much; units / 16 is the number of classes of each categorical and the width of the
             convolutions. 64 is the 1M model, 256 12M, 384 25M, 512 50M, 768 100M, 1024 200M.
         categoricals: Categorical variables of the latent state.
         blocks: Blocks of the GRU.
         unimix: Share of the uniform distribution in every categorical, in [0, 1].
         free_nats: A KL below this has no gradient.
-        context_length: Real steps from which `start` infers a state.
-        learning_rate: Of LaProp with adaptive gradient clipping.
+        context_length: Number of real steps from which `start` infers a state.
+        learning_rate: Learning rate of LaProp with adaptive gradient clipping.
         warmup: Updates over which the learning rate rises linearly.
         precision: Type of matrix products and convolutions. Weights, norms, latent states, gates, probabilities and
             losses stay float32.
 
     Raises:
-        ValueError: `units` is out of range, or the environment does not have what is observed.
+        ValueError: `units` is out of range, or the environment lacks the observed key.
     """
 
     max_horizon = 10_000  # There is no limit, but errors accumulate.
@@ -143,7 +143,7 @@ class RSSM(LatentWorldModel):
         return dict(self._optimizers)
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """As WorldModel.update; the first row of each sequence is observed as the first of an episode."""
+        """As WorldModel.update; the first row of each sequence is treated as the first of an episode."""
         learned = self._learn(self._from_scratch(batch), self.recurrence.initial(len(batch)))
         require_finite(learned.metrics, "agent.policy.world_model.learning_rate")
         optimizer = self._optimizers["world_model"]
@@ -156,7 +156,7 @@ class RSSM(LatentWorldModel):
         return self._learn(self._going_on(batch), self.unpack(before))
 
     def losses(self, steps: Arrivals, before: Latent) -> tuple[dict[str, Tensor], Latent]:
-        """The losses, 0-d by the names of SCALES, and the latent states [B, T] with their gradients."""
+        """Losses, 0-d by the names of SCALES, and the latent states [B, T] with their gradients."""
         seen = self.read(steps.observed[self.key])
         embedding = self._embed(seen, steps.observed)
         latent, posterior = self.recurrence.observe(embedding, steps.action, steps.is_init, before)
@@ -186,7 +186,7 @@ class RSSM(LatentWorldModel):
         return SegmentLoss(loss, {f"{name}_loss": loss.detach() for name, loss in losses.items()}, latent)
 
     def _from_scratch(self, batch: TensorDictBase) -> Arrivals:
-        """All rows of sequences [B, T], the first as the first of an episode."""
+        """Convert all rows of sequences [B, T]; the first row is treated as the first of an episode."""
         reward, terminated = (_shifted(batch["next", name].squeeze(-1)) for name in ("reward", "terminated"))
         is_init = torch.zeros_like(terminated)
         is_init[:, 0] = True
@@ -194,7 +194,7 @@ class RSSM(LatentWorldModel):
         return Arrivals(observed, _shifted(batch["action"]), reward, terminated, is_init)
 
     def _going_on(self, batch: TensorDictBase) -> Arrivals:
-        """All rows but the first of sequences [B, 1 + T]."""
+        """Convert all rows but the first of sequences [B, 1 + T]."""
         reward, terminated = (batch["next", name].squeeze(-1)[:, :-1] for name in ("reward", "terminated"))
         is_init = batch["is_init"].squeeze(-1)[:, 1:]
         observed = batch.select(*self.observations)[:, 1:]
@@ -217,7 +217,7 @@ class RSSM(LatentWorldModel):
             return self.recurrence.observe(embedding, action, is_init, before)[0]
 
     def _embed(self, seen: Tensor, observed: TensorDictBase) -> Tensor:
-        """Embeddings [B, T, E] of observations [B, T]: of `seen` [B * T, ...], see `read`, and of the task."""
+        """Embeddings [B, T, E] of observations [B, T]: from `seen` [B * T, ...], see `read`, and the task."""
         embedding: Tensor = self.encoder(seen).float().unflatten(0, observed.batch_size)
         return torch.cat((embedding, observed["task"]), -1) if self.tasks else embedding
 
@@ -247,7 +247,7 @@ class RSSM(LatentWorldModel):
         return Latent(*(part.repeat_interleave(n, 0) for part in state))
 
     def read(self, observation: Tensor) -> Tensor:
-        """Input of the encoder, and target of the decoder: [N, ...], images in [0, 1] or symlog states."""
+        """Input of the encoder and target of the decoder, [N, ...]: images in [0, 1] or symlog states."""
         if self.key == "pixels":
             return pictures(observation)
         return symlog(self.standardiser(observation.flatten(0, -2)))
@@ -275,7 +275,7 @@ class RSSM(LatentWorldModel):
         return torch.sigmoid(logits.float())
 
     def _autocast(self) -> torch.autocast:
-        """Around whole methods: what is cast under no_grad must not be kept for products that need gradients."""
+        """Autocast of a whole method, so that weights cast under no_grad are not reused where gradients are needed."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower_precision)
 
     @property
@@ -295,5 +295,5 @@ class RSSM(LatentWorldModel):
 
 
 def _shifted(values: Tensor) -> Tensor:
-    """values[:, t - 1] at t; zeros at t = 0."""
+    """Shift values [B, T, ...] by one step: values[:, t - 1] at t; zeros at t = 0."""
     return torch.cat((torch.zeros_like(values[:, :1]), values[:, :-1]), 1)

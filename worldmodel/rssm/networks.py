@@ -1,10 +1,10 @@
-"""The networks around DreamerV3's recurrence (Hafner et al. 2023, arXiv 2301.04104): what reads and draws observations.
+"""Encoders and decoders of DreamerV3 (Hafner et al. 2023, arXiv 2301.04104).
 
 B batch (any leading shape), R resolution, C channels, E embedding, F features of a latent state.
 
-TorchRL's MLP is used with our linear layers, its image encoder as it is. The encoder strides where the published
-code pools by default (strides are its other setting), at a fifth of the time on a CPU. TorchRL's image decoder is
-not used: it transposes convolutions and draws unbounded pixels, where DreamerV3 upsamples and ends in a sigmoid.
+TorchRL's MLP is used with our linear layers, and its image encoder unchanged. The encoder uses strided convolutions;
+the published code pools by default and has strides as an option, which take a fifth of the time on a CPU. TorchRL's
+image decoder is not used: it has transposed convolutions and unbounded pixels, DreamerV3 upsampling and a sigmoid.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ KERNEL = 5
 
 
 def scaled_init(weight: Tensor, fan_in: int) -> None:
-    """Truncated normal of standard deviation 1 / sqrt(fan_in), as all weights of DreamerV3 begin."""
-    std = 1.1368 / fan_in**0.5  # a normal that is cut at two deviations has 1 / 1.1368 of its deviation
+    """Initialise with a truncated normal of standard deviation 1 / sqrt(fan_in), as in DreamerV3."""
+    std = 1.1368 / fan_in**0.5  # truncation at two deviations divides the deviation by 1.1368
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def linear(width_in: int, width_out: int, *, bias: bool = True, fan_in: int | None = None) -> nn.Linear:
-    """A linear layer with DreamerV3's initial weights; `fan_in` where it is a part of a wider one."""
+    """Linear layer with DreamerV3's initial weights; `fan_in` if it is a part of a wider layer."""
     layer = Linear(width_in, width_out, bias=bias)
     scaled_init(layer.weight, fan_in or width_in)
     if bias:
@@ -39,16 +39,16 @@ def linear(width_in: int, width_out: int, *, bias: bool = True, fan_in: int | No
 
 
 def mlp(width_in: int, width_out: int | None, *, depth: int, units: int, outscale: float = 1.0) -> DreamerV3MLP:
-    """TorchRL's MLP, whose linear layers become ours; their names and initial weights stay."""
+    """TorchRL's MLP with our linear layers; names and initial weights are unchanged."""
     network = DreamerV3MLP(width_in, width_out, depth=depth, num_cells=units, outscale=outscale, norm_eps=NORM_EPS)
     for layer in network.model:
         if isinstance(layer, nn.Linear):
-            layer.__class__ = Linear  # which adds a method alone
+            layer.__class__ = Linear  # adds a method only
     return network
 
 
 def norms_in_float32(module: nn.Module) -> None:
-    """Give all RMS norms of a module float32 inputs, as autocast leaves them those of the layer before."""
+    """Cast the inputs of all RMS norms of a module to float32, which autocast does not do."""
     for part in module.modules():
         if isinstance(part, nn.RMSNorm):
             part.register_forward_pre_hook(_as_float32)
@@ -59,7 +59,7 @@ def _as_float32(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 class PixelEncoder(nn.Module):
-    """Images [N, 3, R, R] in [0, 1] -> embeddings [N, E]: strided convolutions, each with RMS norm and SiLU."""
+    """Strided convolutions with RMS norm and SiLU: images [N, 3, R, R] in [0, 1] -> embeddings [N, E]."""
 
     def __init__(self, resolution: int, depth: int) -> None:
         super().__init__()
@@ -73,11 +73,11 @@ class PixelEncoder(nn.Module):
 
 
 class Upconvolution(nn.Module):
-    """Nearest upsampling to twice the side and a 5×5 convolution, in one: maps [N, C, S, S] -> [N, C', 2 S, 2 S].
+    """Nearest upsampling by 2 and a 5×5 convolution in one: maps [N, C, S, S] -> [N, C', 2 S, 2 S].
 
-    A pixel of the upsampled maps is one of four in a cell, and of the 5×5 under the kernel several are the same pixel
-    below: so the kernel is folded into one of 3×3 for each of the four, which is convolved with the small maps. The
-    result is the same, in a fifth of the time.
+    Each small pixel becomes a cell of four upsampled pixels, and several of the 5×5 pixels under the kernel are copies
+    of one small pixel. So the kernel is folded into four kernels of 3×3, one for each place in the cell, which are
+    convolved with the small maps. The result is the same, in a fifth of the time.
     """
 
     fold: Tensor
@@ -98,7 +98,7 @@ class Upconvolution(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Features [N, F] -> images [N, 3, R, R] in (0, 1): upconvolutions after RMS norm and SiLU, then a sigmoid."""
+    """Upconvolutions after RMS norm and SiLU, then a sigmoid: features [N, F] -> images [N, 3, R, R] in (0, 1)."""
 
     def __init__(self, features: int, resolution: int, depth: int, units: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class PixelDecoder(nn.Module):
 
 
 def smallest_side(resolution: int) -> int:
-    """Side of the smallest maps; a clear ValueError where the image cannot be halved so often."""
+    """Side of the smallest maps; raises ValueError if the image cannot be halved so often."""
     factor = 2 ** len(MULTIPLIERS)
     if resolution % factor:
         raise ValueError(f"the RSSM halves images: env.resolution {resolution} is no multiple of {factor}")
@@ -126,7 +126,7 @@ def smallest_side(resolution: int) -> int:
 
 
 def pictures(pixels: Tensor) -> Tensor:
-    """pixels uint8 [*B, 3, R, R] -> float32 [N, 3, R, R] in [0, 1], channels-last as the convolutions want them."""
+    """Convert pixels uint8 [*B, 3, R, R] to float32 [N, 3, R, R] in [0, 1], channels-last for the convolutions."""
     flat = pixels.reshape(-1, *pixels.shape[-3:]).contiguous(memory_format=torch.channels_last)
     return flat.float() / 255
 
@@ -150,7 +150,7 @@ class Standardiser(nn.Module):
 
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
-        """Take a batch [N, S] into account (Chan et al. 1979, as in `RunningNorm`); each weighs alike."""
+        """Update mean and variance with a batch [N, S] (Chan et al. 1979); all batches have the same weight."""
         self.count += 1
         share = 1 / self.count
         variance, mean = torch.var_mean(values, dim=0, correction=0)
@@ -160,7 +160,7 @@ class Standardiser(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """[S]; at least a hundredth, as what never moved might yet."""
+        """Standard deviation [S], at least 0.01, because a constant number may vary later."""
         return self.variance.clamp(min=1e-4).sqrt()
 
     def forward(self, values: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class Standardiser(nn.Module):
 
 
 class StateEncoder(nn.Module):
-    """Symlog values of states [N, S] -> embeddings [N, E]: an MLP."""
+    """MLP: symlog values of states [N, S] -> embeddings [N, E]."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The recurrence of DreamerV3: a block-diagonal GRU between categorical latents. Only tensors, one step or many.
+"""Recurrence of DreamerV3: a block-diagonal GRU with categorical latents.
 
 B batch, T time, A action, D deterministic width, S categoricals, K classes of each, H hidden width, E embedding.
 
-TorchRL's RSSM modules compute the same (`mbrl bench dreamer` compares them); written anew because theirs repeat the
+TorchRL's RSSM modules compute the same (`mbrl bench dreamer` compares them). They are slower, because they repeat the
 shared inputs for each block, and multiply embeddings and actions and compute priors inside the loop over time.
 """
 
@@ -20,14 +20,14 @@ VECTOR = 16  # float32 numbers in the widest vector of a CPU
 
 
 class Latent(NamedTuple):
-    """A latent state: `deter` [*B, D], and `stoch` [*B, S, K], one-hot."""
+    """Latent state: `deter` [*B, D], and `stoch` [*B, S, K], one-hot."""
 
     deter: Tensor
     stoch: Tensor
 
     @property
     def features(self) -> Tensor:
-        """[*B, D + S K]: what heads and policies read."""
+        """Input of heads and policies, [*B, D + S K]."""
         return torch.cat((self.deter, self.stoch.flatten(-2)), -1)
 
     def detach(self) -> Latent:
@@ -35,7 +35,7 @@ class Latent(NamedTuple):
 
 
 class BlockLinear(nn.Module):
-    """`blocks` linear layers side by side, each from its own part of the input to its own part of the output."""
+    """Block-diagonal linear layer: `blocks` layers, each from one part of the input to one part of the output."""
 
     def __init__(
         self, width_in: int, width_out: int, blocks: int, *, bias: bool = True, fan_in: int | None = None
@@ -46,7 +46,7 @@ class BlockLinear(nn.Module):
         self.blocks = blocks
         self.weight = nn.Parameter(torch.empty(blocks, width_in // blocks, width_out // blocks))
         self.bias = nn.Parameter(torch.zeros(blocks, 1, width_out // blocks)) if bias else None
-        scaled_init(self.weight, fan_in or width_in)  # of the whole, not of a block: as published
+        scaled_init(self.weight, fan_in or width_in)  # fan-in of the whole layer, not of a block, as published
 
     def forward(self, values: Tensor) -> Tensor:
         """[B, width_in] -> [B, blocks, width_out / blocks]."""
@@ -61,7 +61,7 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 
 
 class BlockGRU(nn.Module):
-    """The deterministic step. Each block sees its own part of `deter`, and all of the projected inputs."""
+    """Deterministic step. Each block reads its own part of `deter` and all of the projected inputs."""
 
     def __init__(self, deter: int, stoch: int, actions: int, hidden: int, blocks: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class BlockGRU(nn.Module):
         values = F.silu(self.norm(self.own(deter).flatten(1) + self.shared(inputs)))
         reset, candidate, update = self.gates(values).float().chunk(3, -1)  # each [B, blocks, D / blocks]
         candidate = torch.tanh(torch.sigmoid(reset) * candidate).flatten(1)
-        update = torch.sigmoid(update - 1).flatten(1)  # biased to keep what is there
+        update = torch.sigmoid(update - 1).flatten(1)  # biased towards keeping the state
         return torch.lerp(deter, candidate, update)
 
 
@@ -92,19 +92,19 @@ def mixed(logits: Tensor, unimix: float) -> Tensor:
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Over the last dimension, where PyTorch on a CPU computes rows shorter than a vector of it one by one."""
+    """Softmax over the last dimension; on a CPU PyTorch computes rows shorter than a vector one by one."""
     if logits.device.type != "cpu" or logits.shape[-1] >= VECTOR:
         return logits.softmax(-1)
     return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
 
 
 def noise(*shape: int, like: Tensor) -> Tensor:
-    """Noise for one draw of categoricals: exponential, [*B, S, K]."""
+    """Exponential noise [*B, S, K] for one sample of categoricals."""
     return torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
 
 
 def sample(probabilities: Tensor, exponential: Tensor) -> Tensor:
-    """One-hot [*B, S, K] drawn from probabilities; the gradient passes straight to these."""
+    """Sample one-hot [*B, S, K] from probabilities, with a straight-through gradient."""
     # The smallest of Exp(1) / p falls on class k with probability p_k.
     chosen = (probabilities.detach() / exponential).argmax(-1)
     hot = F.one_hot(chosen, probabilities.shape[-1]).to(probabilities.dtype)
@@ -135,28 +135,28 @@ class Recurrence(nn.Module):
         self.posterior_head = linear(hidden, stoch * classes)
 
     def initial(self, batch: int) -> Latent:
-        """The state before an episode: zeros."""
+        """State before an episode: zeros."""
         weight = self.posterior_head.weight
         return Latent(weight.new_zeros(batch, self.deter), weight.new_zeros(batch, self.stoch, self.classes))
 
     def prior(self, deter: Tensor) -> Tensor:
-        """Probabilities [*B, S, K] of what follows, before it is seen."""
+        """Prior probabilities [*B, S, K] of the latent state, before the observation."""
         logits: Tensor = self.prior_head(deter)
         return mixed(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)
 
     def observe(
         self, embedding: Tensor, action: Tensor, is_init: Tensor, before: Latent, exponential: Tensor | None = None
     ) -> tuple[Latent, Tensor]:
-        """Follow what is seen, step by step.
+        """Infer states from observations, step by step.
 
         Args:
-            embedding: [B, T, E] of observations. action: [B, T, A], the one that led to each of them.
-            is_init: bool [B, T], where an episode begins: the state and the action before it are forgotten.
-            before: the state [B] before the first observation.
-            exponential: [B, T, S, K] from `noise`; None draws it.
+            embedding: [B, T, E] of observations. action: [B, T, A], the action that led to each observation.
+            is_init: bool [B, T], true at the first step of an episode, where earlier state and action are reset.
+            before: state [B] before the first observation.
+            exponential: [B, T, S, K] from `noise`; None: it is drawn.
 
         Returns:
-            The states [B, T], drawn from the posterior, and its probabilities [B, T, S, K].
+            States [B, T], sampled from the posterior, and its probabilities [B, T, S, K].
         """
         batch, time = is_init.shape
         if exponential is None:
@@ -184,6 +184,6 @@ class Recurrence(nn.Module):
         return mixed(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)
 
     def imagine(self, state: Latent, action: Tensor) -> Latent:
-        """The state [B] after an action [B, A], drawn from the prior."""
+        """Sample the state [B] after an action [B, A] from the prior."""
         deter = self.gru(state.deter, state.stoch.flatten(1), self.gru.from_action(action))
         return Latent(deter, sample(self.prior(deter), noise(len(deter), self.stoch, self.classes, like=deter)))

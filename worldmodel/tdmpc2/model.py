@@ -30,30 +30,30 @@ from worldmodel.tdmpc2.networks import (
 
 
 class TDMPC2Dynamics(LatentDynamics):
-    """An encoder, a predictor of the next latent state, and a predictor of rewards, without a decoder.
+    """Encoder, predictor of the next latent state, and predictor of rewards, without a decoder.
 
-    Latent states are trained to be predictable, and to predict rewards; values are another loss of the same states.
-    A continue head predicts from the states that actions lead to whether these terminated their episode.
+    Latent states are trained to be predictable and to predict rewards; the policy adds the loss of values. A continue
+    head predicts from a next latent state whether the episode has terminated.
 
     Args:
         observation_spec: Has `frames` uint8 [3K, R, R], with `task` [N] where there are several tasks, or `state` [S].
         action_spec: Spec of actions [A].
-        pixels: Whether frames are observed. False: the state.
+        pixels: Whether it reads frames. False: the state.
         terminates: Whether the environment terminates episodes; the model then has a continue head.
         latent_size: D, a multiple of `simnorm_group`.
         width: Width of both hidden layers of the predictors.
         encoder_width: Width of the hidden layer of the encoder of states.
-        simnorm_group: Numbers of a latent state that sum to 1.
-        bins: Values of the categorical distribution of a reward, evenly spaced in symlog space.
-        limit: Largest of them: rewards lie within symexp(-limit) and symexp(limit).
+        simnorm_group: Size of the groups of numbers in a latent state that sum to 1.
+        bins: Number of values of a reward's categorical distribution, evenly spaced in symlog space.
+        limit: Largest value in symlog space: rewards lie within symexp(-limit) and symexp(limit).
         consistency: Weight of the error of predicted latent states.
         reward_weight: Weight of the cross-entropy of rewards.
-        shift_pad: Frames that are learned from are shifted at random by up to this number of pixels each way.
-        learning_rate: Adam's.
-        encoder_rate: Factor of the learning rate in the encoder.
+        shift_pad: Largest random shift of frames in training, in pixels.
+        learning_rate: Learning rate of Adam.
+        encoder_rate: Factor of the learning rate of the encoder.
 
     Raises:
-        ValueError: `latent_size` is no multiple of the groups, or the environment lacks what is observed.
+        ValueError: `latent_size` is not a multiple of `simnorm_group`, or the environment lacks the observed key.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class TDMPC2Dynamics(LatentDynamics):
     def _make_encoder(
         self, observation_spec: Composite, pixels: bool, width: int, simnorm: SimNorm
     ) -> PixelEncoder | StateEncoder:
-        """The encoder of what is observed; sets `observations`."""
+        """Make the encoder, and set `observations`."""
         keys = [str(key) for key in observation_spec]
         key = "frames" if pixels else "state"
         if key not in keys:
@@ -157,7 +157,7 @@ class TDMPC2Dynamics(LatentDynamics):
         return UnrolledLoss(loss, metrics, latent, observed)
 
     def _augmented(self, observed: TensorDictBase) -> TensorDictBase:
-        """Observations [B, H + 1], each of their frames shifted in its own way."""
+        """Shift each frame of observations [B, H + 1] independently at random."""
         if "frames" in self.observations and self.shift_pad:
             shifted = random_shift(observed["frames"].flatten(0, 1), self.shift_pad)
             observed["frames"] = shifted.unflatten(0, observed.batch_size)

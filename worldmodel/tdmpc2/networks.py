@@ -13,15 +13,15 @@ from worldmodel.tdmpc2.mish import Mish
 
 CHANNELS = 32  # of each convolution
 PUBLISHED = ((7, 2), (5, 2), (3, 2), (3, 1))  # kernel and stride of each convolution
-SMALL = ((3, 2), (3, 2), (3, 2))  # of images that are too small for these
-PUBLISHED_SIDE, LEAST_SIDE = 39, 15  # of the smallest images that leave a pixel after the convolutions of each
+SMALL = ((3, 2), (3, 2), (3, 2))  # the same, for images that are too small for PUBLISHED
+PUBLISHED_SIDE, LEAST_SIDE = 39, 15  # smallest sides of images that leave a pixel after these convolutions
 
 
 class SimNorm(nn.Module):
-    """Softmax over each group of numbers: [*B, D] -> [*B, D], so that a latent state cannot grow.
+    """Softmax over each group of numbers: [*B, D] -> [*B, D], which bounds a latent state.
 
     Args:
-        group: Numbers of a group, a divisor of D.
+        group: Size of a group, a divisor of D.
     """
 
     def __init__(self, group: int) -> None:
@@ -29,7 +29,7 @@ class SimNorm(nn.Module):
         self.group = group
 
     def forward(self, values: Tensor) -> Tensor:
-        # Along the last dimension torch's softmax computes groups shorter than a vector of the processor one by one.
+        # Over the last dimension torch's softmax on a CPU computes groups shorter than a vector one by one.
         groups = values.unflatten(-1, (-1, self.group)).movedim(-1, 0).contiguous()
         return groups.softmax(0).movedim(0, -1).flatten(-2)
 
@@ -57,16 +57,16 @@ class StateEncoder(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """Stacked frames [*B, C, R, R], 0 to 255, with vectors [*B, V] beside them -> latent states [*B, D].
+    """Stacked frames [*B, C, R, R], 0 to 255, and vectors [*B, V] -> latent states [*B, D].
 
-    The layers are those of the published code (Hansen et al. 2024, common/layers.py): convolutions with a ReLU between
-    them, whose output is the latent state once it is normalised. That needs as many outputs as D: 512 at 64 pixels.
-    With another D, or vectors, a ReLU, a linear layer and a LayerNorm come before the normalisation.
-    Frames of less than 39 pixels, for which the published kernels are too large, take three convolutions of 3 x 3.
+    The layers are those of the published code (Hansen et al. 2024, common/layers.py): convolutions with ReLU between
+    them, whose normalised output is the latent state. This requires D outputs of the convolutions: 512 at 64 pixels.
+    With another D, or with vectors, a ReLU, a linear layer and a LayerNorm come before the normalisation. Frames of
+    less than 39 pixels, for which the published kernels are too large, have three convolutions of 3 x 3.
 
     Args:
         shape: (C, R, R).
-        vectors: V, numbers that are read beside the frames, such as the one-hot of the task.
+        vectors: V, width of the vector that is read beside the frames, such as the one-hot of the task.
         latent: D.
         simnorm: Normalises the latent states.
 

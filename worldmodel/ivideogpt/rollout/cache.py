@@ -1,6 +1,6 @@
-"""Keys and values of one rollout: the context encoded once, then a token, or all places of a frame, at a time.
+"""KV cache of a rollout: the context is encoded once, then one token or one frame is appended at a time.
 
-B rows of context, R = B * forks rows of rollout, h heads, d head width, P context tokens, S room for later
+B rows of context, R = B * forks rows of rollout, h heads, d head width, P context tokens, S places for later
 tokens, q tokens at a time.
 """
 
@@ -13,15 +13,17 @@ from torch import Tensor
 
 @dataclass
 class KeyValueCache:
-    """Context keys and values, shared by all forks of a row, and each fork's own, written in place.
+    """Keys and values of the context, shared by all forks of a row, and of later tokens, separate for each fork.
+
+    The latter are written in place.
 
     Attributes:
         prefix_keys, prefix_values: [layers, B, h, P, d]; never written after the context, so forks share them.
-        own: [layers, 2, R, h, S, d], keys and values, of which the first ``filled`` places hold tokens and the
+        own: [layers, 2, R, h, S, d], keys and values of later tokens. The first ``filled`` places hold tokens, the
             others zeros.
-        future: [S, S], 0 up to the diagonal and -inf beyond: row i hides the places after the i-th.
-        forks: rollout rows for each context row; row b * forks + i goes on from context row b.
-        filled: tokens after the context.
+        future: [S, S], 0 up to the diagonal and -inf beyond: row i masks the places after the i-th.
+        forks: rollout rows for each context row; row b * forks + i continues context row b.
+        filled: number of tokens after the context.
     """
 
     prefix_keys: Tensor
@@ -35,34 +37,34 @@ class KeyValueCache:
     def allocate(
         cls, layers: int, rows: int, heads: int, width: int, *, prefix: int, room: int, like: Tensor
     ) -> "KeyValueCache":
-        """Places for ``prefix`` context tokens and ``room`` later ones, of the type and device of ``like``."""
+        """Allocate ``prefix`` context tokens and ``room`` later tokens, with the type and device of ``like``."""
         context = (layers, rows, heads, prefix, width)
-        # Zeros, because a place that is hidden weighs 0, and 0 times whatever memory holds may be nan.
+        # Zeros, because a masked place has weight 0, and 0 times uninitialised memory may be nan.
         own = like.new_zeros(layers, 2, rows, heads, room, width)
         future = like.new_full((room, room), float("-inf")).triu(1)
         return cls(like.new_empty(context), like.new_empty(context), own, future)
 
     @property
     def keys(self) -> Tensor:
-        """The rows' own keys [layers, R, h, S, d]."""
+        """Keys of later tokens [layers, R, h, S, d]."""
         return self.own[:, 0]
 
     def places(self, count: int) -> Tensor:
-        """The next ``count`` places of own tokens, int64 on the cache's device: a captured graph reads them anew."""
+        """Indices int64 of the next ``count`` places; a tensor on the cache's device, as input of a CUDA graph."""
         return torch.arange(self.filled, self.filled + count, device=self.own.device)
 
     def fork(self, n: int) -> "KeyValueCache":
-        """A cache of R * n rows over the same context tensors; tokens after the context are copied."""
+        """Copy each row n times: R * n rows share the context tensors; later tokens are copied."""
         return replace(self, own=self.own.repeat_interleave(n, 2), forks=self.forks * n)
 
     def attend(self, layer: int, qkv: Tensor, places: Tensor, dropout: float) -> Tensor:
-        """Write the keys and values of q tokens in place, and attend from each to all up to the last of them.
+        """Write the keys and values of q tokens in place; each token then attends to all up to the last of them.
 
-        The context's part of the products is one for all forks of a row, so their context is read once.
+        The products with the context are batched over the forks of a row, so that their context is read once.
 
         Args:
-            qkv: [R, q, 3, h, d] of the cache's type; the queries carry the scale of the scores.
-            places: int64 [q], ascending, where the tokens go.
+            qkv: [R, q, 3, h, d] of the cache's type; the queries are already scaled.
+            places: int64 [q], ascending, the places of the tokens.
 
         Returns:
             [R, q, h, d].
@@ -90,24 +92,24 @@ class KeyValueCache:
         return self.own.shape[4]
 
     def _taking_part(self, places: Tensor) -> int:
-        """How many of the room's places take part in the products with tokens at ``places`` int64 [q].
+        """Number of places that the products with tokens at ``places`` int64 [q] include.
 
-        All of them, the empty ones hidden, where shapes must stay the same from token to token: a captured graph
-        repeats them, and bfloat16 kernels are made for a shape and copy a slice first. A single token takes all too, as
-        its products are added up in another order over fewer places.
+        All places, with empty ones masked, if shapes must not change from token to token: a CUDA graph has fixed
+        shapes, and bfloat16 kernels are compiled for a shape and copy a slice first. A single token includes all places
+        too, because fewer places would change the order of summation.
         """
         if len(places) == 1 or self.own.device.type != "cpu" or self.own.dtype != torch.float32:
             return self._room
         return int(places[-1]) + 1
 
     def _gather(self, x: Tensor, heads: int) -> Tensor:
-        """[R * h, q, m] to [B * h, forks * q, m]: the forks of a row side by side."""
+        """Join the forks of a row: [R * h, q, m] to [B * h, forks * q, m]."""
         if self.forks == 1:
             return x
         return x.view(-1, self.forks, heads, *x.shape[1:]).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
     def _scatter(self, x: Tensor, heads: int) -> Tensor:
-        """The inverse of ``_gather``."""
+        """Invert ``_gather``."""
         if self.forks == 1:
             return x
         return x.unflatten(1, (self.forks, -1)).unflatten(0, (-1, heads)).transpose(1, 2).flatten(0, 2)

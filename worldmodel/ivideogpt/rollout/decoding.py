@@ -1,4 +1,4 @@
-"""Decoding through a key/value cache, on a snapshot of the transformer's weights.
+"""Decoding with a KV cache, on a snapshot of the transformer's weights.
 
 R rollout rows, P context tokens, D width, h heads, d head width, n dynamics tokens a frame, q tokens at a time.
 
@@ -22,18 +22,18 @@ from worldmodel.ivideogpt.transformer.llama import NORM_EPS, DecoderLayer
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ranges import Codes, Weight
 
-# Rows whose contexts are encoded together on a CPU hold about this many tokens: what they need stays in its caches.
+# Context tokens that a CPU encodes together, about: their activations stay in its caches.
 CACHED_TOKENS = 2048
 FIXED_POINT = 2.0**40  # scale of probabilities as integers, whose sums are deterministic on a GPU
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next code is chosen.
+    """Settings of sampling the next code.
 
     Args:
-        temperature: Divides the logits. 0 takes the most likely code.
-        top_k: Choose among the k most likely codes. None: all.
+        temperature: Divides the logits. 0: the most likely code.
+        top_k: Sample among the k most likely codes. None: all.
 
     Raises:
         ValueError: A value is out of range.
@@ -49,7 +49,7 @@ class Sampling:
             raise ValueError(f"top_k must be at least 1, or null for all codes, not {self.top_k}")
 
     def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Indices [R] from logits [R, V] by inverting the distribution at ``uniform`` [R, 1] in [0, 1)."""
+        """Sample indices [R] from logits [R, V] by inverting the distribution at ``uniform`` [R, 1] in [0, 1)."""
         if self.temperature == 0:
             return logits.argmax(-1)
         logits = logits / self.temperature
@@ -67,13 +67,13 @@ def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
     else:
         cumulative = chances.cumsum(-1)
     index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
-    return index.clamp_(max=logits.shape[-1] - 1)  # rounding may put the last draw at the very end
+    return index.clamp_(max=logits.shape[-1] - 1)  # rounding may give an index beyond the last
 
 
 class _Matrix:
-    """A weight [outputs, inputs] in the decoding type, laid out for a CPU's bfloat16 kernels where it will use them.
+    """A weight [outputs, inputs] in the decoding type, packed in blocks for a CPU's bfloat16 kernels if it has them.
 
-    Those kernels read a weight in blocks, and without this arrange it anew for every token: a third of the time.
+    Otherwise these kernels pack the weight again for every token, which takes a third of the time.
     """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
@@ -82,14 +82,14 @@ class _Matrix:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Float32 or decoding type [..., inputs] to the decoding type [..., outputs]."""
+        """Multiply [..., inputs], float32 or of the decoding type, to [..., outputs] of the decoding type."""
         if self.packed:
             return torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, None, "none", [], "")
         return F.linear(x.to(self.weight.dtype), self.weight)
 
 
 class _Layer:
-    """One layer's weights in the decoding type, with the norms' weights multiplied in."""
+    """Weights of one layer in the decoding type, with the norms' weights multiplied in."""
 
     @torch.no_grad()
     def __init__(self, layer: DecoderLayer, heads: int, dtype: torch.dtype) -> None:
@@ -103,20 +103,20 @@ class _Layer:
         self.down = _Matrix(mlp.down_proj.weight, dtype)
 
     def project(self, x: Tensor, turn: Tensor) -> Tensor:
-        """Residual stream [..., D] and its places' turns [..., 3, 1, d/2] to queries, keys, values [..., 3, h, d]."""
+        """Queries, keys and values [..., 3, h, d] from the residual stream [..., D] and `turn` [..., 3, 1, d/2]."""
         qkv = self.qkv(_normalise(x)).float()
         pairs = torch.view_as_complex(qkv.view(*x.shape[:-1], 3, -1, turn.shape[-1], 2))
         return torch.view_as_real(pairs * turn).flatten(-2).to(self.dtype)
 
     def feed(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual stream [..., D], which is written to, and attention output [..., D] to the layer's output."""
+        """Layer output from the residual stream [..., D], changed in place, and the attention output [..., D]."""
         x = x.add_(self.out(attended))
         gate, up = self.gate_up(_normalise(x)).chunk(2, -1)
         return x.add_(self.down(F.silu(gate).mul_(up)))
 
 
 def _paired(weight: Tensor, heads: int) -> Tensor:
-    """Rows [D, D] of queries or keys with each head's rotary pairs (i, i + d/2) next to each other."""
+    """Reorder the rows of a query or key weight [D, D]: rotary pairs (i, i + d/2) of a head become neighbours."""
     return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
@@ -126,12 +126,12 @@ def _normalise(x: Tensor) -> Tensor:
 
 
 class CachedDecoder:
-    """A snapshot of a transformer for imagining: encode a context once, then go on by tokens, or by whole frames.
+    """Snapshot of a transformer for rollouts: encodes a context once, then decodes by tokens or by whole frames.
 
     Args:
-        transformer: the weights are copied; a later update of it does not change this decoder.
+        transformer: its weights are copied; later updates of it do not change this decoder.
         dtype: type of the matrix products, keys and values; the residual stream and the norms stay float32.
-        dropout: attention dropout while decoding; anything but 0 is a published defect, see PublishedDefects.
+        dropout: attention dropout while decoding; above 0 only for a published defect, see PublishedDefects.
     """
 
     def __init__(self, transformer: VideoTransformer, dtype: torch.dtype, dropout: float = 0.0) -> None:
@@ -155,11 +155,11 @@ class CachedDecoder:
 
     @torch.no_grad()
     def encode(self, tokens: Tensor, frames: int) -> KeyValueCache:
-        """Encode a context at once.
+        """Encode a context.
 
         Args:
             tokens: int64 [B, P] of the context.
-            frames: imagined frames to keep room for.
+            frames: number of imagined frames that the cache gets room for.
         """
         x = F.embedding(tokens, self.embedding)  # [B, P, D]
         batch, length, width = x.shape
@@ -178,7 +178,7 @@ class CachedDecoder:
         return cache
 
     def _encode_rows(self, x: Tensor, cache: KeyValueCache, rows: slice) -> None:
-        """Put the keys and values of embeddings [b, P, D], which are written to, into the cache's ``rows``."""
+        """Write keys and values of embeddings [b, P, D], changed in place, into the cache's ``rows``."""
         turn = self.turn[: x.shape[1]]
         for index, layer in enumerate(self.layers):
             q, k, v = layer.project(x, turn).permute(2, 0, 3, 1, 4)  # [b, h, P, d]
@@ -189,17 +189,17 @@ class CachedDecoder:
                 x = layer.feed(x, attended.transpose(1, 2).flatten(2))
 
     def slot(self, rows: int, conditioning: Tensor | None) -> Tensor:
-        """The embedding of a slot [R, 1, D] with its conditioning [R, D] (Heads.condition)."""
+        """Embedding of a slot [R, 1, D] with its conditioning [R, D] (Heads.condition)."""
         x = self.embedding[self.layout.slot].repeat(rows, 1, 1)
         return x if conditioning is None else x.add_(conditioning.unsqueeze(1))
 
     def token(self, tokens: Tensor, conditioning: Tensor | None) -> Tensor:
-        """The embeddings [R, 1, D] of dynamics tokens [R] of a frame with conditioning [R, D]."""
+        """Embeddings [R, 1, D] of dynamics tokens [R] of a frame with conditioning [R, D]."""
         x = F.embedding(tokens.unsqueeze(1), self.embedding)
         return x.add_(conditioning.unsqueeze(1)) if conditioning is not None and self.condition_tokens else x
 
     def frame(self, rows: int, previous: Tensor | None, conditioning: Tensor | None) -> Tensor:
-        """The slot and the queries [R, n + 1, D] of a frame with conditioning [R, D], where `parallel`.
+        """Slot and queries [R, n + 1, D] of a frame with conditioning [R, D], for parallel decoding.
 
         Args:
             previous: tokens int64 [R, n] of the frame before it; None for the first after the context.
@@ -213,23 +213,23 @@ class CachedDecoder:
         return torch.cat([self.slot(rows, conditioning), queries], 1)
 
     def logits(self, hidden: Tensor, any_token: bool) -> Tensor:
-        """Of normalised states [..., D], float32 [..., V] over the dynamics codes, or over all tokens."""
+        """Logits float32 [..., V] of normalised states [..., D], over the dynamics codes or over all tokens."""
         head = self.any_head if any_token else self.code_head
         return head(hidden).float()
 
     def advance(self, x: Tensor, cache: KeyValueCache) -> Tensor:
-        """The embeddings [R, q, D] of the next q tokens, written to, to their normalised states [R, q, D].
+        """Normalised states [R, q, D] of the next q tokens, which are appended to the cache.
 
-        They see one another, and the cache gains them.
+        Their embeddings `x` [R, q, D] are changed in place. The q tokens attend to one another.
         """
         states = self.pass_through(x, cache, cache.places(x.shape[1]))
         cache.filled += x.shape[1]
         return states
 
     def pass_through(self, x: Tensor, cache: KeyValueCache, places: Tensor) -> Tensor:
-        """As `advance`, of tokens at ``places`` int64 [q] of the cache, which does not count them.
+        """As `advance`, for tokens at ``places`` int64 [q] of the cache, whose `filled` does not change.
 
-        What it launches depends on shapes alone, so that it can be captured as a CUDA graph.
+        The launched kernels depend on shapes alone, so that a CUDA graph can capture them.
         """
         turn = self.turn.index_select(0, places + cache.prefix_keys.shape[3])
         for index, layer in enumerate(self.layers):
@@ -238,7 +238,7 @@ class CachedDecoder:
         return _normalise(x)
 
     def tensors(self) -> list[Tensor]:
-        """The tensors of the snapshot that `pass_through`, `logits` and the ends of frames read."""
+        """Tensors of the snapshot that `pass_through`, `logits` and the frames' hidden states depend on."""
         matrices = [m for layer in self.layers for m in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         matrices += [self.any_head, self.code_head]
         return [self.turn, self.norm, *(matrix.weight for matrix in matrices)]
@@ -247,7 +247,7 @@ class CachedDecoder:
 def _turns(cos: Tensor, sin: Tensor) -> Tensor:
     """Complex factors [positions, 3, 1, d/2] of a token's queries, keys and values, from the rotary table.
 
-    Queries are turned and scaled by d^-0.5, keys turned, values left as they are.
+    They rotate queries and scale them by d^-0.5, rotate keys, and leave values unchanged.
     """
     half = cos.shape[1] // 2
     turn = torch.complex(cos[:, :half].float(), sin[:, :half].float())

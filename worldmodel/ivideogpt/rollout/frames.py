@@ -1,4 +1,4 @@
-"""One imagined frame: its tokens drawn one after the other, or together.
+"""Imagines one frame: its tokens are sampled one after the other, or together.
 
 R rollout rows, D width, P numbers of the robot's state, n dynamics tokens a frame, V codes.
 """
@@ -16,7 +16,7 @@ from worldmodel.ivideogpt.rollout.decoding import CachedDecoder, Sampling
 
 
 class ImaginedFrame(NamedTuple):
-    """One frame as a decoder imagined it."""
+    """Output of a decoder for one imagined frame."""
 
     tokens: Tensor  # int64 [R, n] in the segment's numbering
     hidden: Tensor  # [R, D], see VideoTransformer.frame_states
@@ -27,9 +27,9 @@ class Frame:
     """One imagined frame of R rows, not yet decoded."""
 
     tokens: Tensor  # int64 [R, n]
-    reward: Tensor | None  # float32 [R, 1] in real units: of the head or, once decoded, of the network
+    reward: Tensor | None  # float32 [R, 1] in real units: from the head or, after decoding, from the reward network
     robot: Tensor | None  # float32 [R, P]
-    terminated: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival, once decoded
+    terminated: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival; known after decoding
 
     def predictions(self) -> TensorDict:
         """The predictions besides `pixels`: reward, state and terminated, TensorDict [R]."""
@@ -39,7 +39,7 @@ class Frame:
 
 
 class Choice(NamedTuple):
-    """How the codes of a frame are drawn; see `imagine`."""
+    """Settings of sampling the codes of a frame; see `imagine`."""
 
     sampling: Sampling
     any_token: bool = False
@@ -48,8 +48,8 @@ class Choice(NamedTuple):
 class Inputs(NamedTuple):
     """Inputs of the prediction of a whole frame, besides the weights and the cache."""
 
-    embedded: Tensor  # [R, n + 1, D], which is written to
-    uniform: Tensor  # [R * n, 1] in [0, 1), by which the codes are drawn
+    embedded: Tensor  # [R, n + 1, D], changed in place
+    uniform: Tensor  # [R * n, 1] in [0, 1), the random numbers of the codes
     places: Tensor  # int64 [n + 1] of the cache
 
 
@@ -57,9 +57,9 @@ Predict = Callable[[CachedDecoder, KeyValueCache, Inputs, Choice], ImaginedFrame
 
 
 def predict_frame(decoder: CachedDecoder, cache: KeyValueCache, inputs: Inputs, choice: Choice) -> ImaginedFrame:
-    """One pass over all places of a frame, and its tokens [R, n]. The cache holds it then, and does not count it.
+    """Predict a whole frame in one pass, and write it to the cache, whose `filled` does not change.
 
-    Nothing in here reads a value of a tensor or makes a copy of one on another device, so that a GPU can capture it.
+    This reads no value of a tensor and copies none to another device, so that a CUDA graph can capture it.
     """
     hidden = decoder.pass_through(inputs.embedded, cache, inputs.places)
     logits = decoder.logits(hidden[:, 1:], choice.any_token)
@@ -79,16 +79,16 @@ def imagine(
     previous: Tensor | None = None,
     predict: Predict = predict_frame,
 ) -> ImaginedFrame:
-    """One frame: the slot with its conditioning, and n sampled codes.
+    """Imagine one frame: its slot with the conditioning, then n sampled codes.
 
     Args:
-        cache: of R rows; it gains n + 1 tokens.
+        cache: of R rows; n + 1 tokens are appended.
         conditioning: [R, D] of the frame (Heads.condition); None for none.
         any_token: sample from the whole vocabulary, see PublishedDefects.
-        given: tokens int64 [R, n] of a real frame, which take the place of sampled ones.
-        previous: tokens int64 [R, n] of the frame before it, which a decoder reads that predicts whole frames; None
-            for the first after the context.
-        predict: predicts whole frames: `predict_frame`, or the same from captured graphs.
+        given: tokens int64 [R, n] of a real frame, used instead of sampled ones.
+        previous: tokens int64 [R, n] of the previous frame, the input of parallel decoding; None for the first frame
+            after the context.
+        predict: predicts whole frames: `predict_frame`, or the same from CUDA graphs.
     """
     layout, rows = decoder.layout, cache.keys.shape[1]
     uniform = torch.rand(layout.dynamics_tokens, rows, 1, device=cache.keys.device)

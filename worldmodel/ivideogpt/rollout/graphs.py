@@ -1,9 +1,8 @@
-"""Imagined frames as CUDA graphs: one launch a frame, where the eager pass launches every operation by itself.
+"""CUDA graphs of imagined frames: one launch a frame instead of one for each operation.
 
-A graph reads and writes the memory that it was captured with. So each has a cache, a snapshot of the weights and inputs
-of its own, and a state's are copied to them: the inputs for every frame, cache and weights where they are other ones
-than those of the frame before. What a frame adds to the cache is copied back, so that a state can always go on
-without its graph.
+A graph reads and writes the memory that it was captured with. So each graph has its own cache, snapshot of the weights
+and inputs. The inputs are copied to it for every frame; cache and weights only if they changed since its last frame.
+The tokens that a frame adds to the cache are copied back, so that a state can always continue without its graph.
 """
 
 import copy
@@ -19,14 +18,14 @@ from worldmodel.ivideogpt.rollout.cache import KeyValueCache
 from worldmodel.ivideogpt.rollout.decoding import CachedDecoder
 from worldmodel.ivideogpt.rollout.frames import Choice, ImaginedFrame, Inputs, predict_frame
 
-KEPT = 4  # graphs of one model: each holds the cache of a rollout once more
-WARM_UP = 2  # calls before a capture, in which libraries choose kernels and take memory
+KEPT = 4  # graphs of one model; each holds a copy of a rollout's cache
+WARM_UP = 2  # calls before a capture, in which libraries select kernels and allocate memory
 
 Capture = Callable[[Callable[[], ImaginedFrame]], tuple[Callable[[], Any], ImaginedFrame]]
 
 
 def capture_on_gpu(work: Callable[[], ImaginedFrame]) -> tuple[Callable[[], None], ImaginedFrame]:
-    """Capture work as a CUDA graph: what replays it, and the result, whose memory every replay writes anew."""
+    """Capture work as a CUDA graph: returns a function that replays it, and the result, which replays overwrite."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -40,26 +39,26 @@ def capture_on_gpu(work: Callable[[], ImaginedFrame]) -> tuple[Callable[[], None
 
 
 class FrameGraphs:
-    """Predicts whole frames as `predict_frame` does, on a GPU from a graph for each shape that was met.
+    """Predicts whole frames as `predict_frame`, on a GPU with a CUDA graph for each shape.
 
     Args:
-        capture: makes a graph of work to repeat.
+        capture: captures work as a graph.
     """
 
     def __init__(self, capture: Capture = capture_on_gpu) -> None:
         self._capture, self._graphs = capture, dict[Hashable, _FrameGraph]()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the graphs, which can be neither copied nor sent to another process."""
+        """State without the graphs, which can be neither copied nor sent to another process."""
         return {"_capture": self._capture, "_graphs": {}}
 
     def __call__(self, decoder: CachedDecoder, cache: KeyValueCache, inputs: Inputs, choice: Choice) -> ImaginedFrame:
-        """See `predict_frame`, which it is on a CPU, and where published dropout draws numbers within the pass."""
+        """As `predict_frame`, which is called on a CPU and with dropout, whose random numbers a graph would repeat."""
         if not cache.own.is_cuda or decoder.dropout:
             return predict_frame(decoder, cache, inputs, choice)
         shape = (cache.forks, cache.prefix_keys.shape, cache.own.shape, cache.own.dtype, cache.own.device)
         key = (shape, choice, torch.are_deterministic_algorithms_enabled())
-        graph = self._graphs.pop(key, None)  # and put in again as the newest
+        graph = self._graphs.pop(key, None)  # inserted again below as the newest
         if graph is None:
             graph = _FrameGraph(decoder, cache, inputs, choice, self._capture)
         self._graphs[key] = graph
@@ -69,7 +68,7 @@ class FrameGraphs:
 
 
 class _FrameGraph:
-    """A graph with the memory that it reads and writes; arguments as in `predict_frame`."""
+    """CUDA graph with the memory that it reads and writes; arguments as in `predict_frame`."""
 
     def __init__(
         self, decoder: CachedDecoder, cache: KeyValueCache, inputs: Inputs, choice: Choice, capture: Capture
@@ -96,11 +95,11 @@ class _FrameGraph:
         return ImaginedFrame(*(x.clone() for x in self._result))
 
 
-WRITTEN = ("prefix_keys", "prefix_values", "own")  # what differs from one cache of a shape to another
+WRITTEN = ("prefix_keys", "prefix_values", "own")  # the tensors that differ between caches of one shape
 
 
 def _twin(decoder: CachedDecoder) -> CachedDecoder:
-    """A decoder with memory of its own for what a graph reads."""
+    """Copy of a decoder with its own memory for the tensors that a graph reads."""
     shared = (decoder.embedding, decoder.frame_heads, decoder.queries)
     return copy.deepcopy(decoder, {id(x): x for x in shared} | {id(x): x.clone() for x in decoder.tensors()})
 

@@ -1,4 +1,4 @@
-"""Imagined rollouts: from real context frames, step by step, through one key/value cache.
+"""Imagined rollouts from real context frames, step by step with a KV cache.
 
 B contexts, C context frames of the layout (a goal among them), R = B * forks rollout rows, A action width, P numbers of
 the robot's state, n dynamics tokens a frame.
@@ -31,13 +31,13 @@ class Rollouts:
     """Starts, advances and forks rollouts of a tokenizer and a transformer that are trained elsewhere.
 
     Args:
-        segment_frames: imagined frames that the transformer was trained to follow one context with.
+        segment_frames: number of future frames after one context in the transformer's training.
         max_horizon: maximum frames of a rollout. After every ``segment_frames`` frames the newest frames are encoded as
             the new context.
-        precision: of the large matrix products.
+        precision: precision of the large matrix products.
         defects: published defects of rollouts; none by default.
-        reward_network: predicts rewards from decoded frames (a RewardNetwork) or from tokens (a
-            TokenRewardNetwork), in the place of the head; None: the head does.
+        reward_network: predicts rewards from decoded frames (a RewardNetwork) or from tokens (a TokenRewardNetwork);
+            None: the transformer's head does.
 
     Raises:
         ValueError: the reward network is of another class, or reads tokens that depend on where a segment begins.
@@ -74,11 +74,11 @@ class Rollouts:
         self._snapshot_of: list[tuple[int, int]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the snapshot: another process makes its own, as a CPU's laid out weights cannot be sent."""
+        """State without the snapshot, whose packed weights cannot be sent to another process."""
         return {**self.__dict__, "_snapshot": None, "_snapshot_of": []}
 
     def start(self, context: TensorDictBase) -> ImaginedState:
-        """Encode real steps [B, C'] once; what they must hold: see SegmentReader.context."""
+        """Encode real steps [B, C'] with the keys that SegmentReader.context requires."""
         pixels, robot = self.reader.context(context)
         if not self.reader.initial:
             return self._encode_context(pixels, robot, frame=0)
@@ -87,10 +87,10 @@ class Rollouts:
         return self._encode_history(self.fork(state, together), context, robot)
 
     def _encode_history(self, state: ImaginedState, context: TensorDictBase, robot: Tensor | None) -> ImaginedState:
-        """The state after real steps [B, C'], whose frames but the first are appended to the cache as tokens."""
+        """Append the frames of real steps [B, C'], without the first, to the cache as tokens."""
         past, forks = context["pixels"][:, 1:], state.cache.forks
         with self._imagining():
-            frames = past.float().unflatten(0, (-1, forks)).flatten(1, 2) / 255  # those of all forks of a row
+            frames = past.float().unflatten(0, (-1, forks)).flatten(1, 2) / 255  # frames of all forks of a row
             codes = self.tokenizer.encode_dynamics(frames, state.encoded).unflatten(1, (forks, -1)).flatten(0, 1)
         states = None if robot is None else self.reader.read_states(context)
         for step, tokens in enumerate(codes.unbind(1)):
@@ -100,7 +100,7 @@ class Rollouts:
         return replace(self._after(state, past), robot=robot)
 
     def _encode_context(self, pixels: Tensor, robot: Tensor | None, frame: int) -> ImaginedState:
-        """Encode frames uint8 [B, C, 3, side, side] as the context of a new state, with an empty cache after it."""
+        """Encode frames uint8 [B, C, 3, side, side] as the context of a new state."""
         with self._imagining():
             frames = pixels.float() / 255
             codes, encoded = self.tokenizer.encode_context(frames)
@@ -113,12 +113,12 @@ class Rollouts:
     def advance(
         self, state: ImaginedState, action: Tensor | None, given: Tensor | None = None
     ) -> tuple[ImaginedState, Frame]:
-        """Sample the tokens of the next frame. `decode_frames` must decode them before the next context.
+        """Sample the tokens of the next frame. `decode_frames` must decode them before a new context is encoded.
 
         Args:
             state: R rows.
             action: [R, A].
-            given: tokens int64 [R, n] of a real frame; None samples them.
+            given: tokens int64 [R, n] of a real frame; None: they are sampled.
         """
         self._check_fresh(state)
         if state.frame >= self.max_horizon:
@@ -133,13 +133,8 @@ class Rollouts:
         action = None if action is None else action.float()
         conditioning, drawn = frame_heads.condition(action, state.robot), (self.sampling, self.defects.any_token)
         found = imagine(state.decoder, state.cache, conditioning, *drawn, given, before, self.predict)
-        robot, reward, terminated = (
-            frame_heads.states(found.hidden, state.robot),
-            frame_heads.rewards(found.hidden),
-            None,
-        )
-        if reward is not None:
-            reward = symexp(reward)
+        robot, reward = frame_heads.states(found.hidden, state.robot), frame_heads.rewards(found.hidden)
+        reward, terminated = None if reward is None else symexp(reward), None
         if self.token_rewards is not None and before is not None:
             reward, terminated = self._read_tokens(self.token_rewards, before, found.tokens, action)
         state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
@@ -156,7 +151,7 @@ class Rollouts:
             actions: [R, F, A] that led to them.
 
         Returns:
-            The state, which knows these frames now; the frames, with the rewards of the reward network if there is
+            The state with these frames in `recent`; the frames, with the rewards of the reward network if there is
             one; and their pixels uint8 [R, F, 3, side, side].
         """
         pixels = self.pixels(state, torch.stack([frame.tokens for frame in frames], 1))
@@ -166,7 +161,7 @@ class Rollouts:
     def _read(
         self, state: ImaginedState, frames: Sequence[Frame], pixels: Tensor, actions: Tensor | None
     ) -> list[Frame]:
-        """Frames with the rewards of the reward network, from the state before their pixels; see `decode_frames`."""
+        """Add the rewards of the reward network to frames; `state` is without them, see `decode_frames`."""
         if self.frame_rewards is None:
             return list(frames)
         seen = torch.cat([state.recent[:, -1:], pixels], 1)
@@ -180,14 +175,14 @@ class Rollouts:
     def _read_tokens(
         self, network: TokenRewardNetwork, before: Tensor, after: Tensor, action: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Rewards [R, 1] of steps between tokens [R, n], and whether they terminate the episode."""
+        """Rewards [R, 1] of steps between tokens [R, n], and whether the steps terminate the episode."""
         latents = [self.tokenizer.dynamics_quantize.vectors(self.layout.codes(tokens)) for tokens in (before, after)]
         with mode(network, False):
             logits = network.logits(latents[0], latents[1], action)
         return network.read(logits), network.terminations(logits)
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
-        """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""
+        """Advance by a real frame uint8 [R, 3, side, side] that `action` [R, A] led to."""
         state = self._with_new_context(state)
         with self._imagining():
             frames = pixels.float().view(-1, state.cache.forks, *pixels.shape[1:]) / 255  # forks as frames
@@ -198,13 +193,13 @@ class Rollouts:
         return self._after(state, shown), frame
 
     def _with_new_context(self, state: ImaginedState) -> ImaginedState:
-        """The state, with the newest frames encoded as a new context if `segment_frames` frames follow the old one."""
+        """Encode the newest frames as a new context if `segment_frames` frames follow the old one."""
         if state.frame - state.anchor < self.segment_frames:
             return state
         return self._encode_context(state.recent, state.robot, state.frame)
 
     def _after(self, state: ImaginedState, pixels: Tensor) -> ImaginedState:
-        """The state with the decoded frames uint8 [R, F, 3, side, side] appended to `recent`."""
+        """Append decoded frames uint8 [R, F, 3, side, side] to `recent`."""
         fixed, past = state.recent.tensor_split([self.reader.fixed], 1)
         newest = torch.cat([past, pixels], 1)[:, -past.shape[1] :]
         return replace(state, recent=torch.cat([fixed, newest], 1))
@@ -212,10 +207,10 @@ class Rollouts:
     def follow(self, state: ImaginedState, actions: Tensor, decode: int) -> tuple[list[Frame], Tensor]:
         """Roll out actions [R, H, A]; decode frames in batches: before each new context and at the end.
 
-        With a reward network that reads frames all of them are decoded.
+        All frames are decoded for a reward network that reads frames.
 
         Args:
-            decode: how many of the last frames are wanted as pixels, 0 to H; others are decoded only for a new context.
+            decode: number of last frames to return as pixels, 0 to H; others are decoded only for a new context.
 
         Returns:
             H frames, and the pixels uint8 [R, decode, 3, side, side].
@@ -253,7 +248,7 @@ class Rollouts:
         return pixels.reshape(rows, frames, *decoded.shape[2:])
 
     def fork(self, state: ImaginedState, n: int) -> ImaginedState:
-        """R * n rows, each row n times in succession, over the same encoded contexts."""
+        """Copy each row n times in succession; the R * n rows share the encoded contexts."""
         if n < 1:
             raise ValueError(f"a state can be forked into 1 or more, not {n}")
         self._check_fresh(state)
@@ -271,13 +266,13 @@ class Rollouts:
 
     @contextmanager
     def _imagining(self) -> Iterator[None]:
-        """The tokenizer without gradients or dropout (unless that is asked for), its products in ``dtype``."""
+        """Context without gradients and, unless that defect is on, without dropout, under autocast."""
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(autocast(self.transformer.cos, self.precision))
             stack.enter_context(mode(self.tokenizer, self.defects.dropout_in_imagination))
             for quantizer in (self.tokenizer.quantize, self.tokenizer.dynamics_quantize):
-                quantizer.eval()  # whatever the dropout: the running statistics give the codes their meaning
+                quantizer.eval()  # also with dropout, so that the running statistics of codes do not change
             yield
 
     def drop_snapshot(self) -> None:
@@ -285,7 +280,7 @@ class Rollouts:
         self._snapshot = None
 
     def _decoder(self) -> CachedDecoder:
-        """The transformer's weights as they are now, copied again only where they have changed."""
+        """Snapshot of the transformer's current weights, copied again only if they have changed."""
         versions = [(p.data_ptr(), p._version) for p in self.transformer.parameters()]
         if self._snapshot is None or versions != self._snapshot_of:
             dropout = self.transformer.attention_dropout if self.defects.dropout_in_imagination else 0.0

@@ -17,19 +17,19 @@ from worldmodel.ivideogpt.tokenizer.context import Context
 class ImaginedState:
     """State of R rollouts after ``frame`` imagined frames.
 
-    The cache is written in place, so a state can be stepped once; fork it to go on twice.
+    The cache is written in place, so a state can be stepped once; fork it to continue it twice.
     """
 
     decoder: CachedDecoder
     cache: KeyValueCache
     codes: Tensor  # int64 [B, C, N], of the contexts
-    encoded: Context  # the contexts, as the encoder of future frames reads them
-    features: Context  # the contexts, decoded
+    encoded: Context  # input of the encoder of future frames
+    features: Context  # input of the decoder of future frames
     recent: Tensor  # uint8 [R, C, 3, side, side]: the goal, if there is one, and the newest frames
     robot: Tensor | None  # [R, P]: the robot's state at the newest frame
     frame: int = 0
     anchor: int = 0  # frames imagined before the context was last encoded
-    tokens: Tensor | None = None  # int64 [R, n] of the newest frame since then; None: there is none
+    tokens: Tensor | None = None  # int64 [R, n] of the newest frame after the context; None: there is none
 
     @property
     def rows(self) -> int:

@@ -1,6 +1,6 @@
-"""The four nets of the tokenizer: encoder and decoder for context frames, and conditional ones for future frames.
+"""Four nets of the tokenizer: encoder and decoder of context frames, and conditional ones of future frames.
 
-The conditional nets attend to the maps of the context nets, and have self-attention in the middle block; the context
+The conditional nets attend to the maps of the context nets, and have self-attention in the middle block. The context
 nets have neither, as published.
 
 Dimensions: B batch, C context frames, F future frames, W channels, S side of a map, L levels.
@@ -21,8 +21,8 @@ class NetSizes:
     """Sizes of one net.
 
     Args:
-        side: Side of the maps of the first level: that of the frames, divided by the side of a stem patch.
-        pixel_channels: Channels of the folded frames that go in or come out.
+        side: Side of the maps of the first level: side of the frames / side of a stem patch.
+        pixel_channels: Channels of the folded frames, which are its input or output.
         autoencoder: Sizes that all four nets share.
     """
 
@@ -42,7 +42,7 @@ class CrossSizes:
 
     Args:
         context_length: C.
-        attention: Its other sizes.
+        attention: The other sizes.
     """
 
     context_length: int
@@ -53,7 +53,7 @@ class CrossSizes:
         return side <= self.attention.max_resolution
 
     def block(self, width: int, side: int) -> CrossAttention:
-        """The block for maps of this width and side."""
+        """Make the block for maps of this width and side."""
         return CrossAttention(
             width,
             side,

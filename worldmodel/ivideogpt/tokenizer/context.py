@@ -14,7 +14,7 @@ class Context:
     Attributes:
         attention: Keys and values for each cross-attention block of the net.
         frames: [B, C, 3, R, R], the context frames as given (encoder) or as decoded (decoder).
-        still: [B, 3, R, R], the last of them, which a gated decoder copies where nothing changes.
+        still: [B, 3, R, R], the last context frame, which a gated decoder copies where nothing changes.
     """
 
     attention: tuple[KeysValues, ...]

@@ -1,6 +1,6 @@
-"""The tokenizer's convolutional nets, in the layout (and under the tensor names) of the published weights.
+"""Layers of the tokenizer's convolutional nets, with the layout and tensor names of the published weights.
 
-Legend: B batch, C context frames, F frames of one row that share its context, W channels, S side of a square map.
+B batch, C context frames, F frames of one row that share its context, W channels, S side of a square map.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ EPS = 1e-6  # of every group norm of the convolutional blocks; cross-attention k
 
 
 class ResnetBlock(nn.Module):
-    """[B, inputs, S, S] -> [B, outputs, S, S]: two convolutions beside a shortcut."""
+    """Two convolutions with a residual connection: [B, inputs, S, S] -> [B, outputs, S, S]."""
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the side: one row of zeros below and one column right of it, then a convolution of stride 2."""
+    """Halve the side: zero padding of one row below and one column to the right, then a convolution of stride 2."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Upsample(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention with one head over the positions of a map, beside a shortcut."""
+    """Attention with one head over the positions of a map, with a residual connection."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Residual block, self-attention where asked for, residual block."""
+    """Residual block, optional self-attention, residual block."""
 
     def __init__(self, width: int, groups: int, attention: bool) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class UpBlock(nn.Module):
 
 
 class Projections(nn.Module):
-    """The parameters of torch's MultiheadAttention under its names; keys and values may be projected ahead."""
+    """Parameters of torch's MultiheadAttention under its names; keys and values can be projected in advance."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -134,10 +134,10 @@ class KeysValues(NamedTuple):
 
 
 class CrossAttention(nn.Module):
-    """z <- SiLU(z + attention(z, context)): future frames look up what the context frames show.
+    """Cross-attention from future frames to context frames: z <- SiLU(z + attention(z, context)).
 
-    All F future frames of a row share its context, so their positions stand side by side as queries of one
-    attention: the context is neither repeated nor projected again.
+    All F future frames of a row share its context, so their positions are queries of one attention, and the context is
+    neither repeated nor projected again.
     """
 
     def __init__(self, width: int, side: int, *, context_length: int, groups: int, heads: int, dropout: float) -> None:
@@ -151,14 +151,14 @@ class CrossAttention(nn.Module):
         self.q_pos_emb = nn.Parameter(torch.zeros(side * side, width))
 
     def project(self, maps: Tensor) -> KeysValues:
-        """Keys and values from the context frames' maps [B, C, W, S, S], frames one below the other."""
+        """Keys and values from the context frames' maps [B, C, W, S, S], stacked vertically."""
         x = rows(self.kv_norm(maps.transpose(1, 2).flatten(2, 3))) + self.kv_pos_emb  # [B, C*S*S, W]
         width = x.shape[-1]
         x = F.linear(x, self.att.in_proj_weight[width:], self.att.in_proj_bias[width:])
         return KeysValues(*(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x.chunk(2, -1)))
 
     def forward(self, z: Tensor, context: KeysValues) -> Tensor:
-        """z [B*F, W, S, S], rows of one context together -> the same shape."""
+        """z [B*F, W, S, S], the F frames of a row in succession -> the same shape."""
         batch, width = len(context.keys), z.shape[1]
         q = rows(self.q_norm(z)) + self.q_pos_emb  # [B*F, S*S, W]
         q = F.linear(q, self.att.in_proj_weight[:width], self.att.in_proj_bias[:width])

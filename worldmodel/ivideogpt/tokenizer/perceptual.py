@@ -1,8 +1,8 @@
 """LPIPS: distance between frames in the feature space of VGG16 (Zhang et al., arXiv 1801.03924).
 
-The weights are not part of this package: they are read from files the user names, under the tensor names of
-torchvision's VGG16 (`features.0.weight`, `features.2.weight`, ..) and of the lpips package (`lin0.model.1.weight`, ..;
-its whole-network files with `net.slice1.0.weight`, .. serve too).
+The weights are not part of this package. They are read from the user's files, with the tensor names of torchvision's
+VGG16 (`features.0.weight`, `features.2.weight`, ..) and of the lpips package (`lin0.model.1.weight`, ..; files of its
+whole network, with `net.slice1.0.weight`, .., can be read too).
 """
 
 import re
@@ -21,9 +21,9 @@ EPS = 1e-10
 
 
 class PerceptualLoss(nn.Module):
-    """(prediction, target) [M, 3, R, R] in [0, 1] -> 0-d mean LPIPS. Frozen; gradients reach the prediction alone.
+    """Mean LPIPS of (prediction, target) [M, 3, R, R] in [0, 1], 0-d. Frozen; only the prediction has a gradient.
 
-    Each stage hands its last activation to the distance; from each stage to the next the side halves.
+    The last activation of each stage enters the distance. The side halves from each stage to the next.
     """
 
     mean: Tensor
@@ -56,7 +56,7 @@ class PerceptualLoss(nn.Module):
         return torch.stack(stages).sum(0)
 
     def features(self, frames: Tensor) -> list[Tensor]:
-        """frames [M, 3, R, R] in [0, 1] -> the stages' activations, of length 1 at each position."""
+        """Activations of the stages for frames [M, 3, R, R] in [0, 1], of norm 1 at each position."""
         x, found = (frames - self.mean) / self.std, []
         convolutions = iter(self.convolutions)
         for stage, depth in enumerate(self.depths):
@@ -68,9 +68,11 @@ class PerceptualLoss(nn.Module):
 
     @classmethod
     def from_files(cls, *paths: str | Path) -> "PerceptualLoss":
-        """Read VGG16's and LPIPS's tensors from one or more .safetensors or torch files.
+        """Read the tensors of VGG16 and LPIPS from one or more .safetensors or torch files.
 
-        Raises FileNotFoundError where a file is absent, ValueError where one cannot be read or tensors are missing.
+        Raises:
+            FileNotFoundError: A file is absent.
+            ValueError: A file cannot be read, or tensors are missing.
         """
         tensors = {_plain_name(name): tensor for path in paths for name, tensor in read_tensors(Path(path)).items()}
         depths = [len(stage) for stage in WIDTHS]
@@ -98,5 +100,5 @@ class PerceptualLoss(nn.Module):
 
 
 def _plain_name(name: str) -> str:
-    """torchvision's name of a tensor that the lpips package saved as a part of its own network."""
+    """Name in torchvision of a tensor from a file of the lpips package's whole network."""
     return re.sub(r"^(?:net\.)?slice\d+\.", "features.", name)

@@ -13,7 +13,7 @@ from worldmodel.ivideogpt.distributed import from_first_process, mean_over_proce
 from worldmodel.ivideogpt.tokenizer.settings import MovingAverage
 from worldmodel.ivideogpt.transformer.losses import occurrences
 
-LEAST_USAGE = 1e-6  # below it a running mean has no meaning
+LEAST_USAGE = 1e-6  # least usage at which the running mean of a code is defined
 CHUNK = 4096  # Latents compared with the codebook at a time, which bounds memory at CHUNK x K floats.
 
 
@@ -34,8 +34,8 @@ class Quantized(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Nearest code in L2, with a straight-through gradient. The defaults are the published quantiser and its tensors.
 
-    Where several processes train together, the running means of codes are those of the joint batch, and unused codes
-    are replaced by latents of the first process, so that all processes have the same codebook.
+    In distributed training the running means of codes are those of the joint batch, and unused codes are replaced by
+    latents of the first process, so that all processes have the same codebook.
 
     Args:
         codes: K, size of the codebook.
@@ -60,7 +60,7 @@ class VectorQuantizer(nn.Module):
         moving_average: MovingAverage | None = None,
     ) -> None:
         super().__init__()
-        self.fixed = False  # True: the codebook does not change while the rest of the tokenizer is trained.
+        self.fixed = False  # True: the codebook is frozen while the rest of the tokenizer is trained.
         if codes < 1 or dim < 1:
             raise ValueError(f"a codebook needs at least one code of at least one dimension, not {codes} x {dim}")
         self.commitment, self.moving_average = commitment, moving_average
@@ -77,17 +77,17 @@ class VectorQuantizer(nn.Module):
 
     @property
     def warmup(self) -> int:
-        """Training batches that are not quantised, at first."""
+        """Number of first training batches, which are not quantised."""
         return 0 if self.moving_average is None else self.moving_average.warmup
 
     def train(self, mode: bool = True) -> "VectorQuantizer":
-        """Set train mode, except where the codebook is fixed: its codes then do not change."""
+        """Set train mode; a fixed codebook stays in eval mode, so that its codes do not change."""
         return super().train(mode and not self.fixed)
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantise latents [..., D].
 
-        In float32 whatever the autocast, because small differences of distance decide.
+        Always in float32, also under autocast, because small differences of distance decide.
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
@@ -118,7 +118,7 @@ class VectorQuantizer(nn.Module):
             return self._nearest(latents.float())
 
     def embed(self, codes: Tensor) -> Tensor:
-        """The latents [..., D] that the codes at indices [...] stand for."""
+        """Codes [..., D] at indices [...]."""
         latents: Tensor = self.embedding(codes)
         return latents
 
@@ -138,7 +138,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _revive(self, latents: Tensor, settings: MovingAverage) -> None:
-        """Replace unused codes by random latents [M, D]; no branch on values, so that a GPU need not wait."""
+        """Replace unused codes by random latents [M, D], without a branch that would wait for the GPU."""
         if settings.revive_below == 0.0:
             return
         unused = self.usage < settings.revive_below
@@ -149,13 +149,13 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, latents: Tensor, codes: Tensor, settings: MovingAverage) -> None:
-        """Update the running means, and the codes with them, with latents [M, D] and their codes [M]."""
+        """Update the running means and the codes from latents [M, D] and their codes [M]."""
         share = len(self.usage) / len(codes)
         counts = occurrences(codes, len(self.usage)).to(self.usage.dtype) * share
         self.usage.lerp_(mean_over_processes(counts), 1.0 - settings.decay)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, latents * share)
         self.sums.lerp_(mean_over_processes(sums), 1.0 - settings.decay)
-        used = (self.usage > LEAST_USAGE)[:, None]  # one that was never chosen stays where it is
+        used = (self.usage > LEAST_USAGE)[:, None]  # a code that was never chosen stays unchanged
         means = self.sums / self.usage.clamp(min=LEAST_USAGE)[:, None]
         self.embedding.weight.copy_(torch.where(used, means, self.embedding.weight))
 

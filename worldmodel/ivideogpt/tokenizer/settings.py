@@ -1,4 +1,4 @@
-"""The groups of settings of the tokenizer. The defaults are those of the published model for 64x64 pixels."""
+"""Groups of settings of the tokenizer. The defaults are those of the published model for 64x64 pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class AutoencoderSizes:
     stem_patch: Side = 1
 
     def __post_init__(self) -> None:
-        # A list of a configuration becomes a tuple, so that settings compare and are written as JSON.
+        # A configuration's list becomes a tuple, so that settings can be compared and written as JSON.
         object.__setattr__(self, "block_out_channels", tuple(int(width) for width in self.block_out_channels))
         if not self.block_out_channels:
             raise ValueError("tokenizer.autoencoder.block_out_channels is empty: give the channels of 1 level or more")
@@ -72,11 +72,11 @@ class MovingAverage:
         revive_below: Replace a code by a random latent of the training batch when its share of the assignments, as a
             running mean, is below this fraction of the uniform share, in [0, 1). 0 never replaces a code. A new
             codebook counts as unused, so that the first quantised training batch seeds it.
-        warmup: Training batches that are not quantised, at first. The encoder then learns a representation before the
-            codebook is seeded; quantised from the start, its latents collapse onto a few codes.
+        warmup: Number of first training batches that are not quantised. The encoder then learns a representation before
+            the codebook is seeded. If they are quantised from the start, latents collapse onto a few codes.
 
     Raises:
-        ValueError: A value is out of range, or there is a warm-up without revival, which is what seeds the codebook.
+        ValueError: A value is out of range, or there is a warm-up without revival, which seeds the codebook.
     """
 
     decay: ShareBelowOne = 0.99
@@ -117,11 +117,11 @@ class Codebooks:
 
 @dataclass(frozen=True)
 class StaticScene:
-    """Use of a fixed camera, which the published model does not make.
+    """Settings for a fixed camera; the published model has none of them.
 
     Args:
-        background_batches: Training batches whose mean image becomes the background. The nets then encode and decode
-            the deviation from it, so that a young net need not learn the scene. 0: no background.
+        background_batches: Number of first training batches whose mean image becomes the background. The nets then
+            encode and decode the deviation from it, so that they need not learn the scene. 0: no background.
         copy_gate: The decoder of future frames also predicts, for each pixel, whether to copy the last context frame.
     """
 
@@ -134,9 +134,9 @@ class TokenizerLoss:
     """Weights of the reconstruction loss. The default is the published loss.
 
     Args:
-        motion_weight: Extra weight of pixels that differ from the last context frame, and from the background where
-            there is one. 0 weights all pixels equally. See losses.motion_weights.
-        motion_scale: Difference in colour, of 1, from which a pixel has all of the extra weight.
+        motion_weight: Extra weight of pixels that differ from the last context frame, and from a background. 0 weights
+            all pixels equally. See losses.motion_weights.
+        motion_scale: Least difference in colour, in [0, 1], at which a pixel has the full extra weight.
         squared_weight: Weight of the squared error beside the absolute error. See losses.weighted_error.
         perceptual_weight: Weight of the perceptual loss, if there is one (TrainingPlan.perceptual).
     """

@@ -1,4 +1,4 @@
-"""The compressive tokenizer: context frames as many tokens each, future frames as few tokens that hold the change.
+"""Compressive tokenizer: many tokens for each context frame, and few tokens for the changes in each future frame.
 
 Dimensions: B batch, T frames of a segment, C context frames, F future frames, R resolution, N context tokens a frame,
 n dynamics tokens a frame, D code width. Source: iVideoGPT, arXiv 2405.15223, section 3.1.
@@ -27,7 +27,7 @@ from worldmodel.ivideogpt.tokenizer.settings import (
 )
 from worldmodel.ranges import Frames, Side
 
-CONTRAST = 4.0  # Scales deviations from the background: their standard deviation where things move is about a quarter.
+CONTRAST = 4.0  # Scales deviations from the background, whose standard deviation at moving pixels is about 0.25.
 PUBLISHED_AUTOENCODER = AutoencoderSizes()
 PUBLISHED_CROSS_ATTENTION = CrossAttentionSizes()
 PUBLISHED_CODEBOOKS = Codebooks()
@@ -36,7 +36,7 @@ PUBLISHED_LOSS = TokenizerLoss()
 
 
 class CompressiveTokenizer(nn.Module):
-    """Conditional VQGAN. The defaults are the published model for 64x64 pixels; its weights load as they are.
+    """Conditional VQGAN. The defaults are the published model for 64x64 pixels, whose weights load unchanged.
 
     Args:
         resolution: R, height and width of the frames in pixels.
@@ -103,12 +103,12 @@ class CompressiveTokenizer(nn.Module):
 
     @property
     def context_tokens(self) -> int:
-        """N, the tokens of a context frame."""
+        """N, number of tokens of a context frame."""
         return self.latent_side**2
 
     @property
     def dynamics_tokens(self) -> int:
-        """n, the tokens of a future frame."""
+        """n, number of tokens of a future frame."""
         return (self.latent_side // self.patch) ** 2
 
     @property
@@ -138,7 +138,7 @@ class CompressiveTokenizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, frames: Tensor) -> Tensor:
-        """As `tokenize`, of frames that are known to lie in [0, 1]: nothing is read back from a GPU."""
+        """As `tokenize`, without the check that frames lie in [0, 1], which waits for a GPU."""
         codes, context = self.encode_context(frames[:, : self.context_length])
         future = frames[:, self.context_length :]
         return self.layout.join(codes, self.encode_dynamics(future, context) if future.shape[1] else None)
@@ -181,7 +181,7 @@ class CompressiveTokenizer(nn.Module):
                 future frames attend to.
 
         Returns:
-            The context for `decode_dynamics`. Its `frames` are the decoded ones, or, without `painted`, the given ones.
+            The context for `decode_dynamics`. Its `frames` are the decoded frames; without `painted`, the given ones.
         """
         return self._decode_context(self.quantize.embed(codes), frames, painted)
 
@@ -220,7 +220,7 @@ class CompressiveTokenizer(nn.Module):
 
     @torch.no_grad()
     def watch_background(self, frames: Tensor) -> None:
-        """Include a training batch [B, T, 3, R, R] in the background, unless it already has all of its batches."""
+        """Update the background with a training batch [B, T, 3, R, R]; only in the first `background_batches`."""
         if not self.training or not self.background_batches:
             return
         if self._counter.value(self.background_seen) < self.background_batches:

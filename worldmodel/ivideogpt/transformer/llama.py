@@ -1,4 +1,4 @@
-"""LLaMA's blocks, under the tensor names of the published files. L tokens, D width. Source: arXiv 2302.13971."""
+"""LLaMA's blocks, with the tensor names of the published files. L tokens, D width. Source: arXiv 2302.13971."""
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(width, mlp_width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None, first: int = 0) -> Tensor:
-        """Tokens x [B, L, D] -> those from number `first` on, [B, L - first, D]; the others are keys and values alone.
+        """Outputs [B, L - first, D] of the tokens from index `first` on; earlier tokens are keys and values alone.
 
         Args:
             x: [B, L, D].
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A decoder and its untied head: what the action-free files hold."""
+    """A decoder and its untied output head, as in action-free files."""
 
     def __init__(self, vocabulary: int, width: int, layers: int, heads: int, mlp_width: int, dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pure functions of pixels for training and watching the tokenizer. Frames are float in [0, 1], [..., 3, R, R]."""
+"""Losses and metrics of the tokenizer, as pure functions. Frames are float in [0, 1], [..., 3, R, R]."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from torch import Tensor
 def motion_weights(frames: Tensor, still: Tensor, weight: float, scale: float) -> Tensor:
     """Weights [..., 1, R, R] of mean 1 that favour pixels that differ from the same pixel of `still`.
 
-    Before scaling to mean 1 a pixel weighs 1 + weight * min(1, |frames - still| / scale), the difference being the
-    mean over colours: a small gripper would else drown in a large, still background (after DWS, arXiv 2502.07825).
+    Before scaling to mean 1 the weight of a pixel is 1 + weight * min(1, |frames - still| / scale), with the difference
+    averaged over colours. Otherwise a large, still background outweighs a small gripper (after DWS, arXiv 2502.07825).
     """
     moved = (frames - still).abs().mean(-3, keepdim=True)
     weights = 1.0 + weight * (moved / scale).clamp(max=1.0)
@@ -16,10 +16,10 @@ def motion_weights(frames: Tensor, still: Tensor, weight: float, scale: float) -
 
 
 def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor, squared: float = 0.0) -> Tensor:
-    """Mean over everything of weights * (|e| + squared * e²), e the error of a pixel; weights broadcast over colours.
+    """Mean of weights * (|e| + squared * e²), where e is the error of a pixel; weights are broadcast over colours.
 
-    |e| alone, as published, is least at the median: a pixel that the arm covers in fewer than half of the frames stays
-    background until the prediction is nearly sure. e² pulls towards the arm from the start.
+    The minimum of |e| alone, as published, is the median: a pixel that the arm covers in fewer than half of the frames
+    is predicted as background until the prediction is nearly certain. e² pulls it towards the arm from the start.
     """
     error = (prediction - target).abs()
     return (weights * (error + squared * error.square())).mean()
@@ -39,12 +39,12 @@ def occurrences(codes: Tensor, codebook_size: int) -> Tensor:
 
 
 def perplexity(codes: Tensor, codebook_size: int) -> Tensor:
-    """exp of the entropy of the codes' frequencies: how many codes are in effective use, 1 to codebook_size."""
+    """exp of the entropy of the codes' frequencies: the effective number of used codes, 1 to codebook_size."""
     share = occurrences(codes, codebook_size) / codes.numel()
     return torch.exp(-torch.xlogy(share, share).sum())
 
 
 def sample_frames(frames: Tensor, count: int) -> Tensor:
-    """[B, F, ...] -> [B, min(count, F), ...]: for each row other frames, drawn without replacement."""
+    """Sample frames of each row without replacement: [B, F, ...] -> [B, min(count, F), ...]."""
     chosen = torch.rand(frames.shape[:2], device=frames.device).argsort(1)[:, :count]
     return frames[torch.arange(len(frames), device=frames.device)[:, None], chosen]

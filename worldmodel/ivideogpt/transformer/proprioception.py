@@ -1,6 +1,6 @@
-"""The robot's own state beside the pixels: read by the slot before each frame, predicted at each frame's end.
+"""Proprioception: the robot's state is an input at each frame's slot, and is predicted from each frame's hidden state.
 
-Not published: iVideoGPT sees pixels alone. P numbers of state, D model width.
+Not published: iVideoGPT reads pixels alone. P numbers of state, D model width.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Proprioception(nn.Module):
-    """Reads states and predicts their changes, both in units of what training batches showed (running means).
+    """Embeds states and predicts their changes, both standardised by running means over training batches.
 
     Args:
         size: P. width: D.
@@ -23,13 +23,13 @@ class Proprioception(nn.Module):
         self.read = nn.Linear(size, width)
         self.predict = nn.Linear(width, size)
         for parameter in (self.read.weight, self.read.bias, self.predict.bias):
-            nn.init.zeros_(parameter)  # at first a state changes nothing, as in a model without it
+            nn.init.zeros_(parameter)  # An untrained state has no effect.
         nn.init.normal_(self.predict.weight, std=0.02)
 
     def watch(self, states: Tensor, after: Tensor) -> None:
-        """Take a training batch [..., P] of states and of those one step later into the running means.
+        """Update the running means with a training batch [..., P] of states and of the states one step later.
 
-        One that is not finite is passed over: its loss will be refused, and the means must not keep it.
+        A batch that is not finite is skipped, so that the means stay finite; its loss raises an error later.
         """
         if not torch.isfinite(states).all() or not torch.isfinite(after).all():
             return
@@ -43,17 +43,17 @@ class Proprioception(nn.Module):
         return self.read((states - mean) / deviation)
 
     def next(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """Final hidden states [..., D] at a frame's last token, and states [..., P] before it -> states there."""
+        """Predict states [..., P] at frames from their hidden states [..., D] and the states [..., P] before them."""
         mean, deviation = _moments(self.changes)
         return states + mean + deviation * self.predict(hidden).float()
 
     def loss(self, hidden: Tensor, states: Tensor, after: Tensor) -> Tensor:
-        """Mean squared error of the changes, in their own units; 0-d."""
+        """Mean squared error of the standardised changes, 0-d."""
         mean, deviation = _moments(self.changes)
         return F.mse_loss(self.predict(hidden).float(), (after - states - mean) / deviation)
 
 
 def _moments(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [P] of what it has seen."""
+    """Mean and standard deviation [P] of all values so far."""
     assert norm.running_mean is not None and norm.running_var is not None
     return norm.running_mean, (norm.running_var + norm.eps).sqrt()

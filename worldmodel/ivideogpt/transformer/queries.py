@@ -25,7 +25,7 @@ class FrameQueries(nn.Module):
     def __init__(self, tokens: int, width: int, std: float) -> None:
         super().__init__()
         self.places = nn.Embedding(tokens, width)
-        self.first = nn.Parameter(torch.empty(width))  # The first frame has no tokens before it.
+        self.first = nn.Parameter(torch.empty(width))  # for the first future frame, which has no tokens before it
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=std)
 
@@ -38,7 +38,7 @@ class FrameQueries(nn.Module):
         return (self.first + self.places.weight).expand(rows, -1, -1)
 
     def forward(self, embedded: Tensor, layout: TokenLayout) -> Tensor:
-        """Embeddings [B, L, D] of a segment, with the queries in the place of its future frames' tokens."""
+        """Replace the tokens of future frames by queries in the embeddings [B, L, D] of a segment."""
         if embedded.shape[1] == layout.prefix:
             return embedded
         context, future = embedded[:, : layout.prefix], embedded[:, layout.prefix :].unflatten(1, (-1, layout.stride))
@@ -48,7 +48,7 @@ class FrameQueries(nn.Module):
 
 
 def frame_mask(layout: TokenLayout, length: int, like: Tensor) -> Tensor:
-    """-inf [L, L] where a token must not look, else 0: the places of a frame see one another, none a later frame."""
+    """Attention mask [L, L], -inf or 0: the tokens of a frame attend to one another and to all earlier frames."""
     place = torch.arange(length, device=like.device)
     order = torch.where(place < layout.prefix, place, layout.prefix + (place - layout.prefix) // layout.stride)
     return like.new_zeros(length, length).masked_fill_(order[None] > order[:, None], float("-inf"))

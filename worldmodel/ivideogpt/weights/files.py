@@ -1,4 +1,4 @@
-"""Files of weights: where they lie (a folder, a file, the Hugging Face hub), what is in them, and what does not fit."""
+"""Find, read, write and check files of weights: in a folder, a file or on the Hugging Face hub."""
 
 import errno
 import json
@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SUFFIX = ".safetensors"
-REPOSITORY = Path("runs/reference/pretrained")  # weights that the repository holds, and no wheel
+REPOSITORY = Path("runs/reference/pretrained")  # weights in the repository, which a wheel does not contain
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 
 
 def find(source: str | Path, part: str) -> Path:
-    """The folder or file that holds a part ("tokenizer" or "transformer") of `source`.
+    """Find the folder or file of a part ("tokenizer" or "transformer") of `source`.
 
     Args:
-        source: a .safetensors file; a folder of one part; a folder with a sub-folder of the part's name; or an id on
-            the Hugging Face hub, of which only .json and .safetensors files are downloaded (and cached).
+        source: a .safetensors file; a folder of one part; a folder with a sub-folder of the part's name; or a Hugging
+            Face id, of which only .json and .safetensors files are downloaded (and cached).
 
     Raises:
         FileNotFoundError: there is none.
@@ -55,14 +55,16 @@ def _download(source: str, part: str) -> Path:
 
 
 def read(path: Path, name: str) -> tuple[Tensors, Config]:
-    """The tensors (float32) and the configuration of a part.
+    """Read the tensors (float32) and the configuration of a part.
 
     Args:
-        path: as `find` gives it. name: what the weights' file is called in a folder, without its suffix; the only file
-            of that kind there will do, and so will numbered shards of one.
+        path: as `find` returns it.
+        name: name of the weights' file in a folder, without suffix. The only .safetensors file there is read too, and
+            so are numbered shards.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file that is missing, torn, or could run code when read.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or of a type that could run code when read.
     """
     tensors: Tensors = {}
     for file in _files(path, name):
@@ -93,7 +95,7 @@ def _files(path: Path, name: str) -> list[Path]:
 
 
 def read_config(path: Path) -> Config:
-    """A config.json; empty where there is none. ValueError where it is torn."""
+    """Read a config.json; empty if there is none. Raises ValueError if it is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -106,10 +108,10 @@ def read_config(path: Path) -> Config:
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Make these tensors the module's own, which may be on the meta device.
+    """Set the tensors of a module, which may be on the meta device.
 
     Raises:
-        ValueError: naming every tensor that is missing, unexpected or misshapen.
+        ValueError: a tensor is missing, unexpected or misshapen; names all of them.
     """
     wanted = module.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
@@ -128,7 +130,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> No
 
 
 def write(folder: Path, name: str, tensors: Mapping[str, Tensor], settings: Config) -> None:
-    """Write a part that `read` reads. Each of its two files is written whole or not at all."""
+    """Write a part for `read`. Each of its two files is written whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = folder / ".config.json", folder / f".{name}.safetensors"
     config.write_text(json.dumps(settings, indent=1, default=asdict), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The settings of a network by name: written to config.json, and read off the tensors of its weights.
+"""Settings of a network by name: written to config.json, and inferred from config.json and the tensors.
 
 A setting of a group has the name GROUP.SETTING, as on the command line: `autoencoder.norm_groups`.
 """
@@ -60,7 +60,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grouped(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flat`. Groups and settings that are missing have their defaults."""
+    """Invert `flat`. Missing groups and settings have their defaults."""
     arguments = {name: value for name, value in named.items() if "." not in name}
     for group, make in GROUPS.items():
         prefix = f"{group}."
@@ -72,21 +72,21 @@ def grouped(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def by_name(part: str, factory: Any) -> dict[str, Any]:
-    """The settings that a partial will call with, each with the name of the part before its own."""
+    """Settings that a partial passes on, each prefixed with the name of the part."""
     return {f"{part}.{name}": value for name, value in flat(getattr(factory, "keywords", {})).items()}
 
 
 def tokenizer_config(tokenizer: CompressiveTokenizer) -> Config:
-    """The config.json of a tokenizer: published names where there are such, else ours."""
+    """Contents of config.json of a tokenizer: published names if they exist, else ours."""
     published = {ours: name for name, ours in PUBLISHED_NAMES.items()}
     return {published.get(name, name): value for name, value in flat(tokenizer.settings).items()}
 
 
 def tokenizer_arguments(tensors: Tensors, config: Config) -> dict[str, Any]:
-    """The arguments of CompressiveTokenizer. Sizes in the tensors take precedence over the configuration.
+    """Arguments of CompressiveTokenizer. Sizes of the tensors take precedence over the configuration.
 
     Raises:
-        ValueError: Neither the tensors nor the configuration have a size.
+        ValueError: Neither the tensors nor the configuration determine a size.
     """
     defaults = {name: known.default for name, known in inspect.signature(CompressiveTokenizer).parameters.items()}
     known = flat(defaults)
@@ -113,7 +113,7 @@ def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
         if name.replace("q_pos_emb", "kv_pos_emb") in tensors
     ]
     sides = [math.isqrt(count) for count in queries.values()]  # The smallest is that of the latents.
-    # The middle block of the decoder attends at any side, so that the encoder tells which sides are small enough.
+    # The middle block of the decoder attends at any side, so only the encoder shows which sides are small enough.
     encoder_attends = any(name.startswith("cond_encoder.") for name in queries)
     return {
         "autoencoder.block_out_channels": None if None in widths or not widths else widths,
@@ -131,7 +131,7 @@ def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
 
 
 def transformer_arguments(tensors: Tensors, config: Config, heads: int | None) -> dict[str, Any]:
-    """The arguments of VideoTransformer, with `vocabulary` in place of its layout.
+    """Arguments of VideoTransformer, with `vocabulary` in place of its layout.
 
     Args:
         tensors: The weights, under our names.
@@ -139,7 +139,7 @@ def transformer_arguments(tensors: Tensors, config: Config, heads: int | None) -
         heads: Attention heads. None: as in `config`, else one for each 64 of the width, as published.
 
     Raises:
-        ValueError: The tensors do not have a size, or the configuration describes another kind of network.
+        ValueError: The tensors do not determine a size, or the configuration describes another kind of network.
     """
     rope = config.get("rope_parameters") or config
     odd = {"rms_norm_eps": (config, NORM_EPS), "rope_theta": (rope, ROPE_THETA)}
@@ -174,7 +174,7 @@ def _longest(shape: tuple[int, ...]) -> int:
 
 
 def _size(tensors: Tensors, pattern: str, axis: int | Callable[[tuple[int, ...]], int]) -> int | None:
-    """The size along `axis` of most tensors with a matching name, so that one misshapen tensor does not decide."""
+    """Most frequent size along `axis` of tensors with a matching name, so that one misshapen tensor has no effect."""
     shapes = [tuple(value.shape) for name, value in tensors.items() if re.fullmatch(pattern, name)]
     sizes = [axis(shape) if callable(axis) else shape[axis] for shape in shapes if callable(axis) or len(shape) > axis]
     return Counter(sizes).most_common(1)[0][0] if sizes else None
