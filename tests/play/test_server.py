@@ -225,15 +225,29 @@ def test_only_videos_of_this_session_are_served(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_slow_browser_gets_the_newest_view_alone(tmp_path: Path) -> None:
-    async def test(served: PlayServer, client: Client) -> None:
+def test_a_slow_browser_gets_the_newest_answers_and_the_newest_view_alone() -> None:
+    received: list[bytes | str] = []
+
+    class Socket:
+        closed = False
+
+        async def send_str(self, message: str) -> None:
+            received.append(message)
+
+        async def send_bytes(self, message: bytes) -> None:
+            received.append(message)
+            self.closed = True
+
+    async def test() -> None:
         browser = Browser("slow")
+        browser.socket = Socket()  # type: ignore[assignment]
         for number in range(100):
             browser.show(bytes([number]))
             browser.answer(str(number))
-        assert browser._view == bytes([99]) and len(browser._answers) == MAX_REPLIES
+        await asyncio.wait_for(browser.send(), PATIENCE)
 
-    run(tmp_path, test)
+    asyncio.run(test())
+    assert received == [*map(str, range(100 - MAX_REPLIES, 100)), bytes([99])]
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
