@@ -96,12 +96,19 @@ def fork_server() -> Iterator[None]:
 
 
 class Budget:
-    """Prints the CPU time of each tier, over all processes of pytest-xdist, and warns where it is too much."""
+    """Prints the CPU time of each tier, over all processes of pytest-xdist, and warns where it is too much.
+
+    It also names each test that has failed as soon as it has.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:  # at once: a run that is broken off prints no summary
+            print(
+                f"\n{report.nodeid}", *report.longreprtext.splitlines()[-1:], sep=": ", file=sys.__stderr__, flush=True
+            )
         if report.when == "teardown":
             properties = dict(report.user_properties)
             self.seconds.setdefault(str(properties["tier"]), []).append(float(properties["cpu_seconds"]))
