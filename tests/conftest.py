@@ -31,6 +31,7 @@ UNIT_SECONDS = (
     12.0  # of CPU time in one unit test; the longest one takes 3 s on an AMD EPYC, and 9 s on a slow Intel Xeon
 )
 SUITE_SECONDS = 480.0  # of CPU time in all of `make test`: on two cores 4 minutes, and one for pytest's own start
+PROCESS_BYTES = 2_500_000_000  # of memory for one process of pytest-xdist and what it starts; the largest had 1.65 GB
 _STARTED = pytest.StashKey[float]()
 
 
@@ -42,6 +43,20 @@ def tier(item: pytest.Item) -> str:
 def cpu_seconds() -> float:
     """CPU time so far of this process and of the processes that it started, of those that have ended."""
     return sum(os.times()[:4]) + server_seconds()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `--numprocesses auto`: one for each core that this process may use, or fewer for want of memory.
+
+    By itself pytest-xdist counts the physical cores of the machine, also where a container may use two of them.
+    """
+    import torch
+
+    from mbrl.processes.usage import usable_cores
+    from mbrl.settings.memory import free_memory
+
+    return max(1, min(usable_cores(), free_memory(torch.device("cpu")) // PROCESS_BYTES))
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
