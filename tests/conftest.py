@@ -3,18 +3,16 @@
 import gc
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 
 # Before torch is imported, and for the processes that tests start: two threads of OpenMP on busy cores are ten times
 # slower than one, and no faster on quiet cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# Tests run on the CPU, whatever the machine has, unless those of a GPU are asked for: `pytest -m gpu tests/gpu`.
-if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for argument in sys.argv[1:]):
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import absl.logging
 from hypothesis import settings
@@ -24,6 +22,17 @@ from tests.command import server_seconds
 # rliable's logging takes hold of the stderr that it finds, and closes it when Hydra sets logging up again. Here that
 # would be the stderr that pytest captures.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+def asks_for_gpu(arguments: Sequence[str]) -> bool:
+    """Whether pytest is called for the tests of a GPU, as in `pytest -m gpu tests/gpu`."""
+    given = pairwise(["", *arguments])
+    return any(each.startswith("tests/gpu") or (option == "-m" and each.startswith("gpu")) for option, each in given)
+
+
+# Tests run on the CPU, whatever the machine has, unless those of a GPU are asked for.
+if "PYTEST_XDIST_WORKER" not in os.environ and not asks_for_gpu(sys.argv[1:]):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # from the longest to the shortest, in which order they run, so that no process has a long test left at the end
 TIERS = ("slow", "gpu", "process", "learns", "unit")
@@ -98,6 +107,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it was before a test called a command in this process
     item.user_properties += [("tier", tier(item)), ("cpu_seconds", round(cpu_seconds() - item.stash[_STARTED], 3))]
 
 

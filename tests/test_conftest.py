@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import PROCESS_BYTES, Budget, pytest_xdist_auto_num_workers
+from tests.conftest import PROCESS_BYTES, Budget, asks_for_gpu, pytest_xdist_auto_num_workers
 
 
 def test_a_failure_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +31,15 @@ def test_pytest_xdist_asks_this_file(pytestconfig: pytest.Config, monkeypatch: p
     monkeypatch.setattr("mbrl.processes.usage.usable_cores", lambda: 3)
     monkeypatch.setattr("mbrl.settings.memory.free_memory", lambda device: 2**40)
     assert pytestconfig.hook.pytest_xdist_auto_num_workers(config=pytestconfig) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ("-m gpu tests/gpu", True), ("-q -m gpu", True), ("tests/gpu/test_cuda.py", True), ("", False),
+        ("/home/gpu1/mbrl/tests", False), ("-k not-gpu", False), ("--basetemp /tmp/tests/gpu tests", False),
+        ("-m not-gpu", False),
+    ],
+)  # fmt: skip
+def test_only_tests_of_a_gpu_see_it(arguments: str, asked: bool) -> None:
+    assert asks_for_gpu([each.replace("not-", "not ") for each in arguments.split()]) is asked
