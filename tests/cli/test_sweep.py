@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 import mbrl
-from mbrl.cli.configured import run_configured, show_jobs
+from mbrl.cli.configured import run_configured
 from mbrl.cli.errors import explain
 from mbrl.cli.sweep import LOG, failures, naming_killed_worker, prepare, run_job, show_jobs
 from mbrl.compose import check_overrides, composed, composed_jobs
