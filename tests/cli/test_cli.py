@@ -259,6 +259,7 @@ def test_an_interrupt_says_how_to_go_on(mbrl: Run, monkeypatch: pytest.MonkeyPat
 def test_a_defect_is_a_traceback_and_a_request_for_a_report(
     monkeypatch: pytest.MonkeyPatch, mbrl: Run, defect: Exception
 ) -> None:
+    monkeypatch.setattr("mbrl.cli.errors.PACKAGES", [Path(__file__).parent])  # where the raiser is
     _replace_training(monkeypatch, _raiser(defect))
     code, _, err = mbrl("train", "agent=random")
     assert code == 1
