@@ -55,7 +55,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def acting(self) -> TensorDictModuleBase:
-        """The module that collection and imagination call: the actor, unless a subclass adds proposals to it."""
+        """The module that collection and imagination call: the actor, unless a subclass wraps it."""
         return self.actor
 
     @property

@@ -21,10 +21,9 @@ from policies.bc import imitation
 from policies.frames_actor import FramesActor, NoiseSchedule, Squash, VectorEncoder, noisy
 from policies.metrics import value_metrics
 from policies.networks import ConvEncoder, TwinCritic, constant_weights, frames_encoder, soft_update
-from policies.proposals import value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
-from policies.value_base import ValuePolicy
+from policies.value_base import ValuePolicy, value
 
 SATURATED = 0.95  # magnitude of an action above which tanh has less than a tenth of its slope at 0
 
@@ -118,21 +117,14 @@ class DrQV2(ValuePolicy):
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
-        for actor in self._actors:
-            actor.max_std = std
+        self.actor.max_std = std
         try:
             yield
         finally:
-            for actor in self._actors:
-                actor.max_std = None
+            self.actor.max_std = None
 
     def set_env_steps(self, n: int) -> None:
-        for actor in self._actors:
-            actor.env_steps.fill_(n)
-
-    @property
-    def _actors(self) -> list[FramesActor]:
-        return [self.actor] if self.frozen is None else [self.actor, self.frozen]
+        self.actor.env_steps.fill_(n)
 
     def values(self, observed: TensorDictBase, action: Tensor) -> Tensor:
         found: Tensor = self.critic(self.actor.encode(observed), action)
@@ -180,7 +172,7 @@ class DrQV2(ValuePolicy):
         """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics."""
         following = batch["next"]
         action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
-        worth = self.bootstrap(following, next_features, value(self.target_critic, next_features, action))
+        worth = value(self.target_critic, next_features, action)
         return following["reward"] + batch["gamma"] * ~following["terminated"] * worth
 
     def _update_critic(

@@ -21,10 +21,9 @@ from policies.base import exploring, require_finite
 from policies.bc import imitation
 from policies.metrics import value_metrics
 from policies.networks import Critics, RunningNorm, constant_weights, perceptron, soft_update
-from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
-from policies.value_base import ValuePolicy
+from policies.value_base import ValuePolicy, value
 
 Network = Callable[[int, int], nn.Module]  # (input size, output size) -> a module [*B, in] -> [*B, out]
 
@@ -182,15 +181,11 @@ class SAC(ValuePolicy):
 
     @torch.no_grad()
     def target(self, batch: TensorDictBase) -> Tensor:
-        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic.
-
-        The mean action of a frozen clone has no entropy.
-        """
+        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic."""
         following = batch["next"]
         features = self.actor.encode(following)
         action, log_prob = self.actor.sample(features)
-        own = value(self.target_critic, features, action) - self.log_temperature.exp() * log_prob
-        worth = self.bootstrap(following, features, own)
+        worth = value(self.target_critic, features, action) - self.log_temperature.exp() * log_prob
         return following["reward"] + batch["gamma"] * ~following["terminated"] * worth
 
     def critic_loss(self, values: Tensor, target: Tensor) -> Tensor:

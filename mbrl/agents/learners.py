@@ -102,7 +102,7 @@ class TransitionLearner(Learner):
         batch = self._transitions(replay).to(self.policy.device)
         demonstrated = batch.pop("demonstrated", None)
         if cloning_weight > 0 and demonstrated is not None:
-            if isinstance(self.policy, ValuePolicy) and self.policy.anchors:
+            if isinstance(self.policy, ValuePolicy) and self.policy.frozen is not None:
                 batch["imitated"] = torch.where(demonstrated, batch["action"], self.policy.cloned_action(batch))
                 demonstrated = torch.ones_like(demonstrated)
             batch["cloning"] = cloning_weight * demonstrated
