@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import require_finite
+from policies.base import gradient_step, require_finite
 from policies.bc import imitation
 from policies.frames_actor import FramesActor, NoiseSchedule, Squash, VectorEncoder, noisy
 from policies.metrics import value_metrics
@@ -151,9 +151,7 @@ class DrQV2(ValuePolicy):
                 next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)
         loss = F.mse_loss(mean, batch["action"])
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        metrics = self._update_critic(features.detach(), batch, target, extra_loss=weight * loss)
-        self.optimizers["actor"].step()
+        metrics = self._update_critic(features.detach(), batch, target, imitation_loss=weight * loss)
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()
         require_finite({name: metrics[name] for name in ("cloning_loss", "critic_loss")})
@@ -176,15 +174,16 @@ class DrQV2(ValuePolicy):
         return following["reward"] + batch["gamma"] * ~following["terminated"] * worth
 
     def _update_critic(
-        self, features: Tensor, batch: TensorDictBase, target: Tensor, extra_loss: Tensor | None = None
+        self, features: Tensor, batch: TensorDictBase, target: Tensor, imitation_loss: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step of critics and encoder on the sum of both squared errors, plus `extra_loss`."""
+        """One step of critics and encoder on the sum of both squared errors; with `imitation_loss` of the actor too."""
         with self._autocast():
             values = self.critic(features, batch["action"]).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
-        self.optimizers["critic"].zero_grad(set_to_none=True)
-        (loss if extra_loss is None else loss + extra_loss).backward()
-        self.optimizers["critic"].step()
+        if imitation_loss is None:
+            gradient_step(loss, [self.optimizers["critic"]])
+        else:
+            gradient_step(loss + imitation_loss, [self.optimizers["critic"], self.optimizers["actor"]])
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -195,9 +194,7 @@ class DrQV2(ValuePolicy):
         loss = -worth.mean()
         if "cloning" in batch.keys():
             loss = loss + imitation(mean, batch, worth)
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers["actor"].step()
+        gradient_step(loss, [self.optimizers["actor"]])
         return {"actor_loss": loss.detach(), "saturated": (mean.detach().abs() > SATURATED).float().mean()}
 
     def _autocast(self) -> AbstractContextManager[None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from tensordict import TensorDictBase
 from torch import Tensor
 
+Metrics = dict[str, Tensor]  # by name, 0-d
 
-def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
+
+def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> Metrics:
     """What the critics say of a batch.
 
     Args:

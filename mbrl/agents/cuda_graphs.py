@@ -15,10 +15,10 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from policies.base import Policy, held_losses, require_finite
+from policies.metrics import Metrics
 
 WARM_UP = 3  # eager updates before a capture, in which libraries choose kernels and optimisers make their moments
 
-Metrics = dict[str, Tensor]
 Result = TypeVar("Result")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
 
 from mbrl.agents.cuda_graphs import CapturedUpdates
 from mbrl.agents.imagination import Imagination
@@ -16,9 +15,8 @@ from mbrl.data.frames import stacked
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from policies.base import Policy, held_losses, require_finite
+from policies.metrics import Metrics
 from policies.value_base import ValuePolicy
-
-Metrics = dict[str, Tensor]
 
 
 class Learner(ABC):

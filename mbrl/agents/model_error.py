@@ -9,10 +9,10 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from mbrl.agents.learners import Metrics
 from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import fork_rng
 from mbrl.errors import UserError
+from policies.metrics import Metrics
 from policies.ranges import Horizon, PositiveCount
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import (
