@@ -33,13 +33,6 @@ class Cloning:
     critic_updates: Count = 0
     anchor: bool = False
 
-    def __post_init__(self) -> None:
-        if min(self.updates, self.weight, self.critic_updates) < 0 or self.env_steps < 1:
-            raise UserError(
-                f"agent.cloning: updates ({self.updates}), weight ({self.weight}) and critic_updates "
-                f"({self.critic_updates}) must be 0 or more, env_steps ({self.env_steps}) 1 or more"
-            )
-
     def prepare(self, policy: Policy) -> None:
         """Give a new policy a frozen clone if it is asked for, before weights are loaded or trained.
 

@@ -68,9 +68,6 @@ def test_the_weight_falls_to_nothing():
     cloning = Cloning(updates=1, weight=0.8, env_steps=100)
     assert [cloning.weight_at(n) for n in (0, 25, 50, 100, 1000)] == pytest.approx([0.8, 0.6, 0.4, 0.0, 0.0])
     assert Cloning(updates=0, weight=0.8, env_steps=100).weight_at(0) == 0.0
-    for wrong in ({"updates": -1}, {"weight": -1.0}, {"env_steps": 0}, {"critic_updates": -1}):
-        with pytest.raises(ValueError, match=r"agent\.cloning: .* must be 0 or more"):
-            Cloning(**wrong)
 
 
 def test_demonstrations_alone_are_imitated_first():
