@@ -18,6 +18,8 @@ from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
 from torchrl.data import Composite
 
+Metrics = dict[str, Tensor]  # by name, 0-d
+
 
 class Policy(nn.Module, ABC):
     """Base of everything that acts.

@@ -5,10 +5,8 @@ from __future__ import annotations
 from tensordict import TensorDictBase
 from torch import Tensor
 
-Metrics = dict[str, Tensor]  # by name, 0-d
 
-
-def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> Metrics:
+def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
     """What the critics say of a batch.
 
     Args:

@@ -21,8 +21,7 @@ from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.schema import Maybe, Schema, schema_of
-from policies.base import Policy
-from policies.metrics import Metrics
+from policies.base import Metrics, Policy
 from worldmodel.base import WorldModel
 
 KEPT_APART = 16  # values of a metric that are kept before they are replaced by their sum

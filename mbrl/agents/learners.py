@@ -14,8 +14,7 @@ from mbrl.agents.schedule import Schedule
 from mbrl.data.frames import stacked
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.base import Policy, held_losses, require_finite
-from policies.metrics import Metrics
+from policies.base import Metrics, Policy, held_losses, require_finite
 from policies.value_base import ValuePolicy
 
 

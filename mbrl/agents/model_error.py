@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import fork_rng
-from policies.metrics import Metrics
+from policies.base import Metrics
 from policies.ranges import Horizon, PositiveCount
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import (

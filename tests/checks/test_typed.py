@@ -25,6 +25,7 @@ TOY = ["env=toy", "experiment=smoke"]
         ("sac", "agent.policy=null", "settings whose _target_ makes a Policy"),
         ("sac", "agent.batch_size=2.5", "a whole number in [1, 1e+12]"),
         ("sac", "agent.updates_per_step=null", "a number in [0, 1000000]"),
+        ("sac", "agent.updates_per_step=-3", "a number in [0, 1000000]"),
         ("sac", "agent.batch_size=0", "a whole number in [1, 1e+12]"),
         ("sac", "agent.learning_starts=-1", "a whole number in [0, 1e+12]"),
         ("sac", "agent.gamma=1.5", "a number in (0, 1]"),
