@@ -1,4 +1,4 @@
-"""The interface of all world models: learn from sequences, then imagine rollouts from real steps."""
+"""Interface of all world models: learn from sequences, then imagine rollouts from real steps."""
 
 from abc import ABC, abstractmethod
 from itertools import chain
@@ -8,11 +8,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from worldmodel.outcome import Outcome, ended_within, rewards_until_end
+from worldmodel.outcome import Outcome, any_terminated, rewards_until_termination
 
 
 class WorldModel(nn.Module, ABC):
-    """Predicts what actions lead to. Independent of any reinforcement learning algorithm.
+    """Predicts observations, rewards and terminations of action sequences, for any reinforcement learning algorithm.
 
     Dimensions: B batch, T time, C context frames, A action width, R resolution.
     Time: `action[t]` is taken at `pixels[t]` and leads to `pixels[t + 1]`; `("next", "reward")[t]` is the reward of
@@ -21,21 +21,21 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         context_length: C, number of real steps that `start` needs.
         max_horizon: Maximum number of steps imagined from one `start`.
-        observations: What it observes and predicts: `pixels`, `state` or both; also `task` where it reads the task.
-        resolution: R, of a model that observes pixels. state_dim: Width of `state`, of one that predicts it.
+        observations: Keys that it reads and predicts: `pixels`, `state` or both; also `task` if it reads the task.
+        resolution: R, if it reads pixels. state_dim: Width of `state`, if it predicts it.
             embedding_size: Width of `embedding`, likewise.
-        tasks: N, width of the one-hot `task`, of a model that reads it. action_dim: A. 0: it reads no actions.
+        tasks: N, width of the one-hot `task`, if it reads it. action_dim: A. 0: it reads no actions.
         fits: Whether it learns by `fit`, from all transitions, instead of by `update`.
         goal_conditioned: Whether `start` needs a `goal` frame.
         predicts_reward: Whether `step` predicts a reward.
-        predicts_end: Whether `step` predicts that an episode terminates.
-        reads_reward: Whether `observe` is implemented: it predicts the reward of a real observation.
-        learns_rewards: Whether `update_rewards` can train its rewards apart from the rest.
-        context_keys: Further keys that the context of `start` must have, beside observations and `action`.
-        measures: Names of the uncertainty estimates that `step` returns; higher means less certain.
+        predicts_termination: Whether `step` predicts that an episode terminates.
+        reads_reward: Whether `observe` is implemented, which predicts the reward of a real observation.
+        learns_rewards: Whether `update_rewards` can train the reward predictor alone.
+        context_keys: Keys that the context of `start` must have besides observations and `action`.
+        uncertainty_keys: Names of the uncertainty estimates that `step` returns; higher means less certain.
         trained_horizon: Steps after the context in the longest training sequence. None: unlimited.
-        temperature: Temperature that `step` samples with, 0 or more. None: it has none.
-        first_updates: Number of initial updates that do not train the dynamics (those of the tokenizer alone).
+        temperature: Sampling temperature of `step`, 0 or more. None: it has none.
+        first_updates: Number of initial updates that train the tokenizer alone, not the dynamics.
     """
 
     context_length: int
@@ -48,11 +48,11 @@ class WorldModel(nn.Module, ABC):
     fits: bool = False
     goal_conditioned: bool = False
     predicts_reward: bool = True
-    predicts_end: bool = False
+    predicts_termination: bool = False
     reads_reward: bool = False
     learns_rewards: bool = False
     context_keys: tuple[str, ...] = ()
-    measures: tuple[str, ...] = ()
+    uncertainty_keys: tuple[str, ...] = ()
     embedding_size: int = 0
     trained_horizon: int | None = None
     temperature: float | None = None
@@ -74,19 +74,19 @@ class WorldModel(nn.Module, ABC):
 
         Args:
             batch: [B, T] with the observations, such as `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and
-                `("next", "reward")` [B, T, 1]; a model that predicts ends also reads `("next", "terminated")` bool
-                [B, T, 1].
+                `("next", "reward")` [B, T, 1]; a model that predicts terminations also reads
+                `("next", "terminated")` bool [B, T, 1].
 
         Returns:
             Metrics, detached 0-d tensors by name.
 
         Raises:
-            FloatingPointError: A loss or a gradient is not finite. Its optimiser takes no step; parts that were trained
-                before it in this update, and running statistics such as codebooks, have changed.
+            FloatingPointError: A loss or a gradient is not finite. Its optimiser takes no step. Parts that were trained
+                earlier in this update, and running statistics such as codebooks, have changed.
         """
 
     def update_rewards(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """Take one gradient step on what predicts rewards from observations, and on nothing else.
+        """Take one gradient step on the reward predictor alone.
 
         Args:
             batch: As for `update`, with T of C + 1 or more.
@@ -96,7 +96,7 @@ class WorldModel(nn.Module, ABC):
 
         Raises:
             FloatingPointError: As `update`.
-            TypeError: Its rewards do not learn apart (`learns_rewards`).
+            TypeError: The model has no separate reward predictor (`learns_rewards`).
         """
         raise TypeError(f"{type(self).__name__} has no rewards that learn apart from the rest")
 
@@ -114,12 +114,12 @@ class WorldModel(nn.Module, ABC):
 
         Raises:
             FloatingPointError: A loss is not finite.
-            TypeError: The model learns by `update`.
+            TypeError: The model learns by `update`, not by `fit`.
         """
         raise TypeError(f"{type(self).__name__} learns by update, not by fit")
 
     def kinds_of_updates(self, updates: int) -> dict[int, int]:
-        """Groups of the next updates with equal cost, for time estimates: number of the first update -> how many."""
+        """Groups of the next updates with equal cost, for time estimates: number of the first update -> count."""
         return {0: updates} if updates else {}
 
     def skip_to(self, update: int) -> None:
@@ -127,11 +127,11 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def start(self, context: TensorDictBase) -> Any:
-        """Encode real steps once.
+        """Encode real steps, from which rollouts start.
 
         Args:
             context: [B, C], oldest first, with the observations and `action`. `action[:, c]` leads to frame c + 1, so
-                that the last one is not used.
+                the last one is not used.
 
         Returns:
             The state of the rollouts, an opaque object for `step`.
@@ -142,13 +142,13 @@ class WorldModel(nn.Module, ABC):
         """Imagine one step.
 
         Args:
-            state: State of B rollouts. It may be used up; fork it to continue it more than once.
+            state: State of B rollouts, which `step` may change in place; fork it to continue it more than once.
             action: [B, A].
 
         Returns:
             The next state, and a TensorDict [B] with the predictions, such as `pixels` uint8 [B, 3, R, R], `reward`
-            float32 [B, 1] in the units of the environment, each of `measures` float32 [B, 1], and from a model that
-            predicts ends `terminated` bool [B, 1], a sample. What is predicted after that has no meaning.
+            float32 [B, 1] in the units of the environment, each of `uncertainty_keys` float32 [B, 1], and `terminated`
+            bool [B, 1], sampled, if the model predicts terminations. Predictions after a termination have no meaning.
         """
 
     def observe(self, state: Any, action: Tensor, observed: TensorDictBase) -> tuple[Any, TensorDictBase]:
@@ -160,10 +160,10 @@ class WorldModel(nn.Module, ABC):
             observed: [B] with the observations that the action led to.
 
         Returns:
-            As `step`; the predictions of what was observed are left out, so that `reward` remains.
+            As `step`, without predictions of the observations: `reward` remains.
 
         Raises:
-            TypeError: Not `reads_reward`.
+            TypeError: The model has no `reads_reward`.
         """
         raise TypeError(f"{type(self).__name__} does not predict rewards of given observations")
 
@@ -188,8 +188,8 @@ class WorldModel(nn.Module, ABC):
         """
         raise TypeError(f"{type(self).__name__} has no temperature")
 
-    def measure_all(self) -> None:
-        """From the next `start` on, compute all uncertainty estimates of the model and list them in `measures`."""
+    def enable_all_uncertainties(self) -> None:
+        """Compute all uncertainty estimates from the next `start` on, and list them in `uncertainty_keys`."""
 
     @torch.no_grad()
     def predict(self, context: TensorDictBase, actions: Tensor, samples: int = 1) -> TensorDict:
@@ -213,35 +213,36 @@ class WorldModel(nn.Module, ABC):
 
     @torch.no_grad()
     def outcome(self, state: Any, actions: Tensor, frames: int = 0) -> Outcome:
-        """Predict the outcome of action sequences, for a planner. A model may decode as few frames as it can.
+        """Predict the outcome of action sequences, for a planner. A subclass may decode only the frames it needs.
 
         Args:
-            state: State of R rollouts. It may be used up, as by `step`.
+            state: State of R rollouts, which may be changed in place, as by `step`.
             actions: [R, H, A].
-            frames: How many of the last frames to decode, 0 to H.
+            frames: Number of last frames to decode, 0 to H.
         """
-        rewards, ends = [], []
+        rewards, terminated = [], []
         pixels: list[Tensor] = []
         for action in actions.unbind(1):
             state, prediction = self.step(state, action)
             rewards.append(prediction["reward"] if self.predicts_reward else None)
-            ends.append(prediction["terminated"] if self.predicts_end else None)
+            terminated.append(prediction["terminated"] if self.predicts_termination else None)
             pixels = [*pixels, prediction["pixels"]][-frames:] if frames else []
-        return Outcome(rewards_until_end(rewards, ends), torch.stack(pixels, 1) if frames else None, ended_within(ends))
+        reward = rewards_until_termination(rewards, terminated)
+        return Outcome(reward, torch.stack(pixels, 1) if frames else None, any_terminated(terminated))
 
     def embedded(self) -> "WorldModel":
         """This model as an `EmbeddedWorldModel`, which observes and imagines embeddings instead of frames.
 
         Raises:
-            TypeError: It has none.
+            TypeError: It has no embedding.
         """
         raise TypeError(f"{type(self).__name__} has no embedding of frames")
 
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
-        """Frames uint8 of real steps [B, T], T >= C, encoded and decoded; unchanged for a model without a tokenizer."""
+        """Encode and decode the frames of real steps [B, T], T >= C: uint8; unchanged without a tokenizer."""
         pixels: Tensor = steps["pixels"]
         return pixels
 
     def codes(self, batch: TensorDictBase) -> dict[str, tuple[Tensor, int]]:
-        """Codes of real steps [B, T], T > C, and the size of the codebook, by name of the codebook; {} without any."""
+        """Codes of real steps [B, T], T > C, and codebook size, by the codebook's name; {} without a tokenizer."""
         return {}

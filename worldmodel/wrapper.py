@@ -64,9 +64,9 @@ class WorldModelWrapper(WorldModel):
         self.model.set_temperature(value)
         self.temperature = value
 
-    def measure_all(self) -> None:
-        self.model.measure_all()
-        self.measures = self.model.measures
+    def enable_all_uncertainties(self) -> None:
+        self.model.enable_all_uncertainties()
+        self.uncertainty_keys = self.model.uncertainty_keys
 
     def reconstruct(self, steps: TensorDictBase) -> Tensor:
         return self.model.reconstruct(steps)

@@ -200,7 +200,7 @@ class Imagination:
             if not self._warned and not steps.any():
                 self._warned = True
                 _log.warning("imagination: every rollout was cut at its first step; raise agent.imagination.cut_above")
-        if self.env.world_model.predicts_end:
+        if self.env.world_model.predicts_termination:
             ended = rollout["next", "terminated"].squeeze(-1)
             metrics["terminated"] = ended[:, -1].float().mean()
             if self.policy.learns_from != "rollouts":  # those policies read `terminated` themselves

@@ -99,7 +99,7 @@ class PlanImagination(torch.nn.Module):
             last = critics.acting(observed.copy().set("frames", frames))
         found = critics.values(last, last["action"])
         assert found is not None
-        return found[:, 0] if outcome.ended is None else found[:, 0].masked_fill(outcome.ended, 0.0)
+        return found[:, 0] if outcome.terminated is None else found[:, 0].masked_fill(outcome.terminated, 0.0)
 
     def propose(self, state: Any, observed: TensorDict, proposals: int, horizon: int) -> Tensor:
         """Candidates of the prior: its actions [B, M, H, A], exploring, along imagined rollouts.

@@ -58,10 +58,10 @@ class UncertaintyRules:
             UserError: the model has no such estimate, or a scale is not positive; the message names it.
         """
         if self.estimates:
-            world_model.measure_all()
+            world_model.enable_all_uncertainties()
         for name in self.estimates:
-            if name not in world_model.measures:
-                known = ", ".join(world_model.measures) or "none"
+            if name not in world_model.uncertainty_keys:
+                known = ", ".join(world_model.uncertainty_keys) or "none"
                 used = next(key for key in ("cut_above", "weigh_by", "optimism") if name in getattr(self, key))
                 raise UserError(
                     f"imagination needs the uncertainty estimate {name!r}, but this world model has {known}: set "

@@ -70,7 +70,7 @@ class ImaginationEnv(EnvBase):
         self._observed: dict[str, Tensor] = {}  # the newest frames [B, K, 3, R, R], and other observations
         self._steps = 0
         self._ended: Tensor | None = None  # bool [B, 1], which rollouts have terminated; None: the model predicts none
-        self._estimates: dict[str, list[Tensor]] = {name: [] for name in world_model.measures}
+        self._estimates: dict[str, list[Tensor]] = {name: [] for name in world_model.uncertainty_keys}
         self._make_specs(action_spec, resolution)
 
     def _make_specs(self, action_spec: TensorSpec, resolution: int | None) -> None:
@@ -123,7 +123,7 @@ class ImaginationEnv(EnvBase):
         for name, values in self._estimates.items():
             values.append(prediction[name])
         reward = prediction["reward"]
-        if self.world_model.predicts_end:
+        if self.world_model.predicts_termination:
             ended = prediction["terminated"]
             if self._ended is not None:
                 reward, ended = reward.masked_fill(self._ended, 0.0), ended | self._ended

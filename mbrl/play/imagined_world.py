@@ -61,7 +61,7 @@ class ImaginedWorld:
             key: predicted[key][0].cpu().numpy() for key in ("pixels", "state") if key in predicted.keys()
         }
         after.imagined_reward = float(predicted["reward"]) if model.predicts_reward else None
-        after.measures = {name: float(predicted[name]) for name in model.measures}
+        after.measures = {name: float(predicted[name]) for name in model.uncertainty_keys}
         after.depth, after.since = before.depth + 1, (0 if before.anchor else before.since) + 1
         if after.since >= min(model.trained_horizon or model.max_horizon, model.max_horizon):
             self._anchor(after)

@@ -143,7 +143,7 @@ def _assemble(
     sources: dict[str, Source],
     notes: list[str],
 ) -> Parts:
-    model.measure_all()
+    model.enable_all_uncertainties()
     session, inner = Session(env, model, success_bonus=bonus), env.unwrapped
     task = task.removesuffix("-v3")
     tasks = [name.removesuffix("-v3") for name in getattr(inner, "tasks", [task])]

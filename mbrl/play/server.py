@@ -225,7 +225,7 @@ class PlayServer:
             "sources": listed,
             "horizon": session.horizon,
             "resolution": session.model.resolution,
-            "measures": list(session.model.measures),
+            "measures": list(session.model.uncertainty_keys),
             "has_reward": session.model.predicts_reward,
             "has_temperature": session.model.temperature is not None,
         }

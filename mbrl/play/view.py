@@ -74,7 +74,7 @@ def describe(session: Session) -> dict[str, Any]:
         "traces": {
             "real": [_rounded(row.reward) for row in shown],
             "imagined": [_rounded(row.imagined_reward) for row in shown],
-            **{name: [_rounded(row.measures.get(name)) for row in shown] for name in session.model.measures},
+            **{name: [_rounded(row.measures.get(name)) for row in shown] for name in session.model.uncertainty_keys},
         },
     }
 

@@ -175,7 +175,7 @@ def test_rollouts_are_different_ones_or_all_there_are(replay):
 @pytest.mark.parametrize("option", [{"divide_pixels_twice": True}, {"weigh_by": {"doubt": 1.0}}])
 def test_what_concerns_transitions_is_refused_for_rollouts(replay, option):
     model = CountingWorldModel()
-    model.measures = ("doubt",)
+    model.uncertainty_keys = ("doubt",)
     settings = {"rollouts": 4, "horizon": 5, "retain": 2, "resolution": SIZE, "action_spec": ACTION}
     with pytest.raises(ValueError, match="learns from whole rollouts"):
         Imagination(model, RememberingPolicy(), replay, **settings, **option)

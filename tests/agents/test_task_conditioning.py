@@ -196,11 +196,11 @@ def test_temperature_and_measures_are_those_of_the_inner_model() -> None:
         def set_temperature(self, value: float) -> None:
             self.temperature = value
 
-        def measure_all(self) -> None:
-            self.measures = ("doubt",)
+        def enable_all_uncertainties(self) -> None:
+            self.uncertainty_keys = ("doubt",)
 
     model = TaskConditioned(Doubting, actions=2, tasks=2)
-    assert (model.temperature, model.measures) == (1.0, ())
+    assert (model.temperature, model.uncertainty_keys) == (1.0, ())
     model.set_temperature(0.5)
-    model.measure_all()
-    assert (model.temperature, model.model.temperature, model.measures) == (0.5, 0.5, ("doubt",))
+    model.enable_all_uncertainties()
+    assert (model.temperature, model.model.temperature, model.uncertainty_keys) == (0.5, 0.5, ("doubt",))

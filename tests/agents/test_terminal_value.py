@@ -25,7 +25,7 @@ class Moved(CountingWorldModel):
 class Ending(Moved):
     """A rollout has terminated once its frame shows 95 or more."""
 
-    predicts_end = True
+    predicts_termination = True
 
     def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
         pixels, prediction = super().step(state, action)

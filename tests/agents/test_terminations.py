@@ -127,7 +127,7 @@ def test_a_plan_earns_nothing_after_the_end(imagination: Imagination) -> None:
 class Ending(CountingWorldModel):
     """Frames count up as before; a rollout ends when its frame shows a multiple of 4."""
 
-    predicts_end = True
+    predicts_termination = True
 
     def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
         pixels, prediction = super().step(state, action)
@@ -208,7 +208,7 @@ def test_dreamers_imagined_steps_draw_the_end_from_the_continue_head() -> None:
     torch.manual_seed(0)
     model = RSSM(STATE, ACTION, pixels=False, units=32, terminates=True)
     context = walked(1).sequences(2000, model.context_length)
-    assert model.predicts_end and not RSSM(STATE, ACTION, pixels=False, units=32).predicts_end
+    assert model.predicts_termination and not RSSM(STATE, ACTION, pixels=False, units=32).predicts_termination
     for logit, share in ((0.0, 0.5), (2.0, 0.12), (20.0, 0.0)):
         for parameter in model.continue_head.parameters():
             torch.nn.init.zeros_(parameter)
@@ -225,13 +225,13 @@ def test_the_reward_network_learns_the_end_beside_the_rewards() -> None:
     ended = (torch.arange(1, 33) % 4 == 0).view(1, -1, 1)
     frames[:, 1:][ended.squeeze(-1)] = 200
     rewards = torch.where(ended, 5.0, 1.0)
-    assert not network.ends(network.logits(frames, None))[:, :8].all(), "rare before anything is learned"
+    assert not network.terminations(network.logits(frames, None))[:, :8].all(), "rare before anything is learned"
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     for _ in range(80):
         optimizer.zero_grad()
         network.loss(network.logits(frames, None), rewards, ended).backward()
         optimizer.step()
-    drawn = torch.stack([network.ends(network.logits(frames, None)) for _ in range(20)]).float().mean(0)
+    drawn = torch.stack([network.terminations(network.logits(frames, None)) for _ in range(20)]).float().mean(0)
     assert (drawn - ended.float()).abs().mean() < 0.1
     torch.testing.assert_close(network(frames, None).mean(), rewards.mean(), rtol=0.15, atol=0)
     with pytest.raises(ValueError, match="the data hold none"):
@@ -241,7 +241,7 @@ def test_the_reward_network_learns_the_end_beside_the_rewards() -> None:
 def test_ivideogpt_predicts_the_end_in_rollouts_and_in_plans() -> None:
     network = partial(RewardNetwork, channels=[8, 8], width=16)
     model = make(reward_network=network, terminates=True)
-    assert model.predicts_end and model.reward_network is not None
+    assert model.predicts_termination and model.reward_network is not None
     nn.init.constant_(model.reward_network.head[-1].bias[-1:], 50.0)  # every step ends its episode
     nn.init.constant_(model.reward_network.head[-1].bias[:1], 50.0)  # ... and earns the lowest reward
     batch = sequences(2)
@@ -268,7 +268,7 @@ def test_without_terminations_nothing_is_added() -> None:
         RewardNetwork(tokenizer(), 2, channels=[8], terminates=terminates) for terminates in (False, True)
     )
     assert network.head[-1].out_features == plain_network.head[-1].out_features + 1
-    assert not WorldModel.predicts_end
+    assert not WorldModel.predicts_termination
 
 
 class Specs:
@@ -293,8 +293,8 @@ def built(*overrides: str) -> Any:
 
 @pytest.mark.parametrize("agent", ["mbpo", "mbpo_ivideogpt"])
 def test_a_world_model_has_a_continue_head_where_the_environment_terminates(agent: str) -> None:
-    assert built(f"agent={agent}").world_model.predicts_end
-    assert not built(f"agent={agent}", "env.terminates=false").world_model.predicts_end
+    assert built(f"agent={agent}").world_model.predicts_termination
+    assert not built(f"agent={agent}", "env.terminates=false").world_model.predicts_termination
 
 
 def test_what_ignores_terminations_is_refused() -> None:

@@ -23,8 +23,8 @@ MEASURED = torch.tensor([[0.1, 0.2, 0.9, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.1], [
 class UnsureWorldModel(CountingWorldModel):
     """Says MEASURED of its steps, where it is asked to."""
 
-    def measure_all(self) -> None:
-        self.measures = ("doubt",)
+    def enable_all_uncertainties(self) -> None:
+        self.uncertainty_keys = ("doubt",)
 
     def start(self, context: TensorDict) -> Tensor:
         self.taken = 0
@@ -32,7 +32,7 @@ class UnsureWorldModel(CountingWorldModel):
 
     def step(self, state: Any, action: Tensor) -> tuple[Any, TensorDict]:
         state, prediction = super().step(state, action)
-        if self.measures:
+        if self.uncertainty_keys:
             prediction["doubt"] = MEASURED[:, self.taken, None]
         self.taken += 1
         return state, prediction
@@ -58,9 +58,9 @@ def test_by_hand() -> None:
 
 
 def test_estimates_are_computed_where_one_is_used() -> None:
-    assert imagination().env.world_model.measures == ()
-    assert imagination(optimism={"doubt": None}).env.world_model.measures == ()
-    assert imagination(optimism={"doubt": 1.0}).env.world_model.measures == ("doubt",)
+    assert imagination().env.world_model.uncertainty_keys == ()
+    assert imagination(optimism={"doubt": None}).env.world_model.uncertainty_keys == ()
+    assert imagination(optimism={"doubt": 1.0}).env.world_model.uncertainty_keys == ("doubt",)
 
 
 def test_cut_rollouts_end_before_the_step_above_the_threshold() -> None:
@@ -90,7 +90,7 @@ def test_transitions_are_drawn_by_their_weight() -> None:
 def test_steps_after_the_predicted_end_do_not_count_in_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first rollout ends with its second step: the third, with an estimate of 0.9, is no part of a transition."""
     made = imagination(weigh_by={"doubt": 0.5})
-    monkeypatch.setattr(UnsureWorldModel, "predicts_end", True)
+    monkeypatch.setattr(UnsureWorldModel, "predicts_termination", True)
     ends = torch.tensor([2, HORIZON + 1, HORIZON + 1])
     step = UnsureWorldModel.step
 

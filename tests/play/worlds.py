@@ -26,7 +26,7 @@ class Drawing(CountingWorldModel):
     """Each frame is its predecessor plus a drawn number of 1 to 4; the reward is the action's first entry."""
 
     context_length, max_horizon, trained_horizon = 2, 10, 5
-    resolution, action_dim, measures, temperature = SIDE, 2, ("doubt",), 1.0
+    resolution, action_dim, uncertainty_keys, temperature = SIDE, 2, ("doubt",), 1.0
 
     def __init__(self) -> None:
         super().__init__()

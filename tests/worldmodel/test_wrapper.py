@@ -18,8 +18,8 @@ class Doubting(CountingWorldModel):
     def set_temperature(self, value: float) -> None:
         self.temperature = value
 
-    def measure_all(self) -> None:
-        self.measures = ("doubt",)
+    def enable_all_uncertainties(self) -> None:
+        self.uncertainty_keys = ("doubt",)
 
 
 def test_every_method_is_forwarded_that_does_not_call_step() -> None:
@@ -29,7 +29,7 @@ def test_every_method_is_forwarded_that_does_not_call_step() -> None:
     assert names <= set(vars(WorldModelWrapper)) and not built_on_step & set(vars(WorldModelWrapper))
     arguments = {"start": 1, "update": 1, "update_rewards": 1, "fit": 2, "kinds_of_updates": 1, "skip_to": 1, "step": 2}
     arguments |= {"observe": 3, "fork": 2, "reconstruct": 1, "codes": 1}
-    assert names - set(arguments) == {"device", "optimizers", "set_temperature", "measure_all"}
+    assert names - set(arguments) == {"device", "optimizers", "set_temperature", "enable_all_uncertainties"}
     wrapper = WorldModelWrapper(CountingWorldModel())
     for name, count in arguments.items():
         method = MagicMock()
@@ -46,6 +46,6 @@ def test_attributes_are_those_of_the_model() -> None:
     assert (wrapper.resolution, wrapper.context_length, wrapper.max_horizon) == (16, 2, 10)
     assert wrapper.optimizers is model.optimizers and wrapper.device == model.device
     wrapper.set_temperature(0.5)
-    wrapper.measure_all()
+    wrapper.enable_all_uncertainties()
     assert (model.temperature, wrapper.temperature) == (0.5, 0.5)
-    assert wrapper.measures == model.measures == ("doubt",)
+    assert wrapper.uncertainty_keys == model.uncertainty_keys == ("doubt",)

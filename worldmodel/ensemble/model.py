@@ -12,14 +12,14 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 
 from worldmodel.base import WorldModel
-from worldmodel.ensemble.ending import Ending
+from worldmodel.ensemble.continue_head import ContinueHead
 from worldmodel.ensemble.members import Gaussian, Members
-from worldmodel.ensemble.transitions import COPIED_NOWHERE, Data, Whitener, bootstrap, copies, held_out
+from worldmodel.ensemble.transitions import NOT_COPIED, Data, Whitener, bootstrap, copies, held_out
 from worldmodel.finite import require_finite
 from worldmodel.ranges import Number, OpenShare, PositiveCount, Share, Width
 
 FARTHEST = 5.0  # Inputs are clipped to this many standard deviations of the data from their mean.
-MEASURES = ("disagreement", "reward_std")  # uncertainty estimates
+UNCERTAINTY_KEYS = ("disagreement", "reward_std")
 MAX_HELD_OUT = 2000  # Held-out transitions that evaluate the members. More take time without a better estimate.
 
 
@@ -89,17 +89,17 @@ class ProbabilisticEnsemble(WorldModel):
         self.state_dim, self.action_dim = observation_spec["state"].shape[-1], action_spec.shape[-1]
         inputs = self.state_dim + self.action_dim
         self.members = Members(members, inputs, self.state_dim + 1, width=width, layers=layers)
-        self.residual, self.sampled, self.holdout, self.predicts_end = residual, sampled, holdout, terminates
+        self.residual, self.sampled, self.holdout, self.predicts_termination = residual, sampled, holdout, terminates
         self.batch_size, self.recent_share = batch_size, recent_share
         self.check_every, self.patience = check_every, patience
         self.of_inputs, self.of_states, self.of_rewards = Whitener(inputs), Whitener(self.state_dim), Whitener(1)
-        self.register_buffer("source", torch.full((self.state_dim,), COPIED_NOWHERE))
+        self.register_buffer("source", torch.full((self.state_dim,), NOT_COPIED))
         self.register_buffer("elites", torch.arange(elites))
         self._predicted_of: tuple[Tensor | None, int, Tensor] = (None, 0, torch.empty(0))
         self._optimizers = {"ensemble": optimizer(self.members.parameters())}
-        self.ending: Ending | None = None
+        self.ending: ContinueHead | None = None
         if terminates:
-            self.ending = Ending(inputs, self.state_dim, width)
+            self.ending = ContinueHead(inputs, self.state_dim, width)
             self._optimizers["ending"] = optimizer(self.ending.parameters())
 
     @property
@@ -150,8 +150,8 @@ class ProbabilisticEnsemble(WorldModel):
         state, after = transitions["state"], transitions["next", "state"]
         inputs = self._inputs(state, transitions["action"])
         states = self.of_states(self._wanted(state, after))
-        ended = None if self.ending is None else transitions["next", "terminated"]
-        return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1), ended)
+        terminated = None if self.ending is None else transitions["next", "terminated"]
+        return Data(inputs, torch.cat([states, self.of_rewards(transitions["next", "reward"])], -1), terminated)
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
         """Whitened inputs, clipped to FARTHEST. An object that moves for the first time is thousands of standard
@@ -161,7 +161,7 @@ class ProbabilisticEnsemble(WorldModel):
 
     def _wanted(self, state: Tensor, after: Tensor) -> Tensor:
         """Targets [N, D] of the next state; 0 for copied entries, so that these do not mix with the others."""
-        return (after - state if self.residual else after) * (self.source == COPIED_NOWHERE)
+        return (after - state if self.residual else after) * (self.source == NOT_COPIED)
 
     @property
     def _predicted(self) -> Tensor:
@@ -171,7 +171,7 @@ class ProbabilisticEnsemble(WorldModel):
         """
         source, (known, version, numbers) = self.source, self._predicted_of
         if known is not source or version != source._version:
-            wanted = torch.cat([source == COPIED_NOWHERE, source.new_ones(1, dtype=torch.bool)])
+            wanted = torch.cat([source == NOT_COPIED, source.new_ones(1, dtype=torch.bool)])
             numbers = wanted.nonzero().squeeze(1)
             self._predicted_of = source, source._version, numbers
         return numbers
@@ -232,26 +232,26 @@ class ProbabilisticEnsemble(WorldModel):
     def fork(self, state: Tensor, n: int) -> Tensor:
         return state.repeat_interleave(n, 0)
 
-    def measure_all(self) -> None:
-        """As WorldModel.measure_all; every elite then predicts every step.
+    def enable_all_uncertainties(self) -> None:
+        """As WorldModel.enable_all_uncertainties; every elite then predicts every step.
 
         `disagreement` is the standard deviation of the elites' mean predictions in units of that of the data, root mean
         square over the entries of the state. `reward_std` is that of their mean rewards in units of the environment.
         """
-        self.measures = MEASURES
+        self.uncertainty_keys = UNCERTAINTY_KEYS
 
     @torch.no_grad()
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, TensorDict]:
         inputs = self._inputs(state, action)
         every, measured = None, {}
-        if self.measures:
+        if self.uncertainty_keys:
             every = self._predict(inputs.expand(len(self.elites), -1, -1), self.elites)
             measured = self._disagreement(every[0])
         outputs = self._one_elite_a_row(inputs, every)
         after = self._after(state, outputs[:, :-1])
         reward = self.of_rewards.inverse(outputs[:, -1:])
         if self.ending is not None:
-            measured["terminated"] = self.ending.draw(inputs, outputs[:, :-1] * (self.source == COPIED_NOWHERE))
+            measured["terminated"] = self.ending.sample(inputs, outputs[:, :-1] * (self.source == NOT_COPIED))
         return after, TensorDict(state=after, reward=reward, **measured, batch_size=[len(state)])
 
     def _predict(self, inputs: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
@@ -281,7 +281,7 @@ class ProbabilisticEnsemble(WorldModel):
     def _after(self, state: Tensor, outputs: Tensor) -> Tensor:
         change = self.of_states.inverse(outputs)
         copied = state[:, self.source.clamp(min=0)]
-        return torch.where(self.source == COPIED_NOWHERE, state + change if self.residual else change, copied)
+        return torch.where(self.source == NOT_COPIED, state + change if self.residual else change, copied)
 
     def _disagreement(self, means: Tensor) -> dict[str, Tensor]:
         """Uncertainty estimates from the mean predictions of the elites [E, B, D + 1]."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldmodel.exact_products import exact_products
 
 LEAST_DEVIATION = 1e-4  # what varies less is scaled by this: it is constant, or the simulator's jitter
-COPIED_NOWHERE = -1
+NOT_COPIED = -1
 _PROBED = 1000  # transitions that rule out most candidates for a copy
 
 
@@ -22,11 +22,11 @@ class Data(NamedTuple):
 
     inputs: Tensor
     targets: Tensor
-    ended: Tensor | None = None
+    terminated: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Data:
         """The rows with these indices."""
-        return Data(self.inputs[rows], self.targets[rows], None if self.ended is None else self.ended[rows])
+        return Data(self.inputs[rows], self.targets[rows], None if self.terminated is None else self.terminated[rows])
 
 
 def uniform(index: Tensor, salt: int) -> Tensor:
@@ -55,12 +55,12 @@ def held_out(index: Tensor, share: float) -> Tensor:
 def copies(state: Tensor, after: Tensor) -> Tensor:
     """For each entry of the next state the entry of the state that it equals in every transition, int64 [D].
 
-    COPIED_NOWHERE where there is none. An entry that equals itself, like a goal, is a copy of itself.
+    NOT_COPIED where there is none. An entry that equals itself, like a goal, is a copy of itself.
     """
     probe = state[:_PROBED, :, None] == after[:_PROBED, None, :]
     there, here = probe.all(0).nonzero().unbind(1)
     holds = (state[:, there] == after[:, here]).all(0)
-    source = torch.full((state.shape[1],), COPIED_NOWHERE, device=state.device)
+    source = torch.full((state.shape[1],), NOT_COPIED, device=state.device)
     itself = holds & (there == here)
     source[here[holds]] = there[holds]
     source[here[itself]] = there[itself]

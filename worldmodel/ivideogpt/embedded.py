@@ -64,7 +64,7 @@ class EmbeddedIVideoGPT(EmbeddedWorldModel):
         self.rollouts, self.reconstructor, self.plan = rollouts, reconstructor, plan
         self.context_length, self.max_horizon = model.context_length, model.max_horizon
         self.action_dim, self.context_keys = model.action_dim, model.context_keys
-        self.predicts_reward, self.predicts_end = model.predicts_reward, model.predicts_end
+        self.predicts_reward, self.predicts_termination = model.predicts_reward, model.predicts_termination
         self.trained_horizon = model.trained_horizon
         self.temperature, self.embedding_size = model.temperature, 2 * self.frame_size
 

@@ -34,7 +34,7 @@ from worldmodel.ivideogpt.tokenizer.tokenizer import CompressiveTokenizer
 from worldmodel.ivideogpt.training import Optimizers, TrainingPlan, train_part
 from worldmodel.ivideogpt.transformer.transformer import VideoTransformer
 from worldmodel.ivideogpt.weights.sizes import by_name
-from worldmodel.outcome import Outcome, ended_within, rewards_until_end
+from worldmodel.outcome import Outcome, any_terminated, rewards_until_termination
 from worldmodel.ranges import Frames
 
 
@@ -105,10 +105,10 @@ class IVideoGPT(WorldModel):
         reader = self._reader(action_dim, conditioning, defects.rewards_off_by_one)
         futures = reader.longest - reader.context_length
         self.trained_horizon, self.max_horizon = futures, futures if horizon is None else horizon
-        ends = {"terminates": True} if terminates else {}
-        self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim, **ends)
+        options = {"terminates": True} if terminates else {}
+        self.reward_network = None if reward_network is None else reward_network(self.tokenizer, action_dim, **options)
         head, self.learns_rewards = self.transformer.reward_linear is not None, self.reward_network is not None
-        self.predicts_end = self.reward_network is not None and self.reward_network.terminates
+        self.predicts_termination = self.reward_network is not None and self.reward_network.terminates
         self.goal_conditioned, self.predicts_reward = goal, head or self.learns_rewards
         self.reads_reward = self.learns_rewards or (head and self.transformer.queries is None)
         self._check(observation_spec, reader, fresh=pretrained is None)
@@ -256,9 +256,9 @@ class IVideoGPT(WorldModel):
     def outcome(self, state: ImaginedState, actions: Tensor, frames: int = 0) -> Outcome:
         """As WorldModel.outcome; only these frames, and those that become a new context, are decoded."""
         steps, pixels = self.rollouts.follow(state, actions, decode=frames)
-        ends = [step.ended for step in steps]
-        rewards = rewards_until_end([step.reward for step in steps], ends)
-        return Outcome(rewards, pixels if frames else None, ended_within(ends))
+        terminated = [step.terminated for step in steps]
+        rewards = rewards_until_termination([step.reward for step in steps], terminated)
+        return Outcome(rewards, pixels if frames else None, any_terminated(terminated))
 
     def embedded(self) -> EmbeddedIVideoGPT:
         """As WorldModel.embedded, with conditioning.initial."""

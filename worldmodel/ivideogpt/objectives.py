@@ -146,15 +146,15 @@ class RewardObjective(nn.Module):
             raise ValueError("the reward network learns from rewards: the data hold none")
         with autocast(segment.pixels, self.precision):
             if isinstance(self.network, TokenRewardNetwork):
-                logits, rewards, ended = self._of_tokens(self.network, segment)
+                logits, rewards, terminated = self._of_tokens(self.network, segment)
             else:
                 assert isinstance(self.network, RewardNetwork)
-                rewards, ended = segment.rewards, segment.ended
+                rewards, terminated = segment.rewards, segment.terminated
                 # With `initial`, the segment has the episode's initial frame in place of the one before the first step.
                 pixels = batch["pixels"] if self.reader.initial else segment.pixels
                 pixels = pixels[:, -rewards.shape[1] - 1 :]
                 logits = self.network.logits(pixels, segment.actions, learning=True)
-        loss = self.network.loss(logits, rewards, ended)
+        loss = self.network.loss(logits, rewards, terminated)
         error = (self.network.read(logits.detach()) - rewards).abs().mean()
         return {"loss": loss, "read_reward_error": error}
 
@@ -165,8 +165,8 @@ class RewardObjective(nn.Module):
             _, codes = tokenizer.layout.split(tokenizer.tokens(segment.frames))
         latents, actions, rewards = tokenizer.dynamics_quantize.vectors(codes), segment.actions, segment.rewards
         assert rewards is not None
-        between, ended = (None if x is None else x[:, 1:] for x in (actions, segment.ended))
-        return network.logits(latents[:, :-1], latents[:, 1:], between), rewards[:, 1:], ended
+        between, terminated = (None if x is None else x[:, 1:] for x in (actions, segment.terminated))
+        return network.logits(latents[:, :-1], latents[:, 1:], between), rewards[:, 1:], terminated
 
 
 def tokenizer_losses(

@@ -70,24 +70,24 @@ class TwoHotRewards(nn.Module):
         mean: Tensor = self.two_hot(logits[..., :BINS])
         return mean
 
-    def ends(self, logits: Tensor) -> Tensor | None:
+    def terminations(self, logits: Tensor) -> Tensor | None:
         """Sample whether each step terminates the episode, bool [*B, 1]; None without a continue head."""
         return torch.rand_like(logits[..., BINS:]) < logits[..., BINS:].sigmoid() if self.terminates else None
 
-    def loss(self, logits: Tensor, rewards: Tensor, ended: Tensor | None = None) -> Tensor:
+    def loss(self, logits: Tensor, rewards: Tensor, terminated: Tensor | None = None) -> Tensor:
         """Cross-entropy 0-d of `logits` with the rewards [*B, 1] and, where they are predicted, the terminations.
 
         Args:
             logits: As `logits` returns them.
             rewards: [*B, 1].
-            ended: Bool [*B, 1], whether the step terminated the episode; a network that predicts it needs it.
+            terminated: Bool [*B, 1], whether the step terminated the episode; required with a continue head.
         """
         loss: Tensor = self.two_hot.loss(logits[..., :BINS], rewards.squeeze(-1)).mean()
         if not self.terminates:
             return loss
-        if ended is None:
+        if terminated is None:
             raise ValueError("the continue head learns from terminations: the data hold none")
-        return loss + F.binary_cross_entropy_with_logits(logits[..., BINS:], ended.float())
+        return loss + F.binary_cross_entropy_with_logits(logits[..., BINS:], terminated.float())
 
 
 class RewardNetwork(TwoHotRewards):

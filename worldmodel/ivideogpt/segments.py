@@ -47,14 +47,14 @@ class Segment:
         pixels: uint8 [B, C + F, 3, R, R].
         actions: [B, F, A] that lead to the future frames. None for a model without actions.
         rewards: [B, F, 1] of the transitions to the future frames, in real units. None where the batch has none.
-        ended: bool [B, F, 1], whether these transitions terminated the episode. None where the batch does not say.
+        terminated: bool [B, F, 1], whether these transitions terminated the episode. None where the batch has none.
         states: The robot's states [B, F, P] before each future frame and at it. None without proprioception.
     """
 
     pixels: Tensor
     actions: Tensor | None
     rewards: Tensor | None
-    ended: Tensor | None
+    terminated: Tensor | None
     states: tuple[Tensor, Tensor] | None
 
     @property
@@ -122,12 +122,12 @@ class SegmentReader:
         if self.initial:
             pixels = torch.cat([self._initial(batch), pixels[:, 1:]], 1)
         rewards = batch["next", "reward"][:, earned].float() if ("next", "reward") in known else None
-        ended = batch["next", "terminated"][:, leading] if ("next", "terminated") in known else None
+        terminated = batch["next", "terminated"][:, leading] if ("next", "terminated") in known else None
         states = None
         if self.proprioception:
             values = self.read_states(batch)
             states = values[:, leading], values[:, length:frames]
-        return Segment(pixels, self._actions(batch, leading), rewards, ended, states)
+        return Segment(pixels, self._actions(batch, leading), rewards, terminated, states)
 
     def context(self, context: TensorDictBase) -> tuple[Tensor, Tensor | None]:
         """Read a context.

@@ -99,7 +99,7 @@ class RSSM(LatentWorldModel):
         precision: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
-        self.lower_precision, self.predicts_end = precision == "bfloat16", terminates
+        self.lower_precision, self.predicts_termination = precision == "bfloat16", terminates
         if units < 32 or units % 16:
             raise ValueError(f"rssm: units is {units}; it must be a multiple of 16 from 32 on")
         self.key = "pixels" if pixels else "state"
@@ -238,7 +238,7 @@ class RSSM(LatentWorldModel):
         predicted = {self.key: self.decode(features), "reward": self.reward(features)}
         if self.task_head is not None:
             predicted["task"] = self.task_head(features)
-        if self.predicts_end:
+        if self.predicts_termination:
             probability = self.continue_probability(features)
             predicted["terminated"] = torch.rand_like(probability) >= probability
         return state, TensorDict(predicted, batch_size=[len(action)])

@@ -42,7 +42,7 @@ def predicted(model: ProbabilisticEnsemble, data: TensorDict) -> TensorDict:
 @pytest.fixture(scope="module")
 def fitted() -> ProbabilisticEnsemble:
     model = make(sampled=True)
-    model.measure_all()
+    model.enable_all_uncertainties()
     model.fit(system(3000), 600)
     return model
 
@@ -66,7 +66,7 @@ def test_members_disagree_where_there_were_no_data(fitted: ProbabilisticEnsemble
     near = system(500, seed=4)
     far = near.clone()
     far["state"] += 5.0
-    for measure in fitted.measures:
+    for measure in fitted.uncertainty_keys:
         assert predicted(fitted, far)[measure].mean() > 5 * predicted(fitted, near)[measure].mean()
 
 
@@ -163,18 +163,18 @@ def test_estimates_come_when_they_are_asked_for() -> None:
     model.fit(data, 1)
     torch.manual_seed(3)
     without = predicted(model, data)
-    model.measure_all()
+    model.enable_all_uncertainties()
     torch.manual_seed(3)
     measured = predicted(model, data)
-    assert set(measured.keys()) - set(without.keys()) == set(model.measures) == {"disagreement", "reward_std"}
-    torch.testing.assert_close(measured.exclude(*model.measures), without)
+    assert set(measured.keys()) - set(without.keys()) == set(model.uncertainty_keys) == {"disagreement", "reward_std"}
+    torch.testing.assert_close(measured.exclude(*model.uncertainty_keys), without)
 
 
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_every_elite_imagines_its_part(uncertainty: bool) -> None:
     model = make(elites=3)
     if uncertainty:
-        model.measure_all()
+        model.enable_all_uncertainties()
     model.fit(system(300), 1)
     for member in range(3):
         model.members.biases[-1].data[member] = 1000.0 * (member + 1)

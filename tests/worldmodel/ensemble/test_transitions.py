@@ -3,8 +3,8 @@
 import torch
 
 from worldmodel.ensemble.transitions import (
-    COPIED_NOWHERE,
     LEAST_DEVIATION,
+    NOT_COPIED,
     Whitener,
     bootstrap,
     copies,
@@ -46,9 +46,9 @@ def test_copies_are_found() -> None:
     after = torch.randn(3000, 5)
     after[:, 2] = state[:, 0]  # the frame before
     after[:, 4] = state[:, 4]  # a goal
-    assert copies(state, after).tolist() == [COPIED_NOWHERE, COPIED_NOWHERE, 0, COPIED_NOWHERE, 4]
+    assert copies(state, after).tolist() == [NOT_COPIED, NOT_COPIED, 0, NOT_COPIED, 4]
     after[2999, 4] += 1e-3
-    assert copies(state, after)[4] == COPIED_NOWHERE, "once seen to change, it is predicted"
+    assert copies(state, after)[4] == NOT_COPIED, "once seen to change, it is predicted"
     state[:, 1] = state[:, 4] = 7.0
     after[:, 4] = 7.0
     assert copies(state, after)[4] == 4, "rather of itself than of another"

@@ -19,7 +19,7 @@ class ImaginedFrame(NamedTuple):
     """One frame as a decoder imagined it."""
 
     tokens: Tensor  # int64 [R, n] in the segment's numbering
-    end: Tensor  # the final hidden state [R, D], see VideoTransformer.ends
+    hidden: Tensor  # [R, D], see VideoTransformer.frame_states
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Frame:
     tokens: Tensor  # int64 [R, n]
     reward: Tensor | None  # float32 [R, 1] in real units: of the head or, once decoded, of the network
     robot: Tensor | None  # float32 [R, P]
-    ended: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival, once decoded
+    terminated: Tensor | None = None  # bool [R, 1]: whether the episode terminated on arrival, once decoded
 
     def predictions(self) -> TensorDict:
         """The predictions besides `pixels`: reward, state and terminated, TensorDict [R]."""
-        named = {"reward": self.reward, "state": self.robot, "terminated": self.ended}
+        named = {"reward": self.reward, "state": self.robot, "terminated": self.terminated}
         known = {name: value for name, value in named.items() if value is not None}
         return TensorDict(known, batch_size=self.tokens.shape[:1])
 

@@ -133,13 +133,17 @@ class Rollouts:
         action = None if action is None else action.float()
         conditioning, drawn = frame_heads.condition(action, state.robot), (self.sampling, self.defects.any_token)
         found = imagine(state.decoder, state.cache, conditioning, *drawn, given, before, self.predict)
-        robot, reward, ended = frame_heads.states(found.end, state.robot), frame_heads.rewards(found.end), None
+        robot, reward, terminated = (
+            frame_heads.states(found.hidden, state.robot),
+            frame_heads.rewards(found.hidden),
+            None,
+        )
         if reward is not None:
             reward = symexp(reward)
         if self.token_rewards is not None and before is not None:
-            reward, ended = self._read_tokens(self.token_rewards, before, found.tokens, action)
+            reward, terminated = self._read_tokens(self.token_rewards, before, found.tokens, action)
         state = replace(state, frame=state.frame + 1, robot=robot, tokens=found.tokens)
-        return state, Frame(found.tokens, reward, robot, ended)
+        return state, Frame(found.tokens, reward, robot, terminated)
 
     def decode_frames(
         self, state: ImaginedState, frames: Sequence[Frame], actions: Tensor | None
@@ -169,9 +173,9 @@ class Rollouts:
         with autocast(pixels, self.precision):
             logits = self.frame_rewards.logits(seen, None if actions is None else actions.float())
             rewards = self.frame_rewards.read(logits).unbind(1)
-        ended = self.frame_rewards.ends(logits)
-        ends = [None] * len(frames) if ended is None else ended.unbind(1)
-        return [replace(f, reward=r, ended=end) for f, r, end in zip(frames, rewards, ends, strict=True)]
+        terminations = self.frame_rewards.terminations(logits)
+        terminated = [None] * len(frames) if terminations is None else terminations.unbind(1)
+        return [replace(f, reward=r, terminated=t) for f, r, t in zip(frames, rewards, terminated, strict=True)]
 
     def _read_tokens(
         self, network: TokenRewardNetwork, before: Tensor, after: Tensor, action: Tensor | None
@@ -180,7 +184,7 @@ class Rollouts:
         latents = [self.tokenizer.dynamics_quantize.vectors(self.layout.codes(tokens)) for tokens in (before, after)]
         with mode(network, False):
             logits = network.logits(latents[0], latents[1], action)
-        return network.read(logits), network.ends(logits)
+        return network.read(logits), network.terminations(logits)
 
     def observe(self, state: ImaginedState, action: Tensor | None, pixels: Tensor) -> tuple[ImaginedState, Frame]:
         """One real frame uint8 [R, 3, side, side], which an action [R, A] led to, in the place of an imagined one."""

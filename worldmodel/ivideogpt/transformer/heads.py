@@ -12,7 +12,7 @@ from worldmodel.ivideogpt.transformer.proprioception import Proprioception
 
 @dataclass(frozen=True)
 class Heads:
-    """The linear maps around a decoder; None for what a model does not have."""
+    """Linear layers beside the decoder; None where a model has none."""
 
     action: nn.Linear | None  # A -> D
     reward: nn.Linear | None  # D -> 1
@@ -35,13 +35,13 @@ class Heads:
             conditioning = read if conditioning is None else conditioning + read
         return conditioning
 
-    def rewards(self, ends: Tensor) -> Tensor | None:
-        """Symlog rewards [..., 1] of final hidden states [..., D] at frames, see VideoTransformer.ends."""
-        return None if self.reward is None else self.reward(ends).float()
+    def rewards(self, hidden: Tensor) -> Tensor | None:
+        """Symlog rewards [..., 1] of frames from `hidden` [..., D], see VideoTransformer.frame_states."""
+        return None if self.reward is None else self.reward(hidden).float()
 
-    def states(self, ends: Tensor, states: Tensor | None) -> Tensor | None:
-        """States [..., P] at frames, of the hidden states [..., D] at their ends and the states before them."""
-        return None if self.proprioception is None or states is None else self.proprioception.next(ends, states)
+    def states(self, hidden: Tensor, states: Tensor | None) -> Tensor | None:
+        """Robot states [..., P] at frames, from `hidden` as for `rewards` and the robot states [..., P] before."""
+        return None if self.proprioception is None or states is None else self.proprioception.next(hidden, states)
 
 
 def _of_width(name: str, values: Tensor | None, width: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""The LLaMA decoder over video tokens, with actions added to the slots and a reward read off each frame.
+"""LLaMA decoder over video tokens: actions are added at the slots, and a reward is predicted for each frame.
 
-Module names are those of the published files, so that their weights load as they are. B batch, L tokens, D width, F
+Module names equal those of the published files, so that their weights load unchanged. B batch, L tokens, D width, F
 future frames, A action width, P numbers of state, n dynamics tokens a frame. Source: iVideoGPT (arXiv 2405.15223).
 """
 
@@ -63,7 +63,7 @@ class VideoTransformer(nn.Module):
         reward_heads: linear heads that predict a reward: 1 as published, 0 for none.
         proprioception: P, the numbers of the robot's own state that are read and predicted; 0 for none.
         condition_tokens: whether the action (and the robot's state) is added to every token of its frame. Otherwise,
-            as published, to the slot before them alone, from where few updates do not teach the tokens to fetch it.
+            as published, to the slot before them alone; few updates do not teach the tokens to attend to it.
         parallel: whether the tokens of a frame are predicted together, in one pass, from those of the frame before
             (see queries.py). Otherwise, as published, one after the other.
         attention_dropout: dropout of the attention weights while training.
@@ -112,7 +112,7 @@ class VideoTransformer(nn.Module):
         for module in self.llm.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
-        if self.action_linear is not None:  # at first the action changes nothing, as in a model without it
+        if self.action_linear is not None:  # An untrained action has no effect.
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)
         if self.reward_linear is not None:
@@ -126,7 +126,7 @@ class VideoTransformer(nn.Module):
 
     @property
     def frame_heads(self) -> Heads:
-        """Conditioning inputs and output heads beside the decoder."""
+        """Conditioning inputs and output heads of frames."""
         return Heads(self.action_linear, self.reward_linear, self.proprioception)
 
     def embed(self, tokens: Tensor, conditioning: Tensor | None, layout: TokenLayout) -> Tensor:
@@ -156,7 +156,7 @@ class VideoTransformer(nn.Module):
             actions: [B, F, A] that lead to the future frames.
             states: [B, F, P] before them.
             layout: of the tokens; None for that of the model.
-            first: what is before needs no last layer.
+            first: index of the first token whose hidden state is computed in the last layer.
         """
         length = tokens.shape[1]
         if length > self.max_positions:
@@ -172,10 +172,14 @@ class VideoTransformer(nn.Module):
     def forward(self, tokens: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits [B, L, vocabulary] at every position, and symlog rewards [B, F, 1] (None without a head).
 
-        Those at a position are of the token after it; in parallel decoding those at a future frame's tokens are of the
-        token there, and the others mean nothing. Where frames begin is read off the tokens, so any context length will
-        do. Actions: [B, F, A] that lead to the F future frames; or those of the whole segment [B, T, A] or
-        [B, T - 1, A], action k leading to frame k + 1.
+        The logits at a position predict the next token. In parallel decoding the logits at a future frame's tokens
+        predict the token at the same position, and all others have no meaning. The layout is read from the separators
+        in the tokens, so the context can have any length.
+
+        Args:
+            tokens: int64 [B, L].
+            actions: [B, F, A] that lead to the F future frames; or those of the whole segment [B, T, A] or
+                [B, T - 1, A], where action k leads to frame k + 1.
         """
         layout = self.layout.read(tokens)
         futures, context = layout.futures(tokens.shape[1]), layout.context_length
@@ -186,18 +190,18 @@ class VideoTransformer(nn.Module):
         hidden = self.hidden(tokens, actions, layout=layout)
         return self.llm.lm_head(hidden), self.rewards(hidden[:, layout.prefix :], layout)
 
-    def ends(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
-        """Of the hidden states of future frames [B, F (n + 1), D] the one that knows most of its frame, [B, F, D].
+    def frame_states(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
+        """Summary hidden state of each future frame [B, F, D], from the hidden states [B, F (n + 1), D] of its tokens.
 
-        It stands at the last dynamics token; in parallel decoding at the slot, which predicts no token, and knows the
-        action and all earlier frames, but not the tokens of its own.
+        It is that of the last dynamics token. In parallel decoding it is that of the slot, which attends to the action
+        and to all earlier frames, but not to the tokens of its own frame.
         """
         layout = layout or self.layout
         return hidden[:, layout.dynamics_tokens if self.queries is None else 0 :: layout.stride]
 
     def rewards(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor | None:
-        """Symlog rewards [B, F, 1] of the future frames, arguments as of `ends`; None without a head."""
-        return self.frame_heads.rewards(self.ends(hidden, layout))
+        """Symlog rewards [B, F, 1] of the future frames, arguments as of `frame_states`; None without a head."""
+        return self.frame_heads.rewards(self.frame_states(hidden, layout))
 
     def losses(
         self,
@@ -208,17 +212,17 @@ class VideoTransformer(nn.Module):
         states: tuple[Tensor, Tensor] | None = None,
         token_noise: float = 0.0,
     ) -> TransformerLoss:
-        """Cross-entropy of the future frames' tokens, mean squared errors of the symlog rewards and of the states.
+        """Cross-entropy of the future frames' tokens, and mean squared errors of symlog rewards and of states.
 
-        Supervised are all dynamics tokens and, as published, every slot but the first (in parallel decoding none).
-        Logits exist at those positions alone, and over the rows of dynamics codes and separators alone, unless
-        ``full_vocabulary`` asks for the published loss, whose softmax runs over the context codes too.
+        The supervised tokens are all dynamics tokens and, as published, every slot but the first (in parallel decoding
+        no slot). Logits are computed for these alone, over dynamics codes and separators. With ``full_vocabulary`` the
+        softmax also runs over the context codes, as published.
 
         Args:
             tokens: int64 [B, L]. actions: [B, F, A] leading to the future frames.
-            rewards: [B, F, 1] earned on arriving at the future frames, in real units; None for no such loss.
-            states: [B, F, P] before and at the future frames, where the model reads them.
-            token_noise: share of the dynamics tokens that are read as random ones; they are predicted as they are.
+            rewards: [B, F, 1] earned on arriving at the future frames, in real units; None for no reward loss.
+            states: [B, F, P] before and at the future frames, of a model with proprioception.
+            token_noise: share of the dynamics tokens that are replaced by random ones in the input, not in the targets.
         """
         layout = self.layout
         before, after = states if states is not None else (None, None)
@@ -233,17 +237,17 @@ class VideoTransformer(nn.Module):
         codes = slice(layout.context_codes - first_row, layout.separator - first_row)
         hits = logits[..., codes].argmax(-1) + codes.start == targets
         if self.queries is None:
-            hits = F.pad(hits, (0, 1))  # a place for the slot after the last frame, which does not exist
+            hits = F.pad(hits, (0, 1))  # for the slot after the last frame, which does not exist
         hits = hits.unflatten(1, (layout.futures(tokens.shape[1]), -1))[..., : layout.dynamics_tokens]
         predicted, reward_loss, state_loss = self.rewards(hidden), code_loss.new_zeros(()), code_loss.new_zeros(())
         if predicted is not None and rewards is not None:
             reward_loss = F.mse_loss(predicted, symlog(rewards.float()))
         if self.proprioception is not None and before is not None and after is not None:
-            state_loss = self.proprioception.loss(self.ends(hidden), before, after)
+            state_loss = self.proprioception.loss(self.frame_states(hidden), before, after)
         return TransformerLoss(code_loss, reward_loss, state_loss, hits, predicted)
 
     def _supervised(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Of future frames the hidden states [B, M, D] that predict a token, and the tokens [B, M] predicted."""
+        """Hidden states [B, M, D] of future frames that predict a token, and the target tokens [B, M]."""
         if self.queries is None:
             return hidden[:, :-1], tokens[:, 1:]
         supervised, targets = (

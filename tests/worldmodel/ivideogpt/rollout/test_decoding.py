@@ -30,7 +30,7 @@ def imagine(dtype: torch.dtype, rows: int, frames: int) -> tuple[Tensor, Tensor]
     cache = decoder.encode(LAYOUT.join(torch.randint(0, 6, (rows, 2, 4))), frames)
     actions = torch.randn(rows, frames, 2)
     made = [together(decoder, cache, decoder.frame_heads.condition(a, None), GREEDY) for a in actions.unbind(1)]
-    return torch.stack([frame.tokens for frame in made], 1), torch.stack([frame.end for frame in made], 1)
+    return torch.stack([frame.tokens for frame in made], 1), torch.stack([frame.hidden for frame in made], 1)
 
 
 def test_bfloat16_follows_float32() -> None:

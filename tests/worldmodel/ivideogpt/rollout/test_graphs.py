@@ -20,7 +20,7 @@ PARALLEL = partial(VideoTransformer, width=32, layers=2, heads=2, mlp_width=64, 
 
 
 def tensors(frame: ImaginedFrame) -> list[Tensor]:
-    return [frame.tokens, frame.end]
+    return [frame.tokens, frame.hidden]
 
 
 class Captures:

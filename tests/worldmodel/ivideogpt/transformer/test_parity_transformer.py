@@ -70,7 +70,7 @@ def test_greedy_rollout_through_the_cache(transformer: VideoTransformer, expecte
         with torch.no_grad():
             conditioning = decoder.frame_heads.condition(action, None)
             frame = imagine(decoder, cache, conditioning, greedy, any_token=True)  # the recorded run had no mask
-            reward = decoder.frame_heads.rewards(frame.end)
+            reward = decoder.frame_heads.rewards(frame.hidden)
         assert reward is not None
         tokens.append(frame.tokens)
         rewards.append(reward)

@@ -58,7 +58,7 @@ def forced(model: IVideoGPT, pixels: Tensor, robot: Tensor | None, actions: Tens
             at = layout.prefix + step * layout.stride + place + (transformer.queries is not None)
             logits = transformer.llm.lm_head(hidden()[:, at])
             dynamics[:, step, place] = logits[:, layout.context_codes : layout.separator].argmax(-1)
-        end = transformer.ends(hidden()[:, layout.prefix :])[:, -1]
+        end = transformer.frame_states(hidden()[:, layout.prefix :])[:, -1]
         if robot is not None:
             robot = transformer.proprioception.next(end, robot)
         shown = model.tokenizer.decode_dynamics(dynamics[:, -1:], features)[:, 0]

@@ -53,7 +53,7 @@ def imagine(
 ) -> tuple[Tensor, Tensor]:
     """The next frame's tokens and its reward in real units."""
     frame = together(decoder, cache, decoder.frame_heads.condition(action, None), sampling)
-    reward = decoder.frame_heads.rewards(frame.end)
+    reward = decoder.frame_heads.rewards(frame.hidden)
     assert reward is not None
     return frame.tokens, symexp(reward)
 

@@ -11,7 +11,7 @@ from worldmodel.ensemble.transitions import Data
 RARE = -4.0  # logit of a termination at first: 2 %, so that a young network does not end every rollout at once
 
 
-class Ending(nn.Module):
+class ContinueHead(nn.Module):
     """A classifier of transitions: from the state, the action and the predicted change to whether the episode ended.
 
     It reads the change too, because most tasks terminate by the state that a step leads to. One network serves all
@@ -42,16 +42,16 @@ class Ending(nn.Module):
         logits: Tensor = self.layers(torch.cat([inputs, change], -1))
         return logits
 
-    def draw(self, inputs: Tensor, change: Tensor) -> Tensor:
+    def sample(self, inputs: Tensor, change: Tensor) -> Tensor:
         """Whether the steps terminate their episodes, bool [B, 1], drawn; arguments as in `forward`."""
         logits = self(inputs, change)
         return torch.rand_like(logits) < logits.sigmoid()
 
     def loss(self, data: Data) -> Tensor:
         """Binary cross-entropy on transitions, 0-d."""
-        assert data.ended is not None
+        assert data.terminated is not None
         logits = self(data.inputs.flatten(0, -2), data.targets[..., :-1].flatten(0, -2))
-        return F.binary_cross_entropy_with_logits(logits, data.ended.flatten(0, -2).float())
+        return F.binary_cross_entropy_with_logits(logits, data.terminated.flatten(0, -2).float())
 
     def step(self, data: Data, optimizer: torch.optim.Optimizer) -> None:
         """Take one gradient step on transitions."""
