@@ -46,11 +46,10 @@ class TokenizerObjective(nn.Module):
         Returns:
             The loss under "loss", and detached metrics; all 0-d.
         """
-        segment, perceptual = self.reader(batch), self.plan.perceptual
+        segment, plan = self.reader(batch), self.plan
         with autocast(segment.pixels, self.precision):
-            metrics = tokenizer_losses(self.tokenizer, segment.frames, self.plan.tokenizer_frames, perceptual)
+            metrics = tokenizer_losses(self.tokenizer, segment.frames, plan.tokenizer_frames, plan.perceptual)
         loss = metrics.pop("loss")
-        metrics["perceptual_on"] = torch.full_like(loss.detach(), float(perceptual is not None))
         return {"loss": loss, **{f"tokenizer_{name}": value for name, value in metrics.items()}}
 
 

@@ -47,11 +47,6 @@ class KeyValueCache:
         """The rows' own keys [layers, R, h, S, d]."""
         return self.own[:, 0]
 
-    @property
-    def position(self) -> int:
-        """Index in the segment of the next token."""
-        return self.prefix_keys.shape[3] + self.filled
-
     def places(self, count: int) -> Tensor:
         """The next ``count`` places of own tokens, int64 on the cache's device: a captured graph reads them anew."""
         return torch.arange(self.filled, self.filled + count, device=self.own.device)

@@ -98,20 +98,6 @@ def test_cached_decoding_equals_the_full_forward(sizes: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def test_contexts_fork_and_select_rows() -> None:
-    made = small().eval()
-    frames = torch.rand(3, 3, 3, 16, 16)
-    codes, features = made.encode_context(frames[:, :2])
-    dynamics = made.encode_dynamics(frames[:, 2:], features)
-    context = made.context_features_for_decoder(codes)
-    once = made.decode_dynamics(dynamics, context)
-    forked = made.decode_dynamics(dynamics.repeat_interleave(2, 0), context.repeat_interleave(2))
-    torch.testing.assert_close(forked, once.repeat_interleave(2, 0), atol=1e-5, rtol=0.0)
-    rows = torch.tensor([2, 0])
-    torch.testing.assert_close(made.decode_dynamics(dynamics[rows], context[rows]), once[rows], atol=1e-5, rtol=0.0)
-
-
-@torch.no_grad()
 def test_a_closed_gate_copies_the_last_context_frame() -> None:
     made = small(**NANO).eval()
     made.cond_decoder.conv_out.weight.zero_()
