@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -17,6 +17,8 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.nn.probabilistic import InteractionType, interaction_type
 from torch import Tensor, nn
 from torchrl.data import Composite
+
+Metrics = dict[str, Tensor]  # by name, 0-d
 
 
 class Policy(nn.Module, ABC):
@@ -55,7 +57,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def acting(self) -> TensorDictModuleBase:
-        """The module that collection and imagination call: the actor, unless a subclass adds proposals to it."""
+        """The module that collection and imagination call: the actor, unless a subclass wraps it."""
         return self.actor
 
     @property
@@ -198,14 +200,32 @@ def exploring() -> bool:
     return interaction_type() not in (InteractionType.DETERMINISTIC, InteractionType.MODE, InteractionType.MEAN)
 
 
-def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """One gradient step of each optimiser on a loss, 0-d."""
+@overload
+def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], clip: None = None) -> None: ...
+@overload
+def gradient_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], clip: float) -> Tensor: ...
+def gradient_step(
+    loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], clip: float | None = None
+) -> Tensor | None:
+    """One gradient step of each optimiser on a loss, 0-d; other parameters get no gradient.
+
+    Args:
+        loss: 0-d.
+        optimizers: of the parameters that learn.
+        clip: largest norm of the gradient of all of them together; None does not clip.
+
+    Returns:
+        With `clip`, the norm of the gradient before it was clipped, 0-d.
+    """
     optimizers = list(optimizers)
+    learned = [parameter for o in optimizers for group in o.param_groups for parameter in group["params"]]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward(inputs=learned)
+    norm = None if clip is None else nn.utils.clip_grad_norm_(learned, clip)
     for optimizer in optimizers:
         optimizer.step()
+    return norm
 
 
 def forget_moments(optimizer: torch.optim.Optimizer) -> None:

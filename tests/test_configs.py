@@ -1,6 +1,7 @@
 """Every configuration composes, and every agent it names can be built."""
 
 import re
+from itertools import takewhile
 
 import pytest
 import torch
@@ -125,8 +126,8 @@ def test_every_world_model_can_be_pretrained(name):
 @pytest.mark.parametrize("name", names("agent"))
 def test_yaml_header_says_how_to_run_it(name):
     text = (ROOT / "agent" / f"{name}.yaml").read_text()
-    assert text.startswith("# ")
-    assert not OmegaConf.is_missing(OmegaConf.create(text), "name")
+    header = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    assert f"agent={name}" in header and OmegaConf.create(text).name == name
 
 
 @pytest.mark.parametrize(

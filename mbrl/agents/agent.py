@@ -13,7 +13,7 @@ from torch import Tensor
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.embedding import EmbeddingPolicy
 from mbrl.agents.imagination import Imagination
-from mbrl.agents.learners import Learner, Metrics, TransitionLearner, learner_for
+from mbrl.agents.learners import Learner, TransitionLearner, learner_for
 from mbrl.agents.model_error import ModelError
 from mbrl.agents.model_learners import model_learner_for
 from mbrl.agents.planning import PlanningPolicy
@@ -21,7 +21,7 @@ from mbrl.agents.schedule import Schedule
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
 from mbrl.run_folder.schema import Maybe, Schema, schema_of
-from policies.base import Policy
+from policies.base import Metrics, Policy
 from worldmodel.base import WorldModel
 
 KEPT_APART = 16  # values of a metric that are kept before they are replaced by their sum

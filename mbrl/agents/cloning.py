@@ -23,24 +23,15 @@ class Cloning:
         env_steps: env steps over which the weight falls linearly to 0.
         critic_updates: gradient steps of the critics alone before the first update, on what the clone collected until
             `learning_starts` and on demonstrations.
-        proposals: whether a frozen clone proposes actions beside the actor's, between which the critics choose, see
-            `policies.value_base.ValuePolicy`.
-        anchor: whether the imitation term also imitates a frozen clone, on transitions that are not demonstrations.
+        anchor: whether the imitation term also imitates a frozen clone, on transitions that are not demonstrations,
+            see `policies.value_base.ValuePolicy`.
     """
 
     updates: Count = 0
     weight: Weight = 0.0
     env_steps: PositiveCount = 1
     critic_updates: Count = 0
-    proposals: bool = False
     anchor: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.updates, self.weight, self.critic_updates) < 0 or self.env_steps < 1:
-            raise UserError(
-                f"agent.cloning: updates ({self.updates}), weight ({self.weight}) and critic_updates "
-                f"({self.critic_updates}) must be 0 or more, env_steps ({self.env_steps}) 1 or more"
-            )
 
     def prepare(self, policy: Policy) -> None:
         """Give a new policy a frozen clone if it is asked for, before weights are loaded or trained.
@@ -48,15 +39,15 @@ class Cloning:
         Raises:
             UserError: the policy has no Q-functions, which this needs.
         """
-        if not self.updates or not (self.critic_updates or self.proposals or self.anchor):
+        if not self.updates or not (self.critic_updates or self.anchor):
             return
         if not isinstance(policy, ValuePolicy):
             raise UserError(
-                f"{type(policy).__name__} has no Q-functions: set agent.cloning.critic_updates=0 and "
-                "agent.cloning.proposals=false agent.cloning.anchor=false"
+                f"{type(policy).__name__} has no Q-functions: set agent.cloning.critic_updates=0 "
+                "agent.cloning.anchor=false"
             )
-        if self.proposals or self.anchor:
-            policy.keep_clone(proposes=self.proposals, anchors=self.anchor)
+        if self.anchor:
+            policy.keep_clone()
 
     def calibrations(self) -> int:
         """Gradient steps of the critics alone before the first update; 0 where nothing was cloned."""

@@ -14,11 +14,10 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from policies.base import Policy, held_losses, require_finite
+from policies.base import Metrics, Policy, held_losses, require_finite
 
 WARM_UP = 3  # eager updates before a capture, in which libraries choose kernels and optimisers make their moments
 
-Metrics = dict[str, Tensor]
 Result = TypeVar("Result")
 
 

@@ -22,10 +22,10 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from mbrl.agents.agent import Agent
 from mbrl.agents.cloning import Cloning
 from mbrl.agents.cuda_graphs import Captured, Stacked
-from mbrl.agents.learners import Learner, Metrics, require_latent_imagination
+from mbrl.agents.learners import Learner, require_latent_imagination
 from mbrl.agents.schedule import Schedule
 from mbrl.replay.replay import Replay
-from policies.base import Policy, forget_moments, gradient_step, require_finite
+from policies.base import Metrics, Policy, forget_moments, gradient_step, require_finite
 from policies.ranges import Horizon, Weight
 from worldmodel.latent_base import LatentWorldModel
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from tensordict import TensorDictBase
-from torch import Tensor
 
 from mbrl.agents.cuda_graphs import CapturedUpdates
 from mbrl.agents.imagination import Imagination
@@ -15,10 +14,8 @@ from mbrl.agents.schedule import Schedule
 from mbrl.data.frames import stacked
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.base import Policy, held_losses, require_finite
+from policies.base import Metrics, Policy, held_losses, require_finite
 from policies.value_base import ValuePolicy
-
-Metrics = dict[str, Tensor]
 
 
 class Learner(ABC):
@@ -102,7 +99,7 @@ class TransitionLearner(Learner):
         batch = self._transitions(replay).to(self.policy.device)
         demonstrated = batch.pop("demonstrated", None)
         if cloning_weight > 0 and demonstrated is not None:
-            if isinstance(self.policy, ValuePolicy) and self.policy.anchors:
+            if isinstance(self.policy, ValuePolicy) and self.policy.frozen is not None:
                 batch["imitated"] = torch.where(demonstrated, batch["action"], self.policy.cloned_action(batch))
                 demonstrated = torch.ones_like(demonstrated)
             batch["cloning"] = cloning_weight * demonstrated

@@ -9,10 +9,9 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from mbrl.agents.learners import Metrics
 from mbrl.data.episodes import INITIAL, with_initial
 from mbrl.device import fork_rng
-from mbrl.errors import UserError
+from policies.base import Metrics
 from policies.ranges import Horizon, PositiveCount
 from worldmodel.base import WorldModel
 from worldmodel.metrics.control import (
@@ -40,9 +39,6 @@ class ModelError:
 
     Attributes:
         last: env steps when one was last due; 0 at the start; None if a checkpoint of an earlier version lacks it.
-
-    Raises:
-        UserError: a number is below 1.
     """
 
     def __init__(
@@ -57,8 +53,6 @@ class ModelError:
         horizon: Horizon,
         plans: PositiveCount,
     ) -> None:
-        if min(every, starts, horizon, plans) < 1:
-            raise UserError("agent.model_error: every, starts, horizon and plans must be 1 or more")
         self.world_model, self.simulator, self.gamma = world_model, simulator, gamma
         self.episode_env_steps, self.every = episode_env_steps, every
         self.last: int | None = 0

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from mbrl.agents.learners import Metrics
 from mbrl.agents.schedule import Schedule
 from mbrl.data.episodes import INITIAL
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
+from policies.base import Metrics
 from worldmodel.base import WorldModel
 
 REWARD_STEPS = 128  # steps of an update of the rewards alone

@@ -59,8 +59,6 @@ class PlanningPolicy(Policy):
         terminal_value: bool = False,
     ) -> None:
         super().__init__()
-        if samples < 1:
-            raise UserError(f"agent.planning.samples is {samples}: it must be 1 or more")
         check_model(world_model, planner, has_goal=goal is not None)
         frame_stack = check_specs(observation_spec, action_spec, world_model)
         tasks = ("task",) if "task" in world_model.observations else ()

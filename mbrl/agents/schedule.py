@@ -33,7 +33,7 @@ class Schedule:
         imagine_every: agent steps between two calls of imagination.
 
     Raises:
-        UserError: a rate is too low, or the ratio leaves the real or the imagined part of a batch empty.
+        UserError: the ratio leaves the real or the imagined part of a batch empty.
     """
 
     batch_size: PositiveCount
@@ -50,16 +50,11 @@ class Schedule:
     imagine_every: PositiveCount = 100
 
     def __post_init__(self) -> None:
-        from_one = ("batch_size", "model_batch_size", "segment_length", "imagine_every")
-        for field in fields(self):
-            least, value = int(field.name in from_one), getattr(self, field.name)
-            if not value >= least:
-                raise UserError(f"agent.{field.name} is {value}: it must be {least} or more")
         ratio, real = self.real_ratio, self.real
-        if not 0 <= ratio <= 1 or (ratio < 1 and real == self.batch_size) or (ratio > 0 and real == 0):
+        if (ratio < 1 and real == self.batch_size) or (ratio > 0 and real == 0):
             raise UserError(
                 f"agent.real_ratio {ratio} of batch_size {self.batch_size} leaves {real} real transitions: "
-                "give a ratio in [0, 1] that leaves each part at least one"
+                "give a ratio that leaves each part at least one, or 0 or 1"
             )
 
     @property

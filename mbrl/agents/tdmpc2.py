@@ -5,7 +5,7 @@ B segments or decisions, H predicted steps, N candidates, M proposals, D latent 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from torchrl.data import Composite, TensorSpec
 from mbrl.agents.plan_following import PlanFollower
 from mbrl.data.frames import stacked
 from mbrl.errors import UserError
-from policies.base import Plan, Planner, Policy, require_finite
+from policies.base import Plan, Planner, Policy, gradient_step, require_finite
 from policies.latent_base import LatentBehaviour
 from policies.ranges import CandidatesOrZero, Horizon, Norm, PositiveShare, Weight
 from worldmodel.latent_base import LatentDynamics
@@ -169,10 +169,10 @@ class LatentPlanner(Policy):
         value_loss = self.behaviour.value_loss(unrolled.latent[:, :-1], action, target, weight[:, :-1])
         loss = unrolled.loss + self.value_weight * value_loss
         require_finite({**unrolled.metrics, "value_loss": value_loss})
-        norm = clipped_step(loss, [self.optimizers["world_model"], self.optimizers["critic"]], self.clip)
+        norm = gradient_step(loss, [self.optimizers["world_model"], self.optimizers["critic"]], self.clip)
         prior = self.behaviour.prior_loss(unrolled.latent.detach(), weight)
         require_finite({"prior_loss": prior.loss})
-        clipped_step(prior.loss, [self.optimizers["prior"]], self.clip)
+        gradient_step(prior.loss, [self.optimizers["prior"]], self.clip)
         self.behaviour.update_targets()
         metrics = {**unrolled.metrics, "value_loss": value_loss.detach(), "target_q": target.mean()}
         return {**metrics, **prior.metrics, "gradient_norm": norm}
@@ -190,25 +190,3 @@ class LatentPlanner(Policy):
         if "frames" in self.world_model.observations:
             segments["frames"] = stacked(batch["pixels"], history + 1)
         return segments
-
-
-def clipped_step(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], clip: float) -> Tensor:
-    """One gradient step of each optimiser on a loss, 0-d, and on no other parameters.
-
-    Args:
-        loss: 0-d.
-        optimizers: of the parameters that learn.
-        clip: largest norm of the gradient of all of them together.
-
-    Returns:
-        The norm of the gradient before it was clipped, 0-d.
-    """
-    optimizers = list(optimizers)
-    learned = [parameter for o in optimizers for group in o.param_groups for parameter in group["params"]]
-    for parameter in learned:
-        parameter.grad = None
-    loss.backward(inputs=learned)
-    norm = torch.nn.utils.clip_grad_norm_(learned, clip)
-    for optimizer in optimizers:
-        optimizer.step()
-    return norm

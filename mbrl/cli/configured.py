@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from mbrl.cli.errors import RUN_ERROR, TRACEBACK, show
+from mbrl.cli.errors import TRACEBACK, show
 from mbrl.errors import UserError
 
 TRAIN_HELP = """\
@@ -92,7 +92,7 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
     from omegaconf import DictConfig
 
     from mbrl.cli.jobs import dealing, hydra_settings, runs_here
-    from mbrl.cli.sweep import failures, naming_killed_worker, prepare
+    from mbrl.cli.sweep import naming_killed_worker, prepare, show_jobs
     from mbrl.compose import CONFIGS, check_overrides
 
     _require_text(arguments)
@@ -129,7 +129,7 @@ def run_configured(command: str, arguments: Sequence[str]) -> int:
     sys.argv = [f"mbrl {command}", *arguments, *launched]
     with naming_killed_worker(), dealing(gpus):
         job()
-    return show_failures(failures(folders), len(folders))
+    return show_jobs(folders)
 
 
 def _job(config: Any, command: str, config_dir: Path | None) -> None:
@@ -280,19 +280,3 @@ def print_help(command: str, config_dir: Path | None = None) -> None:
     for name, members in typed.items():
         print(f"  {name:<{width}} {', '.join(members)}")
     print(f"\n{examples}", end="")
-
-
-def show_failures(failed: Sequence[tuple[Path, str]], jobs: int) -> int:
-    """Print each failed job of a sweep in one line; returns the exit code.
-
-    Args:
-        failed: run folder and reason of each failed job.
-        jobs: number of all jobs.
-    """
-    from mbrl.run_folder.state import FAILURE
-
-    for folder, reason in failed:
-        print(f"mbrl: error: {folder}: {reason} (see {folder / FAILURE})", file=sys.stderr)
-    if failed:
-        print(f"mbrl: {len(failed)} of {jobs} jobs failed; the same command repeats only these", file=sys.stderr)
-    return RUN_ERROR if failed else 0

@@ -17,7 +17,7 @@ TRACEBACK = "MBRL_TRACEBACK"  # environment variable: if it is set, every error 
 # Errors of the machine, not of the command: an I/O error, too many open files, a read-only file system.
 MACHINE_ERRNOS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS)
 CHECKPOINT_KEPT = "the run folder keeps its last checkpoint and its logs"
-PROJECT = Path(__file__).parents[2]
+PACKAGES = [Path(__file__).parents[2] / name for name in ("mbrl", "policies", "worldmodel")]
 REPORT = (
     "mbrl: this is a defect of mbrl, not of your settings: please report it to its authors with the command, "
     "the traceback above and what `mbrl doctor` prints"
@@ -94,7 +94,7 @@ def _origin(error: BaseException) -> str:
         file = Path(frame.filename)
         if not file.is_file() or any(library in file.parents for library in libraries):
             continue
-        if PROJECT in file.parents:
+        if any(package in file.parents for package in PACKAGES):
             return REPORT
         return f"mbrl: your own code raised this: {file}, line {frame.lineno}"
     return REPORT

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mbrl.build import env_factory
 from mbrl.checks.sizes import require_sizes
 from mbrl.cli.apart import process_apart
-from mbrl.cli.errors import explain, one_line, root_cause
+from mbrl.cli.errors import RUN_ERROR, explain, one_line, root_cause
 from mbrl.cli.summary import opening
 from mbrl.compose import ROOT_CONFIG, composed_jobs, groups
 from mbrl.device import find_device
@@ -179,6 +179,28 @@ def naming_killed_worker() -> Iterator[None]:
             what = " ".join(str(error).splitlines()[:2])
             raise ProcessDied(f"a job of launch=slurm has ended early ({what}); the others go on in Slurm") from error
         raise
+
+
+def show_jobs(folders: Sequence[Path]) -> int:
+    """Print the folder of each job of a sweep, as that of a single run, and each failed job in one line of stderr.
+
+    Args:
+        folders: the run folders of all jobs.
+
+    Returns:
+        The exit code.
+    """
+    failed = failures(folders)
+    for folder in folders:
+        if folder not in dict(failed):
+            print(folder)
+    for folder, reason in failed:
+        print(f"mbrl: error: {folder}: {reason} (see {folder / FAILURE})", file=sys.stderr)
+    if failed:
+        print(
+            f"mbrl: {len(failed)} of {len(folders)} jobs failed; the same command repeats only these", file=sys.stderr
+        )
+    return RUN_ERROR if failed else 0
 
 
 def failures(folders: Sequence[Path]) -> list[tuple[Path, str]]:

@@ -85,7 +85,9 @@ class Mixture(Dataset[TensorDict]):
         world_size: int = 1,
         strict: bool = False,
     ) -> None:
-        _check(folders, batch_size, segment_length, split, validation_share, rank, world_size)
+        _check_weights(folders)
+        if not 0 <= rank < world_size:
+            raise UserError(f"rank is {rank}: it must be 0 or more and less than world_size ({world_size})")
         self.batch_size, self.segment_length, self.resolution = batch_size, segment_length, resolution
         self.seed, self.split, self.rank, self.world_size = seed, split, rank, world_size
         self.augmentation, self.initial = augment, initial
@@ -168,29 +170,12 @@ def split_place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:6], "big") / 2**48
 
 
-def _check(
-    folders: Mapping[str, float],
-    batch_size: int,
-    segment_length: int,
-    split: str,
-    validation_share: float,
-    rank: int,
-    world_size: int,
-) -> None:
+def _check_weights(folders: Mapping[str, float]) -> None:
     if not folders:
         raise UserError("a mixture needs one folder of episodes or more")
     for folder, weight in folders.items():
         if not (math.isfinite(weight) and weight > 0):
             raise UserError(f"the weight of {folder} is {weight}: it must be positive")
-    for name, number in (("batch_size", batch_size), ("segment_length", segment_length), ("world_size", world_size)):
-        if number < 1:
-            raise UserError(f"{name} is {number}: it must be 1 or more")
-    if not 0 <= rank < world_size:
-        raise UserError(f"rank is {rank}: it must be 0 or more and less than world_size ({world_size})")
-    if not 0 <= validation_share < 1:
-        raise UserError(f"validation.share is {validation_share}: it must be 0 or more and less than 1")
-    if split not in get_args(Split):
-        raise UserError(f"unknown split {split!r}: choose one of {', '.join(get_args(Split))}")
 
 
 def _shared_keys(data: list[EpisodeData]) -> tuple[tuple[str, ...], int | None]:

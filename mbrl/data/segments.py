@@ -64,8 +64,6 @@ class EpisodeData:
 
     def __init__(self, folder: Path, *, resolution: int | None = None, strict: bool = False) -> None:
         self.folder, self.resolution = Path(folder), resolution
-        if resolution is not None and resolution < 1:
-            raise UserError(f"resolution is {resolution}: it must be 1 or more")
         found = _find(self.folder, resolution)
         good: list[tuple[str, Path, _Header]] = []
         bad: list[UserError] = []

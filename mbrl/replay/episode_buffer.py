@@ -37,7 +37,7 @@ class EpisodeBuffer(EpisodeRing):
         stacks: whether transitions have `frames` where there are pixels.
 
     Raises:
-        UserError: a size is too small, or memory maps or a copy on a GPU are asked for without fields.
+        UserError: the capacity is below 2, or memory maps or a copy on a GPU are asked for without fields.
     """
 
     def __init__(
@@ -56,11 +56,8 @@ class EpisodeBuffer(EpisodeRing):
         device: Placement = "auto",
         run_device: torch.device = CPU,
     ) -> None:
-        if capacity < 2 or n_step < 1 or frame_stack < 1:
-            least = f"n_step ({n_step}) and frame_stack ({frame_stack}) 1 or more"
-            raise UserError(f"replay: capacity ({capacity}) must be 2 or more, {least}")
-        if not 0 < gamma <= 1:
-            raise UserError(f"agent.gamma (replay.gamma) is {gamma}: a discount is above 0 and at most 1")
+        if capacity < 2:
+            raise UserError(f"replay.capacity is {capacity}: it must be 2 or more")
         super().__init__(
             capacity, reserve=reserve, directory=directory, fields=fields, latents=latents, read_only=read_only,
             device=device, run_device=run_device,

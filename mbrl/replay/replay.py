@@ -12,7 +12,6 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from mbrl.data.episodes import to_records
-from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.mirror import pinned_room
 from mbrl.replay.storage import MemoryMaps
@@ -49,8 +48,6 @@ class Replay:
         grows: bool = False,
         **options: Any,
     ) -> None:
-        if not 0 <= demo_share <= 1:
-            raise UserError(f"replay.demo_share must lie in [0, 1], not {demo_share}")
         self.online = EpisodeBuffer(capacity, directory=directory, **options)
         self.demos: EpisodeBuffer | None = None
         self.demo_share = demo_share

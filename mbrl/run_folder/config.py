@@ -34,6 +34,7 @@ ADDED = {"eval.success": "any", "protocol.name": "default"}
 REMOVED: dict[str, tuple[Any, ...]] = {
     "model_error.gate": (None,), "imagination.recent_starts": (0.0,), "reward_network.quantile": (None,),
     "reward_network.pretrained": (None,), "codebooks.standardise": (False,), "training.later_encoders": (True,),
+    "cloning.proposals": (False,),
     **dict.fromkeys(("world_model.ensemble", "worldmodel.ensemble"), (1,)),
     **dict.fromkeys(("world_model.uncertainty", "worldmodel.uncertainty"), (False, True)),
 }  # fmt: skip

@@ -6,16 +6,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
-from torchrl.data import Bounded, Composite
+from torchrl.data import Bounded
 from torchrl.envs.utils import check_env_specs
 
 from mbrl.agents.imagination import Imagination
 from mbrl.envs.imagined import ImaginationEnv
 from mbrl.errors import UserError
 from mbrl.replay.replay import Replay
-from policies.drqv2 import DrQV2
 from tests.fakes import SIZE, BrightnessPolicy, CountingWorldModel, episode
-from tests.policies.test_proposals import with_clone
 
 ACTION = Bounded(-1, 1, (2,))
 
@@ -78,21 +76,6 @@ def test_imagined_rewards_are_summed_over_steps_of_their_own(replay):
         grown = batch["next", "frames"][:, -1, 0, 0].int() - batch["frames"][:, -1, 0, 0].int()
         batches.append(set(grown.tolist()))
     assert batches == [{1, 2, 3}, {1}, {1, 2, 3, 4, 5}]
-
-
-@pytest.mark.parametrize(("sign", "best"), [(1, 0.5), (-1, -0.25)])
-def test_a_clone_proposes_in_imagination_too(replay, sign, best):
-    policy = DrQV2(
-        Composite(frames=Bounded(0, 255, (9, SIZE, SIZE), dtype=torch.uint8)), ACTION, encoder_channels=(4,),
-        encoder_strides=(2,), feature_size=8, hidden_size=8,
-    )  # fmt: skip
-    policy = with_clone(policy, own=-0.25, cloned=0.5, sign=sign)
-    imagination = Imagination(
-        CountingWorldModel(), policy, replay, action_spec=ACTION, resolution=SIZE, rollouts=4, horizon=5, retain=2,
-        noise=0.0,
-    )  # fmt: skip
-    imagination.run()
-    torch.testing.assert_close(imagination.transitions(20)["action"], torch.full((20, 2), best))
 
 
 def test_imagined_transitions_are_aligned(replay):

@@ -17,7 +17,6 @@ from mbrl.agents.schedule import Schedule
 from mbrl.data.episodes import to_records
 from mbrl.envs.simulator_model import SimulatorModel
 from mbrl.envs.toy import make_env
-from mbrl.errors import UserError
 from mbrl.run_folder.schema import require
 from tests.agents.test_uncertainty import imagination
 from tests.run_folders import rows, weights
@@ -118,8 +117,6 @@ def test_when_it_is_due_and_what_it_needs() -> None:
     assert "plan_rank_correlation" not in error(episode)
     assert error(episode[:3]) == {}
     assert ModelError(Still(), None, **{**SETTINGS, "horizon": 200}).horizon == 10
-    with pytest.raises(UserError, match="must be 1 or more"):
-        ModelError(model, None, **{**SETTINGS, "plans": 0})
 
 
 def test_measuring_draws_no_random_number_of_training_and_leaves_its_mode() -> None:

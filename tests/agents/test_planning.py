@@ -267,7 +267,6 @@ def test_the_prior_proposes_what_it_would_do_in_imagination() -> None:
         ({}, {"observations": ("state",)}, "predicts pixels, and this one predicts state"),
         ({}, {"context_length": 4}, r"env.frame_stack is 3, but the world model needs 4 frames"),
         ({"replan_every": 4}, {}, r"replan_every \(4\) must be 1 to planner.horizon \(3\)"),
-        ({"samples": 0}, {}, "planning.samples is 0: it must be 1 or more"),
         ({"proposals": 65}, {}, r"proposals \(65\) must be 0 to planner.candidates \(64\)"),
         ({"proposals": 1}, {}, "need a prior that acts on frames alone"),
         ({"observation_spec": make_env(pixels=False).observation_spec}, {}, "set env.pixels=true"),

@@ -12,7 +12,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from mbrl.agents.agent import Agent
-from mbrl.agents.tdmpc2 import LatentPlanner, clipped_step
+from mbrl.agents.tdmpc2 import LatentPlanner
 from mbrl.build import build_agent, build_policy, build_replay
 from mbrl.compose import composed
 from mbrl.errors import UserError
@@ -129,7 +129,7 @@ def test_an_update_steps_model_and_critics_on_one_loss_and_the_prior_on_its_own(
     monkeypatch.setattr(behaviour, "target", Mock(return_value=target))
     monkeypatch.setattr(behaviour, "value_loss", Mock(return_value=torch.tensor(8.0)))
     monkeypatch.setattr(behaviour, "prior_loss", Mock(return_value=PriorLoss(torch.tensor(2.0), {})))
-    monkeypatch.setattr("mbrl.agents.tdmpc2.clipped_step", step := Mock())
+    monkeypatch.setattr("mbrl.agents.tdmpc2.gradient_step", step := Mock())
     policy.update(steps.clone())
     optimizers = policy.optimizers
     assert [(float(loss), parts) for (loss, parts, _), _ in step.call_args_list] == [
@@ -145,14 +145,6 @@ def test_an_update_steps_model_and_critics_on_one_loss_and_the_prior_on_its_own(
     for name, arguments in expected.items():
         assert all(map(torch.equal, getattr(behaviour, name).call_args.args, arguments)), name
     assert not behaviour.prior_loss.call_args.args[0].requires_grad
-
-
-def test_a_gradient_is_clipped_to_a_norm_over_all_parts() -> None:
-    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    optimizers = [torch.optim.SGD([parameter], lr=1.0) for parameter in (first, second)]
-    norm = clipped_step((30 * first + 40 * second).sum(), optimizers, 20.0)
-    assert float(norm) == 50
-    assert (float(first), float(second)) == (pytest.approx(-12, rel=1e-4), pytest.approx(-16, rel=1e-4))
 
 
 def test_frames_are_stacked_from_the_rows_before_a_segment() -> None:

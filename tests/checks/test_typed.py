@@ -1,5 +1,6 @@
 """Settings of whole configurations: each is typed where it stands, before anything is built or claimed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ TOY = ["env=toy", "experiment=smoke"]
         ("sac", "agent.policy=null", "settings whose _target_ makes a Policy"),
         ("sac", "agent.batch_size=2.5", "a whole number in [1, 1e+12]"),
         ("sac", "agent.updates_per_step=null", "a number in [0, 1000000]"),
+        ("sac", "agent.updates_per_step=-3", "a number in [0, 1000000]"),
+        ("sac", "agent.batch_size=0", "a whole number in [1, 1e+12]"),
+        ("sac", "agent.learning_starts=-1", "a whole number in [0, 1e+12]"),
+        ("sac", "agent.gamma=1.5", "a number in (0, 1]"),
+        ("sac", "agent.n_step=0", "a whole number in [1, 10000]"),
+        ("sac", "replay.gamma=nan", "a number in (0, 1]"),
+        ("sac", "replay.demo_share=2", "a number in [0, 1]"),
+        ("sac", "agent.cloning.updates=-1", "a whole number in [0, 1e+12]"),
+        ("sac", "agent.cloning.env_steps=0", "a whole number in [1, 1e+12]"),
+        ("sac", "agent.cloning.weight=-1", "a number in [0, 1000000]"),
         ("sac", "agent.n_step=abc", "a whole number in [1, 10000]"),
         ("sac", "env.action_repeat=0", "a whole number in [1, 1e+12]"),
         ("sac", "replay.capacity=-1", "a whole number in [1, 1e+12]"),
@@ -35,11 +46,15 @@ TOY = ["env=toy", "experiment=smoke"]
         ("mbpo", "agent.world_model.check_every=0", "a whole number in [1, 1e+12]"),
         ("mbpo", "agent.world_model.optimizer.lr=1e30", "a number in [0, 1]"),
         ("mbpo", "agent.imagination.cut_above.reward_std=abc", "a number in [0, 1000000] or null"),
+        ("mbpo", "agent.real_ratio=1.5", "a number in [0, 1]"),
+        ("mbpo_ivideogpt", "agent.model_batch_size=0", "a whole number in [1, 1e+12]"),
         ("mbpo", "agent.model_error.plans=0", "a whole number in [1, 1e+12]"),
+        ("mbpo", "agent.model_error.horizon=0", "a whole number in [1, 10000]"),
         ("drqv2", "agent.policy.std_start=1e30", "a number in [0, 2]"),
         ("dreamerv3", "agent.policy.world_model.blocks=0", "a whole number in [1, 1000]"),
         ("tdmpc2", "agent.policy.behaviour.critics=1", "a whole number in [2, 1000]"),
         ("mpc_ivideogpt", "agent.planning.gamma=2", "a number in (0, 1]"),
+        ("mpc_ivideogpt", "agent.planning.samples=0", "a whole number in [1, 1000000]"),
         ("mbpo_ivideogpt", "agent.world_model.tokenizer.loss.motion_scale=0", "a number in (0, 1000000]"),
     ],
 )
@@ -52,9 +67,10 @@ def test_a_value_that_is_not_allowed_is_told_as_it_is_typed(agent: str, setting:
 def test_a_wrong_value_is_told_where_it_was_typed_and_not_where_it_is_used() -> None:
     with pytest.raises(SettingError, match=r"^worldmodel\.precision=float8 is not allowed"):
         check(composed([*TOY, "agent=sac", "worldmodel.precision=float8"]))
-    settings = ["data={x: 1.0}", "tokenizer.learning_rate=-1"]
-    with pytest.raises(SettingError, match=r"^tokenizer\.learning_rate=-1 is not allowed"):
-        check_pretraining(composed(settings, "pretrain"))
+    pretrained = ("tokenizer.learning_rate=-1", "batch_size=0", "validation.share=1", "worldmodel.segment_length=0")
+    for setting in (*pretrained, "worldmodel.tokenizer.resolution=0"):
+        with pytest.raises(SettingError, match=rf"^{re.escape(setting)} is not allowed"):
+            check_pretraining(composed(["data={x: 1.0}", setting], "pretrain"))
     with pytest.raises(SettingError, match=r"^env\.frame_stack=0 is not allowed"):
         check(composed([*TOY, "agent=drqv2", "env.frame_stack=0"]))
 

@@ -259,6 +259,7 @@ def test_an_interrupt_says_how_to_go_on(mbrl: Run, monkeypatch: pytest.MonkeyPat
 def test_a_defect_is_a_traceback_and_a_request_for_a_report(
     monkeypatch: pytest.MonkeyPatch, mbrl: Run, defect: Exception
 ) -> None:
+    monkeypatch.setattr("mbrl.cli.errors.PACKAGES", [Path(__file__).parent])  # where the raiser is
     _replace_training(monkeypatch, _raiser(defect))
     code, _, err = mbrl("train", "agent=random")
     assert code == 1
@@ -270,6 +271,7 @@ def test_a_defect_is_a_traceback_and_a_request_for_a_report(
 def test_an_error_in_a_users_own_code_is_no_defect_of_ours(
     monkeypatch: pytest.MonkeyPatch, mbrl: Run, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("mbrl.cli.errors.PACKAGES", [tmp_path / "mbrl"])  # beside the packages, in the clone
     (tmp_path / "their_code.py").write_text("def run(config):\n    return {}['x']\n")
     monkeypatch.syspath_prepend(tmp_path)
     _replace_training(monkeypatch, import_module("their_code").run)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import mbrl
 from mbrl.cli.configured import run_configured
 from mbrl.cli.errors import explain
-from mbrl.cli.sweep import LOG, failures, naming_killed_worker, prepare, run_job
+from mbrl.cli.sweep import LOG, failures, naming_killed_worker, prepare, run_job, show_jobs
 from mbrl.compose import check_overrides, composed, composed_jobs
 from mbrl.errors import ProcessDied, UserError
 from mbrl.run_folder.state import FAILURE
@@ -267,6 +267,18 @@ def test_a_package_named_configs_of_somebody_else_is_not_read(tmp_path: Path, mo
     assert "configs" not in sys.modules
 
 
+def test_after_a_sweep_its_folders_are_on_stdout_and_failures_on_stderr(tmp_path, capsys):
+    done, failed = tmp_path / "seed0", tmp_path / "seed1"
+    for folder in (done, failed):
+        folder.mkdir()
+    assert show_jobs([done]) == 0
+    (failed / FAILURE).write_text("Traceback\nno space left\n")
+    assert show_jobs([done, failed]) == 1
+    out, errors = capsys.readouterr()
+    assert out.splitlines() == [str(done)] * 2
+    assert f"{failed}: no space left" in errors and "1 of 2 jobs failed" in errors
+
+
 @pytest.mark.slow
 def test_a_sweep_side_by_side_goes_on_where_it_failed() -> None:
     """The first time, one job of two cannot write; the second time, only that one runs."""
@@ -275,6 +287,7 @@ def test_a_sweep_side_by_side_goes_on_where_it_failed() -> None:
     in_the_way.mkdir(parents=True)
     first = subprocess.run(command, capture_output=True, text=True, check=False)
     assert first.returncode == 1
+    assert first.stdout.splitlines()[-1] == "runs/random/toy/seed0"
     assert "1 of 2 jobs failed" in first.stderr and f"runs/random/toy/seed1/{FAILURE}" in first.stderr
     done = rows(Path("runs/random/toy/seed0"))
     in_the_way.rmdir()

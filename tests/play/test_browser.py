@@ -6,6 +6,7 @@ The world model is the simulator itself, so that both pictures show the same.
 import asyncio
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from mbrl.play.recording import Recordings
 from mbrl.play.server import PlayServer
 from mbrl.play.session import Session
 from tests.play.test_player import RightDriver
+from tests.play.worlds import catch_up
 
 pytestmark = pytest.mark.process  # a browser
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -70,7 +72,10 @@ class Served:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.port = 0
+        self._reserved = socket.socket()  # never listens: it keeps the port from others while the connection is cut
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = self._reserved.getsockname()[1]
         self._do(self._start(folder))
 
     def _do(self, work: Any) -> None:
@@ -83,9 +88,7 @@ class Served:
         await self._listen()
 
     async def _listen(self) -> None:
-        listening = listen("127.0.0.1", self.port)
-        self.port = listening.getsockname()[1]
-        self._site = web.SockSite(self._runner, listening)
+        self._site = web.SockSite(self._runner, listen("127.0.0.1", self.port))
         await self._site.start()
 
     async def _cut(self) -> None:
@@ -104,6 +107,7 @@ class Served:
         self._do(self.server.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._reserved.close()
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +151,14 @@ def until(condition: Any) -> None:
         time.sleep(0.02)
 
 
-def hold(page: Any, *keys: str, steps: int) -> None:
+def stand_still(page: Any, served: Served) -> None:
+    """Wait until keys and buttons that were let go of have stopped the session, and the page shows its last step."""
+    until(lambda: not served.server.player._wants_step())
+    catch_up(served.server.player)  # with the step that was being taken
+    until(lambda: step(page) == served.server.parts.session.cursor)
+
+
+def hold(page: Any, served: Served, *keys: str, steps: int) -> None:
     """Hold keys for so many steps or a few more, until everything stands still."""
     goal = step(page) + steps
     for key in keys:
@@ -155,10 +166,7 @@ def hold(page: Any, *keys: str, steps: int) -> None:
     until(lambda: step(page) >= goal)
     for key in keys:
         page.keyboard.up(key)
-    before = -1
-    while before != step(page):
-        before = step(page)
-        time.sleep(0.25)
+    stand_still(page, served)
 
 
 def places(page: Any) -> np.ndarray[Any, Any]:
@@ -168,10 +176,10 @@ def places(page: Any) -> np.ndarray[Any, Any]:
 
 def test_keys_branches_hand_over_and_saving(page: Any, served: Served, tmp_path: Path) -> None:
     start = places(page)
-    hold(page, "ArrowLeft", "ArrowUp", steps=6)  # to the corner: held keys act together
+    hold(page, served, "ArrowLeft", "ArrowUp", steps=6)  # to the corner: held keys act together
     corner = places(page)
     assert (corner < start).all() and (corner[0] == corner[1]).all()
-    hold(page, "ArrowRight", steps=2)
+    hold(page, served, "ArrowRight", steps=2)
     right = places(page)
     assert (right[:, 0] > corner[:, 0]).all() and (right[:, 1] == corner[:, 1]).all()
 
@@ -202,7 +210,7 @@ def test_keys_branches_hand_over_and_saving(page: Any, served: Served, tmp_path:
     assert download.value.suggested_filename == "episode-00001.mp4"
 
 
-def test_buttons_and_sliders_do_what_keys_do(page: Any) -> None:
+def test_buttons_and_sliders_do_what_keys_do(page: Any, served: Served) -> None:
     start = places(page)
     button = page.get_by_role("button", name="sideways: left")
     box = button.bounding_box()
@@ -210,6 +218,7 @@ def test_buttons_and_sliders_do_what_keys_do(page: Any) -> None:
     page.mouse.down()
     until(lambda: step(page) >= 3)
     page.mouse.up()
+    stand_still(page, served)
     assert (places(page)[:, 0] < start[:, 0]).all()
     before = step(page)
     page.get_by_role("slider", name="depth").focus()
@@ -222,7 +231,7 @@ def test_buttons_and_sliders_do_what_keys_do(page: Any) -> None:
 
 
 def test_a_lost_connection_says_so_and_comes_back(page: Any, served: Served) -> None:
-    hold(page, "ArrowRight", steps=2)
+    hold(page, served, "ArrowRight", steps=2)
     before = step(page)
     served.cut()
     page.wait_for_selector("#toast:has-text('connection is lost')")
@@ -231,7 +240,7 @@ def test_a_lost_connection_says_so_and_comes_back(page: Any, served: Served) -> 
     page.wait_for_selector("#link:has-text('you steer')")
     until(lambda: not page.locator("#toast").inner_text())
     assert step(page) == before
-    hold(page, "ArrowLeft", steps=1)
+    hold(page, served, "ArrowLeft", steps=1)
     assert step(page) > before
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,29 @@ from mbrl.play.player import MAX_WAITING, Player
 from mbrl.play.session import Session
 from tests.collecting.test_imagining import WanderingPolicy
 from tests.play.views import decode
-from tests.play.worlds import LENGTH, SIDE, parts, session
+from tests.play.worlds import LENGTH, PATIENCE, SIDE, catch_up, parts, session
 
-PATIENCE = 20.0  # seconds
 RIGHT, STILL = [1.0, 0.0], [0.0, 0.0]
 
 
 class Played:
-    """A player with what it said."""
+    """A player, not started yet, with what it says."""
 
-    def __init__(self, folder: Path, made: Parts | None = None) -> None:
+    def __init__(self, made: Parts) -> None:
         self.views: list[dict[str, Any]] = []
         self.said: list[dict[str, Any]] = []
-        self.parts = made or parts(folder)
+        self.parts = made
         self.failed = threading.Event()
         self.player = Player(lambda: self.parts, self.look, lambda m: self.said.append(decode(m)), self.failed.set)
-        self.player.start()
-        self.until(lambda: bool(self.views))
 
     def look(self, message: bytes) -> None:
         self.views.append(decode(message))
 
     def do(self, name: str, **values: Any) -> dict[str, Any]:
-        """Carry out a command; returns its answer, if any, or the view that follows it."""
+        """Carry out a command; returns its answer, if any, or a view in which it has been carried out."""
         answers: list[dict[str, Any]] = []
-        count = len(self.views)
         self.player.submit(Command(name, values), lambda message: answers.append(decode(message)))
-        self.until(lambda: len(self.views) > count)
+        catch_up(self.player)
         return answers[0] if answers else self.views[-1]
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -60,18 +56,31 @@ class Played:
         return int(self.views[-1]["cursor"])
 
 
+@contextmanager
+def playing(made: Parts) -> Iterator[Played]:
+    """A started player, which is closed also where the test fails: its thread would keep the process alive."""
+    one = Played(made)
+    try:
+        one.player.start()
+        one.until(lambda: bool(one.views))
+        yield one
+    finally:
+        one.player.close()
+
+
 @pytest.fixture
 def played(tmp_path: Path) -> Iterator[Played]:
-    one = Played(tmp_path)
-    yield one
-    one.player.close()
+    with playing(parts(tmp_path)) as one:
+        yield one
 
 
 def test_a_tap_between_two_steps_is_one_step(played: Played) -> None:
     before = played.step
+    played.do("speed", value=0.1)  # A held key steps again after 10 s: more than a busy machine puts between two lines.
     played.player.act(RIGHT, True, 1)
     played.player.act(STILL, False, 2)
-    played.until(lambda: played.step == before + 1)
+    played.until(lambda: played.step >= before + 1)
+    played.do("play", on=False)  # A second step would now be due at once.
     time.sleep(0.15)
     assert played.step == before + 1 and played.views[-1]["action"] == RIGHT and not played.views[-1]["playing"]
 
@@ -81,7 +90,7 @@ def test_a_held_key_steps_until_it_is_let_go(played: Played) -> None:
     played.player.act(RIGHT, True, 1)
     played.until(lambda: played.step >= 4)
     played.player.act(STILL, False, 2)
-    time.sleep(0.1)
+    catch_up(played.player)  # with the step that was being taken
     stopped = played.step
     time.sleep(0.2)
     assert played.step == stopped
@@ -99,10 +108,9 @@ def test_time_runs_at_its_speed_and_the_newest_input_wins(played: Played) -> Non
 
 
 def test_single_steps_and_rewinds_make_branches(played: Played) -> None:
-    for _ in range(3):
+    for step in (2, 3, 4):
         played.do("step")
-        played.until(lambda: not played.player._single)
-    played.until(lambda: played.step == 4)
+        played.until(lambda step=step: played.step == step)
     assert played.do("rewind", index=2)["cursor"] == 2
     played.do("step")
     played.until(lambda: played.views[-1]["branch"] == 1)
@@ -162,24 +170,22 @@ class RightDriver(Driver):
 def test_hand_over_and_take_back(tmp_path: Path) -> None:
     made = parts(tmp_path)
     driver = made.drivers["policy"] = RightDriver()
-    played = Played(tmp_path, made)
-    played.player.act([-1.0, 0.0], False, 1)
-    assert played.do("drive", driver="policy")["playing"]
-    played.until(lambda: played.step >= 4)
-    view = played.do("drive", driver="you")
+    with playing(made) as played:
+        played.player.act([-1.0, 0.0], False, 1)
+        assert played.do("drive", driver="policy")["playing"]
+        played.until(lambda: played.step >= 4)
+        view = played.do("drive", driver="you")
     assert (view["driver"], view["playing"], view["action"]) == ("you", False, RIGHT) and driver.resets >= 2
-    played.player.close()
 
 
 def test_drivers_forget_where_the_session_goes_to_another_moment(tmp_path: Path) -> None:
     made = parts(tmp_path)
     real, imagined = made.drivers["policy"], made.drivers["imagined"] = RightDriver(), RightDriver()
     imagined.imagined = True
-    played = Played(tmp_path, made)
-    for name in ("step", "branch", "reality"):
-        played.do(name, **({"index": 1} if name == "branch" else {}))
+    with playing(made) as played:
+        for name in ("step", "branch", "reality"):
+            played.do(name, **({"index": 1} if name == "branch" else {}))
     assert (real.resets, imagined.resets) == (1, 2)
-    played.player.close()
 
 
 def test_a_policy_that_takes_over_recalls_the_newest_steps() -> None:
@@ -211,17 +217,14 @@ def test_commands_that_wait_are_bounded(played: Played) -> None:
 
 
 def test_a_defect_ends_the_thread_and_is_raised(tmp_path: Path) -> None:
-    played = Played(tmp_path)
-
     def fail(*_: Any) -> Any:
         raise RuntimeError("a defect")
 
-    played.parts.session.step = fail  # type: ignore[method-assign]
-    with suppress(AssertionError):
+    made = parts(tmp_path)
+    made.session.step = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="a defect"), playing(made) as played:
         played.player.submit(Command("step", {}), lambda message: None)
-    assert played.failed.wait(PATIENCE)
-    with pytest.raises(RuntimeError, match="a defect"):
-        played.player.close()
+        assert played.failed.wait(PATIENCE)
 
 
 def test_errors_of_loading_are_raised_by_start() -> None:

@@ -22,19 +22,20 @@ from mbrl.play.controls import controls
 from mbrl.play.network import accepts_host, listen
 from mbrl.play.server import MAX_BROWSERS, REPLACED, PlayServer
 from tests.play.views import decode
-from tests.play.worlds import parts
+from tests.play.worlds import PATIENCE, parts
 
 Client = TestClient[Any, Any]
-PATIENCE = 20.0  # seconds
 STEP = {"command": "step"}
 
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[tuple[PlayServer, Client]]:
     served = PlayServer(lambda: parts(folder), "127.0.0.1")
-    async with TestClient(TestServer(await served.start(), host="127.0.0.1")) as client:
-        yield served, client
-    await served.close()
+    try:
+        async with TestClient(TestServer(await served.start(), host="127.0.0.1")) as client:
+            yield served, client
+    finally:
+        await served.close()
 
 
 def run(folder: Path, test: Callable[[PlayServer, Client], Awaitable[None]]) -> None:
@@ -141,9 +142,11 @@ def test_a_flood_of_messages_is_answered_and_nothing_grows(tmp_path: Path) -> No
             await browser.send_json({"command": "rewind", "index": 1})
         assert "busy" in (await hear(browser, "error"))["text"]
         assert all(len(each._answers) <= MAX_REPLIES for each in served._browsers)
-        await asyncio.sleep(0.2)
-        await browser.send_json(STEP)
-        await hear(browser, "view", cursor=2)
+        while served.parts.session.cursor < 2:  # The step, too, is refused while earlier commands wait.
+            await browser.send_json(STEP)
+            await asyncio.sleep(0.2)
+        while (await hear(browser, "view"))["cursor"] < 2:
+            pass
 
     run(tmp_path, test)
 
@@ -222,15 +225,29 @@ def test_only_videos_of_this_session_are_served(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_slow_browser_gets_the_newest_view_alone(tmp_path: Path) -> None:
-    async def test(served: PlayServer, client: Client) -> None:
+def test_a_slow_browser_gets_the_newest_answers_and_the_newest_view_alone() -> None:
+    received: list[bytes | str] = []
+
+    class Socket:
+        closed = False
+
+        async def send_str(self, message: str) -> None:
+            received.append(message)
+
+        async def send_bytes(self, message: bytes) -> None:
+            received.append(message)
+            self.closed = True
+
+    async def test() -> None:
         browser = Browser("slow")
+        browser.socket = Socket()  # type: ignore[assignment]
         for number in range(100):
             browser.show(bytes([number]))
             browser.answer(str(number))
-        assert browser._view == bytes([99]) and len(browser._answers) == MAX_REPLIES
+        await asyncio.wait_for(browser.send(), PATIENCE)
 
-    run(tmp_path, test)
+    asyncio.run(test())
+    assert received == [*map(str, range(100 - MAX_REPLIES, 100)), bytes([99])]
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

@@ -1,5 +1,6 @@
 """The toy beside a world model with answers that can be worked out by hand, for the tests of `mbrl play`."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from torch import Tensor
 from mbrl.envs.toy import make_env
 from mbrl.play.episodes import Library, Source
 from mbrl.play.load import Parts
+from mbrl.play.messages import Command
+from mbrl.play.player import Player
 from mbrl.play.recording import Recordings
 from mbrl.play.session import Session
 from tests.fakes import CountingWorldModel
 
 SIDE = 16
 LENGTH = 40  # steps of an episode
+PATIENCE = 20.0  # seconds
 
 
 class Drawing(CountingWorldModel):
@@ -65,3 +69,13 @@ def parts(folder: Path, sources: dict[str, Source] | None = None, **attributes: 
 
     library = Library(sources or {}, make)
     return Parts("the toy", "toy", made, {}, library, Recordings(folder, {"task": "toy", "action_repeat": 1}))
+
+
+def catch_up(player: Player) -> None:
+    """Wait until a player has carried out every earlier command, has ended the step it was in, and has shown both.
+
+    It does one thing after the other, so the answer to one more command, which is refused, comes after all of them.
+    """
+    answered = threading.Event()
+    player.submit(Command("select", {"branch": -1}), lambda message: answered.set())
+    assert answered.wait(PATIENCE)

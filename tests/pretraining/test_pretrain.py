@@ -75,16 +75,24 @@ def run_with_torchrun(arguments: list[str]) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def run_two_processes(arguments: list[str]) -> Done:
-    """Two processes with the variables that torchrun sets, without the time that it takes."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
-    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    ended = [command.wait() for command in [Command("pretrain", *arguments, environment=rank) for rank in ranks]]
-    return Done(
-        max(done.returncode for done in ended), *("".join(texts) for texts in list(zip(*ended, strict=True))[1:])
-    )
+        return int(probe.getsockname()[1])
+
+
+def run_two_processes(arguments: list[str]) -> Done:
+    """Two processes with the variables that torchrun sets, without the time that it takes."""
+    for _ in range(3):
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+        ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        first, second = [Command("pretrain", *arguments, environment=rank) for rank in ranks]
+        ended = first.wait()
+        if "EADDRINUSE" not in ended.stderr:
+            break
+        second.kill()  # Another process has taken the port since: this one waits for an answer from it.
+    other = second.wait()
+    return Done(max(ended.returncode, other.returncode), ended.stdout + other.stdout, ended.stderr + other.stderr)
 
 
 def rows(output: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from mbrl.errors import UserError
 from mbrl.replay.episode_buffer import EpisodeBuffer
 from mbrl.replay.episode_table import EpisodeTable
 from mbrl.replay.replay import TRAJECTORY, Replay
@@ -270,12 +269,6 @@ def test_snapshots_are_drawn_with_the_rows_that_they_are_of() -> None:
     drawn = replay.starts(20, 2)
     assert torch.equal(drawn["snapshot"][..., 0], drawn["state"][..., 0].double())
     assert "snapshot" not in replay.sequences(4, 2).keys() and "snapshot" not in replay.transitions(4).keys()
-
-
-@pytest.mark.parametrize("gamma", [-3.0, 0.0, 1.5, float("nan")])
-def test_a_discount_outside_its_range_is_refused(gamma: float) -> None:
-    with pytest.raises(UserError, match="a discount is above 0 and at most 1"):
-        EpisodeBuffer(10, gamma=gamma)
 
 
 def test_transitions_are_counted_once_for_each_change_of_the_table() -> None:

@@ -135,13 +135,14 @@ def test_settings_of_earlier_versions_are_dropped_where_they_did_nothing(tmp_pat
     earlier = {
         "model_error": {"gate": None, "every": 9},
         "imagination": {"recent_starts": 0.0},
+        "cloning": {"proposals": False, "anchor": True},
         "model_error.gate": None,
         "world_model": {"ensemble": 1, "uncertainty": True, "pretrained": None},
         "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
     }
     text = OmegaConf.to_yaml({"agent": earlier, "eval": {"every": 1}})
     assert read_config(write(tmp_path, text) / "config.yaml").agent == {
-        "model_error": {"every": 9}, "imagination": {}, "model_error.gate": None,
+        "model_error": {"every": 9}, "imagination": {}, "cloning": {"anchor": True}, "model_error.gate": None,
         "world_model": {"pretrained": None}, "own": {"world_model": {"_target_": "mine.Model", "ensemble": 1}},
     }  # fmt: skip
     assert (

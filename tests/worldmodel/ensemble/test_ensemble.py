@@ -114,18 +114,30 @@ def test_a_share_of_each_batch_is_new() -> None:
     assert set(make(batch_size=50)._draw(torch.tensor([7])).tolist()) == {7}
 
 
-def test_elites_are_the_best_on_held_out_data_and_the_best_weights_are_kept() -> None:
+@pytest.mark.parametrize("output", [0, 4], ids=["state", "reward"])
+def test_elites_are_the_best_on_held_out_data(output: int) -> None:
+    """What is held out is moved by three deviations of an output: the member whose output moves as far is the best."""
+    model, data = make(elites=1), system(600)
+    model.fit(data, 50)
+    change = torch.cat([data["next", "state"] - data["state"], data["next", "reward"]], 1)[:, output]
+    moved = data["next", "state"][:, 0] if output == 0 else data["next", "reward"][:, 0]
+    moved[held_out(data["index"], 0.1)] += 3 * change.std()
+    for best in (0, 1, 2):
+        model.members.biases[-1].data[best, ..., output] += 3
+        model.fit(data, 0)
+        assert model.elites.tolist() == [best]
+        model.members.biases[-1].data[best, ..., output] -= 3
+
+
+def test_the_best_weights_are_kept() -> None:
     model, data = make(elites=1, patience=2), system(600)
     model.fit(data, 100)
-    judged = model._data(data[held_out(data["index"], 0.1)])
-    counts = model._counts(len(judged.inputs), len(judged.inputs))
-    assert model.elites.tolist() == [int(model._errors(judged, counts).argmin())]
-    before = model._errors(judged, counts)
+    before = predicted(model, data)
     for group in model.optimizers["ensemble"].param_groups:
         group["lr"] = 1.0  # every step makes it worse
     metrics = model.fit(data, 1000)
     assert metrics["updates"] == 2 * model.check_every, "it ends early"
-    torch.testing.assert_close(model._errors(judged, counts), before)
+    torch.testing.assert_close(predicted(model, data), before)
 
 
 def test_new_transitions_are_judged_by_as_they_are_drawn() -> None:
