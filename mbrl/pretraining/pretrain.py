@@ -7,6 +7,7 @@ those of the share of each process.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -56,22 +57,31 @@ def run(config: DictConfig) -> Path | None:
         end_with_parent()  # the launcher, such as torchrun
     with cpu_threads(config.threads):
         parts = build(config)
-        for name in PHASES:
-            if config[name].steps > 0:
-                phase = build_phase(config, parts, name)
-                if phase.step < phase.steps:
-                    with parts.stop.on_sigterm(), naming_dead_loaders():
-                        train(config, parts, phase)
-                elif parts.accelerator.is_main_process:
-                    _log.warning("%s: all %d steps are done already", name, phase.steps)
-                phase.finish()
+        _train_phases(config, parts)
         if parts.accelerator.is_main_process:
             parts.model.save_pretrained(parts.output)
             _log.info("peak memory %.2f GiB", peak_memory(parts.accelerator.device) / GIB)
+        # The wrapped models first: the last reference to the process group must not be one of theirs, which is dropped
+        # with the GIL held, while a thread of the group waits for the GIL to free its last message.
+        parts.accelerator.free_memory()
+        gc.collect()  # they are in cycles
         parts.accelerator.end_training()
         if parts.lock is not None:
             parts.lock.release()
         return parts.output if parts.accelerator.is_main_process else None
+
+
+def _train_phases(config: DictConfig, run: PretrainingRun) -> None:
+    """Train the phases that are not done; their weights are then in the model."""
+    for name in PHASES:
+        if config[name].steps > 0:
+            phase = build_phase(config, run, name)
+            if phase.step < phase.steps:
+                with run.stop.on_sigterm(), naming_dead_loaders():
+                    train(config, run, phase)
+            elif run.accelerator.is_main_process:
+                _log.warning("%s: all %d steps are done already", name, phase.steps)
+            phase.finish()
 
 
 def train(config: DictConfig, run: PretrainingRun, phase: Phase) -> None:

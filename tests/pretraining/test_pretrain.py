@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -20,7 +22,8 @@ from mbrl.data.episodes import write_entries
 from mbrl.data.mixture import Mixture
 from mbrl.errors import UserError
 from mbrl.pretraining.build import build_model, own_device, weight_by_folder
-from mbrl.pretraining.pretrain import check, run
+from mbrl.pretraining.phase import Phase
+from mbrl.pretraining.pretrain import build_phase, check, run
 from mbrl.run_folder.paths import checkpoint_folders
 from tests.command import Command, Done, run_command
 from tests.pretraining.conftest import SIDE
@@ -66,6 +69,21 @@ def pretrain(data: Path, output: Path, *more: str) -> Path:
         config = compose("pretrain", overrides(data, output, *more))
     assert run(config) == output
     return output
+
+
+def test_wrapped_models_are_freed_before_the_process_group_ends(data, tmp_path, monkeypatch):
+    """Otherwise DistributedDataParallel destroys it with the GIL held, and one process in some tens never ended."""
+    phases, alive = [], []
+
+    def noted(*arguments: Any) -> Phase:
+        phase = build_phase(*arguments)
+        phases.append(weakref.ref(phase))
+        return phase
+
+    monkeypatch.setattr("mbrl.pretraining.pretrain.build_phase", noted)
+    monkeypatch.setattr(Accelerator, "end_training", lambda self: alive.extend([phase() for phase in phases]))
+    pretrain(data, tmp_path, "tokenizer.steps=3", "transformer.steps=1", "validation.every=0")
+    assert alive == [None, None]
 
 
 def run_with_torchrun(arguments: list[str]) -> Done:
