@@ -1,9 +1,9 @@
-"""Types of settings with their ranges, to annotate the parameters of constructors with.
+"""Types of settings with their ranges, for annotations of constructor parameters.
 
-A configuration is held against them before anything is built. The upper ends are far beyond what anyone trains, and
+A configuration is checked against them before anything is built. The upper bounds are far above practical values, and
 low enough that the size of every tensor can be computed.
 
-Neither package imports the other, so that worldmodel has a file of its own.
+The package `worldmodel` has its own file, because neither package imports the other.
 """
 
 from typing import Annotated
