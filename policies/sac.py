@@ -99,7 +99,7 @@ class SAC(ValuePolicy):
         weight_decay: weight decay of AdamW, for critics and actor; 0 is Adam.
         target_rate: Polyak coefficient tau of the target critics, in (0, 1].
         temperature: initial temperature, above 0.
-        target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action is then that of a
+        target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action then equals that of a
             uniform interval of width e^-0.5 = 0.6; -A gives 0.37.
         cuda_graphs: see `Policy`.
     """
