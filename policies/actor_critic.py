@@ -1,17 +1,17 @@
 """DreamerV3's actor-critic (Hafner et al. 2023, arXiv 2301.04104): learns from imagined rollouts by λ-returns.
 
 B rollouts, H imagined steps, D features, A action. A rollout has H + 1 rows: row t holds the state at t, the action
-taken there and what it brought; the last row's action and reward are not used.
+taken there, and the resulting reward and termination. The last row's action and reward are not used.
 
-The actor follows the policy gradient (REINFORCE) with advantages divided by the range of returns. Where a rollout holds
-the log-probability of its actions when they were drawn, the gradient uses the likelihood ratio instead, clipped as in
+The actor follows the policy gradient (REINFORCE) with advantages divided by the range of returns. If a rollout holds
+the log-probability of its actions when they were sampled, the gradient uses the likelihood ratio instead, clipped as in
 PPO (Schulman et al. 2017, arXiv 1707.06347), so that an expensive rollout can serve several updates. At the first of
 them the ratio is 1 and the gradient is REINFORCE's.
 
-Where values lag behind the returns, every advantage is positive, and the actor repeats what it drew: with a constant
-reward and six updates on each rollout its standard deviation falls from 0.88 to 0.23 in 500 updates. DreamerV3 avoids
-this with fresh rollouts for every update. Two settings help if rollouts are expensive: `calibrate_critic` (0.91 in the
-same test) and `centre_advantages` (0.81).
+While values lag behind the returns, every advantage is positive, and the actor reinforces every sampled action: with a
+constant reward and six updates on each rollout its standard deviation falls from 0.88 to 0.23 in 500 updates. DreamerV3
+avoids this with fresh rollouts for every update. If rollouts are expensive, two settings help: `calibrate_critic` (0.91
+in the same test) and `centre_advantages` (0.81).
 
 Gradients: the encoder learns from both losses. DrQ-v2's encoder learns from the critic alone, but that critic is
 Q(s, a). V(s) carries no information about which action is better: on the toy from pixels, features learned from V alone
@@ -63,7 +63,7 @@ class Losses(NamedTuple):
 
 
 class StochasticActor(TensorDictModuleBase):
-    """Reads the observation; writes `action` [*B, A] and its log-density `action_log_prob` [*B, 1]."""
+    """Reads the observation; writes `action` [*B, A] and `action_log_prob` [*B, 1], its log-density."""
 
     def __init__(self, keys: list[str], encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ class StochasticActor(TensorDictModuleBase):
         self.encoder, self.head = encoder, head
 
     def encode(self, observed: TensorDictBase) -> Tensor:
-        """Observation -> features [*B, D]."""
+        """Features [*B, D] of observations."""
         features: Tensor = self.encoder(*(observed[key] for key in self.in_keys))
         return features
 
     def distribution(self, features: Tensor) -> BoundedNormal:
-        """Features [*B, D] -> a distribution of actions in [-1, 1], event shape [A]."""
+        """Distribution of actions in [-1, 1], event shape [A], from features [*B, D]."""
         return bounded_normal(self.head(features))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -89,17 +89,17 @@ class ActorCritic(Policy):
     """A stochastic actor and a two-hot critic on λ-returns.
 
     Args:
-        observation_spec: must hold `frames` or `state`, as `observation` says.
+        observation_spec: has the key `observation`.
         action_spec: bounded to [-1, 1], [A].
-        observation: the key that is read. `frames` uint8 [3K, R, R] goes through a `ConvEncoder`, with `task` [N]
-            beside it where there are several tasks. `state` [D], or another vector [D] such as a world model's latent
-            state, is read as it is.
+        observation: the key that it reads. `frames` uint8 [3K, R, R] are encoded by a `ConvEncoder`, with `task` [N]
+            if there are several tasks. `state` [D], or another vector [D] such as a world model's latent state, is read
+            unchanged.
         feature_size: D of a vector that `observation_spec` does not hold; else None.
         encoder_channels: see `ConvEncoder`.
         encoder_strides: see `ConvEncoder`.
         kernel_size: see `ConvEncoder`.
         hidden_size: width of the hidden layers of the actor and of the critic.
-        hidden_layers: number of them.
+        hidden_layers: number of hidden layers.
         bins: number of symexp-spaced values of the critic's categorical distribution.
         gamma: discount of one step, in (0, 1].
         lambda_: λ of the λ-returns, in [0, 1].
@@ -108,13 +108,13 @@ class ActorCritic(Policy):
         slow_weight: weight of the loss that pulls the critic towards its own moving average.
         slow_rate: Polyak coefficient tau of the critic's moving average, in (0, 1].
         centre_advantages: subtract the batch's mean advantage, weighted as the losses are. False is DreamerV3.
-        replay_value_weight: weight of the critic's loss on real steps beside imagined ones, where the replay holds the
-            observation. 0 leaves it out; DreamerV3: 0.3.
-        replay_rows: T, rows of each segment of real steps that it learns from.
+        replay_value_weight: weight of the critic's loss on real steps, beside imagined ones, if the replay holds the
+            observation. 0: no such loss; DreamerV3: 0.3.
+        replay_rows: T, rows of each segment of real steps.
         calibrate_critic: initialise the critic to the value of a constant reward, the mean of the first rollouts; it
             needs gamma below 1. False (DreamerV3): it starts at 0.
-        learning_rate: of LaProp with adaptive gradient clipping.
-        warmup: updates over which the learning rate rises to its value.
+        learning_rate: learning rate of LaProp with adaptive gradient clipping.
+        warmup: updates over which the learning rate rises linearly.
 
     Raises:
         ValueError: the critic cannot be calibrated, or a setting does not fit the specs.
@@ -178,7 +178,7 @@ class ActorCritic(Policy):
         }
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step on imagined rollouts, see `losses`, and of the critic on the segments `real` [B, T]."""
+        """Take one gradient step on imagined rollouts, see `losses`, and of the critic on segments `real` [B, T]."""
         losses = self.losses(batch)
         named = {"actor_loss": losses.actor, "critic_loss": losses.critic}
         loss = losses.actor + losses.critic
@@ -192,7 +192,7 @@ class ActorCritic(Policy):
         return losses.metrics | {name: value.detach() for name, value in named.items()}
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """One step of actor and encoder on the demonstrations' log-likelihood; the critic does not learn."""
+        """Take one step of actor and encoder on the demonstrations' log-likelihood; the critic does not learn."""
         actions = self.actor.distribution(self.actor.encode(batch))
         loss = -actions.log_prob(batch["action"]).mean()
         require_finite({"cloning_loss": loss})
@@ -200,13 +200,13 @@ class ActorCritic(Policy):
         return {"cloning_loss": loss.detach()}
 
     def losses(self, rollouts: TensorDictBase) -> Losses:
-        """Compute the losses; also updates the return normaliser and, before the first update, calibrates the critic.
+        """Compute the losses; also update the return normaliser and, before the first update, calibrate the critic.
 
         Args:
             rollouts: [B, H + 1], with the observation, `action` [B, H + 1, A], ("next", "reward") [B, H + 1, 1], and
                 either `continue` [B, H + 1, 1], the probability that a row's state is not terminal, or
-                ("next", "terminated"). `action_log_prob` [B, H + 1, 1] of the actor that imagined them is optional:
-                with it the likelihood ratio is used.
+                ("next", "terminated"). With the optional `action_log_prob` [B, H + 1, 1], of the actor that imagined
+                them, the likelihood ratio is used.
         """
         features = self.actor.encode(rollouts.detach())  # [B, H + 1, D]
         continuation = continues(rollouts)  # [B, H + 1]
@@ -240,17 +240,17 @@ class ActorCritic(Policy):
         """The critic's loss on sequences of real steps, 0-d; its gradient flows into `features` too.
 
         Args:
-            features: [B, T, D] of real states, a row of one episode; the last step's reward and flag are not used.
+            features: [B, T, D] of consecutive real states; the last step's reward and flag are not used.
             reward: [B, T], reward of the action taken in each state.
             terminated: bool [B, T], whether that action ended the episode.
-            start: [B, T], first λ-return of the rollout imagined from each state; used as its value.
+            start: [B, T], the value of each state: the first λ-return of the rollout imagined from it.
         """
         continuation = (~terminated[:, :-1]).to(reward.dtype)
         returns = lambda_return(reward[:, :-1], start[:, 1:], continuation, gamma=self.gamma, lambda_=self.lambda_)
         return self._critic_loss(self.critic(features[:, :-1]), features[:, :-1], returns).mean()
 
     def _value_loss(self, real: TensorDictBase) -> Tensor:
-        """`replay_value_loss` of segments [B, T], with values of the critic's moving average."""
+        """`replay_value_loss` on segments [B, T], with values of the critic's moving average."""
         features, after = self.actor.encode(real), real["next"]
         with torch.no_grad():
             value = self.two_hot.decode(self.slow_critic(features))
@@ -268,7 +268,7 @@ class ActorCritic(Policy):
         self.slow_critic.load_state_dict(self.critic.state_dict())
 
     def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
-        """Cross-entropy [B, H] to the returns, plus that to the values of the critic's moving average."""
+        """Cross-entropy [B, H] to the returns, plus the cross-entropy to values of the critic's moving average."""
         with torch.no_grad():
             slow = self.two_hot.decode(self.slow_critic(features))
         return self.two_hot.loss(logits, returns) + self.slow_weight * self.two_hot.loss(logits, slow)
@@ -284,7 +284,7 @@ def clipped_gain(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
 
 def normed_mlp(sizes: Sequence[int], *, last_scale: float) -> nn.Sequential:
-    """Linear, RMSNorm, SiLU for each hidden layer, then a linear one whose weights are scaled by `last_scale`."""
+    """Linear, RMSNorm and SiLU for each hidden layer, then a linear layer with weights scaled by `last_scale`."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes[:-1]):
         layers += [Linear(width_in, width_out), nn.RMSNorm(width_out), nn.SiLU()]

@@ -22,23 +22,23 @@ Metrics = dict[str, Tensor]  # by name, 0-d
 
 
 class Policy(nn.Module, ABC):
-    """Base of everything that acts.
+    """Base class of all policies.
 
     Attributes:
         actor: reads observation keys (`actor.in_keys`), writes `action` float32 [*B, A] within the action
             spec. Explores unless torchrl's `exploration_type()` is DETERMINISTIC, MODE or MEAN.
         carried: spec of the recurrent state: keys that the actor writes under "next" and reads at the next step, with
-            `is_init`. They are zero at the first step of an episode. None for an actor without memory. `latent`
-            among them is stored in the replay, beside the observation that it was computed from.
-        embedding_size: width of the `embedding` of a world model that the actor reads; 0 where it reads none.
-        acts_on_cpu: whether a run on a GPU with one worker acts with a copy of the actor on the CPU, because an action
-            costs less there than the launches and copies of one on a GPU.
-        cuda_graphs: whether a GPU takes the updates, which change all in place, from captured graphs.
-        learns_from: the batches of `update`: single transitions, imagined rollouts, or segments of real steps.
-        segment_rows: fewest rows of a segment that `update` can learn from.
-        segment_history: rows before each segment that `update` needs too, such as those of its first frame stack.
+            `is_init`. They are zero at the first step of an episode. None for an actor without memory. A key `latent`
+            is stored in the replay, with the observation that it was computed from.
+        embedding_size: width of the world model's `embedding` that the actor reads; 0 if it reads none.
+        acts_on_cpu: whether a run on a GPU with one worker acts with a copy of the actor on the CPU, which takes less
+            time than the kernel launches and copies of an action on a GPU.
+        cuda_graphs: whether a GPU replays the updates as CUDA graphs; they must change all tensors in place.
+        learns_from: kind of the batches of `update`: transitions, imagined rollouts, or segments of real steps.
+        segment_rows: least number of rows of a segment that `update` can learn from.
+        segment_history: number of rows that `update` needs before each segment, such as those of its first frame stack.
         replay_rows: rows of the segments of real steps that `update` gets beside rollouts; 0 for none.
-        optimizers: by name; checkpointed beside `state_dict()`. Empty where nothing is learned.
+        optimizers: by name; checkpointed beside `state_dict()`. Empty if nothing is learned.
     """
 
     actor: TensorDictModuleBase
@@ -66,43 +66,43 @@ class Policy(nn.Module, ABC):
         return next(self.parameters(), torch.empty(0)).device
 
     def recall(self, history: TensorDictBase) -> TensorDict | None:
-        """The recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros there.
+        """Recurrent state (`carried`) at the last of real steps [B, T]; None: the actor starts from zeros.
 
         Args:
-            history: `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and, where it is known, `initial`, the first
-                frame of the episode, in the shape of `pixels`.
+            history: `pixels` uint8 [B, T, 3, R, R], `action` [B, T, A] and, if known, `initial`, the first frame of
+                the episode, in the shape of `pixels`.
         """
         return None
 
     def values(self, observed: TensorDictBase, action: Tensor) -> Tensor | None:
         """Q-values of actions [*B, A] in observed states [*B], in units of the discounted return: float32 [*B, 1].
 
-        None for a policy whose critics expect something else, such as entropy besides, or that has none.
+        None for a policy without critics, or whose values include other terms, such as entropy.
         """
         return None
 
     @abstractmethod
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step, on a batch [B] of transitions unless `learns_from` says otherwise.
+        """Take one gradient step, on a batch [B] of transitions unless `learns_from` is another kind.
 
         The batch holds observations, `action` [B, A], `("next", "reward")` [B, 1] (the n-step discounted
         sum), the observations n steps later under "next", `("next", "terminated")` bool [B, 1] and
         `gamma` [B, 1], the discount of the bootstrap value. So the target is
-        `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: where it is above 0, the actor's
+        `reward + gamma * (1 - terminated) * V(next)`. `cloning` [B, 1] is optional: if it is above 0, the actor's
         loss gets an imitation term with this weight (`policies.bc.imitation`), towards `imitated` [B, A] or, without
-        it, the row's action. `imagined` bool [B, 1] is optional too: metrics count these rows apart, and
-        statistics of states leave them out.
+        it, the row's action. `imagined` bool [B, 1] is optional too: metrics are separate for these rows, and
+        statistics of states exclude them.
 
         A policy that learns from rollouts gets [B, H + 1] rows instead: observations, `action`, and under "next" the
         `reward` and `terminated` that follow that action (those of the last row are not used). With `replay_rows` T
         there are B segments of real steps beside them, `real` [B, T], with the same keys.
 
-        A policy that learns from segments gets the same of [B, history + T] real steps, with `pixels` uint8 [3, R, R]
-        in place of `frames`. Rows before the first of an episode are copies of it, and so are those after the final one
-        of an episode that terminated: `terminated` is true from its last step on.
+        A policy that learns from segments gets the same keys of [B, history + T] real steps, with `pixels` uint8
+        [3, R, R] in place of `frames`. Rows before an episode are copies of its first row. Rows after an episode that
+        terminated are copies of its final row, and `terminated` is true from its last step on.
 
         Returns:
-            Metrics by name: detached 0-d tensors, left on the device. Empty where nothing is learned.
+            Metrics by name: detached 0-d tensors on the device. Empty if nothing is learned.
 
         Raises:
             FloatingPointError: a loss is NaN or infinite.
@@ -110,7 +110,7 @@ class Policy(nn.Module, ABC):
         """
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """One gradient step of imitation on demonstrated transitions.
+        """Take one gradient step of imitation on demonstrated transitions.
 
         Critics learn from the same batch, so that their values do not mislead the actor later.
 
@@ -126,8 +126,8 @@ class Policy(nn.Module, ABC):
     def end_cloning(self) -> None:
         """Switch from imitation to the policy's own losses.
 
-        The moments of the optimisers are forgotten: imitation's second moments are so small that the first steps on
-        another loss would be several times too long.
+        The optimisers' moments are reset: the second moments of imitation are so small that the first steps on another
+        loss would be several times too large.
         """
         for optimizer in self.optimizers.values():
             forget_moments(optimizer)
@@ -161,7 +161,7 @@ class Plan(NamedTuple):
     Attributes:
         mean: [B, H, A], the plan.
         std: [B, H, A], the remaining standard deviation of the search.
-        action: [B, A], the first action of the plan, or of a candidate that stands for it.
+        action: [B, A], the first action of the plan, or of a candidate sampled instead.
     """
 
     mean: Tensor
@@ -190,8 +190,8 @@ class Planner(ABC):
 
         Args:
             imagine: scores candidates.
-            previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros without one.
-            proposals: [B, M, H, A], M <= N: candidates that are added unchanged to those drawn.
+            previous: [B, H, A] in [-1, 1], the rest of the previous plan; zeros if there is none.
+            proposals: [B, M, H, A], M <= N: candidates that are added to the sampled ones, unchanged.
         """
 
 
@@ -232,7 +232,7 @@ def forget_moments(optimizer: torch.optim.Optimizer) -> None:
     """Reset the state of an optimiser: moments and step counts."""
     optimizer.state.clear()
     for group in optimizer.param_groups:
-        if "step" in group:  # LaProp counts the steps of a group, for its warm-up
+        if "step" in group:  # LaProp counts steps for each group, for its warm-up
             group["step"] = 0
 
 
@@ -241,7 +241,7 @@ _held: ContextVar[dict[str, Tensor] | None] = ContextVar("held", default=None)
 
 @contextmanager
 def held_losses() -> Iterator[dict[str, Tensor]]:
-    """Defer the checks of `require_finite` inside the context, as they wait for a GPU; yields the losses."""
+    """Defer the checks of `require_finite` inside the context, because they wait for a GPU; yields the losses."""
     held: dict[str, Tensor] = {}
     before = _held.set(held)
     try:
@@ -251,7 +251,7 @@ def held_losses() -> Iterator[dict[str, Tensor]]:
 
 
 def require_finite(losses: Mapping[str, Tensor], advice: str = "lower the learning rate or check the batch") -> None:
-    """Check all losses with a single device synchronisation, or later where `held_losses` holds them.
+    """Check all losses with a single device synchronisation; inside `held_losses` the check is deferred.
 
     Args:
         losses: 0-d tensors by name.

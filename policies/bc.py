@@ -25,15 +25,15 @@ MIN_STD = 0.01
 
 
 def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
-    """Imitation term of an actor's loss -Q: weight · |Q| · squared error, a mean over the rows with a weight.
+    """Imitation term of an actor's loss -Q: weight · |Q| · squared error, averaged over the rows with a weight.
 
-    The factor |Q|, the batch's mean, makes the weight independent of the reward scale. TD3+BC (Fujimoto and Gu 2021,
-    arXiv 2106.06860) scales Q instead, and its α is 1 / weight.
+    The factor |Q|, a mean over the batch, makes the weight independent of the reward scale. TD3+BC (Fujimoto and Gu
+    2021, arXiv 2106.06860) scales Q instead, and its α is 1 / weight.
 
     Args:
         action: the actor's actions, [B, A].
-        batch: `imitated`, or else `action`, [B, A], and `cloning` [B, 1], the weight of a row: 0 where there is nothing
-            to imitate.
+        batch: `imitated`, or else `action`, [B, A], and `cloning` [B, 1], the weight of a row; 0 for rows that are not
+            imitated.
         value: the critics' values of the actor's actions, [B, 1].
 
     Returns:
@@ -46,7 +46,7 @@ def imitation(action: Tensor, batch: TensorDictBase, value: Tensor) -> Tensor:
 
 
 class Imitator(nn.Module):
-    """Observation -> action [*B, A] in [-1, 1], through an encoder and a head."""
+    """Encoder and head: observation -> action [*B, A] in [-1, 1]."""
 
     def __init__(self, encoder: nn.Module, *head: nn.Module) -> None:
         super().__init__()
@@ -60,17 +60,17 @@ class Imitator(nn.Module):
 class BehaviourCloning(Policy):
     """A deterministic actor that minimises the squared error to demonstrated actions.
 
-    It reads `frames`, under random shifts, where the environment draws them; else normalised `state`.
+    It reads `frames`, with random shifts in training, if the environment has them; else normalised `state`.
 
     Args:
-        observation_spec: must hold `frames` uint8 [3K, R, R], with `task` [N] for several tasks; or `state` [S].
+        observation_spec: has `frames` uint8 [3K, R, R], with `task` [N] for several tasks; or `state` [S].
         action_spec: bounded to [-1, 1], [A].
         encoder_channels: see `ConvEncoder`.
         encoder_strides: see `ConvEncoder`.
         kernel_size: see `ConvEncoder`.
         feature_size: width of the trunk between encoder and head.
         hidden_size: width of the two hidden layers.
-        learning_rate: Adam's.
+        learning_rate: learning rate of Adam.
         shift_pad: largest random shift, in pixels.
     """
 

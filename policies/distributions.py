@@ -1,4 +1,4 @@
-"""The distribution of bounded actions, and a critic's distribution around a value.
+"""Distribution of bounded actions, and a critic's distribution around a value.
 
 A action.
 """
@@ -15,8 +15,8 @@ from torchrl.modules import SymExpTwoHot
 from torchrl.modules.functional import symlog
 
 MIN_STD, MAX_STD = 0.1, 1.0
-_STD_OFFSET = 2.0  # an output of zero is a standard deviation of 0.89: near uniform
-_TAIL = 0.4  # in symlog: wide, so that few updates move the mass elsewhere
+_STD_OFFSET = 2.0  # an output of zero gives a standard deviation of 0.89: near uniform
+_TAIL = 0.4  # scale in symlog space: wide, so that few updates can move the probability mass
 _EDGE = 1e-6  # least probability of either tail, and least distance of an action from the bounds in its log-density
 
 
@@ -31,9 +31,9 @@ class _Terms(NamedTuple):
 class BoundedNormal:
     """Independent normals truncated to [-1, 1], event shape [A].
 
-    To the bit TorchRL's `TruncatedNormal`, for actions within the bounds, gradients too. That one checks its arguments
-    and each action by reading them back, which waits for a GPU five times in an update of DreamerV3, and copies its
-    bounds there.
+    For actions within the bounds, values and gradients equal TorchRL's `TruncatedNormal` bitwise. That class checks
+    arguments and actions on the host, which waits for a GPU five times in an update of DreamerV3, and copies its bounds
+    to the GPU.
 
     Args:
         loc: mean [*B, A] of the normals before truncation, in [-1, 1].
@@ -45,14 +45,14 @@ class BoundedNormal:
 
     @property
     def mean(self) -> Tensor:
-        """The mean actions [*B, A], nearer to 0 than `loc`: loc .99 at a standard deviation of .89 gives .33."""
+        """Mean actions [*B, A], nearer to 0 than `loc`: loc .99 with a standard deviation of .89 gives .33."""
         low, high = self._bounds()
         mass = _cumulative(high) - _cumulative(low)
         return self.loc + self.scale * (_density(low) - _density(high)) / mass
 
     @torch.no_grad()
     def sample(self, shape: tuple[int, ...] = ()) -> Tensor:
-        """Actions [*shape, *B, A], by inverting the distribution."""
+        """Sample actions [*shape, *B, A] by inverting the distribution."""
         below, above = (_cumulative(bound) for bound in self._bounds())
         mass = (above - below).clamp(_EDGE, 1 - _EDGE)
         uniform = self.loc.new_empty(*shape, *self.loc.shape).uniform_(_EDGE, 1 - _EDGE)
@@ -77,7 +77,7 @@ class BoundedNormal:
 
     @cached_property
     def _terms(self) -> _Terms:
-        # The order of the operations is TorchRL's, and with it the order in which gradients are added up.
+        # The same order of operations as in TorchRL, so that gradients are summed in the same order.
         low, high = self._bounds()
         density_low, density_high = _density(low), _density(high)
         below, above = _cumulative(low), _cumulative(high)
@@ -98,12 +98,12 @@ def _cumulative(x: Tensor) -> Tensor:
 
 
 def bounded_normal(parameters: Tensor) -> BoundedNormal:
-    """Network outputs [*B, 2A] -> a normal on [-1, 1] with event shape [A], truncated there.
+    """Normal truncated to [-1, 1], event shape [A], from network outputs [*B, 2A].
 
-    The mean is tanh(m) and the standard deviation in [0.1, 1], as in DreamerV3 (arXiv 2301.04104). DreamerV3 does not
-    truncate: the environment clips its samples, so the log-density is that of actions which were not taken.
-    A truncated normal gives the log-density of the action taken. Its mean lies inside the bounds, so that at least 0.47
-    of the normal's mass does, and the log-density does not overflow.
+    The mean before truncation is tanh(m) and the standard deviation in [0.1, 1], as in DreamerV3 (arXiv 2301.04104).
+    DreamerV3 does not truncate: the environment clips its samples, so the log-density belongs to an action that was not
+    taken. A truncated normal gives the log-density of the action taken. The mean is inside the bounds, so at least 0.47
+    of the normal's mass is too, and the log-density does not overflow.
     """
     location, spread = parameters.chunk(2, dim=-1)
     std = MIN_STD + (MAX_STD - MIN_STD) * (spread + _STD_OFFSET).sigmoid()
@@ -114,6 +114,6 @@ def logits_around(value: Tensor, two_hot: SymExpTwoHot) -> Tensor:
     """Logits [bins] of a Laplace distribution in symlog space whose mean, as `two_hot` decodes it, is `value`, 0-d."""
     grid, target = symlog(two_hot.bins), symlog(value)
     centre = target
-    for _ in range(5):  # symexp raises the mean above the centre: shift by what is too much
+    for _ in range(5):  # symexp raises the mean above the centre: subtract the excess
         centre = centre + target - symlog(two_hot.decode(-(grid - centre).abs() / _TAIL))
     return -(grid - centre).abs() / _TAIL

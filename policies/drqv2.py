@@ -32,30 +32,30 @@ class DrQV2(ValuePolicy):
     """Twin critics and a deterministic actor on a shared encoder that only the critics' loss trains.
 
     Args:
-        observation_spec: must hold `frames` uint8 [3K, R, R]; `task` [N] is read if present. Not read with
+        observation_spec: has `frames` uint8 [3K, R, R], and `task` [N] for several tasks. Not used with
             `embedding_size`.
         action_spec: bounded to [-1, 1], [A].
-        embedding_size: D of `embedding` [D], a world model's embedding of frames, which is then read in their place,
+        embedding_size: D of `embedding` [D], a world model's embedding of frames, which is then read instead of frames,
             without shifts. None: frames are read.
-        embedding_hidden: width of a hidden layer (linear, ReLU) that reads the embedding in an encoder's place. None:
-            the trunk reads it.
+        embedding_hidden: width of a hidden layer (linear, ReLU) between the embedding and the trunk. None: no such
+            layer.
         encoder_channels: see `ConvEncoder`.
         encoder_strides: see `ConvEncoder`.
         kernel_size: see `ConvEncoder`.
         feature_size: width of the trunk between encoder and heads.
         hidden_size: width of the two hidden layers of each head.
-        critic_layer_norm: LayerNorm in the critics' heads.
-        squash: how the actor's outputs reach [-1, 1]: by "tanh", as published, or clipped with "inverted_gradients",
-            see `bounded`. A critic that has learned little drives the outputs far out in its first updates. There tanh
-            has no slope, and the actor repeats one action in every state for thousands of updates.
-        learning_rate: Adam's, for encoder, critics and actor.
+        critic_layer_norm: whether the critics' heads have LayerNorm.
+        squash: how the actor's outputs are bounded to [-1, 1]: by "tanh", as published, or clipped with
+            "inverted_gradients", see `bounded`. In the first updates an untrained critic drives the outputs to large
+            magnitudes, where tanh is flat, and the actor outputs one action in every state for thousands of updates.
+        learning_rate: learning rate of Adam, for encoder, critics and actor.
         target_rate: Polyak coefficient tau of the target critics, in (0, 1].
         std_start: standard deviation of the exploration noise at the first env step.
-        std_end: standard deviation from `std_env_steps` on; it falls linearly in between.
+        std_end: standard deviation from `std_env_steps` on; it decreases linearly in between.
         std_env_steps: env steps of the noise schedule, 1 or more.
         std_clip: bound of the noise inside updates (on next actions and on the actor's own).
         shift_pad: largest random shift, in pixels.
-        precision: "float32", or "bfloat16" for autocast, which is faster only on hardware that computes in it.
+        precision: "float32", or "bfloat16" for autocast, which is faster only on hardware with bfloat16 kernels.
         cuda_graphs: see `Policy`.
     """
 
@@ -143,7 +143,7 @@ class DrQV2(ValuePolicy):
         return metrics | {"std": self.actor.std(), "batch_reward": batch["next", "reward"].mean()}
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """One step of imitation for actor and encoder; the critics learn as in `update`, on detached features."""
+        """Take one step of imitation for actor and encoder; the critics learn as in `update`, on detached features."""
         with self._autocast():
             features = self.actor.encode(batch, self.shift_pad)
             mean = self.actor.mean(features).float()
@@ -176,7 +176,7 @@ class DrQV2(ValuePolicy):
     def _update_critic(
         self, features: Tensor, batch: TensorDictBase, target: Tensor, imitation_loss: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step of critics and encoder on the sum of both squared errors; with `imitation_loss` of the actor too."""
+        """Take one step of critics and encoder on both squared errors, and of the actor on an `imitation_loss`."""
         with self._autocast():
             values = self.critic(features, batch["action"]).float()  # [2, B, 1]
         loss = 2.0 * F.mse_loss(values, target.expand_as(values))
@@ -187,7 +187,7 @@ class DrQV2(ValuePolicy):
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One step of the actor's trunk and head: the minimum of the critics, plus imitation of demonstrated rows."""
+        """Take one step of the actor's trunk and head on the critics' minimum, plus the imitation term."""
         with self._autocast(), constant_weights(self.critic):
             mean = self.actor.mean(features)
             worth = value(self.critic, features, noisy(mean, self.actor.std(), self.std_clip))

@@ -1,4 +1,4 @@
-"""A deterministic actor that reads frames, or a world model's embedding of them, and explores with Gaussian noise.
+"""Deterministic actor from frames or a world model's embedding of them, with Gaussian exploration noise.
 
 K frames stacked, R resolution, D encoder features, F trunk features, A action.
 """
@@ -21,9 +21,9 @@ Squash = Literal["tanh", "inverted_gradients"]
 
 
 def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
-    """mean + std * N(0, 1), the noise clipped to ±`clip` and the sum to [-1, 1].
+    """Add noise std * N(0, 1), clipped to ±`clip`, to `mean`, and clip the sum to [-1, 1].
 
-    The gradient passes straight to `mean`, also where the sum was clipped.
+    The gradient is straight-through to `mean`, also if the sum was clipped.
     """
     noise = torch.randn_like(mean) * std
     if clip is not None:
@@ -34,7 +34,7 @@ def noisy(mean: Tensor, std: Tensor, clip: float | None) -> Tensor:
 
 
 class NoiseSchedule(NamedTuple):
-    """A standard deviation that falls linearly from `start` to `end` over `env_steps`, then stays."""
+    """Standard deviation that decreases linearly from `start` to `end` over `env_steps`, then is constant."""
 
     start: float
     end: float
@@ -42,7 +42,7 @@ class NoiseSchedule(NamedTuple):
 
 
 class VectorEncoder(nn.Sequential):
-    """Encoder of a vector [*B, D], in place of `ConvEncoder`: one hidden layer with ReLU, or the identity if None."""
+    """Encoder of a vector [*B, D], instead of `ConvEncoder`: one hidden layer with ReLU, or the identity."""
 
     def __init__(self, size: int, hidden: int | None) -> None:
         super().__init__(*([] if hidden is None else [mlp((size, hidden)), nn.ReLU()]))
@@ -85,22 +85,22 @@ class FramesActor(TensorDictModuleBase):
         return std if self.max_std is None else std.clamp(max=self.max_std)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that the actor's loss trains: trunk and head. The encoder learns from the critics' loss alone."""
+        """Parameters that the actor's loss trains: trunk and head, as the critics' loss alone trains the encoder."""
         return chain(self.trunk.parameters(), self.head.parameters())
 
     def encode(self, observed: TensorDictBase, shift_pad: int = 0) -> Tensor:
-        """Observation, its frames shifted at random by up to `shift_pad` pixels -> features [*B, D]."""
+        """Features [*B, D] of observations, with frames shifted at random by up to `shift_pad` pixels."""
         frames, *vectors = (observed[key] for key in self.in_keys)
         if isinstance(self.encoder, VectorEncoder):
             return self.encoder(frames)
         return self.encoder(random_shift(frames, shift_pad) if shift_pad else frames, *vectors)
 
     def mean(self, features: Tensor) -> Tensor:
-        """Features [*B, D] -> mean action [*B, A] in [-1, 1]."""
+        """Mean action [*B, A] in [-1, 1] from features [*B, D]."""
         return self.squash(self.head(self.trunk(features)))
 
     def act(self, features: Tensor) -> Tensor:
-        """Features [*B, D] -> action [*B, A], with noise while exploring."""
+        """Action [*B, A] from features [*B, D], with noise while exploring."""
         mean = self.mean(features)
         return noisy(mean, self.std(), clip=None) if exploring() else mean
 

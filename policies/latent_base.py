@@ -1,4 +1,4 @@
-"""The interface of what acts and learns in the latent states of a model that is trained with it."""
+"""Interface of a prior and critics that learn in the latent states of a model, together with the model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class PriorLoss(NamedTuple):
 
 
 class LatentBehaviour(nn.Module, ABC):
-    """A prior of a planner, which proposes actions in latent states, and critics of them.
+    """A planner's prior, which proposes actions in latent states, and critics of them.
 
     *B batch shape, B batch, T steps of a segment, D latent state, A action.
 
     Attributes:
-        optimizers: by name, for checkpoints: `critic` and `prior`, each of the parameters that its loss trains.
+        optimizers: by name, for checkpoints: `critic` and `prior`, of the parameters that each loss trains.
     """
 
     optimizers: dict[str, torch.optim.Optimizer]
 
     @abstractmethod
     def sample(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """An action [*B, A] in [-1, 1] drawn in latent states [*B, D], and its log-density [*B, 1]."""
+        """Sample actions [*B, A] in [-1, 1] in latent states [*B, D], with their log-density [*B, 1]."""
 
     @abstractmethod
     def value(self, latent: Tensor) -> Tensor:
@@ -45,9 +45,9 @@ class LatentBehaviour(nn.Module, ABC):
         """Target of the critics, [*B, 1].
 
         Args:
-            latent: [*B, D], the states that actions have led to.
+            latent: [*B, D], the states that actions led to.
             reward: [*B, 1], rewards of these actions.
-            terminated: bool [*B, 1], whether they ended their episode.
+            terminated: bool [*B, 1], whether these actions terminated the episode.
         """
 
     @abstractmethod
@@ -56,15 +56,15 @@ class LatentBehaviour(nn.Module, ABC):
 
         Args:
             latent: [B, T, D].
-            action: [B, T, A], taken there.
+            action: [B, T, A], taken in `latent`.
             target: [B, T, 1], see `target`.
             weight: [B, T], factor of the losses of each step.
         """
 
     @abstractmethod
     def prior_loss(self, latent: Tensor, weight: Tensor) -> PriorLoss:
-        """Loss of the prior in latent states [B, T, D], with the factors [B, T] of each step's losses."""
+        """Loss of the prior in latent states [B, T, D], with a factor of each step's loss, `weight` [B, T]."""
 
     @abstractmethod
     def update_targets(self) -> None:
-        """Move the target critics; called after each gradient step."""
+        """Update the target critics; called after each gradient step."""

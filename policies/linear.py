@@ -1,7 +1,7 @@
-"""Linear layers, on an AMD processor with AVX-512 by the products of oneDNN.
+"""Linear layers that use oneDNN on an AMD processor with AVX-512.
 
-PyTorch multiplies float32 matrices by MKL, which makes 60 to 110 GFLOP/s on one core of such an EPYC in products of the
-sizes of SAC and DrQ-v2, where oneDNN makes 75 to 215. On an EPYC with AVX2 alone MKL is 1.03 to 1.26 times as fast.
+PyTorch multiplies float32 matrices by MKL, which reaches 60 to 110 GFLOP/s on one core of such an EPYC for the matrix
+sizes of SAC and DrQ-v2; oneDNN reaches 75 to 215. On an EPYC with AVX2 alone MKL is 1.03 to 1.26 times as fast.
 B rows, I inputs, O outputs.
 """
 
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 
 CPUINFO = Path("/proc/cpuinfo")
-LEAST_WORK = 2**21  # multiplications, B I O, below which MKL is as fast: oneDNN takes 13 µs to begin a product
+LEAST_WORK = 2**21  # multiplications, B I O, below which MKL is as fast: a call of oneDNN costs 13 µs
 
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether the processor is AMD's with AVX-512, which MKL leaves unused. Only Linux says so.
+    """Whether the processor is AMD's with AVX-512, which MKL does not use. Detected on Linux only.
 
-    By its name and not by a timing, so that a run that is resumed rounds as before.
+    It is detected by name, not by a timing, so that a resumed run rounds as before.
     """
     words = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
     return "AuthenticAMD" in words and "avx512f" in words
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` [*B, I] -> [*B, O], equal to rounding; its products are oneDNN's where those are faster."""
+    """`nn.Linear` [*B, I] -> [*B, O] that uses oneDNN where it is faster; equal up to rounding."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.numel() * self.out_features >= LEAST_WORK and _by_onednn(inputs, self.weight):
@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 
 
 def members_affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Products [M, B, I] x [M, I, O] + [M, 1, O] of M members, with gradients; oneDNN's where those are faster."""
+    """Products [M, B, I] x [M, I, O] + [M, 1, O] of M members, with gradients; by oneDNN where it is faster."""
     if inputs[0].numel() * weight.shape[-1] < LEAST_WORK or not _by_onednn(inputs[0], weight):
         return torch.baddbmm(bias, inputs, weight)
     members = zip(inputs.unbind(), weight.unbind(), bias.unbind(), strict=True)
@@ -47,7 +47,7 @@ def members_affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN multiplies these: float32 on a CPU, not compiled, without autocast and vmap."""
+    """Whether oneDNN can multiply these: float32 on a CPU, not compiled, without autocast and vmap."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     if inputs.device.type != "cpu" or inputs.ndim < 2 or not inputs.dtype == weight.dtype == torch.float32:
@@ -57,13 +57,13 @@ def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Inputs [B, I] times the transpose of a weight [O, I], plus a bias [O]."""
+    """Multiply inputs [B, I] by the transpose of a weight [O, I], and add a bias [O]."""
     outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return outputs
 
 
 class _Affine(torch.autograd.Function):
-    """`_product`, with gradients, which the operator of oneDNN has none of."""
+    """`_product` with gradients, which oneDNN's operator does not have."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,14 +15,14 @@ def value_metrics(values: Tensor, target: Tensor, batch: TensorDictBase) -> dict
         batch: the transitions [B].
 
     Returns:
-        `q` and `target_q`, means. Where the batch tells real from `imagined` rows, `q_real` and `q_imagined` too: a
-        critic that learns from a wrong world model values the two differently.
+        `q` and `target_q`, means. If the batch has `imagined`, also the means `q_real` and `q_imagined`, which differ
+        for a critic that learns from a wrong world model.
     """
     q, target = values.detach().mean(0), target.detach()
     metrics = {"q": q.mean(), "target_q": target.mean()}
     imagined = batch.get("imagined", None)
     if imagined is not None:
-        share = imagined / imagined.sum()  # weights: an index by a mask would wait for the GPU
+        share = imagined / imagined.sum()  # weights, because an index by a mask waits for the GPU
         real = ~imagined / (~imagined).sum()
         metrics |= {"q_real": (q * real).sum(), "q_imagined": (q * share).sum()}
     return metrics

@@ -1,4 +1,4 @@
-"""The activation of TD-MPC2's prior and critics."""
+"""Mish, the activation of TD-MPC2's prior and critics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Mish(nn.Module):
-    """x tanh(softplus(x)), of any shape: on a CPU at most half the time of torch's, equal to rounding."""
+    """x tanh(softplus(x)), of any shape. On a CPU it takes at most half the time of torch's; equal up to rounding."""
 
     def forward(self, values: Tensor) -> Tensor:
         found: Tensor = _Mish.apply(values) if values.device.type == "cpu" else F.mish(values)

@@ -20,13 +20,13 @@ from policies.specs import frames_shape, task_size
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions with ReLU, without padding, on pixels / 255 - 0.5; the feature map flattened.
+    """Unpadded convolutions with ReLU on pixels / 255 - 0.5; the feature map is flattened.
 
     `channels=(32, 32, 32, 32), strides=(2, 1, 1, 1)` is the encoder of DrQ-v2 (Yarats et al. 2021,
     arXiv 2107.09645): 20000 features at 64 px. `(16, 32, 64), (2, 2, 2)` needs a seventh of its
     multiplications: 3136 features.
 
-    Activations are channels-last, which is faster on CPUs and tensor cores, so that features are ordered
+    Activations are channels-last, which is faster on CPUs and tensor cores; so features are ordered
     (row, column, channel).
 
     Args:
@@ -35,7 +35,7 @@ class ConvEncoder(nn.Module):
         channels: width of each convolution.
         strides: stride of each convolution.
         kernel_size: side of the kernels, in pixels.
-        extra_features: number of values that are appended to the features unchanged, such as the one-hot of the task.
+        extra_features: width of the vectors that are appended to the features, such as the one-hot of the task.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ConvEncoder(nn.Module):
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor, *vectors: Tensor) -> Tensor:
-        """`frames` [*B, C, R, R], uint8 or float in 0..255, and vectors [*B, N] -> features float32 [*B, D]."""
+        """Features float32 [*B, D] of `frames` [*B, C, R, R], uint8 or float in 0..255, and vectors [*B, N]."""
         if frames.shape[-3:] != self.in_shape:
             raise ValueError(f"encoder: built for frames {self.in_shape}, got {tuple(frames.shape[-3:])}")
         pixels = frames.reshape(-1, *self.in_shape).to(torch.float32, memory_format=torch.channels_last, copy=True)
@@ -74,7 +74,7 @@ class ConvEncoder(nn.Module):
 def frames_encoder(
     observation_spec: Composite, policy: str, channels: Sequence[int], strides: Sequence[int], kernel_size: int
 ) -> ConvEncoder:
-    """The encoder of `frames`, with `task` beside them in an environment of several tasks."""
+    """Make the encoder of `frames`, and of `task` in an environment of several tasks."""
     return ConvEncoder(
         *frames_shape(observation_spec, policy),
         channels=channels,
@@ -97,8 +97,8 @@ def map_size(resolution: int, strides: Sequence[int], kernel_size: int) -> int:
 def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Shift each image, repeating the border: pixel (i, j) is taken from (i + down[b], j + right[b]).
 
-    A shift by whole pixels needs no interpolation: gathering uint8 gives the same as `grid_sample` on floats, several
-    times faster.
+    Shifts by whole pixels need no interpolation: gathering uint8 equals `grid_sample` on floats, and is several times
+    faster.
 
     Args:
         frames: [B, C, R, R], any dtype.
@@ -114,7 +114,7 @@ def shift(frames: Tensor, down: Tensor, right: Tensor) -> Tensor:
     column = (torch.arange(width, device=device) + right[:, None]).clamp_(0, width - 1)  # [B, R]
     image = torch.arange(rows, device=device)[:, None, None] * (height * width)
     source = (image + row[:, :, None] * width + column[:, None, :]).reshape(-1)  # [B R R]
-    # A row holds all channels of a pixel, so that index_select copies contiguous bytes.
+    # A row holds all channels of a pixel, so index_select copies contiguous bytes.
     pixels = frames.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source)
     return pixels.view(rows, height, width, channels).permute(0, 3, 1, 2)
 
@@ -128,8 +128,8 @@ def random_shift(frames: Tensor, pad: int) -> Tensor:
 def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
     """Linear layers `sizes[0] -> ... -> sizes[-1]` with ReLU in between; orthogonal weights, zero biases.
 
-    `layer_norm` puts a LayerNorm before each ReLU. It bounds the extrapolation of values to actions outside the data,
-    so that critics stay stable at many updates per step (RLPD, arXiv 2302.02948; BRO, arXiv 2405.16158).
+    `layer_norm` adds a LayerNorm before each ReLU. It bounds the extrapolation of values to actions outside the data,
+    so that critics stay stable with many updates per step (RLPD, arXiv 2302.02948; BRO, arXiv 2405.16158).
     """
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes[:-1]):
@@ -143,12 +143,12 @@ def mlp(sizes: Sequence[int], *, layer_norm: bool = False) -> nn.Sequential:
 def perceptron(
     in_size: int, out_size: int, *, hidden_sizes: Sequence[Width] = (256, 256), layer_norm: bool = False
 ) -> nn.Sequential:
-    """`mlp` with the hidden sizes, which a configuration chooses, apart from the sizes of input and output."""
+    """`mlp` whose hidden sizes are set by a configuration, and its input and output sizes by the caller."""
     return mlp((in_size, *hidden_sizes, out_size), layer_norm=layer_norm)
 
 
 def trunk(encoded_size: int, feature_size: int) -> nn.Sequential:
-    """The bottleneck between encoder and heads: [*B, D] -> [*B, F] in (-1, 1)."""
+    """Bottleneck between encoder and heads: [*B, D] -> [*B, F] in (-1, 1)."""
     return nn.Sequential(mlp((encoded_size, feature_size)), nn.LayerNorm(feature_size), nn.Tanh())
 
 
@@ -176,8 +176,8 @@ class Critics(nn.Module):
         network: called with the sizes of input and output.
         in_size: D + A.
         count: N, 1 or more.
-        scale: factor of the networks' outputs: the order of magnitude of the values. Adam moves a weight by about the
-            learning rate per step, so that values in the hundreds would otherwise take thousands of steps.
+        scale: factor of the networks' outputs, the order of magnitude of the values. Adam changes a weight by about the
+            learning rate per step, so values in the hundreds would otherwise take thousands of steps.
     """
 
     def __init__(
@@ -194,11 +194,11 @@ class Critics(nn.Module):
 
 
 class RunningNorm(nn.Module):
-    """(x - mean) / std of each number, with the mean and variance of all rows observed so far.
+    """Standardises each number: (x - mean) / std, with the mean and variance of all rows so far.
 
     Args:
         size: S, numbers in a row.
-        min_std: smallest standard deviation that is divided by, so that nearly constant numbers are not amplified.
+        min_std: smallest standard deviation to divide by, so that nearly constant numbers are not amplified.
     """
 
     mean: Tensor
@@ -218,7 +218,7 @@ class RunningNorm(nn.Module):
 
         Args:
             rows: [B, S].
-            left_out: bool [B, 1], rows that do not count, but not all; None: all count.
+            left_out: bool [B, 1], rows to ignore, not all of them; None: all rows count.
         """
         count: int | Tensor = len(rows)
         if left_out is None:
@@ -253,16 +253,15 @@ class _InvertedGradients(torch.autograd.Function):
 def bounded(output: Tensor) -> Tensor:
     """Clip outputs of any shape to [-1, 1], with inverted gradients (Hausknecht and Stone 2016, arXiv 1511.04143).
 
-    The gradient is scaled by the distance to the bound that it pushes to, divided by 2, so that a step outwards becomes
-    small near the bound and turns around beyond it, while a step inwards keeps its full size. The slope of tanh
-    vanishes in both directions.
+    The gradient is scaled by half the distance to the bound in its direction: a step outwards is small near the bound
+    and reversed beyond it, while a step inwards keeps its full size. The gradient of tanh vanishes in both directions.
     """
     bounded: Tensor = _InvertedGradients.apply(output)
     return bounded
 
 
 def orthogonal_init(module: nn.Module) -> None:
-    """Orthogonal weights (gain sqrt 2 for convolutions, 1 for linear layers) and zero biases in all submodules."""
+    """Initialise all submodules: orthogonal weights (gain sqrt 2 for convolutions, 1 for linear), zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             gain = nn.init.calculate_gain("relu") if isinstance(part, nn.Conv2d) else 1.0
@@ -273,9 +272,9 @@ def orthogonal_init(module: nn.Module) -> None:
 
 @contextmanager
 def constant_weights(module: nn.Module) -> Iterator[None]:
-    """Losses that are computed inside have no gradients with respect to the module's weights.
+    """Context in which losses have no gradients with respect to the module's weights.
 
-    `backward(inputs=...)` alone would discard them after `Linear` had computed them: 7 % of an update of SAC.
+    `backward(inputs=...)` alone discards them only after `Linear` has computed them: 7 % of an update of SAC.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
@@ -289,5 +288,5 @@ def constant_weights(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def soft_update(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """target += rate (source - target) for all parameters, in place."""
+    """Update the parameters of `target` in place: target += rate (source - target)."""
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

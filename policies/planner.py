@@ -1,4 +1,4 @@
-"""Planning by sampling: CEM and MPPI over the scores of imagined action sequences.
+"""Sampling-based planners: CEM and MPPI on scores of imagined action sequences.
 
 B decisions in parallel, N candidates, E elites, M proposals, H horizon, A action.
 """
@@ -23,15 +23,15 @@ class SamplingPlanner(Planner):
 
     Attributes:
         horizon: H, actions of a plan, 1 or more.
-        candidates: N, sequences of one iteration, with the proposals.
-        elites: E, best candidates that the Gaussian is refitted to, 1 to N.
-        iterations: draws and refits of one decision, 1 or more.
-        std: standard deviation of the first draw, and the largest of later draws.
-        min_std: smallest standard deviation, above 0, so that later iterations still search.
+        candidates: N, action sequences of one iteration, proposals included.
+        elites: E, number of best candidates that the Gaussian is refitted to, 1 to N.
+        iterations: number of draws and refits of one decision, 1 or more.
+        std: standard deviation of the first draw, and the maximum of later draws.
+        min_std: minimum standard deviation, above 0, so that later iterations still search.
         momentum: share of the old mean and std that a refit keeps, in [0, 1).
         warm_start: start from the rest of the previous plan instead of zeros.
-        draws: act by one of the last elites, drawn by its weight, instead of their mean, as TD-MPC2's published code
-            does, also without exploration.
+        draws: take the action of one of the last elites, sampled by weight, instead of their mean, also without
+            exploration, as TD-MPC2's published code does.
 
     Raises:
         ValueError: a number is out of range.
@@ -82,7 +82,7 @@ class SamplingPlanner(Planner):
             new_std = (share * (elites - new_mean[:, None]).square()).sum(1).sqrt()
             mean = torch.lerp(new_mean, mean, self.momentum)
             std = torch.lerp(new_std, std, self.momentum).clamp(self.min_std, self.std)
-        if not bool(finite):  # once a plan, because reading it waits for the GPU
+        if not bool(finite):  # once for each plan, because it waits for the GPU
             raise FloatingPointError("an imagined score is not finite: the world model has diverged")
         return Plan(mean, std, _drawn(elites[:, :, 0], weights) if self.draws else mean[:, 0])
 
@@ -94,7 +94,7 @@ class SamplingPlanner(Planner):
 
 
 class CEM(SamplingPlanner):
-    """The cross-entropy method: all elites have the same weight.
+    """Cross-entropy method: all elites have the same weight.
 
     Botev et al. 2013; for planning as in PETS (Chua et al. 2018, arXiv 1805.12114).
     """
@@ -107,11 +107,11 @@ class CEM(SamplingPlanner):
 class MPPI(SamplingPlanner):
     """Model predictive path integral control: elites are weighted by exp(temperature * (score - best)).
 
-    In the form of TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828).
+    As in TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828).
 
     Attributes:
-        temperature: 0 or more, in units of 1 / score. 0 is CEM; high values approach the single best candidate. Sums of
-            rewards differ by tens between plans, pixel errors to a goal by thousandths.
+        temperature: 0 or more, in units of 1 / score. 0 is CEM; high values approach the single best candidate. Its
+            scale depends on the scores: sums of rewards differ by tens between plans, pixel errors by thousandths.
     """
 
     temperature: Weight = 0.5
@@ -126,6 +126,6 @@ class MPPI(SamplingPlanner):
 
 
 def _drawn(elites: Tensor, weights: Tensor) -> Tensor:
-    """One of elites [B, E, A] each, with probability `weights` [B, E]; `multinomial` would wait for the GPU."""
+    """Sample one of elites [B, E, A] with probabilities `weights` [B, E]; `multinomial` would wait for the GPU."""
     index = (weights / torch.empty_like(weights).exponential_()).argmax(1)
     return elites.take_along_dim(index[:, None, None], 1)[:, 0]

@@ -23,7 +23,7 @@ class _RandomActor(TensorDictModuleBase):
 
 
 class RandomPolicy(Policy):
-    """Draws from the action spec with torch's global generator, exploring or not; learns nothing."""
+    """Samples from the action spec with torch's global generator, also without exploration; learns nothing."""
 
     def __init__(self, observation_spec: Composite, action_spec: TensorSpec) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Types of settings with their ranges, to annotate the parameters of constructors with.
+"""Types of settings with their ranges, for annotations of constructor parameters.
 
-A configuration is held against them before anything is built. The upper ends are far beyond what anyone trains, and
+A configuration is checked against them before anything is built. The upper bounds are far above practical values, and
 low enough that the size of every tensor can be computed.
 
-Neither package imports the other, so that worldmodel has a file of its own.
+The package `worldmodel` has its own file, because neither package imports the other.
 """
 
 from typing import Annotated
@@ -22,7 +22,7 @@ Padding = Annotated[int, Interval(ge=0, le=64)]  # in pixels
 Resolution = Annotated[int, Interval(ge=8, le=8192)]  # side of an image, in pixels
 FrameStack = Annotated[int, Interval(ge=1, le=100)]
 Horizon = Annotated[int, Interval(ge=1, le=10_000)]  # steps of a rollout, a plan or a segment
-Rows = Annotated[int, Interval(ge=2, le=10_000)]  # of a segment: a row less has a reward and what follows
+Rows = Annotated[int, Interval(ge=2, le=10_000)]  # of a segment; the last row has no reward and no next row
 Candidates = Annotated[int, Interval(ge=1, le=10**6)]  # plans of one draw
 CandidatesOrZero = Annotated[int, Interval(ge=0, le=10**6)]
 Workers = Annotated[int, Interval(ge=1, le=1024)]  # processes

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class NStep(NamedTuple):
-    """The parts of an n-step target `reward + gamma * (1 - terminated) * V(s_m)`.
+    """Parts of an n-step target `reward + gamma * (1 - terminated) * V(s_m)`.
 
     Attributes:
         reward: [B, 1], sum of gamma^k r_k over the first m steps.
         gamma: [B, 1], gamma^m, the discount of the bootstrap value.
-        steps: int64 [B, 1], m, from 1 to n: the bootstrap state is m steps after the first, and `terminated` is that of
+        steps: int64 [B, 1], m, from 1 to n: the bootstrap state is m steps after the first, and `terminated` belongs to
             the step with index m - 1.
     """
 
@@ -29,8 +29,8 @@ def n_step(reward: Tensor, last: Tensor, gamma: float) -> NStep:
 
     Args:
         reward: [B, n], r_k, the reward of the k-th action.
-        last: bool [B, n], whether step k is the last that is stored of its episode (terminated, truncated, or the
-            newest step). It is included; the steps after it are ignored.
+        last: bool [B, n], whether step k is the last stored step of its episode (terminated, truncated, or the newest
+            step). This step is included; the steps after it are ignored.
         gamma: discount of one step, in [0, 1].
 
     Raises:
@@ -43,7 +43,7 @@ def n_step(reward: Tensor, last: Tensor, gamma: float) -> NStep:
     counts = ended_before == 0
     steps = counts.sum(dim=1, keepdim=True)
     discounts = gamma ** torch.arange(reward.shape[1], device=reward.device, dtype=reward.dtype)
-    # A mask by multiplication would keep NaN, which an ignored step may hold.
+    # Multiplication by a mask would keep a NaN of an ignored step.
     total = torch.where(counts, reward * discounts, 0.0).sum(dim=1, keepdim=True)
     return NStep(total, gamma ** steps.to(reward.dtype), steps)
 
@@ -57,7 +57,7 @@ def lambda_return(reward: Tensor, next_value: Tensor, next_continue: Tensor, *, 
     Args:
         reward: [B, H], r_t, the reward of action t.
         next_value: [B, H], v_t, the value of the state that action t leads to.
-        next_continue: [B, H], c_t, the probability that this state is not terminal.
+        next_continue: [B, H], c_t, the probability that the state that action t leads to is not terminal.
         gamma: discount of one step, in [0, 1].
         lambda_: λ, in [0, 1]. 0 is the one-step target; 1 is the sum of all rewards and the last value.
 
@@ -88,7 +88,7 @@ def continues(rollouts: TensorDictBase) -> Tensor:
     if "continue" in rollouts.keys():
         return rollouts["continue"].squeeze(-1).detach()
     continuation = (~rollouts["next", "terminated"].squeeze(-1)[:, :-1]).float()
-    first = torch.ones_like(continuation[:, :1])  # is real and not terminal
+    first = torch.ones_like(continuation[:, :1])  # the first state is real and not terminal
     return torch.cat([first, continuation], 1)
 
 

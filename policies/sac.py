@@ -37,7 +37,7 @@ layer_norm_perceptron = partial(perceptron, layer_norm=True)
 class StateActor(TensorDictModuleBase):
     """Reads `state` [*B, S]; writes `action` [*B, A], tanh of a Gaussian sample, or of the mean without exploration.
 
-    Plain tensor code is faster than a distribution object, and this runs at every env step.
+    It has no distribution object, because tensor code is faster and runs at every env step.
     """
 
     def __init__(self, network: nn.Module, normalizer: RunningNorm | None) -> None:
@@ -46,7 +46,7 @@ class StateActor(TensorDictModuleBase):
         self.network, self.normalizer = network, normalizer
 
     def encode(self, observed: TensorDictBase) -> Tensor:
-        """Observation -> inputs of the networks [*B, S]: the state, normalised if there is a normalizer."""
+        """Inputs of the networks [*B, S]: the state, normalised if there is a normalizer."""
         state: Tensor = observed["state"]
         return state if self.normalizer is None else self.normalizer(state)
 
@@ -57,13 +57,13 @@ class StateActor(TensorDictModuleBase):
         return mean, LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1.0)
 
     def sample(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """A reparametrised sample [*B, A] in (-1, 1), and its log-density [*B, 1]."""
+        """Reparametrised sample [*B, A] in (-1, 1), and its log-density [*B, 1]."""
         mean, log_std = self.gaussian(features)
         noise = torch.randn_like(mean)
         return squash(mean, log_std, noise)
 
     def act(self, features: Tensor) -> Tensor:
-        """Features [*B, S] -> action [*B, A], a sample while exploring."""
+        """Action [*B, A] from features [*B, S], a sample while exploring."""
         mean, log_std = self.gaussian(features)
         if exploring():
             mean = mean + log_std.exp() * torch.randn_like(mean)
@@ -74,7 +74,7 @@ class StateActor(TensorDictModuleBase):
 
 
 def squash(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh(mean + std * noise) and its log-density under tanh(N(mean, std²)), summed over actions to [*B, 1]."""
+    """tanh(mean + std * noise) and its log-density under tanh(N(mean, std²)), summed over actions: [*B, 1]."""
     pre_tanh = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - LOG_SQRT_2PI
     # This form of log(1 - tanh²(z)) is exact for large z too.
@@ -86,20 +86,20 @@ class SAC(ValuePolicy):
     """A tanh-Gaussian actor, the minimum of N critics, and a learned temperature that holds the target entropy.
 
     Args:
-        observation_spec: must hold `state` float32 [S].
+        observation_spec: has `state` float32 [S].
         action_spec: bounded to [-1, 1], [A].
         actor_network: called with the sizes of input and output; `perceptron` or one of `policies.residual`.
         critic_network: as `actor_network`.
-        normalizer: called with S; normalises states for all networks, by the real ones among those it learns from.
-            None: states are not normalised.
+        normalizer: called with S; normalises states for all networks by statistics of the real states of batches. None:
+            states are not normalised.
         critics: N, 1 or more.
-        value_scale: factor of the critics' outputs, above 0, see `Critics`; rewards, losses and the temperature keep
-            their units.
-        learning_rate: AdamW's, for critics, actor and temperature.
-        weight_decay: AdamW's, for critics and actor; 0 is Adam.
+        value_scale: factor of the critics' outputs, above 0, see `Critics`; the units of rewards, losses and the
+            temperature do not change.
+        learning_rate: learning rate of AdamW, for critics, actor and temperature.
+        weight_decay: weight decay of AdamW, for critics and actor; 0 is Adam.
         target_rate: Polyak coefficient tau of the target critics, in (0, 1].
         temperature: initial temperature, above 0.
-        target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action is then that of a
+        target_entropy: in nats. None is -A / 2, as in BRO and SimBa: the entropy of each action then equals that of a
             uniform interval of width e^-0.5 = 0.6; -A gives 0.37.
         cuda_graphs: see `Policy`.
     """
@@ -154,7 +154,7 @@ class SAC(ValuePolicy):
         return metrics
 
     def clone(self, batch: TensorDictBase, weight: float = 1.0) -> dict[str, Tensor]:
-        """One step of imitation on sampled actions, which narrows the Gaussian; the critics learn as in `update`."""
+        """Take one step of imitation on sampled actions, which narrows the Gaussian; critics learn as in `update`."""
         features, metrics = self._learn_values(batch)
         loss = F.mse_loss(self.actor.sample(features)[0], batch["action"])
         gradient_step(weight * loss, [self.optimizers["actor"]])
@@ -171,7 +171,7 @@ class SAC(ValuePolicy):
         return metrics
 
     def _learn_values(self, batch: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the critics; returns the features of the batch's states, and metrics."""
+        """Take one step of the critics; returns the features of the batch's states, and metrics."""
         if self.actor.normalizer is not None:
             self.actor.normalizer.observe(batch["state"], left_out=batch.get("imagined", None))
         features = self.actor.encode(batch)
@@ -191,7 +191,7 @@ class SAC(ValuePolicy):
         return len(values) * F.mse_loss(values, target.expand_as(values))
 
     def actor_losses(self, features: Tensor, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """The actor's loss and the entropy of its distribution, both 0-d."""
+        """Loss of the actor and entropy of its distribution, both 0-d."""
         action, log_prob = self.actor.sample(features)
         worth = value(self.critic, features, action)
         loss = (self.log_temperature.detach().exp() * log_prob - worth).mean()
@@ -200,7 +200,7 @@ class SAC(ValuePolicy):
         return loss, -log_prob.detach().mean()
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:
-        """Loss of the temperature: below the target entropy its gradient is negative, so that the temperature rises."""
+        """Loss of the temperature: below the target entropy its gradient is negative, so the temperature rises."""
         return self.log_temperature * (entropy - self.target_entropy)
 
     def _update_critic(self, features: Tensor, batch: TensorDictBase, target: Tensor) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ class SAC(ValuePolicy):
         return {"critic_loss": loss.detach()} | value_metrics(values, target, batch)
 
     def _update_actor(self, features: Tensor, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One step of the actor, and one of the temperature towards the target entropy."""
+        """Take one step of the actor, and one of the temperature towards the target entropy."""
         with constant_weights(self.critic):
             loss, entropy = self.actor_losses(features, batch)
         gradient_step(

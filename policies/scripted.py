@@ -1,4 +1,4 @@
-"""Meta-World's scripted policies, which read the simulator's state and solve most tasks."""
+"""Scripted policies of Meta-World, which read the simulator's state and solve most tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from policies.ranges import Std
 
 
 class _ScriptedActor(nn.Module):
-    """state [*B, 39] -> action [*B, 4]."""
+    """Actions [*B, 4] from states [*B, 39]."""
 
     def __init__(self, task: str, noise: float) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _ScriptedActor(nn.Module):
             close = difflib.get_close_matches(name, ENV_POLICY_MAP, n=3, cutoff=0.0)
             names = ", ".join(other.removesuffix("-v3") for other in close)
             raise ValueError(f"no scripted policy for task {task!r}: did you mean {names}?")
-        # Actions are clipped on purpose here, so Meta-World's advice to scale the constants down does not apply.
+        # Actions are clipped here, so Meta-World's warning about the size of constants does not apply.
         warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
         script: Any = ENV_POLICY_MAP[name]
         self._script = script()
@@ -45,11 +45,11 @@ class _ScriptedActor(nn.Module):
 
 
 class ScriptedPolicy(Policy):
-    """Follows the task's script on the unnormalised `state`; does not learn.
+    """Acts by the task's script on the unnormalised `state`; does not learn.
 
     Args:
         task: any of Meta-World's 50, with or without "-v3".
-        noise: standard deviation of the Gaussian noise on actions while exploring; 0 adds none.
+        noise: standard deviation of the Gaussian exploration noise on actions; 0: none.
     """
 
     def __init__(self, observation_spec: Composite, action_spec: TensorSpec, *, task: str, noise: Std = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Sizes of observations and actions, read from specs; a ValueError where a policy cannot use them."""
+"""Sizes of observations and actions from specs; a ValueError if a policy cannot use them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torchrl.data import Composite, TensorSpec
 
 
 def frames_shape(observation_spec: Composite, policy: str) -> tuple[int, int]:
-    """Channels 3K and resolution R of `frames`, which `policy` learns from."""
+    """Channels 3K and resolution R of `frames`; `policy` is the name for error messages."""
     keys = [str(key) for key in observation_spec]
     if "frames" not in keys:
         raise ValueError(
@@ -29,7 +29,7 @@ def task_size(observation_spec: Composite) -> int:
 
 
 def state_size(observation_spec: Composite, policy: str) -> int:
-    """Numbers in `state` [S], which `policy` learns from."""
+    """S, width of `state`; `policy` is the name for error messages."""
     keys = [str(key) for key in observation_spec]
     if "state" not in keys:
         raise ValueError(f"{policy} learns from state: this environment gives only {', '.join(keys)}")
@@ -40,7 +40,7 @@ def state_size(observation_spec: Composite, policy: str) -> int:
 
 
 def action_size(action_spec: TensorSpec, policy: str) -> int:
-    """Number of actions A, which must be continuous in [-1, 1]."""
+    """A, width of actions, which must be continuous in [-1, 1]."""
     space = action_spec.space
     if not hasattr(space, "low") or not bool((space.low == -1).all() and (space.high == 1).all()):
         raise ValueError(f"{policy} needs continuous actions in [-1, 1], not {action_spec}: rescale them in the env")

@@ -1,4 +1,4 @@
-"""TD-MPC2's prior and critics (Hansen et al. 2024, arXiv 2310.16828), which learn in a model's latent states.
+"""TD-MPC2's prior and critics in a model's latent states (Hansen et al. 2024, arXiv 2310.16828).
 
 *B batch shape, B batch, T steps of a segment, D latent state, A action.
 """
@@ -23,14 +23,14 @@ from policies.two_hot_critics import TwoHotCritics
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 INITIAL_STD = 0.02  # of the weights of the linear layers
-ASKED = 2  # critics, drawn anew each time: their minimum is in targets, their mean elsewhere
+ASKED = 2  # critics, drawn anew each time: targets use their minimum, other losses their mean
 
 
 class ValueRange(nn.Module):
-    """Moving average, from 1, of the range of values: from the 5th to the 95th percentile of a batch, at least 1.
+    """Moving average of the range of values, from the 5th to the 95th percentile of a batch; at least and initially 1.
 
     Args:
-        rate: share of the batch that the average takes over, in (0, 1].
+        rate: weight of a new batch in the average, in (0, 1].
     """
 
     average: Tensor
@@ -44,13 +44,13 @@ class ValueRange(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Take in the values of a batch, of any shape."""
+        """Update the average with the values of a batch, of any shape."""
         low, high = torch.quantile(values.flatten(), self.shares)
         self.average.lerp_((high - low).clamp(min=1.0), self.rate)
 
 
 class PriorAndCritics(LatentBehaviour):
-    """A tanh-Gaussian prior, and an ensemble of two-hot critics with target critics.
+    """Tanh-Gaussian prior, and an ensemble of two-hot critics with target critics.
 
     Args:
         action_spec: bounded to [-1, 1], [A].
@@ -61,11 +61,11 @@ class PriorAndCritics(LatentBehaviour):
         bins: see `TwoHotCritics`.
         limit: see `TwoHotCritics`.
         dropout: see `TwoHotCritics`.
-        entropy: weight of the prior's entropy for each action, beside values divided by their range: it is multiplied
-            by A, as the published code does with the Gaussian's part.
+        entropy: weight of the prior's entropy, beside values divided by their range. It is multiplied by A, as the
+            published code does with the Gaussian's part.
         target_rate: Polyak coefficient tau of the target critics, in (0, 1].
         scale_rate: rate of the moving average of the value range, in (0, 1].
-        learning_rate: Adam's.
+        learning_rate: learning rate of Adam.
     """
 
     def __init__(
@@ -111,23 +111,23 @@ class PriorAndCritics(LatentBehaviour):
         return squash(mean, log_std, torch.randn_like(mean))
 
     def value(self, latent: Tensor) -> Tensor:
-        """Mean of two random critics at an action of the prior."""
+        """Mean of two random critics for an action of the prior."""
         return self.critics.values(latent, self.sample(latent)[0], self.critics.draw(ASKED)).mean(0)
 
     @torch.no_grad()
     def target(self, latent: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
-        """Reward plus the discounted minimum of two random target critics at an action of the prior."""
+        """Reward plus the discounted minimum of two random target critics for an action of the prior."""
         values = self.target_critics.values(latent, self.sample(latent)[0], self.critics.draw(ASKED))
         return reward + self.gamma * ~terminated * values.amin(0)
 
     def value_loss(self, latent: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """Weighted cross-entropy, the mean over critics, batch and steps."""
+        """Weighted cross-entropy, averaged over critics, batch and steps."""
         return (weight * self.critics.losses(self.critics(latent, action, drops=True), target)).mean()
 
     def prior_loss(self, latent: Tensor, weight: Tensor) -> PriorLoss:
         """Minus the value, divided by the range of values, and minus the weighted entropy."""
         action, log_prob = self.sample(latent)
-        # The critics' dropout is on here as in their own loss, as in the published code.
+        # The critics' dropout is on here, as in their own loss and in the published code.
         with constant_weights(self.critics):
             value = self.critics.values(latent, action, self.critics.draw(ASKED), drops=True).mean(0)  # [B, T, 1]
         self.value_range.update(value[:, 0])

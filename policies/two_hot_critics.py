@@ -1,4 +1,4 @@
-"""An ensemble of critics whose values are categorical distributions in symlog space.
+"""Ensemble of critics whose values are categorical distributions in symlog space.
 
 N critics, n of them chosen, *B batch shape, R rows, D features, A action.
 """
@@ -19,7 +19,7 @@ from policies.mish import Mish
 
 
 class TwoHotCritics(nn.Module):
-    """N perceptrons of equal sizes, each layer of all of them one batched product.
+    """N perceptrons of equal sizes; each layer is one batched product.
 
     Each has two hidden layers (Linear, LayerNorm, Mish), with dropout after the first linear layer, and starts at
     value 0.
@@ -28,9 +28,9 @@ class TwoHotCritics(nn.Module):
         in_size: D + A.
         count: N.
         width: width of the hidden layers.
-        bins: values of the distribution, evenly spaced in symlog space.
-        limit: largest of them: values lie within symexp(-limit) and symexp(limit).
-        dropout: share of the outputs of the first linear layer that are dropped while learning.
+        bins: number of values of the distribution, evenly spaced in symlog space.
+        limit: largest value in symlog space: values lie within symexp(-limit) and symexp(limit).
+        dropout: dropout probability of the outputs of the first linear layer in training.
     """
 
     bins: Tensor
@@ -53,7 +53,7 @@ class TwoHotCritics(nn.Module):
         Args:
             features: [*B, D].
             action: [*B, A].
-            chosen: int64 [n], numbers of the critics to ask; None asks all of them.
+            chosen: int64 [n], indices of critics; None: all critics.
             drops: whether dropout is applied.
 
         Returns:
@@ -76,7 +76,7 @@ class TwoHotCritics(nn.Module):
         return hidden.unflatten(1, inputs.shape[:-1])
 
     def values(self, features: Tensor, action: Tensor, chosen: Tensor, *, drops: bool = False) -> Tensor:
-        """Values [n, *B, 1] by the critics `chosen` [n], with dropout or without."""
+        """Values [n, *B, 1] of the critics `chosen` [n], with or without dropout."""
         return symexp(self(features, action, chosen, drops=drops).softmax(-1) @ self.bins).unsqueeze(-1)
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -85,16 +85,16 @@ class TwoHotCritics(nn.Module):
         return -(code * logits.log_softmax(-1)).sum(-1)
 
     def draw(self, count: int) -> Tensor:
-        """Numbers int64 [count] of different critics."""
+        """Sample indices int64 [count] of different critics."""
         return torch.randperm(self.count, device=self.bins.device)[:count]
 
 
 def dropped(values: Tensor, share: float) -> Tensor:
-    """Dropout of a small share of values of any shape; the others are divided by 1 - share.
+    """Dropout with a small probability `share` on values of any shape; the others are divided by 1 - share.
 
-    On a CPU it draws the places that are dropped, where torch's dropout draws a number for each value: at 1 % that is
-    at least four times as fast. A value is hit by a Poisson number of draws, by none with probability 1 - share. On a
-    GPU it is torch's, because a graph would repeat the number of places of its capture.
+    On a CPU it samples the dropped places, while torch's dropout samples a number for each value: with 1 % it is at
+    least four times as fast. A value is hit by a Poisson number of draws, which is 0 with probability 1 - share. On a
+    GPU torch's dropout is used, because a CUDA graph would repeat the number of places of its capture.
     """
     if share == 0:
         return values

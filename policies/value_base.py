@@ -1,4 +1,4 @@
-"""`ValuePolicy`: base class of policies with Q-functions, which may keep a frozen behaviour clone.
+"""Base class of policies with Q-functions, which can keep a frozen behaviour clone.
 
 *B batch shape, D features, A action, N critics.
 """
@@ -18,15 +18,15 @@ from policies.base import Policy
 
 
 class ValuePolicy(Policy):
-    """A policy with Q-functions, which may keep a frozen clone of its actor.
+    """Policy with Q-functions, which can keep a frozen clone of its actor.
 
     With a clone, the actor imitates it on transitions that are not demonstrations (imitation term of TD3+BC, Fujimoto
-    and Gu 2021, arXiv 2106.06860, with a policy as target instead of data). `calibrate`: warms up the critics alone, on
+    and Gu 2021, arXiv 2106.06860, with a policy as target instead of data). `calibrate` warms up the critics alone, on
     the clone's episodes (the warm-up data of WSRL, Zhou et al. 2024, arXiv 2412.07762) and on demonstrations. Training
-    the critics alone there is our addition.
+    the critics alone is our addition.
 
     Attributes:
-        frozen: the actor as it was when imitation ended; None unless `keep_clone` was called. Its `encode` gives the
+        frozen: copy of the actor at the end of imitation; None unless `keep_clone` was called. Its `encode` returns the
             features of an observation, its `act` an action [*B, A] from them.
     """
 
@@ -42,7 +42,7 @@ class ValuePolicy(Policy):
 
     @torch.no_grad()
     def cloned_action(self, observed: TensorDictBase) -> Tensor:
-        """The frozen clone's action [B, A] without exploration, of the observations [B]."""
+        """Actions [B, A] of the frozen clone for observations [B], without exploration."""
         with set_interaction_type(InteractionType.DETERMINISTIC):
             action: Tensor = self.frozen.act(self.frozen.encode(observed))
         return action
@@ -54,13 +54,13 @@ class ValuePolicy(Policy):
 
     @abstractmethod
     def calibrate(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        """One gradient step of the critics alone; the actor and its encoder stay as they are.
+        """Take one gradient step of the critics alone; the actor and its encoder do not change.
 
         Arguments, metrics and errors as in `update`.
         """
 
 
 def value(critic: nn.Module, features: Tensor, action: Tensor) -> Tensor:
-    """The lowest of N critics' values of features [*B, D] and actions [*B, A]: [*B, 1] in float32."""
+    """Minimum of N critics' values of features [*B, D] and actions [*B, A]: [*B, 1] in float32."""
     values: Tensor = critic(features, action)
     return values.amin(dim=0).float()

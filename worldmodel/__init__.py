@@ -1,1 +1,1 @@
-"""Models that predict: they know no reinforcement learning, and import neither policies nor mbrl."""
+"""World models, independent of reinforcement learning; the package imports neither policies nor mbrl."""

@@ -163,7 +163,7 @@ class WorldModel(nn.Module, ABC):
             As `step`, without predictions of the observations: `reward` remains.
 
         Raises:
-            TypeError: The model has no `reads_reward`.
+            TypeError: `reads_reward` is false.
         """
         raise TypeError(f"{type(self).__name__} does not predict rewards of given observations")
 

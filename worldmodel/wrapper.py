@@ -10,7 +10,7 @@ from worldmodel.base import WorldModel
 
 
 class WorldModelWrapper(WorldModel):
-    """Has the attributes of another world model and forwards its methods; a subclass overrides what differs.
+    """Has the attributes of another world model and forwards its methods; a subclass overrides the changed ones.
 
     `predict`, `outcome` and `embedded` are not forwarded, because they would bypass an overridden `step`.
 

@@ -65,7 +65,7 @@ class EmbeddingPolicy(Policy):
         self.carried = Composite(**{INITIAL: observation_spec["pixels"].clone(), "before": latents})
         # `replay.online.head` and `model.updates` when embeddings of finished episodes were last stored; -1: never.
         self.noted = {"records": -1, "updates": 0}
-        self._under_way = 0  # records of the unfinished episode with embeddings; checkpoints leave this episode out
+        self._unfinished = 0  # records of the unfinished episode with embeddings; checkpoints leave this episode out
 
     def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Does nothing: the policy and the world model have updates of their own."""
@@ -87,12 +87,12 @@ class EmbeddingPolicy(Policy):
         When an episode ends and the encoders have changed since, the embeddings of all records are recomputed.
         """
         online, before = replay.online, self.noted
-        first, ended = max(before["records"], 0) + self._under_way, online.head != before["records"]
+        first, ended = max(before["records"], 0) + self._unfinished, online.head != before["records"]
         if ended:
             self.noted = {"records": online.head, "updates": self.model.updates}
             first = 0 if self.model.changes_after(before["updates"]) else first
-        if ended or online.growing != self._under_way:
-            self._under_way = online.growing
+        if ended or online.unfinished != self._unfinished:
+            self._unfinished = online.unfinished
             replay.note_latents(first, self._embeddings)
 
     def _embeddings(self, episode: TensorDictBase, first: int) -> TensorDictBase:

@@ -10,10 +10,10 @@ QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 def start_quietly() -> None:
-    """Start the tracker of this process such that it says nothing of what it removes.
+    """Start the resource tracker of this process with its leaked-semaphore warnings silenced.
 
-    Libraries make semaphores. The tracker of a run that was killed removes them, which is all that is to be done, and
-    would warn of each of them after the run's last line.
+    Libraries create semaphores. The tracker of a killed run removes them, and would otherwise print a warning for each
+    after the run's last line.
     """
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = ",".join(filter(None, (before, QUIET)))

@@ -1,8 +1,8 @@
 """Ring buffer of whole episodes: writing, storage and checkpoints. The oldest episodes are dropped first.
 
-An episode of L steps is stored as L + 1 *records*: row t holds the observation at t and what the action taken there
-brought (`action`, `reward`, `success`, `terminated`, `truncated`); the last row holds the final observation only. So
-every frame is stored once. The episode under way lies behind the others and grows there. N episodes, R records.
+An episode of L steps is stored as L + 1 *records*: row t holds the observation o_t, `action` a_t and the resulting
+`reward`, `success`, `terminated` and `truncated`. The last row holds the final observation only, so every frame is
+stored once. The unfinished episode is stored behind the others. N episodes, R records.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EpisodeRing:
 
     Attributes:
         head: records of finished episodes ever written; record g lies in row g % size.
-        growing: records of the episode under way so far, behind the head; 0 without one.
+        unfinished: number of records of the unfinished episode, behind the head; 0 without one.
 
     Raises:
         UserError: memory maps or a copy on a GPU are asked for without fields.
@@ -62,7 +62,7 @@ class EpisodeRing:
         self.storage: InMemory | MemoryMaps = InMemory(self.size, fields)
         if directory is not None:
             self.storage = MemoryMaps(directory, self.size, fields, read_only=read_only)
-        self.head = self.growing = 0
+        self.head = self.unfinished = 0
         self._buffer: ReplayBuffer | None = None
         self._read_only = read_only
         self.latents = Latents(self.size, latents)
@@ -78,7 +78,7 @@ class EpisodeRing:
 
     @property
     def episodes(self) -> list[Episode]:
-        """Those that can be drawn from, oldest first; that under way is the last."""
+        """Episodes that can be drawn from, oldest first; the unfinished one is the last."""
         return self._table.episodes
 
     @property
@@ -108,24 +108,24 @@ class EpisodeRing:
         self._table.drop_before(self.head - self.capacity)
 
     def grow(self, records: TensorDictBase) -> None:
-        """Append steps to the episode under way, or begin it: records [R], whose first row takes its last one's place.
+        """Append steps to the unfinished episode, or begin it: records [R], whose first row replaces its last one.
 
         They can be drawn from at once.
         """
-        offset = max(self.growing - 1, 0)
+        offset = max(self.unfinished - 1, 0)
         self._write(self.head + offset, records, behind=offset)
-        self.growing = offset + len(records)
-        self._table.grow(self.head, self.growing)
-        self._table.drop_before(self.head + self.growing - self.capacity)
+        self.unfinished = offset + len(records)
+        self._table.grow(self.head, self.unfinished)
+        self._table.drop_before(self.head + self.unfinished - self.capacity)
 
     def finish(self, records: TensorDictBase) -> None:
-        """The episode under way is finished, and these are its records [R]; ValueError where it has others."""
-        if len(records) != self.growing:
+        """Finish the unfinished episode, whose records are [R]; ValueError if their number differs."""
+        if len(records) != self.unfinished:
             raise ValueError(
-                f"replay: an episode of {len(records)} records ends, and {self.growing} were written of it"
+                f"replay: an episode of {len(records)} records ends, and {self.unfinished} were written of it"
             )
         self._table.finish(self.storage.checksums(records[None].exclude(LATENT).cpu()))
-        self.head, self.growing = self.head + self.growing, 0
+        self.head, self.unfinished = self.head + self.unfinished, 0
 
     def _write(self, number: int, records: TensorDictBase, behind: int = 0) -> TensorDictBase:
         """Write records [N] from this number on; returns them as they were written, on the CPU and without latents.
@@ -197,7 +197,7 @@ class EpisodeRing:
         if head:
             buffer = ring_of(self.storage.restore(state, map(Episode._make, table.tolist())))
         self.latents.load_state_dict(state.get("latents", {}), state["size"])
-        self.head, self.growing, self._table, self._buffer = head, 0, EpisodeTable(table), buffer
+        self.head, self.unfinished, self._table, self._buffer = head, 0, EpisodeTable(table), buffer
         if self._mirror and head:
             self._mirror.fill(self.records, self.episodes)
 

@@ -34,11 +34,11 @@ class EpisodeTable:
 
     Attributes:
         rows: int64 [N, 4], an `Episode` a row.
-        under_way: whether the last of them is not finished yet.
+        has_unfinished: whether the last episode is unfinished.
     """
 
     def __init__(self, rows: Tensor | None = None) -> None:
-        self.under_way = False
+        self.has_unfinished = False
         self.rows = torch.empty(0, len(Episode._fields), dtype=torch.int64) if rows is None else rows
         self._copied: tuple[Tensor, EpisodeTable] | None = None  # of which rows, and the copy
         self._counted: tuple[Tensor, Tensor, Tensor] | None = None  # of which rows, and what `counts` returns
@@ -93,19 +93,19 @@ class EpisodeTable:
         self.rows = torch.cat([self.rows, new])
 
     def grow(self, start: int, length: int) -> None:
-        """Add the episode under way, or give it another length."""
+        """Add the unfinished episode, or change its length."""
         self.rows = torch.cat([self.finished, torch.tensor([[start, length, 0, 0]])])
-        self.under_way = True
+        self.has_unfinished = True
 
     def finish(self, checksum: Tensor) -> None:
-        """The episode under way is finished; its checksum is int64 [1]."""
+        """Finish the unfinished episode; its checksum is int64 [1]."""
         self.rows = torch.cat([self.rows[:-1], torch.cat([self.rows[-1, :3], checksum])[None]])
-        self.under_way = False
+        self.has_unfinished = False
 
     @property
     def finished(self) -> Tensor:
-        """The rows of all episodes but that under way, [N, 4]."""
-        return self.rows[: len(self.rows) - self.under_way]
+        """Rows of all finished episodes, [N, 4]."""
+        return self.rows[: len(self.rows) - self.has_unfinished]
 
     def drop_before(self, record: int) -> None:
         """Drop the episodes that start before the record of this number."""
@@ -168,7 +168,7 @@ class EpisodeTable:
 
         Where there is a finished episode, one stays: the few steps of a new one would be drawn again and again.
         """
-        finished = len(weights) - self.under_way
+        finished = len(weights) - self.has_unfinished
         weights[: finished - max(1, round(share * finished))] = 0
         return weights
 

@@ -53,7 +53,7 @@ class Replay:
         self.demo_share = demo_share
         self._options = options
         self.grows = grows
-        self._open: dict[int, list[TensorDictBase]] = {}
+        self._unfinished: dict[int, list[TensorDictBase]] = {}
         self._held_back: set[int] = set()
         self.unseen: list[TensorDictBase] = []
 
@@ -74,10 +74,10 @@ class Replay:
         ids, counts = torch.unique_consecutive(batch[TRAJECTORY], return_counts=True)
         finished, self.unseen = [], []
         for trajectory, part in zip(ids.tolist(), batch.split(counts.tolist()), strict=True):
-            if hold_back and trajectory not in self._open:
+            if hold_back and trajectory not in self._unfinished:
                 self._held_back.add(trajectory)
-            self._open.setdefault(trajectory, []).append(part)
-            if self.grows and len(self._open) > 1:
+            self._unfinished.setdefault(trajectory, []).append(part)
+            if self.grows and len(self._unfinished) > 1:
                 raise ValueError("replay: grows=True takes the steps of one worker, and these are of several")
             grows = self.grows and trajectory not in self._held_back
             if grows:
@@ -88,7 +88,7 @@ class Replay:
 
     def _finish(self, trajectory: int, grown: bool) -> TensorDictBase:
         """The records of an episode that is finished."""
-        episode = to_records(torch.cat(self._open.pop(trajectory)))
+        episode = to_records(torch.cat(self._unfinished.pop(trajectory)))
         self._held_back.discard(trajectory)
         if grown:
             self.online.finish(episode)
@@ -256,7 +256,7 @@ class Replay:
     @property
     def between_episodes(self) -> bool:
         """Whether no episode is unfinished, so that a checkpoint loses no step."""
-        return not self._open
+        return not self._unfinished
 
     def state_dict(self) -> dict[str, Any]:
         state = self.online.state_dict()

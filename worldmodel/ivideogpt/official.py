@@ -33,8 +33,8 @@ def load_tokenizer(source: str | Path, context_length: int | None = None) -> Com
 
     Args:
         source: A folder, a file or a Hugging Face id, see weights.files.find.
-        context_length: C, at most that of the file. The cross-attention then keeps the position embeddings of the
-            newest frames. None: that of the file.
+        context_length: C, at most the C of the file. The cross-attention then keeps the position embeddings of the
+            newest frames. None: as in the file.
 
     Raises:
         FileNotFoundError: There are no weights.
@@ -68,9 +68,9 @@ def load_transformer(
     Args:
         source: A folder, a file or a Hugging Face id, see weights.files.find. Files may be action-free or
             action-conditioned (`llm.` before the names of the decoder), with or without a reward head.
-        action_dim: A. A file without an action layer gets one of zeros, so that actions have no effect at first.
+        action_dim: A. A file without an action layer gets one of zeros, so that initially actions have no effect.
             None: as in the file.
-        layout: Layout of its tokens. None: that of the tokenizer beside it, else the published one.
+        layout: Layout of its tokens. None: from the tokenizer in the same folder, else the published one.
         heads: Attention heads. None: as in config.json, else one for each 64 of the width, as published.
 
     Raises:
@@ -87,7 +87,7 @@ def load_parts(
     goal: bool = False,
     asked: Mapping[str, Any] | None = None,
 ) -> tuple[CompressiveTokenizer, VideoTransformer]:
-    """Load what an agent starts from: a tokenizer, and a transformer with an action layer and a reward head.
+    """Load a tokenizer, and a transformer with an action layer and a reward head, to start an agent from.
 
     Layers that the files do not have are new: a reward head is random, an action layer (or one of another width) is
     zero.
@@ -97,7 +97,7 @@ def load_parts(
         action_dim: A. None: no action layer.
         goal: Whether the weights will be used with a goal frame.
         asked: Configured settings by name, such as `tokenizer.resolution`. A warning names those that the weights
-            overrule. `transformer.reward_heads` is 0 where no new reward head is wanted.
+            override. `transformer.reward_heads` is 0 where no new reward head is wanted.
 
     Raises:
         FileNotFoundError: There are no weights.
@@ -135,7 +135,7 @@ def _warn_of_overruled(asked: Mapping[str, Any], found: Mapping[str, Any]) -> No
     def plain(value: Any) -> Any:
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
-    # A code_dim of None stands for a number, and is no difference.
+    # A code_dim of None means latent_channels, so it is no difference.
     names = [name for name in asked if name in found and name != "tokenizer.codebooks.code_dim"]
     overruled = [name for name in names if plain(asked[name]) != plain(found[name])]
     if overruled:
@@ -205,7 +205,7 @@ def _read_transformer(source: str | Path) -> tuple[Path, Tensors, Config]:
     """The path of a transformer, its tensors under our names, and its configuration."""
     path = find(source, "transformer")
     tensors, config = read(path, TRANSFORMER_FILE)
-    if not config:  # A single file, beside the folder of the model that it was trained from.
+    if not config:  # a single file, in the same folder as the model that it was trained from
         config = read_config(path.parent / "transformer" / "config.json")
     tensors = {name: value for name, value in tensors.items() if not NOT_NEEDED.fullmatch(name)}
     if not any(name.startswith("llm.") for name in tensors):
@@ -240,7 +240,7 @@ def _build_transformer(
 
 
 def _layout_beside(path: Path) -> TokenLayout | None:
-    """The layout of the tokenizer in the folder beside a transformer's folder or file. None: there is none."""
+    """Layout of the tokenizer in the same folder as a transformer's folder or file. None: there is no tokenizer."""
     folder = path.parent / "tokenizer"
     if not folder.is_dir():
         return None

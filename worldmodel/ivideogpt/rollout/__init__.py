@@ -1,1 +1,1 @@
-"""Imagined rollouts: decoding with key/value caches."""
+"""Imagined rollouts: decoding with KV caches."""

@@ -53,7 +53,7 @@ class FrameGraphs:
         return {"_capture": self._capture, "_graphs": {}}
 
     def __call__(self, decoder: CachedDecoder, cache: KeyValueCache, inputs: Inputs, choice: Choice) -> ImaginedFrame:
-        """As `predict_frame`, which is called on a CPU and with dropout, whose random numbers a graph would repeat."""
+        """As `predict_frame`, which is called on a CPU and with dropout, which draws random numbers within the pass."""
         if not cache.own.is_cuda or decoder.dropout:
             return predict_frame(decoder, cache, inputs, choice)
         shape = (cache.forks, cache.prefix_keys.shape, cache.own.shape, cache.own.dtype, cache.own.device)

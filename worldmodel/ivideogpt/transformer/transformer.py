@@ -155,7 +155,7 @@ class VideoTransformer(nn.Module):
             tokens: int64 [B, L].
             actions: [B, F, A] that lead to the future frames.
             states: [B, F, P] before them.
-            layout: of the tokens; None for that of the model.
+            layout: layout of the tokens; None: the model's.
             first: index of the first token whose hidden state is computed in the last layer.
         """
         length = tokens.shape[1]
@@ -193,8 +193,8 @@ class VideoTransformer(nn.Module):
     def frame_states(self, hidden: Tensor, layout: TokenLayout | None = None) -> Tensor:
         """Summary hidden state of each future frame [B, F, D], from the hidden states [B, F (n + 1), D] of its tokens.
 
-        It is that of the last dynamics token. In parallel decoding it is that of the slot, which attends to the action
-        and to all earlier frames, but not to the tokens of its own frame.
+        It is the state of the last dynamics token. In parallel decoding it is the state of the slot, which attends to
+        the action and to all earlier frames, but not to the tokens of its own frame.
         """
         layout = layout or self.layout
         return hidden[:, layout.dynamics_tokens if self.queries is None else 0 :: layout.stride]

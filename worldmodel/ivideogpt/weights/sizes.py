@@ -112,7 +112,7 @@ def _tokenizer_sizes(tensors: Tensors) -> dict[str, Any]:
         for name, count in queries.items()
         if name.replace("q_pos_emb", "kv_pos_emb") in tensors
     ]
-    sides = [math.isqrt(count) for count in queries.values()]  # The smallest is that of the latents.
+    sides = [math.isqrt(count) for count in queries.values()]  # The smallest is the side of the latents.
     # The middle block of the decoder attends at any side, so only the encoder shows which sides are small enough.
     encoder_attends = any(name.startswith("cond_encoder.") for name in queries)
     return {
